@@ -1,0 +1,69 @@
+"""Is this convolution the same function as that fully connected layer? A verdict with evidence.
+
+The names below load on first use, so that ``import equiv`` costs nothing and a pytest run that merely has
+the package installed does not start torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from equiv import laws as laws
+    from equiv import numerics as numerics
+    from equiv import strategies as strategies
+    from equiv import testing as testing
+    from equiv.counterexample import Counterexample as Counterexample
+    from equiv.counterexample import counterexample as counterexample
+    from equiv.errors import EquivError as EquivError
+    from equiv.errors import MissingExtraError as MissingExtraError
+    from equiv.errors import NotEquivalent as NotEquivalent
+    from equiv.judge import assert_equivalent as assert_equivalent
+    from equiv.mapping import conv_to_linear as conv_to_linear
+    from equiv.mapping import linear_to_full_conv as linear_to_full_conv
+    from equiv.mapping import linear_to_pointwise_conv as linear_to_pointwise_conv
+    from equiv.mapping import to_channels as to_channels
+    from equiv.mapping import to_feature_map as to_feature_map
+    from equiv.verdict import Outcome as Outcome
+    from equiv.verdict import Verdict as Verdict
+    from equiv.verdict import compare as compare
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Counterexample": "equiv.counterexample",
+    "counterexample": "equiv.counterexample",
+    "EquivError": "equiv.errors",
+    "MissingExtraError": "equiv.errors",
+    "NotEquivalent": "equiv.errors",
+    "assert_equivalent": "equiv.judge",
+    "conv_to_linear": "equiv.mapping",
+    "linear_to_full_conv": "equiv.mapping",
+    "linear_to_pointwise_conv": "equiv.mapping",
+    "to_channels": "equiv.mapping",
+    "to_feature_map": "equiv.mapping",
+    "Outcome": "equiv.verdict",
+    "Verdict": "equiv.verdict",
+    "compare": "equiv.verdict",
+}
+_ROOMS = ("laws", "numerics", "strategies", "testing")
+
+__all__ = ["__version__", *sorted(_HOME), *_ROOMS]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        # `equiv.counterexample` is a function that shares its module's name: importing the module binds the
+        # module on this package first, so the function is bound over it here, once.
+        value = getattr(import_module(_HOME[name]), name)
+    elif name in _ROOMS:
+        value = import_module(f"equiv.{name}")
+    else:
+        raise AttributeError(f"module 'equiv' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])
