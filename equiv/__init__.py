@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from equiv import numerics as numerics
     from equiv import strategies as strategies
     from equiv import testing as testing
-    from equiv.counterexample import Counterexample as Counterexample
-    from equiv.counterexample import counterexample as counterexample
+    from equiv.refute import Counterexample as Counterexample
+    from equiv.refute import counterexample as counterexample
     from equiv.errors import EquivError as EquivError
     from equiv.errors import MissingExtraError as MissingExtraError
     from equiv.errors import NotEquivalent as NotEquivalent
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
-    "Counterexample": "equiv.counterexample",
-    "counterexample": "equiv.counterexample",
+    "Counterexample": "equiv.refute",
+    "counterexample": "equiv.refute",
     "EquivError": "equiv.errors",
     "MissingExtraError": "equiv.errors",
     "NotEquivalent": "equiv.errors",
@@ -54,8 +54,6 @@ __all__ = ["__version__", *sorted(_HOME), *_ROOMS]
 
 def __getattr__(name: str) -> Any:
     if name in _HOME:
-        # `equiv.counterexample` is a function that shares its module's name: importing the module binds the
-        # module on this package first, so the function is bound over it here, once.
         value = getattr(import_module(_HOME[name]), name)
     elif name in _ROOMS:
         value = import_module(f"equiv.{name}")
