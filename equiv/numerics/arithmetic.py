@@ -1,0 +1,157 @@
+"""What a kernel computes in: product and accumulator precision, output rounding, flushing of subnormals.
+
+An :class:`Arithmetic` turns (terms, magnitude) into an error bound; :func:`declared` says which arithmetic a
+right kernel of a dtype has on a device. The rules are stated and sourced in docs/numerics.md; the CPU rows are measured,
+the accelerator rows come from documentation and say so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from equiv.errors import EquivError
+from equiv.numerics.formats import DTYPES, format_of
+
+OPS = ("linear", "full", "pointwise", "grad_input", "grad_weight", "grad_bias", "any")
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """The freedom that a right kernel has: ``|acc - s| <= (factor*(K + extra_terms)*u + relative)*S + U``.
+
+    ``K`` is the number of terms that are not zero, ``S`` the sum of their magnitudes, ``s`` the exact sum.
+    The result is ``acc`` rounded to ``output``.
+
+    Attributes:
+        name: Words for messages.
+        output: Dtype of the result (for complex, of its parts).
+        u: Unit roundoff of the accumulator.
+        accumulator_max: Largest finite value of the accumulator; no order overflows below it.
+        underflow: Largest error that one product or sum commits by underflow, absolute.
+        factor: Multiplies the terms (1 in IEEE arithmetic).
+        extra_terms: Added to the terms.
+        relative: Error of one product relative to it, before accumulation (TF32, bfloat16 products).
+        flushes_inputs: Subnormal inputs may be treated as zero.
+        flushes_outputs: Subnormal results may be replaced by zero.
+        bias_rounding: ``"once"``, or ``"either"`` where the sum of products may be rounded to ``output``
+            before the bias is added and the result rounded again.
+        measured: Whether the row was measured or taken from documentation.
+
+    """
+
+    name: str
+    output: torch.dtype
+    u: float
+    accumulator_max: float
+    underflow: float
+    factor: float = 1.0
+    extra_terms: int = 0
+    relative: float = 0.0
+    flushes_inputs: bool = False
+    flushes_outputs: bool = False
+    bias_rounding: str = "once"
+    measured: bool = True
+
+    def error(self, terms: Tensor | int, magnitude: Tensor) -> Tensor:
+        """Largest ``|acc - s|`` for ``terms`` non-zero terms of total ``magnitude`` (float64), same shape."""
+        relative = (terms + self.extra_terms) * (self.factor * self.u) + self.relative
+        # `underflow` is charged for every product and every addition, as U = (2n+2)*nu does.
+        error = relative * magnitude + (2 * terms + 2) * self.underflow
+        if self.factor == 1 and not (self.extra_terms or self.relative):
+            # One term alone: its product is rounded once, and that is the rounding of the result, short of underflow.
+            alone = (torch.as_tensor(terms) <= 1) & (magnitude > 4 * self.underflow)
+            error = torch.where(alone, 0.0, error)
+        return error
+
+
+def declared(dtype: torch.dtype, device: torch.device | str = "cpu", op: str = "any") -> Arithmetic:
+    """The arithmetic that right kernels of ``dtype`` have on ``device``, before anything is measured.
+
+    Args:
+        dtype: Dtype of input, weight and result; for complex dtypes the arithmetic of the parts.
+        device: Where the kernel runs.
+        op: One of ``OPS``: a form, a gradient, or ``"any"`` when the kernel is not known.
+
+    Raises:
+        EquivError: An unknown ``op``, or a dtype that is neither floating nor complex.
+
+    Example:
+        >>> declared(torch.bfloat16).u == 2.0**-24, declared(torch.bfloat16).flushes_inputs
+        (True, True)
+
+    """
+    if op not in OPS:
+        raise EquivError(f"op: expected one of {', '.join(OPS)}, got {op!r}")
+    if dtype not in DTYPES:
+        raise EquivError(
+            f"dtype: expected one of {', '.join(map(_word, DTYPES))}, got {dtype}; convert the layer first"
+        )
+    kind = torch.device(device).type
+    out = format_of(dtype)
+    acc = format_of(torch.float64 if out.dtype == torch.float64 else torch.float32)
+    base = Arithmetic(
+        name=f"{_word(out.dtype)} on {kind}, {_word(acc.dtype)} accumulator",
+        output=out.dtype,
+        u=acc.u,
+        accumulator_max=acc.max,
+        underflow=acc.min_subnormal,
+        measured=kind == "cpu",
+    )
+    if _flushing_is_on():
+        base = replace(base, flushes_inputs=True, flushes_outputs=True, underflow=acc.min_normal)
+    if kind != "cpu":
+        return _accelerator(base, out.dtype, kind)
+    if out.dtype == torch.bfloat16:
+        # oneDNN's bfloat16 kernels treat subnormals as zero, from sizes and in forms that vary.
+        base = replace(base, flushes_inputs=True, flushes_outputs=True, underflow=acc.min_normal)
+    if out.dtype in (torch.bfloat16, torch.float16):
+        if op in ("linear", "any"):
+            # docs/findings/linear-rounds-bias-twice.md: matmul, then add_, for strided input of rank other than 2.
+            base = replace(base, bias_rounding="either")
+        if op in ("grad_weight", "any"):
+            # docs/findings/conv-weight-gradient-in-half.md: samples are accumulated in the dtype itself.
+            base = replace(
+                base,
+                u=base.u if op == "any" else out.u,
+                name=base.name if op == "any" else f"{_word(out.dtype)} on {kind}, 16-bit accumulator",
+            )
+    return base
+
+
+def _accelerator(base: Arithmetic, dtype: torch.dtype, kind: str) -> Arithmetic:
+    """Documented, not measured: tensor cores accumulate in float32 with 4(n+16) units; halves may reduce in 16 bit."""
+    if dtype == torch.float64:
+        return base
+    wide = replace(base, factor=4.0, extra_terms=16, bias_rounding="either")
+    if dtype == torch.float32:
+        return (
+            replace(base, relative=2 * 2.0**-10 + 2.0**-20, factor=4.0, extra_terms=16)
+            if _tf32_is_allowed(kind)
+            else base
+        )
+    return replace(wide, relative=9 * format_of(dtype).u if _reduced_precision_is_allowed(kind, dtype) else 0.0)
+
+
+def _tf32_is_allowed(kind: str) -> bool:
+    return kind == "cuda" and bool(torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32)
+
+
+def _reduced_precision_is_allowed(kind: str, dtype: torch.dtype) -> bool:
+    matmul = torch.backends.cuda.matmul
+    if kind != "cuda":
+        return True
+    if dtype == torch.bfloat16:
+        return bool(matmul.allow_bf16_reduced_precision_reduction)
+    return bool(matmul.allow_fp16_reduced_precision_reduction)
+
+
+def _flushing_is_on() -> bool:
+    """Whether this thread flushes subnormals (``torch.set_flush_denormal``)."""
+    return float(torch.tensor(2.0**-1023, dtype=torch.float64) * 1.0) == 0.0
+
+
+def _word(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

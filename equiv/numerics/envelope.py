@@ -1,0 +1,234 @@
+"""The interval that every output of a right kernel must lie in, whatever the order of its sums.
+
+For one output let ``s`` be the exact value, ``S`` the sum of the magnitudes of its terms, ``K`` the number of terms
+that are not zero (an exact zero never rounds), ``u`` the accumulator's unit roundoff. In any order, any blocking, with
+or without FMA, ``|acc - s| <= K*u*S`` (Jeannerod & Rump, "Improved error bounds for inner products in floating-point
+arithmetic", SIAM J. Matrix Anal. Appl. 34(2), 2013), plus what underflow may take. The result is one rounding of
+``acc``, so it lies in ``[RD(s - E), RU(s + E)]``. There is no constant here that was tuned.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from equiv.numerics.arithmetic import Arithmetic
+from equiv.numerics.formats import format_of, from_ordinal, ordinal, round_down, round_up
+from equiv.numerics.reference import dot_double_double
+
+# Bounds are evaluated in float64 in a handful of operations; this covers their own rounding many times over.
+_SLOP = 1.0 + 2.0**-40
+
+
+@dataclass(frozen=True)
+class Classes:
+    """Where inputs hold NaN or infinity: what each output must be. Boolean tensors, shape ``(N, O)``."""
+
+    nan: Tensor
+    plus_inf: Tensor
+    minus_inf: Tensor
+    ambiguous: Tensor
+
+
+@dataclass(frozen=True)
+class Exact:
+    """Real outputs of an affine map known (nearly) exactly, and the size of their terms. Tensors are ``(N, O)`` float64.
+
+    Attributes:
+        value: ``s``, up to ``low`` and ``uncertainty``.
+        low: Second word of ``s`` (double-double), or None.
+        uncertainty: Bound on the error of ``value + low``.
+        magnitude: ``S``.
+        terms: ``K``, the number of terms that are not zero.
+        bias: The bias term alone (broadcasts), or None.
+        subnormal: Sum of the magnitudes of the terms with a subnormal factor (``F``), or None for none.
+        classes: What NaN and infinity among the inputs make of each output, or None where all are finite.
+
+    """
+
+    value: Tensor
+    low: Tensor | None
+    uncertainty: Tensor
+    magnitude: Tensor
+    terms: Tensor
+    bias: Tensor | None
+    subnormal: Tensor | None
+    classes: Classes | None
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Every output against its envelope. Tensors share the output's shape; float64 but for the booleans.
+
+    Attributes:
+        inside: The output is one that a right kernel may give.
+        undecided: Right kernels may disagree here (an intermediate can overflow); ``inside`` says nothing.
+        ratio: Distance from the exact value as a fraction of the distance to the envelope's edge: at most 1 inside.
+            For 16-bit results, distance beyond half an ulp of the result as a fraction of ``E``: the accumulator's share.
+        lower: Smallest right output.
+        upper: Largest right output.
+
+    """
+
+    inside: Tensor
+    undecided: Tensor
+    ratio: Tensor
+    lower: Tensor
+    upper: Tensor
+
+
+def exact_affine(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Exact:
+    """Exact ``x @ weight.T + bias`` with the magnitudes that its bound needs.
+
+    Args:
+        x: Rows ``(N, n)``, a real floating dtype.
+        weight: ``(O, n)``, the same dtype.
+        bias: ``(O,)`` or None.
+
+    Returns:
+        Float64 tensors ``(N, O)``: for float64 inputs in double-double, else in float64, whose own error is recorded.
+
+    Example:
+        >>> exact = exact_affine(torch.ones(1, 3), torch.full((1, 3), 0.1))
+        >>> round(exact.value.item(), 6), exact.terms.item()
+        (0.3, 3.0)
+
+    """
+    dtype = x.dtype
+    x, weight = x.detach().double(), weight.detach().double()
+    b = None if bias is None else bias.detach().double()
+    classes = _classes(x, weight, b, dtype)
+    if classes is not None:
+        x, weight = x.nan_to_num(0.0, 0.0, 0.0), weight.nan_to_num(0.0, 0.0, 0.0)
+        b = None if b is None else b.nan_to_num(0.0, 0.0, 0.0)
+    absolute_x, absolute_w = x.abs(), weight.abs()
+    magnitude = absolute_x @ absolute_w.T
+    terms = (x != 0).double() @ (weight != 0).double().T
+    if b is not None:
+        magnitude = magnitude + b.abs()
+        terms = terms + (b != 0)
+    subnormal = _subnormal_mass(absolute_x, absolute_w, None if b is None else b.abs(), format_of(dtype).min_normal)
+    low: Tensor | None = None
+    if dtype == torch.float64:
+        value, low = dot_double_double(x, weight, b)
+        uncertainty = (x.shape[-1] + 4) * 2.0**-100 * magnitude + 4 * format_of(dtype).min_subnormal
+        uncertainty = torch.where((terms <= 1) & (magnitude > 2.0**-960), 0.0, uncertainty)
+    else:
+        value = x @ weight.T
+        value = value if b is None else value + b
+        uncertainty = torch.where(terms <= 1, 0.0, (x.shape[-1] + 4) * 2.0**-52 * magnitude)
+    return Exact(value, low, uncertainty, magnitude, terms, b, subnormal, classes)
+
+
+def judge(result: Tensor, exact: Exact, arithmetic: Arithmetic) -> Judgement:
+    """Hold ``result`` ``(N, O)``, a real floating tensor, against the envelope of ``arithmetic`` around ``exact``.
+
+    Example:
+        >>> from equiv.numerics.arithmetic import declared
+        >>> x, w = torch.rand(2, 8), torch.rand(3, 8)
+        >>> bool(judge(x @ w.T, exact_affine(x, w), declared(torch.float32)).inside.all())
+        True
+
+    """
+    fmt = format_of(arithmetic.output)
+    y = result.detach().double()
+    s, low = exact.value, exact.low
+    error = arithmetic.error(exact.terms, exact.magnitude) + exact.uncertainty
+    if arithmetic.flushes_inputs and exact.subnormal is not None:
+        error = error + exact.subnormal
+    if exact.bias is not None and arithmetic.bias_rounding == "either":
+        products = (s - exact.bias).abs() + error
+        error = error + torch.where(exact.bias != 0, products * fmt.u + fmt.min_subnormal, 0.0)
+    error = error * _SLOP
+    below, above = s - error, s + error
+    if low is not None:
+        below, above = _two_words(s, low, error)
+    lower = round_down(below, fmt.dtype).double()
+    upper = round_up(above, fmt.dtype).double()
+    # Round to nearest: infinity starts at max + ulp/2, not at max.
+    lower = torch.where((lower == -torch.inf) & (below > -fmt.overflow), -fmt.max, lower)
+    upper = torch.where((upper == torch.inf) & (above < fmt.overflow), fmt.max, upper)
+    lower = torch.where(below >= fmt.overflow, torch.inf, lower)
+    upper = torch.where(above <= -fmt.overflow, -torch.inf, upper)
+    inside = (y >= lower) & (y <= upper)
+    if arithmetic.flushes_outputs:
+        inside = inside | ((y == 0) & (s.abs() - error < fmt.min_normal))
+    undecided = exact.magnitude * (1 + 2 * exact.terms * arithmetic.u) >= arithmetic.accumulator_max
+    distance = y - s if low is None else (y - s) - low
+    if fmt.precision < 24:
+        # Speak of the accumulator: what the rounding of the result to 16 bits may have added is not its error.
+        distance, room = (distance.abs() - _half_ulp(result.detach(), fmt.dtype)).clamp(min=0.0), error
+    else:
+        room = torch.where(distance > 0, upper - s, s - lower)
+    ratio = torch.where(distance == 0, 0.0, distance.abs() / room)
+    ratio = torch.where(
+        inside, ratio.nan_to_num(0.0).clamp(max=1.0), ratio.nan_to_num(torch.inf, torch.inf).clamp(min=1.0)
+    )
+    if exact.classes is not None:
+        inside, undecided, ratio, lower, upper = _judge_classes(
+            y, exact.classes, inside, undecided, ratio, lower, upper
+        )
+    return Judgement(inside | undecided, undecided, torch.where(undecided, 0.0, ratio), lower, upper)
+
+
+def _half_ulp(result: Tensor, dtype: torch.dtype) -> Tensor:
+    above = from_ordinal(ordinal(result.abs()) + 1, dtype).double()
+    return ((above - result.double().abs()) / 2).nan_to_num(0.0, 0.0, 0.0)
+
+
+def _two_words(s: Tensor, low: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
+    """``s + low -+ error`` rounded outwards to float64, for a float64 result."""
+    lower = torch.nextafter((s - error) + low, torch.full_like(s, -torch.inf))
+    upper = torch.nextafter((s + error) + low, torch.full_like(s, torch.inf))
+    nothing = (error == 0) & (low == 0)
+    return torch.where(nothing, s, lower), torch.where(nothing, s, upper)
+
+
+def _subnormal_mass(x: Tensor, w: Tensor, b: Tensor | None, min_normal: float) -> Tensor | None:
+    """Sum of |w||x| over the terms with a subnormal factor, counted generously; None where there is none."""
+    small_x, small_w = (x < min_normal) & (x > 0), (w < min_normal) & (w > 0)
+    small_b = None if b is None else (b < min_normal) & (b > 0)
+    if not (bool(small_x.any()) or bool(small_w.any()) or (small_b is not None and bool(small_b.any()))):
+        return None
+    mass = torch.where(small_x, x, 0.0) @ w.T + x @ torch.where(small_w, w, 0.0).T
+    return mass if b is None or small_b is None else mass + torch.where(small_b, b, 0.0)
+
+
+def _classes(x: Tensor, w: Tensor, b: Tensor | None, dtype: torch.dtype) -> Classes | None:
+    """IEEE rules that no order of summation can change: NaN if any term is, or if infinities of both signs meet."""
+    if all(bool(t.isfinite().all()) for t in (x, w) + (() if b is None else (b,))):
+        return None
+    nan_x, nan_w, inf_x, inf_w = (t.double() for t in (x.isnan(), w.isnan(), x.isinf(), w.isinf()))
+    zero_x, zero_w = (x == 0).double(), (w == 0).double()
+    tiny = format_of(dtype).min_normal
+    small_x, small_w = ((t != 0) & (t.abs() < tiny) for t in (x, w))
+    ones_x, ones_w = torch.ones_like(x), torch.ones_like(w)
+    nan = nan_x @ ones_w.T + ones_x @ nan_w.T + zero_x @ inf_w.T + inf_x @ zero_w.T
+    sign_x, sign_w = x.nan_to_num(0.0).sign(), w.nan_to_num(0.0).sign()
+    # Terms that are infinite: an infinite factor times a non-zero one. Count them, and count them with their sign.
+    some_x, some_w = sign_x.abs(), sign_w.abs()
+    count = (inf_x * some_x) @ some_w.T + some_x @ (inf_w * some_w).T - (inf_x * some_x) @ (inf_w * some_w).T
+    signed = (inf_x * sign_x) @ sign_w.T + sign_x @ (inf_w * sign_w).T - (inf_x * sign_x) @ (inf_w * sign_w).T
+    if b is not None:
+        nan = nan + b.isnan()
+        count, signed = count + b.isinf(), signed + torch.where(b.isinf(), b.sign(), 0.0)
+    plus, minus = (count + signed) > 0, (count - signed) > 0
+    is_nan = (nan > 0) | (plus & minus)
+    ambiguous = small_x.double() @ inf_w.T + inf_x @ small_w.double().T > 0
+    return Classes(is_nan, plus & ~is_nan, minus & ~is_nan, ambiguous)
+
+
+def _judge_classes(
+    y: Tensor, classes: Classes, inside: Tensor, undecided: Tensor, ratio: Tensor, lower: Tensor, upper: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    # Where finite terms may overflow, an infinity of the other sign can turn up on the way: undecided stays undecided,
+    # but for a term that is NaN by itself nothing can undo it.
+    wanted = torch.where(classes.nan, torch.nan, torch.where(classes.plus_inf, torch.inf, -torch.inf))
+    special = classes.nan | classes.plus_inf | classes.minus_inf
+    match = torch.where(classes.nan, y.isnan(), y == wanted)
+    inside = torch.where(special, match, inside)
+    ratio = torch.where(special, torch.where(match, 0.0, torch.inf), ratio)
+    undecided = (undecided & ~classes.nan) | classes.ambiguous
+    return inside, undecided, ratio, torch.where(special, wanted, lower), torch.where(special, wanted, upper)

@@ -1,0 +1,160 @@
+"""Number formats: unit roundoff, range, neighbours and bits of every dtype that a layer can have.
+
+Knows nothing of layers or of error bounds. All helpers are elementwise and keep shape and device.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from equiv.errors import EquivError
+
+FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+COMPLEX = (torch.complex64, torch.complex128)
+INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+DTYPES = FLOATS + COMPLEX + INTEGERS
+
+_SAME_SIZE_INT = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+@dataclass(frozen=True)
+class Format:
+    """A binary floating-point format with ``precision`` significant bits, round to nearest even.
+
+    Attributes:
+        dtype: The real torch dtype; for a complex dtype, that of its parts.
+        precision: Significant bits, the implicit one included (float32: 24).
+        u: Unit roundoff, ``2**-precision``.
+        max: Largest finite value.
+        min_normal: Smallest positive normal value.
+        min_subnormal: Smallest positive value, written nu in the bounds.
+        overflow: Smallest magnitude that rounds to infinity (float16: 65520).
+
+    """
+
+    dtype: torch.dtype
+    precision: int
+    u: float
+    max: float
+    min_normal: float
+    min_subnormal: float
+    overflow: float
+
+
+@cache
+def format_of(dtype: torch.dtype) -> Format:
+    """The format of a floating or complex dtype (of its parts).
+
+    Raises:
+        EquivError: The dtype is neither floating nor complex.
+
+    Example:
+        >>> format_of(torch.bfloat16).precision, format_of(torch.float16).overflow
+        (8, 65520.0)
+
+    """
+    if not (dtype.is_floating_point or dtype.is_complex):
+        raise EquivError(
+            f"dtype: expected a floating or complex dtype, got {dtype}; integers need no format, they are exact"
+        )
+    info = torch.finfo(dtype)
+    precision = 1 - round(math.log2(info.eps))
+    half_ulp_of_max = 2.0 ** (math.frexp(info.max)[1] - 1 - precision)
+    overflow = math.inf if precision == 53 else info.max + half_ulp_of_max
+    real = info.dtype if isinstance(info.dtype, torch.dtype) else getattr(torch, str(info.dtype))
+    return Format(real, precision, 2.0**-precision, info.max, info.tiny, info.tiny * info.eps, overflow)
+
+
+def as_bits(values: Tensor) -> Tensor:
+    """The bits of ``values`` as integers of the same width; a complex tensor gets a last dimension of 2.
+
+    Example:
+        >>> as_bits(torch.tensor([0.0, -0.0])).tolist()
+        [0, -2147483648]
+
+    """
+    values = values.detach().resolve_conj().resolve_neg()
+    if values.is_complex():
+        values = torch.view_as_real(values)
+    if not values.is_floating_point():
+        return values
+    return values.contiguous().view(_SAME_SIZE_INT[values.element_size()])
+
+
+def same_bits(a: Tensor, b: Tensor) -> Tensor:
+    """Elementwise: same bits, or both not a number (a NaN's payload is not part of a value). Shape as ``a``.
+
+    Example:
+        >>> same_bits(torch.tensor([0.0, float("nan")]), torch.tensor([-0.0, -float("nan")])).tolist()
+        [False, True]
+
+    """
+    equal = as_bits(a) == as_bits(b)
+    if a.is_complex():
+        parts_nan = (
+            torch.view_as_real(a.detach().resolve_conj()).isnan()
+            & torch.view_as_real(b.detach().resolve_conj()).isnan()
+        )
+        return (equal | parts_nan).all(-1)
+    if a.is_floating_point():
+        return equal | (a.detach().isnan() & b.detach().isnan())
+    return equal
+
+
+def bit_equal(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors have the same dtype, shape and bits (NaN equals NaN).
+
+    Example:
+        >>> bit_equal(torch.ones(2), torch.ones(2)), bit_equal(torch.ones(2), torch.ones(2).double())
+        (True, False)
+
+    """
+    return a.dtype == b.dtype and a.shape == b.shape and bool(same_bits(a, b).all())
+
+
+def ordinal(values: Tensor) -> Tensor:
+    """Real floating values as int64 so that neighbours differ by one: ``-0.0`` and ``0.0`` share 0.
+
+    The difference of two ordinals is their distance in ulp. NaN has no meaningful ordinal.
+    """
+    bits = as_bits(values).to(torch.int64)
+    width = 8 * values.element_size()
+    magnitude = bits & ((1 << (width - 1)) - 1)
+    return torch.where(bits < 0, -magnitude, magnitude)
+
+
+def from_ordinal(order: Tensor, dtype: torch.dtype) -> Tensor:
+    """Inverse of :func:`ordinal` (0 becomes ``+0.0``); clamped to the infinities."""
+    fmt = format_of(dtype)
+    top = int(ordinal(torch.tensor(math.inf, dtype=fmt.dtype)))
+    width = 8 * dtype.itemsize
+    order = order.clamp(-top, top)
+    bits = torch.where(order < 0, (-order) | (-(1 << (width - 1))), order)
+    return bits.to(_SAME_SIZE_INT[dtype.itemsize]).view(dtype)
+
+
+def round_down(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """Largest value of ``dtype`` that is not above the float64 ``values``. Shape kept.
+
+    Example:
+        >>> round_down(torch.tensor([0.1], dtype=torch.float64), torch.float16).item() <= 0.1
+        True
+
+    """
+    if dtype == torch.float64:
+        return values
+    nearest = values.to(dtype)
+    return torch.where(nearest.double() > values, from_ordinal(ordinal(nearest) - 1, dtype), nearest)
+
+
+def round_up(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """Smallest value of ``dtype`` that is not below the float64 ``values``. Shape kept."""
+    if dtype == torch.float64:
+        return values
+    nearest = values.to(dtype)
+    return torch.where(nearest.double() < values, from_ordinal(ordinal(nearest) + 1, dtype), nearest)

@@ -1,0 +1,162 @@
+"""Assess the outputs of a layer of any dtype: real, complex (by parts) and integer (exactly) in one shape."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from equiv.numerics.arithmetic import Arithmetic
+from equiv.numerics.envelope import Classes, Exact, Judgement, exact_affine, judge
+from equiv.numerics.reference import exact_integers
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """Outputs ``(N, O)`` of one kernel against what right kernels may give.
+
+    Attributes:
+        inside: Bool; the output is right, or cannot be told.
+        undecided: Bool; right kernels may disagree here.
+        ratio: Float64; error as a fraction of the envelope, at most 1 inside (complex: the worse part).
+        exact: Exact values: float64, complex128, or the dtype itself for integers.
+        lower: Smallest right output (complex: both parts), as ``exact``.
+        upper: Largest right output, as ``exact``.
+        magnitude: ``S``, float64; zeros for integers.
+        terms: ``K``, float64; zeros for integers.
+
+    """
+
+    inside: Tensor
+    undecided: Tensor
+    ratio: Tensor
+    exact: Tensor
+    lower: Tensor
+    upper: Tensor
+    magnitude: Tensor
+    terms: Tensor
+
+    @property
+    def all_inside(self) -> bool:
+        return bool(self.inside.all())
+
+
+class Reference:
+    """The exact outputs of one layer on one input, computed once and used to assess any number of kernels.
+
+    Args:
+        x: Rows ``(N, n)``.
+        weight: ``(O, n)``.
+        bias: ``(O,)`` or None. All three of one dtype of ``equiv.numerics.DTYPES``.
+
+    Example:
+        >>> from equiv.numerics import declared
+        >>> x, w = torch.rand(2, 8), torch.rand(3, 8)
+        >>> Reference(x, w).assess(x @ w.T, declared(torch.float32)).all_inside
+        True
+
+    """
+
+    def __init__(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> None:
+        x, weight = x.detach().resolve_conj(), weight.detach().resolve_conj()
+        bias = None if bias is None else bias.detach().resolve_conj()
+        self.dtype = x.dtype
+        self.parts: tuple[Exact, ...] = ()
+        if x.is_complex():
+            self.parts = _complex_parts(x, weight, bias)
+            self.value = torch.complex(self.parts[0].value, self.parts[1].value)
+        elif x.is_floating_point():
+            self.parts = (exact_affine(x, weight, bias),)
+            self.value = self.parts[0].value
+        else:
+            self.value = exact_integers(x, weight, bias).to(x.dtype)
+
+    def assess(self, result: Tensor, arithmetic: Arithmetic | None) -> Assessment:
+        """Hold ``result`` ``(N, O)`` against the envelope; ``arithmetic`` is not used for integer dtypes."""
+        result = result.detach().resolve_conj()
+        if not self.parts:
+            inside = result == self.value
+            zeros = torch.zeros(inside.shape, dtype=torch.float64, device=inside.device)
+            ratio = torch.where(inside, 0.0, torch.inf).double()
+            return Assessment(inside, torch.zeros_like(inside), ratio, self.value, self.value, self.value, zeros, zeros)
+        if arithmetic is None:
+            raise TypeError("arithmetic is needed for floating and complex results")
+        if len(self.parts) == 1:
+            exact = self.parts[0]
+            return _assessment(judge(result, exact, arithmetic), exact)
+        found = [
+            judge(part, exact, arithmetic) for part, exact in zip((result.real, result.imag), self.parts, strict=True)
+        ]
+        return _joined(found, self.parts)
+
+
+def assess(result: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, arithmetic: Arithmetic | None) -> Assessment:
+    """One result against the exact outputs of ``(weight, bias)`` on ``x``; see :class:`Reference`."""
+    return Reference(x, weight, bias).assess(result, arithmetic)
+
+
+def _assessment(found: Judgement, exact: Exact) -> Assessment:
+    value = exact.value
+    if exact.classes is not None:
+        special = exact.classes.nan | exact.classes.plus_inf | exact.classes.minus_inf
+        value = torch.where(special, found.lower, value)
+    return Assessment(
+        found.inside, found.undecided, found.ratio, value, found.lower, found.upper, exact.magnitude, exact.terms
+    )
+
+
+def _joined(found: list[Judgement], parts: tuple[Exact, ...]) -> Assessment:
+    real, imag = found
+    return Assessment(
+        real.inside & imag.inside,
+        real.undecided | imag.undecided,
+        torch.maximum(real.ratio, imag.ratio),
+        torch.complex(parts[0].value, parts[1].value),
+        torch.complex(real.lower, imag.lower),
+        torch.complex(real.upper, imag.upper),
+        parts[1].magnitude,
+        parts[1].terms,
+    )
+
+
+def _complex_parts(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Exact, Exact]:
+    """Real and imaginary part as real sums of 2n products, with bounds that also hold for three real products.
+
+    torch's complex convolution computes ``a = conv(xr, wr)``, ``b = conv(xi, wi)``, ``c = conv(xr + xi, wr + wi)`` and
+    returns ``(a - b) + (c - a - b)i``: the imaginary part is as inexact as sums of ``(|wr|+|wi|)(|xr|+|xi|)``.
+    """
+    xr, xi, wr, wi = x.real, x.imag, weight.real, weight.imag
+    br, bi = (None, None) if bias is None else (bias.real, bias.imag)
+    real = exact_affine(torch.cat([xr, -xi], 1), torch.cat([wr, wi], 1), br)
+    imag = exact_affine(torch.cat([xr, xi], 1), torch.cat([wi, wr], 1), bi)
+    finite_x, finite_w = (t.nan_to_num(0.0, 0.0, 0.0) for t in (torch.view_as_real(x), torch.view_as_real(weight)))
+    magnitude = finite_x.double().abs().sum(-1) @ finite_w.double().abs().sum(-1).T
+    terms = (x != 0).double() @ (weight != 0).double().T
+    if bias is not None:
+        magnitude = magnitude + torch.view_as_real(bias).double().nan_to_num(0.0, 0.0, 0.0).abs().sum(-1)
+        terms = terms + 1
+    classes = _complex_classes(x, weight, bias)
+    busy = terms > 0
+    uncertainty = real.uncertainty + imag.uncertainty
+    return (
+        replace(real, terms=torch.where(busy, 2 * terms + 2, 0.0), uncertainty=uncertainty, classes=classes),
+        replace(
+            imag,
+            terms=torch.where(busy, 2 * terms + 10, 0.0),
+            magnitude=magnitude,
+            uncertainty=uncertainty,
+            classes=classes,
+        ),
+    )
+
+
+def _complex_classes(x: Tensor, weight: Tensor, bias: Tensor | None) -> Classes | None:
+    """Complex products with NaN or infinite parts are not settled between right kernels: they are undecided."""
+    bad_x, bad_w = ~x.isfinite(), ~weight.isfinite()
+    bad_b = torch.zeros(weight.shape[0], dtype=torch.bool, device=x.device) if bias is None else ~bias.isfinite()
+    if not (bool(bad_x.any()) or bool(bad_w.any()) or bool(bad_b.any())):
+        return None
+    touched = bad_x.any(1)[:, None] | bad_w.any(1)[None, :] | bad_b[None, :]
+    nothing = torch.zeros_like(touched)
+    return Classes(nothing, nothing, nothing, touched)

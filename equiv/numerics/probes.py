@@ -1,0 +1,233 @@
+"""Exact probes: inputs that leave right kernels no freedom, so that results are compared bit for bit.
+
+If all entries are integers that the dtype holds, and the sum of the magnitudes of the terms of every output stays within
+the accumulator's exact range, then every partial sum in every order is exact. The range is ``2**24`` for a float32
+accumulator, ``2**53`` for float64; within ``2**8`` (bfloat16) or ``2**11`` (float16) a 16-bit result needs no
+rounding either, so that not even a kernel that rounds in between has a choice. Integer dtypes are exact modulo ``2**bits``.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from equiv.errors import EquivError
+from equiv.numerics.formats import DTYPES, format_of
+
+STYLES = ("sparse", "signs", "dense", "address", "one_hot")
+"""Kinds of exact probe, the one with the fewest non-zeros first.
+
+``sparse``: few non-zero inputs, large weights; ``signs``: inputs are -1 or 1, weights as large as fits; ``dense``: both of
+middle size; ``address``: each weight's value tells where it stands (``o * n + i``, centred, as far as the dtype can tell
+values apart); ``one_hot``: each row selects one weight.
+"""
+
+
+def exact_range(dtype: torch.dtype, *, unrounded: bool = False) -> int:
+    """Largest sum of magnitudes for which every partial sum is exact: ``2**p`` of the accumulator.
+
+    Args:
+        dtype: Dtype of input, weight and result. Integer dtypes have no limit of this kind: 2**62 is returned.
+        unrounded: Also require that the result itself, and any partial sum, is held by ``dtype`` without rounding.
+
+    Example:
+        >>> exact_range(torch.bfloat16), exact_range(torch.bfloat16, unrounded=True)
+        (16777216, 256)
+
+    """
+    if not (dtype.is_floating_point or dtype.is_complex):
+        return 1 << 62
+    fmt = format_of(dtype)
+    if unrounded or fmt.precision >= 24:
+        return 1 << fmt.precision
+    return min(1 << 24, int(fmt.max))
+
+
+def entry_range(dtype: torch.dtype) -> int:
+    """Largest integer up to which ``dtype`` holds every integer; for integer dtypes the largest value.
+
+    Example:
+        >>> entry_range(torch.float16), entry_range(torch.uint8)
+        (2048, 255)
+
+    """
+    if dtype.is_floating_point or dtype.is_complex:
+        return 1 << format_of(dtype).precision
+    return int(torch.iinfo(dtype).max)
+
+
+def exact_case(
+    *,
+    seed: int,
+    style: str,
+    rows: int,
+    in_features: int,
+    out_features: int,
+    bias: bool,
+    dtype: torch.dtype,
+    device: torch.device | str = "cpu",
+    unrounded: bool = True,
+    reduction: int | None = None,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Inputs ``(rows, n)``, weight ``(O, n)`` and bias ``(O,)`` or None on which every right kernel gives the same bits.
+
+    Args:
+        seed: Of an explicit generator; the global random state is neither read nor set.
+        style: One of ``STYLES``.
+        rows: N, at least 0.
+        in_features: n, at least 1.
+        out_features: O, at least 1.
+        bias: Whether there is a bias.
+        dtype: Any of ``equiv.numerics.DTYPES``. Complex entries are Gaussian integers.
+        device: Where the tensors are put; they are drawn on the CPU.
+        unrounded: For 16-bit dtypes keep even results below the dtype's own integer range.
+        reduction: Longest sum that must be exact, default n; a law of gradients passes ``max(rows, O, n)``.
+
+    Raises:
+        EquivError: An unknown style or dtype, or a size out of range.
+
+    Example:
+        >>> x, w, b = exact_case(seed=1, style="dense", rows=2, in_features=3, out_features=4, bias=True, dtype=torch.float32)
+        >>> x.shape, w.shape, b.shape, bool((w == w.round()).all())
+        (torch.Size([2, 3]), torch.Size([4, 3]), torch.Size([4]), True)
+
+    """
+    _check(style, dtype, rows, in_features, out_features)
+    generator = torch.Generator().manual_seed(seed & 0x7FFFFFFFFFFFFFFF)
+    n = in_features
+    if not (dtype.is_floating_point or dtype.is_complex):
+        return _integer_case(generator, style, rows, n, out_features, bias, dtype, device)
+    length = max(n, reduction or 0)
+    budget = exact_range(dtype, unrounded=unrounded)
+    largest = min(entry_range(dtype), budget // 2)
+    parts = 4 if dtype.is_complex else 1  # (|wr|+|wi|)(|xr|+|xi|) for the conv that multiplies with three products
+    budget //= parts
+    largest = min(largest, max(1, budget // 2))
+    # A sum of `length` terms Rw*Rx and a bias Rb must stay within the budget; keep = how many terms may be non-zero.
+    keep, rx, rw = _radii(style, length, budget, largest)
+    rb = max(0, min(largest, budget - keep * rx * rw))
+    w = _address(out_features, n, rw) if style == "address" else _integers((out_features, n), rw, generator)
+    x = _integers((rows, n), rx, generator) if rx > 1 else _signs((rows, n), generator)
+    b = _integers((out_features,), rb, generator) if bias else None
+    if dtype.is_complex:
+        x = torch.complex(x, _integers((rows, n), rx, generator))
+        w = torch.complex(w, _integers((out_features, n), rw, generator))
+        b = None if b is None else torch.complex(b, _integers((out_features,), rb, generator))
+    if keep < length:
+        x = _thin(x, keep, generator)
+        if reduction is not None and reduction > keep:
+            w, b = _thin(w.T, keep, generator).T.contiguous(), b
+    return x.to(dtype).to(device), w.to(dtype).to(device), None if b is None else b.to(dtype).to(device)
+
+
+def _radii(style: str, length: int, budget: int, largest: int) -> tuple[int, int, int]:
+    room = max(1, budget - min(largest, budget // 4))  # leave a quarter at most to the bias
+    if style in ("sparse", "one_hot", "address"):
+        keep = 1 if style == "one_hot" else min(length, 4)
+        rw = min(largest, max(1, room // keep))
+        rx = 1 if style == "one_hot" else max(1, min(largest, room // (keep * rw)))
+        return keep, rx, rw
+    keep = min(length, room)
+    if style == "signs":
+        return keep, 1, max(1, min(largest, room // keep))
+    radius = max(1, math.isqrt(room // keep))
+    return keep, min(largest, radius), min(largest, radius)
+
+
+def _integers(shape: tuple[int, ...], radius: int, generator: torch.Generator) -> Tensor:
+    return torch.randint(-radius, radius + 1, shape, generator=generator, dtype=torch.int64).double()
+
+
+def _signs(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    return (torch.randint(0, 2, shape, generator=generator, dtype=torch.int64) * 2 - 1).double()
+
+
+def _address(outputs: int, n: int, radius: int) -> Tensor:
+    """``o * n + i`` shifted to be centred, modulo the number of values there are; never 0, which would hide a term."""
+    codes = torch.arange(outputs * n, dtype=torch.int64) % (2 * radius)
+    codes = codes - radius
+    return torch.where(codes >= 0, codes + 1, codes).view(outputs, n).double()
+
+
+def _thin(values: Tensor, keep: int, generator: torch.Generator) -> Tensor:
+    """Keep ``keep`` entries of every row, at random places; zero the others."""
+    rows, n = values.shape
+    if keep >= n or rows == 0:
+        return values
+    places = torch.rand((rows, n), generator=generator).topk(keep, dim=1).indices
+    return torch.zeros_like(values).scatter_(1, places, values.gather(1, places))
+
+
+def _integer_case(
+    generator: torch.Generator,
+    style: str,
+    rows: int,
+    n: int,
+    outputs: int,
+    bias: bool,
+    dtype: torch.dtype,
+    device: torch.device | str,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Integer dtypes wrap modulo 2**bits, in any order to the same bits: the whole range may be used."""
+    info = torch.iinfo(dtype)
+
+    def draw(*shape: int, small: bool = False) -> Tensor:
+        low, high = (-1 if info.min < 0 else 0, 1) if small else (int(info.min), int(info.max))
+        high = min(high, (1 << 62))
+        return torch.randint(max(low, -(1 << 62)), high + 1, shape, generator=generator, dtype=torch.int64).to(dtype)
+
+    w = draw(outputs, n)
+    if style == "address":
+        w = torch.arange(1, outputs * n + 1, dtype=torch.int64).view(outputs, n).to(dtype)
+    x = draw(rows, n, small=style == "signs")
+    if style in ("sparse", "one_hot"):
+        ones = torch.ones(rows, n, dtype=dtype) if style == "one_hot" else x
+        x = _thin(ones, 1 if style == "one_hot" else 4, generator)
+    b = draw(outputs) if bias else None
+    return x.to(device), w.to(device), None if b is None else b.to(device)
+
+
+def one_hot_rows(indices: Tensor, in_features: int, dtype: torch.dtype, device: torch.device | str = "cpu") -> Tensor:
+    """Rows ``(len(indices), n)`` that each select one column of the weight.
+
+    ``y = layer(row)`` of a layer without bias is that column of its weight, exactly, for any finite weights.
+
+    Example:
+        >>> one_hot_rows(torch.tensor([2, 0]), 3, torch.float32).tolist()
+        [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]
+
+    """
+    rows = torch.zeros(len(indices), in_features, dtype=dtype, device=device)
+    rows[torch.arange(len(indices), device=device), indices.to(device)] = 1
+    return rows
+
+
+def address_coded_weight(
+    out_features: int, in_features: int, dtype: torch.dtype, device: torch.device | str = "cpu"
+) -> Tensor:
+    """Weight ``(O, n)`` whose values tell where they stand, so that a permutation names itself.
+
+    Values are distinct as long as ``2 * entry_range(dtype) >= O * n``, and never zero.
+
+    Example:
+        >>> address_coded_weight(2, 2, torch.float32).tolist()
+        [[-2.0, -1.0], [1.0, 2.0]]
+
+    """
+    _check("address", dtype, 0, in_features, out_features)
+    radius = min(entry_range(dtype), max(1, (out_features * in_features + 1) // 2))
+    if dtype in (torch.uint8,):
+        return torch.arange(1, out_features * in_features + 1, device=device).view(out_features, in_features).to(dtype)
+    return _address(out_features, in_features, radius).to(dtype).to(device)
+
+
+def _check(style: str, dtype: torch.dtype, rows: int, in_features: int, out_features: int) -> None:
+    if style not in STYLES:
+        raise EquivError(f"style: expected one of {', '.join(STYLES)}, got {style!r}")
+    if dtype not in DTYPES:
+        raise EquivError(f"dtype: expected one of {', '.join(str(d) for d in DTYPES)}, got {dtype}")
+    for name, value, least in (("rows", rows, 0), ("in_features", in_features, 1), ("out_features", out_features, 1)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise EquivError(f"{name}: expected an integer of at least {least}, got {value!r}")

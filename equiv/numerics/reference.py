@@ -1,0 +1,147 @@
+"""Sums of products nearly exactly: double-double for real dtypes, integers modulo 2**64 for the others.
+
+The double-double product and sum are Dekker's and Knuth's error-free transformations (Ogita, Rump & Oishi, "Accurate
+sum and dot product", SIAM J. Sci. Comput. 26(6), 2005), carried out on whole tensors. No matrix kernel takes part, so a
+broken one cannot vouch for itself.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_SPLIT = 2.0**27 + 1.0
+_CHUNK = 1 << 20  # elements of (rows, O, n) worked on at once: 8 MiB a tensor
+_FLOOR = -1000  # terms this many binary orders below the largest one count for less than 2^-1000 of it
+
+
+def dot_double_double(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """``x @ weight.T + bias`` as an unevaluated sum of two float64, relative error about ``n * 2**-104`` of the magnitudes.
+
+    Args:
+        x: ``(N, n)`` float64, finite.
+        weight: ``(O, n)`` float64, finite.
+        bias: ``(O,)`` float64 or None.
+
+    Returns:
+        High and low word, each ``(N, O)``. Products that would overflow or underflow on the way do not.
+
+    Example:
+        >>> x = torch.tensor([[1e20, 1.0, -1e20]], dtype=torch.float64)
+        >>> dot_double_double(x, torch.ones(1, 3, dtype=torch.float64))[0].item()
+        1.0
+
+    """
+    rows, outputs, n = x.shape[0], weight.shape[0], x.shape[1]
+    high, low = x.new_zeros(rows, outputs), x.new_zeros(rows, outputs)
+    if rows == 0 or outputs == 0:
+        return high, low
+    wide = max(1, _CHUNK // max(1, n))
+    step_o = min(outputs, wide)
+    step_r = max(1, wide // step_o)
+    for r in range(0, rows, step_r):
+        for o in range(0, outputs, step_o):
+            part = None if bias is None else bias[o : o + step_o]
+            high[r : r + step_r, o : o + step_o], low[r : r + step_r, o : o + step_o] = _block(
+                x[r : r + step_r], weight[o : o + step_o], part
+            )
+    return high, low
+
+
+def _block(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    mantissa_x, exponent_x = torch.frexp(x)
+    mantissa_w, exponent_w = torch.frexp(weight)
+    high, low = _two_product(mantissa_x[:, None, :], mantissa_w[None, :, :])  # (r, o, n)
+    exponent = exponent_x[:, None, :].long() + exponent_w[None, :, :].long()
+    if bias is not None:
+        mantissa_b, exponent_b = torch.frexp(bias)
+        shape = (*high.shape[:2], 1)
+        high = torch.cat([high, mantissa_b[None, :, None].expand(shape)], -1)
+        low = torch.cat([low, torch.zeros(shape, dtype=low.dtype, device=low.device)], -1)
+        exponent = torch.cat([exponent, exponent_b.long()[None, :, None].expand(shape)], -1)
+    if high.shape[-1] == 0:
+        return x.new_zeros(high.shape[:2]), x.new_zeros(high.shape[:2])
+    exponent = torch.where(high == 0, -(1 << 20), exponent)
+    top = exponent.amax(-1, keepdim=True).clamp(min=-2200)
+    scale = _power_of_two(exponent - top)
+    high, low = high * scale, low * scale
+    while high.shape[-1] > 1:
+        half = (high.shape[-1] + 1) // 2
+        rest = high.shape[-1] - half
+        s, e = _two_sum(high[..., :rest], high[..., half:])
+        e = e + (low[..., :rest] + low[..., half:])
+        s, e = _fast_two_sum(s, e)
+        high, low = torch.cat([s, high[..., rest:half]], -1), torch.cat([e, low[..., rest:half]], -1)
+    return _scaled(high[..., 0], top[..., 0]), _scaled(low[..., 0], top[..., 0])
+
+
+def _scaled(values: Tensor, exponent: Tensor) -> Tensor:
+    """``values * 2**exponent`` in steps that stay in range until the last."""
+    third = exponent // 3
+    return values * _power_of_two(third) * _power_of_two(third) * _power_of_two(exponent - 2 * third)
+
+
+def _power_of_two(exponent: Tensor) -> Tensor:
+    """``2.0**exponent`` exactly, for int64 exponents up to 1023; 0.0 below ``_FLOOR``."""
+    power = ((exponent.clamp(_FLOOR, 1023) + 1023) << 52).view(torch.float64)
+    return torch.where(exponent < _FLOOR, 0.0, power)
+
+
+def _two_product(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    p = a * b
+    a_big = a * _SPLIT
+    a_high = a_big - (a_big - a)
+    a_low = a - a_high
+    b_big = b * _SPLIT
+    b_high = b_big - (b_big - b)
+    b_low = b - b_high
+    return p, ((a_high * b_high - p) + a_high * b_low + a_low * b_high) + a_low * b_low
+
+
+def _two_sum(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    s = a + b
+    t = s - a
+    return s, (a - (s - t)) + (b - t)
+
+
+def _fast_two_sum(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    s = a + b
+    return s, b - (s - a)
+
+
+def exact_integers(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``x @ weight.T + bias`` in int64, exact modulo ``2**64``; float inputs must hold integers below ``2**53``.
+
+    Complex inputs give int64 with a last dimension of 2 (real, imaginary).
+
+    Args:
+        x: ``(N, n)``; weight: ``(O, n)``; bias: ``(O,)`` or None.
+
+    Example:
+        >>> exact_integers(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0]])).item()
+        11
+
+    """
+    if x.is_complex():
+        xr, xi = _whole(x.real), _whole(x.imag)
+        wr, wi = _whole(weight.real), _whole(weight.imag)
+        real, imag = _dot(xr, wr) - _dot(xi, wi), _dot(xr, wi) + _dot(xi, wr)
+        if bias is not None:
+            real, imag = real + _whole(bias.real), imag + _whole(bias.imag)
+        return torch.stack([real, imag], -1)
+    y = _dot(_whole(x), _whole(weight))
+    return y if bias is None else y + _whole(bias)
+
+
+def _whole(values: Tensor) -> Tensor:
+    return values.detach().resolve_neg().to(torch.int64)
+
+
+def _dot(x: Tensor, weight: Tensor) -> Tensor:
+    """int64 matrix product by multiplication and sum, in chunks."""
+    n = x.shape[1]
+    out = x.new_zeros(x.shape[0], weight.shape[0])
+    step = max(1, _CHUNK // max(1, n * weight.shape[0]))
+    for r in range(0, x.shape[0], step):
+        out[r : r + step] = (x[r : r + step, None, :] * weight).sum(-1)
+    return out
