@@ -1,0 +1,481 @@
+"""Compare two results of one layer: the outcome, its evidence, and a paragraph that explains it.
+
+Knows how to read tensors of results and to put an :class:`~equiv.numerics.Assessment` into words. What the bounds are is
+the business of ``equiv.numerics``; which inputs to try, of ``equiv.judge``.
+"""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from dataclasses import asdict, dataclass, field
+from enum import Enum
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from equiv.errors import EquivError
+from equiv.numerics import DTYPES, Arithmetic, Assessment, Reference, declared, same_bits
+
+
+class Outcome(Enum):
+    """What a comparison found."""
+
+    IDENTICAL = "identical"
+    """Bit for bit the same (a NaN equals a NaN)."""
+    ROUNDING = "rounding"
+    """Inside the envelope: right kernels differ so."""
+    DIFFERENT = "different"
+    """Outside the envelope: no right kernel gives this."""
+    UNDECIDED = "undecided"
+    """Right kernels may disagree here, or too little is known to tell."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One output with everything known about it. Numbers are Python numbers (complex for complex dtypes).
+
+    ``magnitude`` is the sum of the sizes of its ``terms`` non-zero terms; ``error_in_uS`` the error of ``actual`` in
+    units of unit roundoff times that sum; ``bits_cancelled`` is ``log2(magnitude / |exact|)``.
+    """
+
+    index: tuple[int, ...]
+    actual: Any
+    expected: Any
+    exact: Any = None
+    lower: Any = None
+    upper: Any = None
+    ratio: float | None = None
+    magnitude: float | None = None
+    terms: int | None = None
+    error_in_uS: float | None = None  # noqa: N815 - the unit is u times S
+    bits_cancelled: float | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What :func:`compare` found.
+
+    Attributes:
+        outcome: One of :class:`Outcome`.
+        explanation: One paragraph with the numbers.
+        dtype: Dtype of ``actual``, as a word.
+        shape: Shape of ``actual``.
+        counts: Entries that are ``identical``, ``rounding``, ``different``, ``undecided``; they add up to ``total``.
+        max_ratio: Largest error of ``actual`` as a fraction of its envelope; None where no envelope is known.
+        worst: The entry that decides: the furthest outside, else the one with the largest ratio.
+        arithmetic: The arithmetic that the envelope belongs to, in words.
+        conditions: Tolerances that the caller asked for in addition, each with what came of it.
+        cause: The likely cause by name, if one fits.
+    """
+
+    outcome: Outcome
+    explanation: str
+    dtype: str
+    shape: tuple[int, ...]
+    counts: dict[str, int] = field(default_factory=dict)
+    max_ratio: float | None = None
+    worst: Entry | None = None
+    arithmetic: str | None = None
+    conditions: tuple[str, ...] = ()
+    cause: str | None = None
+
+    @property
+    def equivalent(self) -> bool:
+        """True for ``IDENTICAL`` and ``ROUNDING``."""
+        return self.outcome in (Outcome.IDENTICAL, Outcome.ROUNDING)
+
+    def __bool__(self) -> bool:
+        return self.equivalent
+
+    def to_dict(self) -> dict[str, Any]:
+        """The verdict in JSON's types; numbers that JSON lacks become strings."""
+        return {**_plain(asdict(self)), "outcome": self.outcome.value, "equivalent": self.equivalent}
+
+    def __str__(self) -> str:
+        lines = [f"{self.outcome.name}: {textwrap.fill(self.explanation, 78 - len(self.outcome.name))}"]
+        if self.worst is not None:
+            lines += _entry_lines(self.worst)
+        lines += [f"  {'condition':<12} {text}" for text in self.conditions]
+        if self.cause:
+            lines += textwrap.wrap(f"likely cause  {self.cause}", 78, initial_indent="  ", subsequent_indent=" " * 16)
+        return "\n".join(lines)
+
+
+def compare(
+    actual: Tensor,
+    expected: Tensor,
+    *,
+    input: Tensor | None = None,  # noqa: A002 - the field's own word, as in torch.nn.functional.linear
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    layer: nn.Module | None = None,
+    arithmetic: Arithmetic | None = None,
+    rtol: float | None = None,
+    atol: float | None = None,
+) -> Verdict:
+    """Are two results of one layer the same up to the rounding of right kernels?
+
+    With ``input`` and the layer, each result is held against the envelope of its dtype around the exact result. Without
+    them only equal bits, equal integers and the tolerances that were asked for can be judged: results that differ are
+    then ``UNDECIDED``.
+
+    Args:
+        actual: ``(*batch, O)``, or with trailing dimensions of size 1 as a convolution returns it. Any floating, complex
+            or integer dtype of ``equiv.numerics.DTYPES``.
+        expected: The same shape up to trailing dimensions of size 1; its dtype may be wider.
+        input: ``(*batch, n)`` or ``(*batch, C, *spatial)``; dtype of ``actual``.
+        weight: ``(O, n)`` or ``(O, C, *kernel)``; dtype of ``actual``.
+        bias: ``(O,)`` or None.
+        layer: A Linear or convolution to take ``weight`` and ``bias`` from, instead of passing them.
+        arithmetic: What the kernel of ``actual`` computes in; by default what is declared for its dtype and device.
+        rtol: In addition, ``|actual - expected| <= atol + rtol*|expected|`` must hold everywhere.
+        atol: See ``rtol``; each is 0 when only the other is given.
+
+    Raises:
+        EquivError: Arguments that do not fit together, or a dtype that is not served.
+
+    Example:
+        >>> linear = torch.nn.Linear(64, 3)
+        >>> x = torch.rand(5, 64)
+        >>> verdict = compare(linear(x.flip(0)).flip(0), linear(x), input=x, layer=linear)
+        >>> verdict.equivalent
+        True
+    """
+    _check_results(actual, expected)
+    weight, bias = _layer_tensors(layer, weight, bias)
+    tolerances = _tolerances(rtol, atol)
+    device = actual.device
+    actual, expected = (t.detach().cpu().resolve_conj().resolve_neg() for t in (actual, expected))
+    if _trim(actual.shape) != _trim(expected.shape):
+        return _shapes_differ(actual, expected)
+    if input is None or weight is None:
+        if input is not None or weight is not None or bias is not None:
+            missing = "weight (or layer)" if weight is None else "input"
+            raise EquivError(
+                f"{missing}: expected together with its counterpart, got None; the envelope needs the input and the layer"
+            )
+        return _without_envelope(actual, expected, tolerances)
+    x, w, b = _rows(input, weight, bias, actual)
+    reference = Reference(x, w, b)
+    chosen = arithmetic if arithmetic is not None or not reference.parts else declared(actual.dtype, device)
+    y, e = actual.reshape(len(x), len(w)), expected.reshape(len(x), len(w))
+    found = reference.assess(y, chosen)
+    other = reference.assess(e, declared(e.dtype) if reference.parts else None) if _is_judged(e, reference) else None
+    return _verdict(actual, expected, y, e, found, other, chosen, tolerances)
+
+
+def _verdict(
+    actual: Tensor,
+    expected: Tensor,
+    y: Tensor,
+    e: Tensor,
+    found: Assessment,
+    other: Assessment | None,
+    arithmetic: Arithmetic | None,
+    tolerances: tuple[float, float] | None,
+) -> Verdict:
+    same = same_bits(y, e) if y.dtype == e.dtype else torch.zeros(y.shape, dtype=torch.bool)
+    outside = ~found.inside | (torch.zeros_like(same) if other is None else ~other.inside)
+    undecided = found.undecided & ~outside & ~same
+    conditions, breaks = _conditions(y, e, tolerances)
+    counts = _counts(same & ~outside & ~breaks, outside | breaks, undecided & ~breaks)
+    outcome = _outcome(counts)
+    ratio = found.ratio if other is None else torch.maximum(found.ratio, other.ratio)
+    max_ratio = float(ratio.max()) if ratio.numel() else 0.0
+    worst = None
+    if y.numel() and outcome is not Outcome.IDENTICAL:
+        worst = _entry(_worst_index(ratio, y, e, outside, breaks, undecided), actual, y, e, found, arithmetic)
+    blame = "" if other is None or found.inside[~other.inside].numel() == 0 else _blame(found, other)
+    explanation = (
+        _explain(outcome, counts, max_ratio, worst, arithmetic, actual, int(outside.sum()), int(breaks.sum())) + blame
+    )
+    name = arithmetic.name if arithmetic else "integers modulo 2**bits"
+    return Verdict(
+        outcome, explanation, _word(actual.dtype), tuple(actual.shape), counts, max_ratio, worst, name, conditions
+    )
+
+
+def _outcome(counts: dict[str, int]) -> Outcome:
+    for outcome in (Outcome.DIFFERENT, Outcome.UNDECIDED, Outcome.ROUNDING):
+        if counts[outcome.value]:
+            return outcome
+    return Outcome.IDENTICAL
+
+
+def _counts(same: Tensor, different: Tensor, undecided: Tensor) -> dict[str, int]:
+    total = same.numel()
+    found = {"identical": int(same.sum()), "different": int(different.sum()), "undecided": int(undecided.sum())}
+    return {**found, "rounding": total - sum(found.values()), "total": total}
+
+
+def _worst_index(ratio: Tensor, y: Tensor, e: Tensor, outside: Tensor, breaks: Tensor, undecided: Tensor) -> int:
+    score = torch.where(outside, ratio + 1, ratio).nan_to_num(math.inf, math.inf)
+    if not bool(outside.any()):
+        if bool(breaks.any()):
+            score = torch.where(breaks, (y - e).abs().double().nan_to_num(math.inf), -1.0)
+        elif bool(undecided.any()):
+            score = undecided.double()
+    return int(score.flatten().argmax())
+
+
+def _entry(flat: int, actual: Tensor, y: Tensor, e: Tensor, found: Assessment, arithmetic: Arithmetic | None) -> Entry:
+    row, column = divmod(flat, y.shape[1])
+    index = tuple(int(i) for i in torch.unravel_index(torch.tensor(flat), _trim(actual.shape) or (1,)))
+    exact, size = found.exact[row, column].item(), float(found.magnitude[row, column])
+    a, terms = y[row, column].item(), int(found.terms[row, column])
+    in_us = cancelled = None
+    if arithmetic is not None and size > 0 and math.isfinite(size):
+        in_us = abs(a - exact) / (arithmetic.u * size)
+        cancelled = math.log2(size / abs(exact)) if exact and math.isfinite(abs(exact)) else None
+    bounds = (found.lower[row, column].item(), found.upper[row, column].item())
+    ratio = float(found.ratio[row, column])
+    known = arithmetic is not None
+    return Entry(
+        index,
+        a,
+        e[row, column].item(),
+        exact,
+        *bounds,
+        ratio,
+        size if known else None,
+        terms if known else None,
+        in_us,
+        cancelled,
+    )
+
+
+def _explain(
+    outcome: Outcome,
+    counts: dict[str, int],
+    max_ratio: float,
+    worst: Entry | None,
+    arithmetic: Arithmetic | None,
+    actual: Tensor,
+    outside: int,
+    breaks: int,
+) -> str:
+    total, kind = counts["total"], arithmetic.name if arithmetic else f"{_word(actual.dtype)}, exact modulo 2**bits"
+    if outcome is Outcome.IDENTICAL:
+        return f"all {total:,} outputs are the same bit for bit ({kind})." if total else "both results are empty."
+    if outcome is Outcome.ROUNDING:
+        text = (
+            f"all {total:,} outputs lie inside the envelope of right kernels ({kind}); {counts['identical']:,} are the same "
+            f"bit for bit; the largest error is {max_ratio:.2g} of its envelope"
+        )
+        if worst is not None and worst.error_in_uS is not None:
+            text += f", {worst.error_in_uS:.2g} units of u*S over {worst.terms:,} terms"
+        return text + "."
+    if outcome is Outcome.UNDECIDED:
+        return (
+            f"for {counts['undecided']:,} of {total:,} outputs right kernels may disagree: the sum of the magnitudes of the terms "
+            f"reaches the largest finite value, so that some order of summation overflows, or subnormals meet infinities ({kind}). "
+            "Scale the input down to get a verdict."
+        )
+    if not outside:
+        return f"all {total:,} outputs lie inside the envelope of right kernels ({kind}), but {breaks:,} exceed the tolerance that was asked for."
+    if arithmetic is None:
+        return f"{outside:,} of {total:,} integer outputs are wrong: integers are exact in any order ({kind})."
+    return f"{outside:,} of {total:,} outputs lie outside the envelope: no right kernel gives them ({kind})."
+
+
+def _blame(found: Assessment, other: Assessment) -> str:
+    mine, theirs = int((~found.inside).sum()), int((~other.inside).sum())
+    if mine == 0:
+        return f" It is `expected` that is outside ({theirs:,} outputs); all of `actual` is inside."
+    return f" `actual` is outside at {mine:,} outputs, `expected` at {theirs:,}."
+
+
+def _shapes_differ(actual: Tensor, expected: Tensor) -> Verdict:
+    text = f"the results have different shapes, {tuple(actual.shape)} and {tuple(expected.shape)}: these are not the same function."
+    return Verdict(Outcome.DIFFERENT, text, _word(actual.dtype), tuple(actual.shape))
+
+
+def _without_envelope(actual: Tensor, expected: Tensor, tolerances: tuple[float, float] | None) -> Verdict:
+    y = actual.reshape(-1)
+    e = expected.reshape(-1)
+    same = same_bits(y, e) if y.dtype == e.dtype else torch.zeros(y.shape, dtype=torch.bool)
+    integer = not (y.is_floating_point() or y.is_complex())
+    conditions, breaks = _conditions(y, e, tolerances)
+    wrong = breaks | (~same if integer else torch.zeros_like(same))
+    counts = _counts(same & ~wrong, wrong, ~same & ~wrong)
+    outcome = _outcome(counts)
+    total = counts["total"]
+    if outcome is Outcome.IDENTICAL:
+        text = f"all {total:,} outputs are the same bit for bit." if total else "both results are empty."
+    elif outcome is Outcome.DIFFERENT and integer:
+        text = f"{counts['different']:,} of {total:,} integer outputs differ: integers are exact in any order."
+    elif outcome is Outcome.DIFFERENT:
+        text = f"{counts['different']:,} of {total:,} outputs exceed the tolerance that was asked for."
+    else:
+        text = (
+            f"{counts['undecided']:,} of {total:,} outputs differ, and without the input and the layer nobody can tell rounding from a "
+            "defect. Pass input= and layer= (or weight= and bias=) for a verdict."
+        )
+    worst = None
+    if outcome is not Outcome.IDENTICAL:
+        score = torch.where(same, -1.0, (y - e).abs().double().nan_to_num(math.inf))
+        flat = int(score.argmax())
+        index = tuple(int(i) for i in torch.unravel_index(torch.tensor(flat), _trim(actual.shape) or (1,)))
+        worst = Entry(index, y[flat].item(), e[flat].item())
+    return Verdict(outcome, text, _word(actual.dtype), tuple(actual.shape), counts, None, worst, None, conditions)
+
+
+def _conditions(y: Tensor, e: Tensor, tolerances: tuple[float, float] | None) -> tuple[tuple[str, ...], Tensor]:
+    """The caller's own tolerance: in words, and where it is exceeded."""
+    if tolerances is None:
+        return (), torch.zeros(y.shape, dtype=torch.bool)
+    rtol, atol = tolerances
+    wide = torch.complex128 if y.is_complex() else torch.float64
+    a, b = y.to(wide), e.to(wide)
+    close = torch.isclose(a, b, rtol=rtol, atol=atol, equal_nan=True)
+    state = "holds" if bool(close.all()) else f"is exceeded at {int((~close).sum()):,} of {y.numel():,} outputs"
+    return (f"rtol={rtol:g}, atol={atol:g}: {state}",), ~close
+
+
+def _check_results(actual: Tensor, expected: Tensor) -> None:
+    for name, value in (("actual", actual), ("expected", expected)):
+        if not isinstance(value, Tensor):
+            raise EquivError(f"{name}: expected a torch.Tensor, got {type(value).__name__}; pass the result of a layer")
+        if value.dtype not in DTYPES:
+            served = ", ".join(_word(d) for d in DTYPES)
+            raise EquivError(f"{name}: expected a dtype among {served}, got {_word(value.dtype)}; convert it first")
+        if value.device.type == "meta":
+            raise EquivError(
+                f"{name}: expected values, got a tensor on the meta device, which has none; run the layer on a real device"
+            )
+
+
+def _layer_tensors(
+    layer: nn.Module | None, weight: Tensor | None, bias: Tensor | None
+) -> tuple[Tensor | None, Tensor | None]:
+    if layer is None:
+        return weight, bias
+    if weight is not None or bias is not None:
+        raise EquivError("layer: expected either layer or weight and bias, got both; drop one of them")
+    found = getattr(layer, "weight", None)
+    if not isinstance(layer, nn.Module) or not isinstance(found, Tensor):
+        raise EquivError(
+            f"layer: expected a Linear or a convolution, got {type(layer).__name__}; pass weight= and bias= instead"
+        )
+    groups, transposed = getattr(layer, "groups", 1), getattr(layer, "transposed", False)
+    if groups != 1 or transposed:
+        raise EquivError(
+            f"layer: expected a convolution of one group, got {layer}; pass equiv.conv_to_linear(layer, feature_shape)"
+        )
+    return found, getattr(layer, "bias", None)
+
+
+def _tolerances(rtol: float | None, atol: float | None) -> tuple[float, float] | None:
+    for name, value in (("rtol", rtol), ("atol", atol)):
+        if value is not None and (
+            isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf
+        ):
+            raise EquivError(f"{name}: expected a finite number of at least 0, got {value!r}")
+    return None if rtol is None and atol is None else (float(rtol or 0.0), float(atol or 0.0))
+
+
+def _rows(x: Tensor, weight: Tensor, bias: Tensor | None, actual: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Input, weight and bias as ``(N, n)``, ``(O, n)``, ``(O,)`` on the CPU, checked against the result."""
+    given: list[tuple[str, Tensor | None]] = [("input", x), ("weight", weight), ("bias", bias)]
+    for name, value in given:
+        if value is None:
+            continue
+        if not isinstance(value, Tensor):
+            raise EquivError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
+        if value.dtype != actual.dtype:
+            raise EquivError(
+                f"{name}: expected the dtype of actual, {_word(actual.dtype)}, got {_word(value.dtype)}; the envelope belongs to one dtype, "
+                "so pass what the kernel was given"
+            )
+    if weight.ndim < 2 or weight.shape[0] == 0:
+        raise EquivError(
+            f"weight: expected shape (O, n) or (O, C, *kernel) with O of at least 1, got {tuple(weight.shape)}"
+        )
+    w = weight.detach().cpu().reshape(weight.shape[0], -1)
+    outputs, n = w.shape
+    if bias is not None and tuple(bias.shape) != (outputs,):
+        raise EquivError(f"bias: expected shape ({outputs},), one per row of weight, got {tuple(bias.shape)}")
+    if x.ndim == 0 or (n and x.numel() % n) or (not n and x.shape[-1] != 0):
+        raise EquivError(
+            f"input: expected (*batch, {n}) or (*batch, C, *spatial) with C*prod(spatial) = {n}, got {tuple(x.shape)}"
+        )
+    batch = _batch_of(tuple(x.shape), n)
+    if batch is None or _trim((*batch, outputs)) != _trim(actual.shape):
+        wanted = "(*batch, n)" if batch is None else (*batch, outputs)
+        raise EquivError(
+            f"input: expected one row of {n} features per result of shape {tuple(actual.shape)}, got {tuple(x.shape)} (results: {wanted})"
+        )
+    b = None if bias is None else bias.detach().cpu()
+    return x.detach().cpu().resolve_conj().resolve_neg().reshape(math.prod(batch), n), w, b
+
+
+def _batch_of(shape: tuple[int, ...], n: int) -> tuple[int, ...] | None:
+    """The leading dimensions left when the trailing ones that make up ``n`` features are taken off."""
+    product = 1
+    for cut in range(len(shape) - 1, -1, -1):
+        product *= shape[cut]
+        if product == n:
+            return shape[:cut]
+    return None
+
+
+def _is_judged(expected: Tensor, reference: Reference) -> bool:
+    return expected.dtype == reference.dtype or bool(
+        reference.parts
+        and expected.dtype.is_complex == reference.dtype.is_complex
+        and expected.dtype in DTYPES
+        and expected.dtype.itemsize >= reference.dtype.itemsize
+    )
+
+
+def _trim(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A shape without its trailing ones: ``(N, O, 1, 1)`` and ``(N, O)`` are the same result."""
+    end = len(shape)
+    while end and shape[end - 1] == 1:
+        end -= 1
+    return tuple(shape[:end])
+
+
+def _entry_lines(entry: Entry) -> list[str]:
+    where = ", ".join(map(str, entry.index))
+    rows: list[tuple[str, str]] = [
+        ("worst at", f"[{where}]"),
+        ("actual", _number(entry.actual)),
+        ("expected", _number(entry.expected)),
+    ]
+    if entry.exact is not None:
+        rows.append(("exact", _number(entry.exact)))
+    if entry.magnitude is not None:
+        rows.append(("envelope", f"[{_number(entry.lower)}, {_number(entry.upper)}]"))
+        rows.append(("", f"{entry.terms:,} terms of total size {entry.magnitude:.6g}"))
+        parts = [] if entry.ratio is None else [f"{entry.ratio:.3g} of the envelope"]
+        parts += [] if entry.error_in_uS is None else [f"{entry.error_in_uS:.3g} u*S"]
+        parts += (
+            []
+            if not entry.bits_cancelled or entry.bits_cancelled < 1
+            else [f"{entry.bits_cancelled:.0f} bits cancelled"]
+        )
+        rows.append(("error", ", ".join(parts)))
+    return [f"  {name:<12} {value}".rstrip() for name, value in rows]
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, complex):
+        return f"{value.real:.9g}{value.imag:+.9g}j"
+    return f"{value:.9g}" if isinstance(value, float) else str(value)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    return value if value is None or isinstance(value, (bool, int, str)) else str(value)
+
+
+def _word(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
