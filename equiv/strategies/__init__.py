@@ -1,0 +1,55 @@
+"""Hypothesis strategies for layers, feature maps, memory layouts, dtypes and devices. They need no law and no backend.
+
+    from hypothesis import given
+    from equiv import strategies as est
+
+    @given(est.tensors((64, 64), kinds=est.FINITE_KINDS, layouts=True))
+    def test_my_kernel(t): ...
+
+A tensor is drawn as a small recipe, so a large one costs as few choices as a small one, and shrinks to a handful of
+non-zeros. No global random state is read or set, and no accelerator is initialised by drawing for the CPU.
+"""
+
+try:
+    import hypothesis as _hypothesis  # noqa: F401 - a clear message before the modules below need it
+except ImportError as error:  # pragma: no cover - needs an environment without hypothesis
+    from equiv.errors import MissingExtraError
+
+    raise MissingExtraError(
+        "equiv.strategies: expected the package hypothesis, got none; pip install 'torch-equiv[test]'"
+    ) from error
+
+from equiv.strategies.cases import Case, Recipe, build_case, cases
+from equiv.strategies.dtypes import ALL, COMPLEX, FLOATS, INTEGERS, devices, dtypes
+from equiv.strategies.layouts import LAYOUTS, Layout, all_layouts, layouts
+from equiv.strategies.shapes import BOUNDARIES, batch_shapes, feature_shapes
+from equiv.strategies.tensors import layers, tensors
+from equiv.strategies.values import FINITE_KINDS, INTEGER_KINDS, KINDS, Values, Window, kinds_for
+
+__all__ = [
+    "ALL",
+    "BOUNDARIES",
+    "COMPLEX",
+    "FINITE_KINDS",
+    "FLOATS",
+    "INTEGERS",
+    "INTEGER_KINDS",
+    "KINDS",
+    "LAYOUTS",
+    "Case",
+    "Layout",
+    "Recipe",
+    "Values",
+    "Window",
+    "all_layouts",
+    "batch_shapes",
+    "build_case",
+    "cases",
+    "devices",
+    "dtypes",
+    "feature_shapes",
+    "kinds_for",
+    "layers",
+    "layouts",
+    "tensors",
+]

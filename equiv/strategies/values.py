@@ -1,0 +1,297 @@
+"""Knows how a tensor's values come from a small recipe: a kind, a seed, a window, a few single entries.
+
+Every fill is a handful of whole-tensor operations on an explicit generator, so a large tensor costs what its
+arithmetic costs. Drawing recipes is the business of ``tensors``; memory layout that of ``layouts``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+
+from equiv.strategies import checks
+from equiv.strategies.dtypes import ALL, INTEGERS
+from equiv.strategies.dtypes import dtype as check_dtype
+
+KINDS = (
+    "zeros",
+    "one_hot",
+    "constant",
+    "small_integers",
+    "distinct",
+    "normals",
+    "repeated",
+    "wide",
+    "cancelling",
+    "subnormal",
+    "near_overflow",
+    "specials",
+)
+INTEGER_KINDS = ("zeros", "one_hot", "constant", "small_integers", "distinct", "wide")
+FINITE_KINDS = KINDS[: KINDS.index("near_overflow")]
+PROBE = "probe"  # values that equiv.numerics.probes makes: only build_case can serve it
+
+_UNWINDOWED = ("zeros", "one_hot")  # already as sparse as can be
+_MANTISSA = {torch.float16: 10, torch.bfloat16: 7, torch.float32: 23, torch.float64: 52}  # stored bits
+_BITS = {
+    torch.float16: torch.int16,
+    torch.bfloat16: torch.int16,
+    torch.float32: torch.int32,
+    torch.float64: torch.int64,
+}
+
+
+def short_repr(value: Any) -> str:
+    """A dataclass as the call that makes it, without the fields that have their default."""
+    shown = [f"{f.name}={getattr(value, f.name)!r}" for f in fields(value) if getattr(value, f.name) != f.default]
+    return f"{type(value).__name__}({', '.join(shown)})"
+
+
+@dataclass(frozen=True, repr=False)
+class Window:
+    """Which entries of a flat tensor keep their value; the others become 0.
+
+    ``points`` entries, spread evenly from the first to the last of the ``length`` entries that precede ``end``. None
+    means all there are. Three integers, and Hypothesis's search for the smallest of each leads to the few entries
+    that matter: one wherever it lies, or two however far apart.
+
+    Example:
+        >>> Window(end=9, length=7, points=2).keep_(torch.ones(10))
+        tensor([0., 0., 1., 0., 0., 0., 0., 0., 1., 0.])
+    """
+
+    end: int | None = None
+    length: int | None = None
+    points: int | None = None
+
+    @classmethod
+    def clipped(cls, numel: int, end: int, length: int, points: int) -> Window:
+        """The window of three integers, of which those that take nothing away are dropped."""
+        stop = min(end, numel)
+        span = min(length, stop)
+        return cls(end if end < numel else None, length if length < stop else None, points if points < span else None)
+
+    def keep_(self, flat: torch.Tensor) -> torch.Tensor:
+        """Set to 0, in place, what lies outside; ``flat`` has one dimension."""
+        n = flat.numel()
+        end = n if self.end is None else min(self.end, n)
+        length = end if self.length is None else min(self.length, end)
+        points = length if self.points is None else min(self.points, length)
+        if points == n:
+            return flat
+        if points < length:
+            step = torch.arange(points)
+            at = end - 1 - (step * (length - 1)).div_(max(points - 1, 1), rounding_mode="floor")
+            kept = flat[at]
+            flat.zero_()[at] = kept
+            return flat
+        flat[: end - length] = 0
+        flat[end:] = 0
+        return flat
+
+    __repr__ = short_repr
+
+
+EVERYTHING = Window()
+
+
+@dataclass(frozen=True, repr=False)
+class Values:
+    """A recipe for the values of a tensor of any shape and dtype.
+
+    Kinds, simplest first: ``zeros``; ``one_hot``, a 1 at flat position ``seed``; ``constant``, 1 for seed 0;
+    ``small_integers``, -4..4; ``distinct``, integers that differ from each other and from 0 as far as the dtype holds
+    that many (float32: 33,554,432, float16: 4,096, bfloat16: 512, int8: 254); ``normals``; ``repeated``, normals in
+    equal neighbours along the last dimension; ``wide``, exponents over half of the dtype's range, for integers the
+    whole range; ``cancelling``, neighbours along the last dimension that cancel but for a few ulp; ``subnormal``, half
+    of them subnormal; ``near_overflow``, a quarter within a factor 4 of the largest finite number; ``specials``, NaN,
+    both infinities and both zeros among normals, at least one. Integer dtypes have ``INTEGER_KINDS``.
+
+    Attributes:
+        kind: one of ``KINDS``.
+        seed: of the explicit generator; 0 is the plainest choice.
+        window: which entries keep their value.
+        edits: pairs ``(flat index, value)``, put in last.
+
+    Example:
+        >>> Values("distinct").tensor((2, 3), torch.float32)
+        tensor([[1., 2., 3.],
+                [4., 5., 6.]])
+        >>> Values("constant", edits=((1, 7),)).tensor((3,), torch.int8)
+        tensor([1, 7, 1], dtype=torch.int8)
+    """
+
+    kind: str
+    seed: int = 0
+    window: Window = EVERYTHING
+    edits: tuple[tuple[int, float], ...] = ()
+
+    def tensor(
+        self, shape: Sequence[int], dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    ) -> torch.Tensor:
+        """A contiguous tensor of ``shape``, the same bits at every call.
+
+        Raises:
+            EquivError: if the kind is unknown or ``dtype`` cannot hold it.
+        """
+        if self.kind not in kinds_for(check_dtype("dtype", dtype)):
+            checks.refuse("kind", f"one of {kinds_for(dtype)!r} for {dtype}", self.kind, "choose another kind or dtype")
+        size = checks.dims("shape", tuple(shape))
+        numel = math.prod(size)
+        if numel == 0:
+            return torch.zeros(size, dtype=dtype, device=device)
+        flat = self._flat(numel, size[-1] if size else 1, dtype)
+        if self.kind not in _UNWINDOWED:
+            self.window.keep_(flat)
+        for index, value in self.edits:
+            flat[index % numel] = value
+        return flat.view(size).to(device)
+
+    def _flat(self, numel: int, last: int, dtype: torch.dtype) -> torch.Tensor:
+        if self.kind in _UNWINDOWED:
+            flat = torch.zeros(numel, dtype=dtype)
+            if self.kind == "one_hot":
+                flat[self.seed % numel] = 1
+            return flat
+        fill = _FILLS[self.kind]
+        generator = torch.Generator().manual_seed(self.seed)
+        if not dtype.is_complex:
+            return fill(numel, last, dtype, self.seed, generator)
+        real = dtype.to_real()
+        return torch.complex(
+            fill(numel, last, real, self.seed, generator), fill(numel, last, real, self.seed + 1, generator)
+        )
+
+    __repr__ = short_repr
+
+
+def kinds_for(dtype: torch.dtype) -> tuple[str, ...]:
+    """The kinds that ``dtype`` can hold, simplest first."""
+    return INTEGER_KINDS if dtype in INTEGERS else KINDS
+
+
+# The fills: (numel, size of the last dimension, real dtype, seed, generator) -> (numel,)
+
+
+def _constant(n: int, _last: int, dtype: torch.dtype, seed: int, g: torch.Generator) -> torch.Tensor:
+    value = 1.0
+    if seed:
+        value = (
+            float(torch.randint(1, 5, (), generator=g)) if dtype in INTEGERS else float(torch.randn((), generator=g))
+        )
+    return torch.full((n,), value, dtype=dtype)
+
+
+def _small_integers(n: int, _last: int, dtype: torch.dtype, _seed: int, g: torch.Generator) -> torch.Tensor:
+    return torch.randint(-4 if dtype.is_signed else 0, 5, (n,), generator=g, dtype=dtype)
+
+
+def most_distinct(dtype: torch.dtype) -> int:
+    """The largest M such that 1..M are exact in the real ``dtype`` (capped at 2^40)."""
+    return int(torch.iinfo(dtype).max) if dtype in INTEGERS else int(2 ** min(_MANTISSA[dtype] + 1, 40))
+
+
+def _distinct(n: int, _last: int, dtype: torch.dtype, seed: int, _g: torch.Generator) -> torch.Tensor:
+    small = n < 2**15  # then no product below leaves int32, whose remainder is faster
+    index = torch.arange(n, dtype=torch.int32 if small else torch.int64)
+    if seed and n > 2:
+        step = (2 * seed + 1) % n or 1
+        while math.gcd(step, n) != 1:
+            step += 1
+        index.mul_(step % n).add_(seed % n).remainder_(n)
+    most = most_distinct(dtype)
+    if n <= most:
+        values = index.add_(1)
+        if seed and dtype.is_signed:
+            values[1::2].neg_()
+    elif dtype.is_signed:
+        index.remainder_(2 * most)
+        values = torch.where(index < most, index + 1, most - 1 - index)
+    else:
+        values = index.remainder_(most).add_(1)
+    return values.to(dtype)
+
+
+def _normals(n: int, _last: int, dtype: torch.dtype, _seed: int, g: torch.Generator) -> torch.Tensor:
+    return torch.randn(n, generator=g, dtype=_work(dtype)).to(dtype)
+
+
+def _repeated(n: int, last: int, dtype: torch.dtype, seed: int, g: torch.Generator) -> torch.Tensor:
+    values = _normals(n, last, dtype, seed, g)
+    rows = values.view(-1, last)
+    rows[:, 1::2] = rows[:, : last - last % 2 : 2]
+    return values
+
+
+def _wide(n: int, last: int, dtype: torch.dtype, seed: int, g: torch.Generator) -> torch.Tensor:
+    if dtype in INTEGERS:
+        bounds = torch.iinfo(dtype)
+        values = torch.empty(n, dtype=dtype)
+        high = None if dtype == torch.int64 else bounds.max + 1  # None: the whole range of int64
+        return values.random_(bounds.min, high, generator=g)
+    quarter = int(math.log2(torch.finfo(dtype).max)) // 4
+    exponents = torch.randint(-quarter, quarter + 1, (n,), generator=g, dtype=torch.int32)
+    work = torch.float64 if dtype == torch.float64 else torch.float32
+    return torch.ldexp(_normals(n, last, work, seed, g), exponents).to(dtype)
+
+
+def _cancelling(n: int, last: int, dtype: torch.dtype, seed: int, g: torch.Generator) -> torch.Tensor:
+    values = _repeated(n, last, dtype, seed, g)
+    ulps = torch.randint(-2, 3, (n,), generator=g, dtype=_BITS[dtype])
+    values = (values.view(_BITS[dtype]) + ulps).view(dtype)
+    values.view(-1, last)[:, 1::2].neg_()
+    return values
+
+
+def _subnormal(n: int, last: int, dtype: torch.dtype, seed: int, g: torch.Generator) -> torch.Tensor:
+    bits = torch.randint(1, 2 ** _MANTISSA[dtype], (n,), generator=g, dtype=_BITS[dtype])
+    signs = torch.randint(0, 2, (n,), generator=g, dtype=_BITS[dtype]) * torch.iinfo(_BITS[dtype]).min
+    normals = _normals(n, last, dtype, seed, g)
+    return torch.where(_chosen(n, 2, g), (bits | signs).view(dtype), normals)
+
+
+def _near_overflow(n: int, last: int, dtype: torch.dtype, seed: int, g: torch.Generator) -> torch.Tensor:
+    normals = _normals(n, last, dtype, seed, g)
+    work = _work(dtype)
+    share = 0.25 + 0.75 * torch.rand(n, generator=g, dtype=work)
+    large = (share * torch.finfo(dtype).max).clamp_(max=torch.finfo(dtype).max).to(dtype)
+    return torch.where(_chosen(n, 4, g), torch.copysign(large, normals), normals)
+
+
+def _specials(n: int, last: int, dtype: torch.dtype, seed: int, g: torch.Generator) -> torch.Tensor:
+    menu = torch.tensor([math.nan, math.inf, -math.inf, -0.0, 0.0], dtype=dtype)
+    drawn = menu[torch.randint(0, 5, (n,), generator=g)]
+    return torch.where(_chosen(n, 8, g), drawn, _normals(n, last, dtype, seed, g))
+
+
+def _chosen(n: int, one_in: int, g: torch.Generator) -> torch.Tensor:
+    """A mask of about n / one_in entries, at least one."""
+    mask = torch.randint(0, one_in, (n,), generator=g, dtype=torch.uint8) == 0
+    mask[torch.randint(0, n, (), generator=g)] = True
+    return mask
+
+
+def _work(dtype: torch.dtype) -> torch.dtype:
+    """The dtype that random numbers are made in before they are rounded to ``dtype``."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+_Fill = Callable[[int, int, torch.dtype, int, torch.Generator], torch.Tensor]
+_FILLS: dict[str, _Fill] = {
+    "constant": _constant,
+    "small_integers": _small_integers,
+    "distinct": _distinct,
+    "normals": _normals,
+    "repeated": _repeated,
+    "wide": _wide,
+    "cancelling": _cancelling,
+    "subnormal": _subnormal,
+    "near_overflow": _near_overflow,
+    "specials": _specials,
+}
+assert set(_FILLS) | set(_UNWINDOWED) == set(KINDS)
+assert set(_MANTISSA) <= set(ALL)
