@@ -103,7 +103,10 @@ def _one_tap_per_entry(places: Tensor, in_positions: int) -> tuple[Tensor, Tenso
     (U, m) holds U different sets of m >= 2 taps. Sets repeat along the map's border, so there are few.
     """
     position, tap = (places >= 0).nonzero(as_tuple=True)
-    key, order = (position * in_positions + places[position, tap]).sort(stable=True)
+    key = position * in_positions + places[position, tap]
+    if bool((key[1:] > key[:-1]).all()):  # as under zero padding: taps in order, no two in one place
+        return position, key % in_positions, tap, []
+    key, order = key.sort(stable=True)
     tap = tap[order]
     entry, counts = torch.unique_consecutive(key, return_counts=True)
     first = counts.cumsum(0) - counts
@@ -167,4 +170,5 @@ def _float_sum(values: list[float], dtype: torch.dtype) -> float:
         size = math.ldexp(kept, drop + _FLOAT64_LOWEST)
     except OverflowError:
         size = math.inf
-    return math.copysign(size if size <= info.max else math.inf, total)
+    size = size if size <= info.max else math.inf
+    return -size if total < 0 else size
