@@ -15,10 +15,10 @@ from equiv.strategies.dtypes import present
 from equiv.strategies.layouts import Layout, draw_layout, menu
 from equiv.strategies.shapes import (
     Shape,
-    below,
     draw_batch_shape,
     draw_feature_shape,
     draw_size,
+    pick,
     rank_bounds,
     spatial_ranks,
 )
@@ -188,9 +188,9 @@ def _cases(draw: st.DrawFn, plan: _Plan) -> Case:
     batch_shape = draw_batch_shape(
         draw, *plan.batch_dims, min(plan.max_rows, plan.max_work // (n * out)), allow_empty=plan.allow_empty
     )
-    with_bias = draw(below(2)) == 1 if plan.bias is None else plan.bias
-    seed = draw(SEEDS)
-    style = plan.styles[draw(below(len(plan.styles)))] if plan.styles else None
+    with_bias = pick(draw, 2) == 1 if plan.bias is None else plan.bias
+    seed = pick(draw, SEEDS)
+    style = plan.styles[pick(draw, len(plan.styles))] if plan.styles else None
     x, weight, bias = _draw_values(draw, plan, seed, n * math.prod(batch_shape), n * out)
     recipe = Recipe(
         feature_shape,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from equiv.strategies import checks
 from equiv.strategies.dtypes import dtype as check_dtype
-from equiv.strategies.shapes import below
+from equiv.strategies.shapes import pick
 from equiv.strategies.values import short_repr
 
 LAYOUTS = (
@@ -118,7 +118,7 @@ def menu(ndim: int, dtype: torch.dtype) -> tuple[str, ...]:
 
 def draw_layout(draw: st.DrawFn, kinds: Sequence[str]) -> Layout:
     """One of ``kinds`` in some variant: one choice."""
-    which, variant = divmod(draw(below(len(kinds) * VARIANTS)), VARIANTS)
+    which, variant = divmod(pick(draw, len(kinds) * VARIANTS), VARIANTS)
     return Layout("contiguous") if kinds[which] == "contiguous" else Layout(kinds[which], variant)
 
 

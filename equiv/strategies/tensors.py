@@ -13,12 +13,12 @@ from equiv.strategies import checks
 from equiv.strategies.dtypes import dtype as check_dtype
 from equiv.strategies.dtypes import present
 from equiv.strategies.layouts import draw_layout, menu
-from equiv.strategies.shapes import below
+from equiv.strategies.shapes import pick
 from equiv.strategies.values import EVERYTHING, Values, Window, kinds_for
 
-SEEDS = below(2**16)
+SEEDS = 2**16
 _SHARES = {"small_integers": 2, "distinct": 3, "normals": 3, "wide": 2}  # of the draws, against 1 for the others
-_EDITS = below(16)  # 14 and 15 stand for one and two edits
+_EDITS = 16  # 14 and 15 stand for one and two edits
 _EDIT_VALUES = st.integers(-8, 8)
 
 
@@ -31,31 +31,26 @@ def weighted(kinds: tuple[str, ...]) -> tuple[str, ...]:
 def draw_kind(draw: st.DrawFn, kinds: tuple[str, ...]) -> str:
     """One choice, simplest kind first."""
     table = weighted(kinds)
-    return table[draw(below(len(table)))]
-
-
-@lru_cache(maxsize=64)
-def _bounds(bits: int) -> st.SearchStrategy[int]:
-    return st.integers(0, 2**bits)
+    return table[pick(draw, len(table))]
 
 
 def draw_window(draw: st.DrawFn, numel: int) -> Window:
-    """Three choices; none for fewer than two entries. About five of six windows keep everything."""
+    """Three choices; none for fewer than two entries. About six of seven windows keep everything."""
     if numel < 2:
         return EVERYTHING
-    bound = _bounds(numel.bit_length() + 4)  # 16 to 32 times numel
-    return Window.clipped(numel, draw(bound), draw(bound), draw(bound))
+    count = 2 ** (numel.bit_length() + 4)  # 16 to 32 times numel
+    return Window.clipped(numel, pick(draw, count), pick(draw, count), pick(draw, count))
 
 
 def draw_values(draw: st.DrawFn, numel: int, kinds: tuple[str, ...], *, edits: bool, dtype: torch.dtype) -> Values:
     """A recipe for ``numel`` entries: two to six choices."""
     kind = draw_kind(draw, kinds)
     plain = kind == "zeros"
-    seed = 0 if plain else draw(SEEDS)
+    seed = 0 if plain else pick(draw, SEEDS)
     window = EVERYTHING if plain or kind == "one_hot" else draw_window(draw, numel)
-    count = max(0, draw(_EDITS) - 13) if edits and numel else 0
+    count = max(0, pick(draw, _EDITS) - 13) if edits and numel else 0
     lift = 0 if dtype.is_signed else 8
-    changed = tuple((draw(below(numel)), draw(_EDIT_VALUES) + lift) for _ in range(count))
+    changed = tuple((pick(draw, numel), draw(_EDIT_VALUES) + lift) for _ in range(count))
     return Values(kind, seed, window, changed)
 
 
@@ -96,7 +91,7 @@ def tensors(
 ) -> st.SearchStrategy[torch.Tensor]:
     """Tensors of one shape and dtype, whose size costs no choices: 2 to 11 for any number of entries.
 
-    About five of six draws keep every entry of their kind. Shrinks to the simplest kind and the fewest non-zeros.
+    About six of seven draws keep every entry of their kind. Shrinks to the simplest kind and the fewest non-zeros.
 
     Args:
         shape: of the tensor, rank 0 included.

@@ -55,42 +55,36 @@ def short_repr(value: Any) -> str:
 class Window:
     """Which entries of a flat tensor keep their value; the others become 0.
 
-    ``points`` entries, spread evenly from the first to the last of the ``length`` entries that precede ``end``. None
-    means all there are. Three integers, and Hypothesis's search for the smallest of each leads to the few entries
-    that matter: one wherever it lies, or two however far apart.
+    Of the ``length`` entries that precede ``end`` the first ``ends`` and the last ``ends``; None means all there are.
+    Taking less of any of the three keeps fewer entries, so Hypothesis's search for the smallest of each, in whatever
+    order, leads to the few that matter: one wherever it lies, or two however far apart.
 
     Example:
-        >>> Window(end=9, length=7, points=2).keep_(torch.ones(10))
+        >>> Window(end=9, length=7, ends=1).keep_(torch.ones(10))
         tensor([0., 0., 1., 0., 0., 0., 0., 0., 1., 0.])
     """
 
     end: int | None = None
     length: int | None = None
-    points: int | None = None
+    ends: int | None = None
 
     @classmethod
-    def clipped(cls, numel: int, end: int, length: int, points: int) -> Window:
+    def clipped(cls, numel: int, end: int, length: int, ends: int) -> Window:
         """The window of three integers, of which those that take nothing away are dropped."""
         stop = min(end, numel)
         span = min(length, stop)
-        return cls(end if end < numel else None, length if length < stop else None, points if points < span else None)
+        return cls(end if end < numel else None, length if length < stop else None, ends if 2 * ends < span else None)
 
     def keep_(self, flat: torch.Tensor) -> torch.Tensor:
         """Set to 0, in place, what lies outside; ``flat`` has one dimension."""
         n = flat.numel()
         end = n if self.end is None else min(self.end, n)
         length = end if self.length is None else min(self.length, end)
-        points = length if self.points is None else min(self.points, length)
-        if points == n:
-            return flat
-        if points < length:
-            step = torch.arange(points)
-            at = end - 1 - (step * (length - 1)).div_(max(points - 1, 1), rounding_mode="floor")
-            kept = flat[at]
-            flat.zero_()[at] = kept
-            return flat
-        flat[: end - length] = 0
-        flat[end:] = 0
+        if length < n:
+            flat[: end - length] = 0
+            flat[end:] = 0
+        if self.ends is not None and 2 * self.ends < length:
+            flat[end - length + self.ends : end - self.ends] = 0
         return flat
 
     __repr__ = short_repr
