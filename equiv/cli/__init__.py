@@ -1,0 +1,40 @@
+"""The command ``equiv``. Here is only what must work before its packages are known to be installed.
+
+Exit codes: 0 all holds, 1 a law is broken, 2 usage or environment, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+
+_NEEDED = ("typer", "rich", "hypothesis", "torch")
+
+OK, BROKEN, USAGE, INTERRUPTED = 0, 1, 2, 130
+_PIPE_CLOSED = 141  # what a shell reports for a program that a closed pipe ended
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code. User errors are one message on standard error, never a traceback.
+
+    Args:
+        arguments: What follows ``equiv`` on the command line; by default ``sys.argv[1:]``.
+    """
+    missing = next((name for name in _NEEDED if find_spec(name) is None), None)
+    if missing is not None:
+        return _fail(f'equiv: the package {missing} is not installed; run: pip install "torch-equiv[report]"')
+    from equiv.cli.app import run  # after the check: it imports typer
+
+    try:
+        return run(sys.argv[1:] if arguments is None else list(arguments))
+    except BrokenPipeError:
+        # Python flushes standard output once more on exit: give it somewhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _PIPE_CLOSED
+
+
+def _fail(message: str) -> int:
+    sys.stderr.write(message + "\n")
+    return USAGE

@@ -1,0 +1,78 @@
+"""Which commands there are, and what becomes of errors: one message that names the option, and exit code 2."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+import equiv
+from equiv.cli import INTERRUPTED, OK, USAGE
+from equiv.cli.counterexample import counterexample
+from equiv.cli.demo import demo
+from equiv.cli.env import env
+from equiv.cli.verify import verify
+from equiv.errors import EquivError
+
+app = typer.Typer(
+    name="equiv",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+# typer may bring its own click: the base of its errors is found through the one that it exports.
+_USAGE_ERRORS: tuple[type[Any], ...] = tuple(
+    kind for kind in typer.BadParameter.__mro__ if kind.__module__.startswith(("click", "typer"))
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"equiv {equiv.__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _equiv(
+    context: typer.Context,
+    version: Annotated[  # noqa: ARG001 - its callback does the work
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Is this convolution the same function as that fully connected layer? A verdict with evidence."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+for _command in (demo, verify, counterexample, env):
+    app.command()(_command)
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command; the exit code."""
+    name = next((word for word in arguments[:1] if not word.startswith("-")), "")
+    prog = f"equiv {name}" if name in {"demo", "verify", "counterexample", "env"} else "equiv"
+    try:
+        code = app(arguments, prog_name="equiv", standalone_mode=False)
+    except EquivError as error:
+        return _fail(f"{prog}: {error}")
+    except _USAGE_ERRORS as error:
+        return _fail(f"{prog}: {error.format_message().rstrip()} See `{prog} --help`.")
+    except (typer.Abort, KeyboardInterrupt):
+        return _interrupted()
+    if code == INTERRUPTED:
+        return _interrupted()
+    return code if isinstance(code, int) else OK
+
+
+def _interrupted() -> int:
+    sys.stderr.write("equiv: interrupted\n")
+    return INTERRUPTED
+
+
+def _fail(message: str) -> int:
+    sys.stderr.write(message + "\n")
+    return USAGE

@@ -1,0 +1,268 @@
+"""The worked examples behind ``equiv demo``: every number computed here and now, no sentence about them.
+
+Letters are those of docs/numerics.md. Nothing reads or sets torch's global random state; the example that is defined by
+``torch.manual_seed(123)`` runs in a fork of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from equiv.mapping import linear_to_full_conv, linear_to_pointwise_conv, to_channels, to_feature_map
+from equiv.numerics import Reference, declared, same_bits
+from equiv.refute import Counterexample, counterexample
+from equiv.verdict import Verdict, compare
+
+SEED = 123
+DRAW_SEED = 20  # of the inputs that the documents leave open
+
+ACTIVATION_ULPS = 4
+"""Allowed error of a computed ELU or sigmoid, in units of 2**-24: one ulp of a float32 in [1/2, 1)."""
+
+Activation = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class FormResult:
+    """One form of a layer, carried out on one input."""
+
+    form: str
+    input_shape: tuple[int, ...]
+    weight_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+    output: tuple[float, ...]
+    equal: tuple[bool, ...]
+    """Entry by entry ``==`` with the fully connected layer."""
+    verdict: Verdict
+    """Against the fully connected layer, before any activation."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A layer, an input, and the three forms."""
+
+    weight: tuple[tuple[float, ...], ...]
+    bias: tuple[float, ...]
+    forms: tuple[FormResult, ...]
+
+
+def seed_123_layer() -> nn.Linear:
+    """``Linear(4, 2)`` with the weights that torch draws after ``manual_seed(123)``."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        return nn.Linear(4, 2)
+
+
+def seed_123() -> Example:
+    """The layer of seed 123 on the input 1, 2, 3, 4, without an activation."""
+    return _example(seed_123_layer(), nn.Identity())
+
+
+def two_by_two() -> Example:
+    """Weights 1.1 to 1.8 and biases 1.9 and 2.0 on the map [[1, 2], [3, 4]], with ReLU."""
+    weight = torch.tensor([[1.1, 1.2, 1.3, 1.4], [1.5, 1.6, 1.7, 1.8]])
+    return _example(_layer(weight, torch.tensor([1.9, 2.0])), nn.ReLU())
+
+
+def _layer(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    """A layer with these parameters; nothing is drawn on the way, as the constructor would."""
+    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+    linear.weight = nn.Parameter(weight, requires_grad=False)
+    if bias is not None:
+        linear.bias = nn.Parameter(bias, requires_grad=False)
+    return linear
+
+
+@torch.no_grad()
+def _example(linear: nn.Linear, activation: Activation) -> Example:
+    x = torch.tensor([[1.0, 2.0, 3.0, 4.0]])
+    plain = linear(x)
+    forms: list[tuple[str, nn.Module, Tensor]] = [
+        ("linear", linear, x),
+        ("full", linear_to_full_conv(linear, (1, 2, 2)), to_feature_map(x, (1, 2, 2))),
+        ("pointwise", linear_to_pointwise_conv(linear), to_channels(x)),
+    ]
+    results = []
+    for form, layer, given in forms:
+        y = layer(given)
+        assert isinstance(layer.weight, Tensor)
+        results.append(
+            FormResult(
+                form=form,
+                input_shape=tuple(given.shape),
+                weight_shape=tuple(layer.weight.shape),
+                output_shape=tuple(y.shape),
+                output=tuple(activation(y).flatten().tolist()),
+                equal=tuple((activation(y).flatten() == activation(plain).flatten()).tolist()),
+                verdict=compare(y, plain, input=x, layer=linear),
+            )
+        )
+    return Example(tuple(map(tuple, linear.weight.tolist())), tuple(linear.bias.tolist()), tuple(results))
+
+
+@dataclass(frozen=True)
+class Width:
+    """Two right forms of one layer, judged by ``==``, by ``assert_close`` and by a verdict."""
+
+    in_features: int
+    scale: float
+    outputs: int
+    same_bits: int
+    beyond_default: int
+    """Outputs that ``torch.testing.assert_close`` refuses with its default tolerances."""
+    verdict: Verdict
+
+
+WIDTHS = (4, 16, 64, 256, 1024)
+
+
+@torch.no_grad()
+def widths(in_features: tuple[int, ...] = WIDTHS) -> tuple[Width, ...]:
+    """Fully connected and full form on normal values: 32 rows, 64 outputs, for each number of inputs."""
+    return tuple(_width(n, 1.0) for n in in_features)
+
+
+@torch.no_grad()
+def scaled(scale: float) -> Width:
+    """The widest of them again with all weights times a power of two, which changes no digit of any result."""
+    return _width(WIDTHS[-1], scale)
+
+
+def _width(n: int, scale: float) -> Width:
+    linear, x = _normal_layer(n, scale)
+    shape = (n // 4, 2, 2)
+    y = linear_to_full_conv(linear, shape)(to_feature_map(x, shape)).flatten(1)
+    return _judged(n, scale, y, linear(x), x, linear)
+
+
+@torch.no_grad()
+def zeros_pass(scale: float = 2.0**-24) -> Width:
+    """A layer with small weights against one that returns zeros whatever it is given."""
+    linear, x = _normal_layer(WIDTHS[-1], scale)
+    y = linear(x)
+    return _judged(WIDTHS[-1], scale, torch.zeros_like(y), y, x, linear)
+
+
+def _normal_layer(n: int, scale: float) -> tuple[nn.Linear, Tensor]:
+    generator = torch.Generator().manual_seed(DRAW_SEED)
+    weight = torch.randn(64, n, generator=generator) * scale
+    return _layer(weight, None), torch.randn(32, n, generator=generator)
+
+
+def _judged(n: int, scale: float, y: Tensor, e: Tensor, x: Tensor, linear: nn.Linear) -> Width:
+    rtol, atol = 1.3e-6, 1e-5  # what assert_close takes for float32
+    beyond = int((~torch.isclose(y, e, rtol=rtol, atol=atol)).sum())
+    same = int(same_bits(y, e).sum())
+    return Width(n, scale, y.numel(), same, beyond, compare(y, e, input=x, layer=linear))
+
+
+@dataclass(frozen=True)
+class LayerStep:
+    """One layer of two networks, alone and in its place."""
+
+    in_features: int
+    out_features: int
+    verdict: Verdict
+    """Convolution against Linear, both given the Linear network's own input."""
+    difference: float
+    """Largest difference of the two networks up to and with this layer, before its activation."""
+    bound: float
+    """The propagated bound where that difference comes closest to it."""
+    fraction: float
+    """The largest difference as a fraction of its own bound: at most 1 for right kernels."""
+
+
+@dataclass(frozen=True)
+class Networks:
+    """Two networks with the same weights, one of Linear layers, one of 1x1 convolutions."""
+
+    activation: str
+    fill: float
+    lipschitz: float
+    outputs: int
+    largest_logit: float
+    activation_error: float
+    """Largest measured error of the activation, in units of 2**-24."""
+    layers: tuple[LayerStep, ...]
+
+    @property
+    def difference(self) -> float:
+        """Largest difference of two logits."""
+        return self.layers[-1].difference
+
+
+LAYERS = (256, 64, 128, 256, 4)
+BATCH, SAMPLES = 16, 5
+_ACTIVATIONS: dict[str, tuple[Activation, float]] = {"ELU": (nn.ELU(), 1.0), "sigmoid": (nn.Sigmoid(), 0.25)}
+
+
+@torch.no_grad()
+def networks(activation: str, fill: float) -> Networks:
+    """Every weight and bias ``fill``, ``activation`` (``ELU`` or ``sigmoid``) after each layer but the last.
+
+    The bound on the difference is ``D_0 = 0``; before the activation of layer l ``E_linear + E_conv + |W| D_{l-1}``, after
+    it ``L`` times that plus the activation's own error, once for each network. ``E`` is the distance to the edge of the
+    envelope around the exact result for the input that this network really has there.
+    """
+    function, lipschitz = _ACTIVATIONS[activation]
+    h = torch.randn(BATCH, SAMPLES, LAYERS[0], generator=torch.Generator().manual_seed(DRAW_SEED))
+    g, apart = h, torch.zeros(h.shape, dtype=torch.float64)
+    steps, measured = [], 0.0
+    for number, (n, out) in enumerate(zip(LAYERS, LAYERS[1:], strict=False)):
+        linear = _layer(torch.full((out, n), fill), torch.full((out,), fill))
+        conv = linear_to_pointwise_conv(linear)
+        y, z = linear(h), _over_samples(conv, g)
+        verdict = compare(_over_samples(conv, h), y, input=h, layer=linear)
+        apart = apart @ linear.weight.double().abs().T + _reach(linear, h, y) + _reach(linear, g, z)
+        apart = apart * (1 + 2.0**-40)  # the bound's own rounding
+        difference = (y - z).double().abs()
+        fraction = torch.where(difference == 0, 0.0, difference / apart)
+        closest = int(fraction.argmax())
+        steps.append(
+            LayerStep(n, out, verdict, float(difference.max()), float(apart.flatten()[closest]), float(fraction.max()))
+        )
+        if number < len(LAYERS) - 2:
+            h, g = function(y), function(z)
+            measured = max(measured, float((h.double() - function(y.double())).abs().max()) * 2**24)
+            apart = lipschitz * apart + 2 * ACTIVATION_ULPS * 2.0**-24
+    return Networks(activation, fill, lipschitz, y.numel(), float(y.abs().max()), measured, tuple(steps))
+
+
+def _over_samples(conv: nn.Module, x: Tensor) -> Tensor:
+    """``(batch, samples, n)`` as the map ``(batch, n, samples, 1)`` through a convolution, and back."""
+    y: Tensor = conv(x.unsqueeze(3).permute(0, 2, 1, 3))
+    return y.squeeze(3).permute(0, 2, 1)
+
+
+def _reach(linear: nn.Linear, x: Tensor, y: Tensor) -> Tensor:
+    """How far from the exact result for ``x`` a right output may lie: shape of ``y``, float64."""
+    found = Reference(x.reshape(-1, linear.in_features), linear.weight, linear.bias).assess(
+        y.reshape(-1, linear.out_features), declared(y.dtype)
+    )
+    return torch.maximum(found.upper - found.exact, found.exact - found.lower).reshape(y.shape)
+
+
+@dataclass(frozen=True)
+class NotTheLayer:
+    """The layer of seed 123, and the 1x1 convolution over the one channel of its 2x2 map."""
+
+    found: Counterexample
+    layer_output: tuple[float, ...]
+    conv_output: tuple[tuple[float, ...], ...]
+    """For each output channel the numbers at the four positions."""
+    conv_sums: tuple[float, ...]
+
+
+@torch.no_grad()
+def not_the_layer() -> NotTheLayer:
+    """The closest 1x1 convolution to a flattened layer, with its map summed, on the input 1, 2, 3, 4."""
+    linear, x = seed_123_layer(), torch.tensor([[1.0, 2.0, 3.0, 4.0]])
+    found = counterexample(linear, (1, 2, 2), readout="sum")
+    maps = found.conv(to_feature_map(x, (1, 2, 2)))[0].flatten(1)
+    return NotTheLayer(
+        found, tuple(linear(x)[0].tolist()), tuple(map(tuple, maps.tolist())), tuple(maps.sum(1).tolist())
+    )
