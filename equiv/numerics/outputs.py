@@ -49,6 +49,7 @@ class Reference:
         x: Rows ``(N, n)``.
         weight: ``(O, n)``.
         bias: ``(O,)`` or None. All three of one dtype of ``equiv.numerics.DTYPES``.
+        gradient: The result is a gradient. A complex convolution's is taken through its three real products.
 
     Example:
         >>> from equiv.numerics import declared
@@ -58,13 +59,13 @@ class Reference:
 
     """
 
-    def __init__(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> None:
+    def __init__(self, x: Tensor, weight: Tensor, bias: Tensor | None = None, *, gradient: bool = False) -> None:
         x, weight = x.detach().resolve_conj(), weight.detach().resolve_conj()
         bias = None if bias is None else bias.detach().resolve_conj()
         self.dtype = x.dtype
         self.parts: tuple[Exact, ...] = ()
         if x.is_complex():
-            self.parts = _complex_parts(x, weight, bias)
+            self.parts = _complex_parts(x, weight, bias, gradient=gradient)
             self.value = torch.complex(self.parts[0].value, self.parts[1].value)
         elif x.is_floating_point():
             self.parts = (exact_affine(x, weight, bias),)
@@ -120,11 +121,13 @@ def _joined(found: list[Judgement], parts: tuple[Exact, ...]) -> Assessment:
     )
 
 
-def _complex_parts(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Exact, Exact]:
+def _complex_parts(x: Tensor, weight: Tensor, bias: Tensor | None, *, gradient: bool) -> tuple[Exact, Exact]:
     """Real and imaginary part as real sums of 2n products, with bounds that also hold for three real products.
 
     torch's complex convolution computes ``a = conv(xr, wr)``, ``b = conv(xi, wi)``, ``c = conv(xr + xi, wr + wi)`` and
-    returns ``(a - b) + (c - a - b)i``: the imaginary part is as inexact as sums of ``(|wr|+|wi|)(|xr|+|xi|)``.
+    returns ``(a - b) + (c - a - b)i``: the imaginary part is as inexact as sums of ``(|wr|+|wi|)(|xr|+|xi|)``. Autograd
+    goes back through the same three: ``gr*wr + gi*wi`` comes as ``(gr - gi)*wr + gi*(wr + wi)``, so both parts of a
+    gradient are.
     """
     xr, xi, wr, wi = x.real, x.imag, weight.real, weight.imag
     br, bi = (None, None) if bias is None else (bias.real, bias.imag)
@@ -137,17 +140,12 @@ def _complex_parts(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Exac
         magnitude = magnitude + torch.view_as_real(bias).double().nan_to_num(0.0, 0.0, 0.0).abs().sum(-1)
         terms = terms + 1
     classes = _complex_classes(x, weight, bias)
-    busy = terms > 0
     uncertainty = real.uncertainty + imag.uncertainty
+    three = {"terms": torch.where(terms > 0, 2 * terms + 10, 0.0), "magnitude": magnitude}
+    two = three if gradient else {"terms": torch.where(terms > 0, 2 * terms + 2, 0.0)}
     return (
-        replace(real, terms=torch.where(busy, 2 * terms + 2, 0.0), uncertainty=uncertainty, classes=classes),
-        replace(
-            imag,
-            terms=torch.where(busy, 2 * terms + 10, 0.0),
-            magnitude=magnitude,
-            uncertainty=uncertainty,
-            classes=classes,
-        ),
+        replace(real, uncertainty=uncertainty, classes=classes, **two),
+        replace(imag, uncertainty=uncertainty, classes=classes, **three),
     )
 
 

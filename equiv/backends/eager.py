@@ -1,0 +1,102 @@
+"""torch as it runs by default, through its own modules: what the forms are in a user's model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from equiv.errors import EquivError
+
+CONVS: dict[int, type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+
+
+class TorchEager:
+    """``nn.Linear`` and ``nn.Conv1d/2d/3d`` called on given tensors, so that views and strides reach the kernels as they are.
+
+    Args:
+        device: A torch device that is present, such as ``"cpu"`` or ``"cuda:1"``.
+
+    Raises:
+        EquivError: The device is not present.
+
+    Example:
+        >>> backend = TorchEager()
+        >>> backend.name, backend.linear(torch.ones(1, 2), torch.ones(3, 2)).tolist()
+        ('eager.cpu', [[2.0, 2.0, 2.0]])
+    """
+
+    transforms = True
+    """The laws about torch's own machinery (autograd, vmap, compile, modules) make sense here."""
+
+    def __init__(self, device: str | torch.device = "cpu") -> None:
+        try:
+            self.device = torch.device(device)
+            torch.empty(0, device=self.device)
+        except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
+            reason = str(error).splitlines()[0]
+            raise EquivError(
+                f"device: expected a torch device that is present, got {device!r} ({reason}); see `equiv env`"
+            ) from error
+        index = "" if self.device.index is None else str(self.device.index)
+        self.name = f"eager.{self.device.type}{index}"
+
+    def linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:  # noqa: A002
+        """``nn.Linear``: ``(*batch, n)`` -> ``(*batch, O)``."""
+        return _call(_linear(bias is not None), input, weight, bias)
+
+    def conv(
+        self,
+        input: Tensor,  # noqa: A002
+        weight: Tensor,
+        bias: Tensor | None = None,
+        *,
+        stride: int | Sequence[int] = 1,
+        dilation: int | Sequence[int] = 1,
+    ) -> Tensor:
+        """``nn.Conv1d/2d/3d`` without padding: ``(N, C, *spatial)`` -> ``(N, O, *out)``."""
+        dims = weight.ndim - 2
+        module = _conv(dims, bias is not None, _each(stride, dims), _each(dilation, dims))
+        return _call(module, input, weight, bias)
+
+    def __repr__(self) -> str:
+        return f"TorchEager({str(self.device)!r})"
+
+
+def conv_kernel(
+    input: Tensor, weight: Tensor, bias: Tensor | None, stride: Sequence[int], dilation: Sequence[int]
+) -> str:  # noqa: A002
+    """The name of the convolution kernel that torch chooses for this call (``Mkldnn``, ``Slow2d``, ...), for coverage."""
+    select = getattr(torch._C, "_select_conv_backend", None)
+    if select is None:
+        return "unknown"
+    dims = weight.ndim - 2
+    batched = input if input.ndim == weight.ndim else input[None]
+    try:
+        chosen = select(batched, weight, bias, list(stride), [0] * dims, list(dilation), False, [0] * dims, 1, None)
+    except (TypeError, RuntimeError):
+        return "unknown"
+    return str(chosen).rsplit(".", 1)[-1]
+
+
+def _call(module: nn.Module, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: A002
+    given = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
+    return cast(Tensor, torch.func.functional_call(module, given, (input,)))
+
+
+def _each(value: int | Sequence[int], dims: int) -> tuple[int, ...]:
+    return (value,) * dims if isinstance(value, int) else tuple(value)
+
+
+@cache
+def _linear(bias: bool) -> nn.Linear:
+    return nn.Linear(1, 1, bias=bias, device="meta")
+
+
+@cache
+def _conv(dims: int, bias: bool, stride: tuple[int, ...], dilation: tuple[int, ...]) -> nn.Module:
+    options: dict[str, Any] = {"bias": bias, "stride": stride, "dilation": dilation, "device": "meta"}
+    return CONVS[dims](1, 1, 1, **options)

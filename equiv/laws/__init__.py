@@ -1,0 +1,49 @@
+"""The laws that every right implementation obeys, their registry, and how to run them without a test framework.
+
+Example:
+    >>> from equiv.backends import TorchEager
+    >>> item = items([TorchEager()], laws=["forward"], dtypes=["float32"])[0]
+    >>> result = run_item(item, examples=5, seed=1)
+    >>> result.failure is None, result.examples >= 5
+    (True, True)
+"""
+
+try:
+    import hypothesis as _hypothesis  # noqa: F401 - a clear message before the modules below need it
+except ImportError as error:  # pragma: no cover - needs an environment without hypothesis
+    from equiv.errors import MissingExtraError
+
+    raise MissingExtraError(
+        "equiv.laws: expected the package hypothesis, got none; pip install 'torch-equiv[test]'"
+    ) from error
+
+from equiv.laws import derivatives, maps, memory, modules, sizes, values
+from equiv.laws.failure import Failure
+from equiv.laws.profiles import PROFILES, Profile, profile_of
+from equiv.laws.registry import LAWS, Context, Law, law
+from equiv.laws.runner import Item, Result, items, listeners, run_item
+from equiv.laws.trial import Broken, Call, Tally, Trial
+
+for _id, _law in sorted(LAWS.items(), key=lambda pair: pair[1].number):
+    LAWS[_id] = LAWS.pop(_id)  # in the order of their numbers, whatever the order of imports
+_ROOMS = (derivatives, maps, memory, modules, sizes, values)
+
+__all__ = [
+    "LAWS",
+    "PROFILES",
+    "Broken",
+    "Call",
+    "Context",
+    "Failure",
+    "Item",
+    "Law",
+    "Profile",
+    "Result",
+    "Tally",
+    "Trial",
+    "items",
+    "law",
+    "listeners",
+    "profile_of",
+    "run_item",
+]

@@ -1,0 +1,150 @@
+"""Laws about feature maps larger than the kernel: dense application, and where a 1x1 convolution is another function."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from hypothesis.strategies import SearchStrategy
+from torch import Tensor
+
+from equiv.laws.common import exact_cases, whole
+from equiv.laws.registry import Context, law
+from equiv.laws.trial import Call, Trial, as_linear
+from equiv.numerics import exact_case
+from equiv.refute import counterexample
+from equiv.strategies import Case
+
+_DENSE_ENTRIES = 2**14  # of the flattened layer that a 1x1 convolution is
+
+
+def _windows(context: Context) -> SearchStrategy[Case]:
+    return exact_cases(context, layouts=True, max_features=128, max_rows=16, max_out=64, allow_empty=False)
+
+
+@law(12, "dense", draw=_windows, forms=("full", "pointwise"))
+def dense(trial: Trial, case: Case) -> None:
+    """The full form slid over a larger map is the layer on every window; the pointwise form on H*W > 1 is position-wise."""
+    generator = torch.Generator().manual_seed(case.seed % 2**63)
+    channels, *spatial = case.feature_shape
+    dims = len(spatial)
+    extra, stride = (torch.randint(low, 4, (dims,), generator=generator).tolist() for low in (0, 1))
+    kernel = case.weight.shape[0], channels, *spatial
+    size = [s + e for s, e in zip(spatial, extra, strict=True)]
+    # signs: every input is -1 or 1, so that each window keeps the sums exact, whatever it cuts out.
+    n, rows = case.weight.shape[1], max(1, math.prod(case.batch_shape) % 5)
+    _, weight, bias = exact_case(
+        seed=case.seed,
+        style="signs",
+        rows=1,
+        in_features=n,
+        out_features=kernel[0],
+        bias=case.bias is not None,
+        dtype=case.dtype,
+        device=case.device,
+    )
+    x = _signs((rows, channels, *size), generator, case)
+    for form in trial.forms:
+        if form == "full":
+            call = Call(
+                form, case.layouts["x"].apply(x), case.layouts["weight"].apply(weight.view(kernel)), bias, tuple(stride)
+            )
+            windows = call.input
+            for d in range(dims):
+                windows = windows.unfold(2 + d, spatial[d], stride[d])
+            # (N, C, *positions, *kernel) -> (N, *positions, C, *kernel)
+            windows = windows.permute(0, *range(2, 2 + dims), 1, *range(2 + dims, 2 + 2 * dims))
+            wanted = whole(windows.reshape(-1, n), call.weight.reshape(kernel[0], n), bias)
+            expected = wanted.reshape(rows, -1, kernel[0]).transpose(1, 2)
+            note = f"slid over a map of {tuple(size)} with stride {tuple(stride)}"
+        else:
+            taps = weight[:, :channels].reshape(kernel[0], channels, *(1,) * dims)
+            call = Call(form, case.layouts["x"].apply(x), case.layouts["weight"].apply(taps), bias)
+            columns = call.input.flatten(2).transpose(1, 2).reshape(-1, channels)
+            wanted = whole(columns, call.weight.reshape(kernel[0], channels), bias)
+            expected = wanted.reshape(rows, -1, kernel[0]).transpose(1, 2)
+            note = f"position-wise on a map of {tuple(size)}"
+        y = _slide(trial, call, note)
+        # One sample after another: (N, O, positions) as (N, O*positions).
+        trial.same(call, y.reshape(rows, -1), expected.reshape(rows, -1), note=note)
+
+
+def _slide(trial: Trial, call: Call, note: str) -> Tensor:
+    from equiv.laws.trial import Broken
+
+    dims = call.weight.ndim - 2
+    try:
+        return trial.backend.conv(
+            call.input, call.weight, call.bias, stride=call.stride or (1,) * dims, dilation=(1,) * dims
+        )
+    except Exception as error:
+        raise Broken(f"raised {type(error).__name__}: {error}, {note}", form=call.form, call=call) from error
+
+
+def _signs(shape: tuple[int, ...], generator: torch.Generator, case: Case) -> Tensor:
+    low = 0 if case.dtype == torch.uint8 else -1
+    values = torch.randint(low, 2, shape, generator=generator).double()
+    if case.dtype.is_complex:
+        values = torch.complex(values, torch.zeros_like(values))
+    return values.to(case.dtype).to(case.device)
+
+
+def _on_maps(context: Context) -> SearchStrategy[Case]:
+    return exact_cases(
+        context, min_positions=2, max_features=96, max_out=24, max_rows=8, allow_empty=False, bias=None, layouts=False
+    )
+
+
+@law(13, "not equivalent", draw=_on_maps, forms=("pointwise",), weight=0.7)
+def not_equivalent(trial: Trial, case: Case) -> None:
+    """For H*W > 1 a 1x1 convolution over C channels is not the flattened layer, unless its weight is K (x) I; the witness is found and is minimal."""
+    channels, *spatial = case.feature_shape
+    positions = math.prod(spatial)
+    outputs = max(1, min(case.weight.shape[0], _DENSE_ENTRIES // (channels * positions**2) or 1))
+    kernel = case.weight[:outputs, :channels].clone()
+    flattened = torch.kron(kernel, torch.eye(positions, dtype=case.dtype, device=case.device))
+    bias = None if case.bias is None else case.bias[:outputs]
+    spread = None if bias is None else bias.repeat_interleave(positions)
+    dims = len(spatial)
+    maps = _signs((3, *case.feature_shape), torch.Generator().manual_seed(case.seed % 2**63), case)
+    maps[0] = case.x.reshape(-1, *case.feature_shape)[0]
+    conv = Call("pointwise", maps, kernel.reshape(outputs, channels, *(1,) * dims), bias)
+
+    # It is K (x) I, and the layer with that weight is the same function.
+    same = counterexample(as_linear(flattened, spread), case.feature_shape, readout="positions")
+    trial.holds(same.equivalent, "pointwise", "the layer K (x) I was not recognised as a 1x1 convolution", conv)
+    trial.holds(
+        torch.equal(same.conv.weight.reshape(kernel.shape), kernel),
+        "pointwise",
+        "the 1x1 convolution found for K (x) I is not K",
+        conv,
+    )
+    y = _slide(trial, conv, "on a map").reshape(3, -1)
+    wanted = whole(maps.reshape(3, -1), flattened, spread)
+    trial.same(conv, y, wanted, note="the layer that a 1x1 convolution really is, K (x) I")
+
+    # Any one entry changed is enough to make it another function, and one non-zero input shows it.
+    generator = torch.Generator().manual_seed(case.seed % 2**63 + 1)
+    row, column = (int(torch.randint(0, size, (1,), generator=generator)) for size in flattened.shape)
+    changed = flattened.clone()
+    changed[row, column] += 1
+    if torch.equal(changed, flattened):
+        return  # the entry is so large that it swallows 1
+    found = counterexample(as_linear(changed, spread), case.feature_shape, readout="positions")
+    trial.holds(
+        not found.equivalent,
+        "pointwise",
+        f"a layer that differs from K (x) I at [{row}, {column}] was taken for one",
+        conv,
+    )
+    witness = found.witness
+    assert witness is not None
+    trial.holds(int((witness != 0).sum()) <= 1, "pointwise", "the witness has more than one non-zero entry", conv)
+    shown = witness.reshape(1, *case.feature_shape).to(case.dtype)
+    closest = found.conv
+    call = Call("pointwise", shown, closest.weight.detach(), None if closest.bias is None else closest.bias.detach())
+    left = _slide(trial, call, "at the witness").reshape(-1)
+    right = whole(shown.reshape(1, -1), changed, spread).reshape(-1)
+    trial.holds(
+        not torch.equal(left, right), "pointwise", "at the witness the 1x1 convolution gives what the layer gives", call
+    )

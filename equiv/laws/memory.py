@@ -1,0 +1,259 @@
+"""Laws about where values lie and how calls are cut: layouts, free parameters, batches, purity."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+from hypothesis.strategies import SearchStrategy
+from torch import Tensor
+
+from equiv.laws.common import (
+    GRADIENT_NAMES,
+    exact_cases,
+    exact_gradients,
+    gradients_of,
+    integer_grad,
+    rows_of,
+    stays_exact,
+    value_cases,
+    whole,
+)
+from equiv.laws.registry import Context, law
+from equiv.laws.trial import Call, Trial
+from equiv.mapping import linear_to_full_conv, linear_to_pointwise_conv, to_channels, to_feature_map
+from equiv.numerics import bit_equal
+from equiv.strategies import Case, Layout, all_layouts
+
+_BATCH_SHAPES = ((), (0,), (1,), (3,), (2, 1), (1, 3, 2), (2, 1, 1, 2), (1, 2, 1, 1, 2), (3, 0, 2))
+
+
+def _gradient_cases(context: Context) -> SearchStrategy[Case]:
+    return exact_cases(context, gradients=context.kind != "integer")
+
+
+@law(4, "layout", draw=_gradient_cases)
+def layout(trial: Trial, case: Case) -> None:
+    """Strides, offsets, memory formats, broadcast and sliced views of input, weight, bias and incoming gradient change nothing."""
+    rows, n, outputs = math.prod(case.batch_shape), case.weight.shape[1], case.weight.shape[0]
+    backward = case.dtype.is_floating_point or case.dtype.is_complex
+    grad = integer_grad(case, rows)
+    for form in trial.forms:
+        plain = trial.arrange(form, case.x, case.weight, case.bias, case.feature_shape)
+        jointly = {role: case.layouts[role] for role in ("x", "weight", "bias", "grad")}
+        plans = [jointly, *_one_at_a_time(plain, case.dtype, case.seed, backward=backward)]
+        for plan in plans:
+            call = _laid_out(plain, plan)
+            for role, chosen in plan.items():
+                trial.cover(f"layout of {role}", chosen.kind)
+            note = ", ".join(f"{role} {chosen.name}" for role, chosen in plan.items() if chosen.kind != "contiguous")
+            x, w = call.input.reshape(-1, n), call.weight.reshape(outputs, n)
+            incoming = plan["grad"].apply(grad) if "grad" in plan else grad
+            repeats = any(chosen.changes_values for chosen in plan.values())
+            if repeats and not stays_exact(x, w, call.bias, incoming if backward else None):
+                continue
+            if "grad" not in plan or plan is jointly:
+                trial.same(call, trial.run(call, note=note), whole(x, w, call.bias), note=note)
+            if backward:
+                found = gradients_of(trial, call, incoming, note=note)
+                expected = exact_gradients(x, w, incoming, bias=call.bias is not None)
+                for name, a, e in zip(GRADIENT_NAMES, found, expected, strict=False):
+                    trial.same(call, a, e, note=f"gradient of the {name}; {note}", gradient=(name, incoming))
+
+
+def _one_at_a_time(call: Call, dtype: torch.dtype, seed: int, *, backward: bool) -> list[dict[str, Layout]]:
+    """Each kind of layout for each role alone, in a variant that the seed chooses."""
+    ranks = {"x": call.input.ndim, "weight": call.weight.ndim}
+    if call.bias is not None:
+        ranks["bias"] = 1
+    if backward:
+        ranks["grad"] = 2
+    return [
+        {role: Layout(chosen.kind, seed % 64 if chosen.kind in ("permuted", "step", "broadcast", "odd_strides") else 0)}
+        for role, rank in ranks.items()
+        for chosen in all_layouts(rank, dtype)
+        if chosen.kind != "contiguous"
+    ]
+
+
+def _laid_out(call: Call, plan: dict[str, Layout]) -> Call:
+    tensors = {}
+    for role, name in (("x", "input"), ("weight", "weight"), ("bias", "bias")):
+        tensor: Tensor | None = getattr(call, name)
+        if role in plan and tensor is not None:
+            tensors[name] = plan[role].apply(tensor)
+    return replace(call, **tensors)  # type: ignore[arg-type]
+
+
+def _any_exact(context: Context) -> SearchStrategy[Case]:
+    return exact_cases(context, gradients=context.kind != "integer")
+
+
+@law(5, "free parameters", draw=_any_exact, forms=("full", "pointwise"))
+def free_parameters(trial: Trial, case: Case) -> None:
+    """The stride of the full form, and stride and dilation of the pointwise form, change nothing."""
+    dims = len(case.feature_shape) - 1
+    generator = torch.Generator().manual_seed(case.seed % 2**63)
+    dilates = _serves_dilation(trial, case)
+    stride, dilation = (tuple(torch.randint(1, 17, (dims,), generator=generator).tolist()) for _ in range(2))
+    expected = whole(rows_of(case), case.weight, case.bias)
+    backward = case.dtype.is_floating_point or case.dtype.is_complex
+    for form in trial.forms:
+        plain = trial.arrange(form, case.x, case.weight, case.bias, case.feature_shape)
+        # A kernel of size 1 along a dimension is not dilated, whatever the dilation: free there in either form.
+        free = tuple(d if k == 1 and dilates else 1 for d, k in zip(dilation, plain.weight.shape[2:], strict=True))
+        call = _laid_out(
+            replace(plain, stride=stride, dilation=free), {"x": case.layouts["x"], "weight": case.layouts["weight"]}
+        )
+        note = f"stride {stride}, dilation {free}"
+        x, w = call.input.reshape(rows_of(case).shape), call.weight.reshape(case.weight.shape)
+        grad = case.layouts["grad"].apply(integer_grad(case, x.shape[0]))
+        changed = case.layouts["x"].changes_values or case.layouts["weight"].changes_values
+        repeats = changed or case.layouts["grad"].changes_values
+        if repeats and not stays_exact(x, w, call.bias, grad if backward else None):
+            continue
+        trial.same(call, trial.run(call, note=note), whole(x, w, call.bias) if changed else expected, note=note)
+        if backward:
+            found = gradients_of(trial, call, grad, note=note)
+            for name, a, e in zip(
+                GRADIENT_NAMES, found, exact_gradients(x, w, grad, bias=call.bias is not None), strict=False
+            ):
+                trial.same(call, a, e, note=f"gradient of the {name}, {note}", gradient=(name, grad))
+
+
+def _serves_dilation(trial: Trial, case: Case) -> bool:
+    """torch's CPU has no dilated kernel for small integers: docs/findings/dilation-of-integers.md."""
+    one = torch.ones(1, 1, 1, dtype=case.dtype, device=case.device)
+    try:
+        trial.backend.conv(one, one, dilation=2)
+    except NotImplementedError:
+        trial.cover("dilation", f"not served for {case.dtype}")
+        return False
+    return True
+
+
+def _batches(context: Context) -> SearchStrategy[Case]:
+    return exact_cases(context, layouts=False)
+
+
+@law(6, "batch", draw=_batches)
+def batch(trial: Trial, case: Case) -> None:
+    """None, empty, one or many rows, under leading shapes of any rank up to 5, give each row the same result; rows do not influence each other."""
+    x, n = rows_of(case), case.weight.shape[1]
+    expected = whole(x, case.weight, case.bias)
+    trial.cover("batch rank", len(case.batch_shape))
+    for form in trial.forms:
+        call = trial.arrange(form, case.x, case.weight, case.bias, case.feature_shape)
+        trial.same(call, trial.run(call), expected, note=f"batch shape {case.batch_shape}")
+        _cut(trial, call, x, expected)
+        _reshaped(trial, case, form, x, expected)
+        if form != "linear" and len(x):
+            one = replace(call, input=call.input[0])
+            trial.same(
+                one, trial.run(one, note="without a batch dimension"), expected[:1], note="without a batch dimension"
+            )
+        if case.dtype.is_floating_point and len(x) > 1:
+            poisoned = x.clone()
+            poisoned[case.seed % len(x)] = torch.nan
+            call = trial.arrange(form, poisoned, case.weight, case.bias, case.feature_shape)
+            wanted = expected.clone()
+            wanted[case.seed % len(x)] = torch.nan
+            trial.same(call, trial.run(call), wanted, note="with one row of NaN, which must stay in its row")
+        if len(x):
+            many = 1 + case.seed % 70
+            repeated = x[:1].expand(many, n)
+            call = trial.arrange(form, repeated, case.weight, case.bias, case.feature_shape)
+            trial.same(call, trial.run(call), expected[:1].expand(many, -1), note=f"one row repeated {many} times")
+
+
+def _cut(trial: Trial, call: Call, x: Tensor, expected: Tensor) -> None:
+    """The first row, the last row and a middle block alone."""
+    rows = len(x)
+    flat = call.input.reshape(rows, *call.input.shape[-(call.weight.ndim - 1) :])
+    for start, stop in {(0, 1), (rows - 1, rows), (rows // 3, rows // 3 + rows // 2)}:
+        if 0 <= start < stop <= rows and (start, stop) != (0, rows):
+            part = replace(call, input=flat[start:stop])
+            trial.same(part, trial.run(part), expected[start:stop], note=f"rows {start}:{stop} alone")
+
+
+def _reshaped(trial: Trial, case: Case, form: str, x: Tensor, expected: Tensor) -> None:
+    """The same rows under another leading shape, which the seed picks; rows are repeated or left out to fill it."""
+    shape = _BATCH_SHAPES[case.seed % len(_BATCH_SHAPES)]
+    size = math.prod(shape)
+    if len(x) == 0 and size:
+        return
+    picked = torch.arange(size, device=x.device) % max(1, len(x))
+    if form == "linear":
+        call = trial.arrange(form, x[picked].reshape(*shape, x.shape[1]), case.weight, case.bias, case.feature_shape)
+    else:
+        call = trial.arrange(form, x[picked], case.weight, case.bias, case.feature_shape)
+    trial.cover("batch rank", len(shape))
+    trial.same(call, trial.run(call), expected[picked], note=f"batch shape {shape}")
+
+
+def _anything(context: Context) -> SearchStrategy[Case]:
+    return value_cases(context)
+
+
+@law(9, "purity", draw=_anything)
+def purity(trial: Trial, case: Case) -> None:
+    """Nothing that was passed in changes, a second call gives the same bits, and dtype, device and requires_grad are as promised."""
+    for form in trial.forms:
+        plain = trial.arrange(form, case.x, case.weight, case.bias, case.feature_shape)
+        call = _laid_out(plain, case.layouts)
+        given = [t for t in (call.input, call.weight, call.bias) if t is not None]
+        before = [t.clone() for t in given]
+        first = trial.run(call).clone()
+        again = trial.run(call)
+        trial.holds(
+            all(bit_equal(a, b) for a, b in zip(given, before, strict=True)), form, "the call changed its inputs", call
+        )
+        trial.holds(bit_equal(first, again), form, "a second call with the same inputs gave other bits", call)
+        trial.holds(
+            again.device == call.input.device,
+            form,
+            f"the result is on {again.device}, the input on {call.input.device}",
+            call,
+        )
+        trial.holds(not again.requires_grad, form, "the result requires a gradient although nothing given does", call)
+    _mapping_is_pure(trial, case)
+
+
+def _mapping_is_pure(trial: Trial, case: Case) -> None:
+    from equiv.laws.trial import as_linear
+
+    bias = None if case.bias is None else case.bias.clone()
+    layer = as_linear(case.weight.clone(), bias)
+    if case.dtype.is_floating_point or case.dtype.is_complex:
+        layer.weight.requires_grad_(case.seed % 2 == 0)
+        if layer.bias is not None:
+            layer.bias.requires_grad_(case.seed % 3 == 0)
+    layer.train(case.seed % 5 == 0)
+    x = case.x.clone()
+    for form, conv in (
+        ("full", linear_to_full_conv(layer, case.feature_shape)),
+        ("pointwise", linear_to_pointwise_conv(layer, len(case.feature_shape) - 1)),
+    ):
+        if form not in trial.forms:
+            continue
+        trial.holds(bit_equal(layer.weight, case.weight), form, "the mapping changed the weight of its source")
+        for name in ("weight", "bias"):
+            old, new = getattr(layer, name), getattr(conv, name)
+            trial.holds((old is None) == (new is None), form, f"the mapping lost or invented the {name}")
+            if old is None:
+                continue
+            same = old.dtype == new.dtype and old.device == new.device and old.requires_grad == new.requires_grad
+            trial.holds(same, form, f"the mapping changed dtype, device or requires_grad of the {name}")
+            apart = old.numel() == 0 or old.untyped_storage().data_ptr() != new.untyped_storage().data_ptr()
+            trial.holds(apart, form, f"the mapping shares the {name} with its source although nobody asked for it")
+        trial.holds(conv.training == layer.training, form, "the mapping changed the training mode")
+    if "full" in trial.forms:
+        back = to_feature_map(x, case.feature_shape).flatten(case.x.ndim - 1)
+        trial.holds(bit_equal(back, case.x), "full", "to_feature_map changed values or their order")
+    if "pointwise" in trial.forms:
+        trial.holds(
+            bit_equal(to_channels(x).flatten(case.x.ndim - 1), case.x),
+            "pointwise",
+            "to_channels changed values or their order",
+        )

@@ -1,0 +1,194 @@
+"""Laws about torch's modules: round trips through mapping and files, and torch's own program transformations."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+import warnings
+from collections.abc import Callable
+
+import torch
+from hypothesis.strategies import SearchStrategy
+from torch import Tensor, nn
+
+from equiv.laws.common import exact_cases, rows_of, value_cases, whole
+from equiv.laws.registry import Context, law
+from equiv.laws.trial import Broken, Call, Trial, as_linear
+from equiv.mapping import conv_to_linear, linear_to_full_conv, linear_to_pointwise_conv, to_feature_map
+from equiv.numerics import bit_equal, exact_case
+from equiv.strategies import Case
+
+# torch.export and torch.compile take most of a second each: of all cases these take part, chosen by the case itself so
+# that a failing case fails again.
+_EXPORTED, _COMPILED = 24, 12
+
+
+def _anything(context: Context) -> SearchStrategy[Case]:
+    return value_cases(context, layouts=False)
+
+
+def _exact(context: Context) -> SearchStrategy[Case]:
+    # Two rows at least: compilers treat sizes 0 and 1 as constants and compile anew.
+    return exact_cases(context, layouts=False, max_features=128, max_out=64, max_rows=32)
+
+
+def _mapped(form: str, layer: nn.Linear, feature_shape: tuple[int, ...]) -> nn.Module:
+    if form == "linear":
+        return layer
+    if form == "full":
+        return linear_to_full_conv(layer, feature_shape)
+    return linear_to_pointwise_conv(layer, len(feature_shape) - 1)
+
+
+def _shaped(form: str, x: Tensor, feature_shape: tuple[int, ...]) -> Tensor:
+    """Rows ``(N, n)`` as the module of this form takes them; also inside vmap, where N is hidden."""
+    if form == "linear":
+        return x
+    shape = feature_shape if form == "full" else (x.shape[-1], *(1,) * (len(feature_shape) - 1))
+    return to_feature_map(x, shape)
+
+
+@law(10, "round trip", draw=_anything, needs_torch=True)
+def round_trip(trial: Trial, case: Case) -> None:
+    """There and back gives the same bits; state_dict, deepcopy, pickle and torch.export survive."""
+    fs = case.feature_shape
+    layer = as_linear(case.weight, case.bias)
+    for form in trial.forms:
+        module = _mapped(form, layer, fs)
+        if form != "linear":
+            assert isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d))
+            shape = fs if form == "full" else (case.weight.shape[1], *(1,) * (len(fs) - 1))
+            _same_parameters(trial, form, conv_to_linear(module, shape), layer, "there and back")
+        _same_parameters(trial, form, copy.deepcopy(module), module, "deepcopy")
+        _same_parameters(trial, form, pickle.loads(pickle.dumps(module)), module, "pickle")
+        file = io.BytesIO()
+        torch.save(module.state_dict(), file)
+        file.seek(0)
+        fresh = _mapped(
+            form,
+            as_linear(torch.zeros_like(case.weight), None if case.bias is None else torch.zeros_like(case.bias)),
+            fs,
+        )
+        fresh.load_state_dict(torch.load(file, weights_only=True))
+        _same_parameters(trial, form, fresh, module, "state_dict")
+    if case.seed % _EXPORTED == 0 and len(rows_of(case)):
+        _exported(trial, case, layer)
+
+
+def _same_parameters(trial: Trial, form: str, found: nn.Module, wanted: nn.Module, how: str) -> None:
+    for name in ("weight", "bias"):
+        a, b = getattr(found, name), getattr(wanted, name)
+        same = (a is None and b is None) or (a is not None and b is not None and bit_equal(a, b))
+        trial.holds(same, form, f"{how}: the {name} has not the same bits")
+
+
+def _exported(trial: Trial, case: Case, layer: nn.Linear) -> None:
+    for form in trial.forms:
+        module = _mapped(form, layer, case.feature_shape).eval()
+        x = _shaped(form, rows_of(case), case.feature_shape)
+        call = Call(form, x, module.weight.detach(), None if module.bias is None else module.bias.detach())  # type: ignore[union-attr, operator]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch.export's own deprecations
+            program = torch.export.export(module, (x,))
+        trial.cover("transform", "export")
+        y = program.module()(x)
+        trial.same(call, y.reshape(len(x), -1), module(x).reshape(len(x), -1), note="after torch.export")
+
+
+@law(11, "transforms", draw=_exact, needs_torch=True)
+def transforms(trial: Trial, case: Case) -> None:
+    """vmap, functional_call, compile, autocast and the meta device agree with the plain call."""
+    x = rows_of(case)
+    expected = whole(x, case.weight, case.bias)
+    layer = as_linear(case.weight, case.bias)
+    for form in trial.forms:
+        module = _mapped(form, layer, case.feature_shape)
+        call = trial.arrange(form, x, case.weight, case.bias, case.feature_shape)
+        ways: dict[str, Callable[[], Tensor]] = {
+            "functional_call": lambda m=module, f=form: _functional(m, f, x, case),  # type: ignore[misc]
+            "meta": lambda m=module, f=form: _on_meta(m, f, x, case),  # type: ignore[misc]
+        }
+        if len(x):
+            ways["vmap over rows"] = lambda m=module, f=form: _over_rows(m, f, x, case)  # type: ignore[misc]
+            ways["vmap over weights"] = lambda m=module, f=form: _over_weights(m, f, x, case)  # type: ignore[misc]
+        if len(x) > 1 and case.seed % _COMPILED == 0:
+            ways["compile"] = lambda m=module, f=form: _compiled(m, f, x, case)  # type: ignore[misc]
+        for name, way in ways.items():
+            trial.cover("transform", name)
+            try:
+                y = way()
+            except Exception as error:
+                raise Broken(f"{name} raised {type(error).__name__}: {error}", form=form, call=call) from error
+            if name == "meta":
+                trial.holds(
+                    tuple(y.shape) == tuple(expected.shape) and y.dtype == case.dtype,
+                    form,
+                    "meta: another shape or dtype",
+                    call,
+                )
+            else:
+                trial.same(call, y, expected, note=f"under {name}")
+        if case.dtype == torch.float32:
+            _autocast(trial, case, form)
+
+
+def _functional(module: nn.Module, form: str, x: Tensor, case: Case) -> Tensor:
+    parameters = {name: value.detach().clone() for name, value in module.named_parameters()}
+    blank = copy.deepcopy(module).to("meta")
+    y: Tensor = torch.func.functional_call(blank, parameters, (_shaped(form, x, case.feature_shape),))
+    return y.reshape(len(x), -1)
+
+
+def _on_meta(module: nn.Module, form: str, x: Tensor, case: Case) -> Tensor:
+    y: Tensor = copy.deepcopy(module).to("meta")(_shaped(form, x, case.feature_shape).to("meta"))
+    return y.reshape(len(x), case.weight.shape[0])
+
+
+def _over_rows(module: nn.Module, form: str, x: Tensor, case: Case) -> Tensor:
+    y: Tensor = torch.func.vmap(lambda row: module(_shaped(form, row, case.feature_shape)))(x)
+    return y.reshape(len(x), -1)
+
+
+def _over_weights(module: nn.Module, form: str, x: Tensor, case: Case) -> Tensor:
+    """An ensemble of two, the second with all weights doubled; the first must not notice."""
+    stacked = {name: torch.stack([value.detach(), value.detach() * 2]) for name, value in module.named_parameters()}
+    shaped = _shaped(form, x, case.feature_shape)
+
+    def one(parameters: dict[str, Tensor]) -> Tensor:
+        y: Tensor = torch.func.functional_call(module, parameters, (shaped,))
+        return y
+
+    y = torch.func.vmap(one)(stacked)
+    return y[0].reshape(len(x), -1)
+
+
+def _compiled(module: nn.Module, form: str, x: Tensor, case: Case) -> Tensor:
+    torch.compiler.reset()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # dynamo's and functorch's own deprecations
+        compiled = torch.compile(module, backend="aot_eager", fullgraph=True, dynamic=False)
+        y: Tensor = compiled(_shaped(form, x, case.feature_shape))
+    return y.detach().reshape(len(x), -1)
+
+
+def _autocast(trial: Trial, case: Case, form: str) -> None:
+    """Under autocast a float32 layer computes in bfloat16: on integers that bfloat16 sums exactly, the result is exact."""
+    outputs, n = case.weight.shape
+    x, weight, bias = exact_case(
+        seed=case.seed,
+        style=case.recipe.style or "dense",
+        rows=len(rows_of(case)),
+        in_features=n,
+        out_features=outputs,
+        bias=case.bias is not None,
+        dtype=torch.bfloat16,
+        device=case.device,
+    )
+    layer = as_linear(weight.float(), None if bias is None else bias.float())
+    module = _mapped(form, layer, case.feature_shape)
+    call = trial.arrange(form, x.float(), weight.float(), None if bias is None else bias.float(), case.feature_shape)
+    with torch.autocast(case.device.type, dtype=torch.bfloat16):
+        y = module(_shaped(form, x.float(), case.feature_shape))
+    trial.cover("transform", "autocast")
+    trial.same(call, y.reshape(len(x), outputs), whole(x, weight, bias), note="under autocast to bfloat16")

@@ -1,0 +1,101 @@
+"""The laws by id: what each says, which forms and dtypes it is about, what it draws and how it is checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from hypothesis.strategies import SearchStrategy
+
+from equiv.backends import FORMS
+
+if TYPE_CHECKING:
+    from equiv.laws.trial import Trial
+
+Check = Callable[["Trial", Any], None]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a law's strategy is made for."""
+
+    dtype: torch.dtype
+    device: torch.device
+    deep: bool
+
+    @property
+    def kind(self) -> str:
+        """``float``, ``complex`` or ``integer``."""
+        return kind_of(self.dtype)
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether exact references cost double-double arithmetic: draw smaller cases."""
+        return self.dtype in (torch.float64, torch.complex128)
+
+
+def kind_of(dtype: torch.dtype) -> str:
+    """``float``, ``complex`` or ``integer``.
+
+    Example:
+        >>> kind_of(torch.bfloat16)
+        'float'
+    """
+    return "complex" if dtype.is_complex else "float" if dtype.is_floating_point else "integer"
+
+
+@dataclass(frozen=True)
+class Law:
+    """One sentence that holds for every right implementation, and the function that checks it.
+
+    Attributes:
+        id: Stable name, part of every item's id.
+        number: Its place in the list of laws.
+        title: Two or three words.
+        sentence: What must hold.
+        forms: The forms that it judges.
+        kinds: The kinds of dtype that it is about.
+        draw: From a :class:`Context`, the strategy of its cases.
+        check: Raises :class:`~equiv.laws.trial.Broken` when the law does not hold for a case.
+        weight: Multiplies the profile's number of examples.
+        needs_torch: Whether it is about torch's own machinery: modules, autograd, compile.
+    """
+
+    id: str
+    number: int
+    title: str
+    sentence: str
+    forms: tuple[str, ...]
+    kinds: tuple[str, ...]
+    draw: Callable[[Context], SearchStrategy[Any]]
+    check: Check
+    weight: float
+    needs_torch: bool
+
+
+LAWS: dict[str, Law] = {}
+"""Every law by id, in the order of their numbers once ``equiv.laws`` is imported."""
+
+
+def law(
+    number: int,
+    title: str,
+    *,
+    draw: Callable[[Context], SearchStrategy[Any]],
+    forms: tuple[str, ...] = FORMS,
+    kinds: tuple[str, ...] = ("float", "complex", "integer"),
+    weight: float = 1.0,
+    needs_torch: bool = False,
+) -> Callable[[Check], Check]:
+    """Register a check as a law: its name becomes the id, the first paragraph of its docstring the sentence."""
+
+    def register(check: Check) -> Check:
+        sentence = " ".join((check.__doc__ or "").split("\n\n")[0].split())
+        LAWS[check.__name__] = Law(
+            check.__name__, number, title, sentence, forms, kinds, draw, check, weight, needs_torch
+        )
+        return check
+
+    return register

@@ -1,0 +1,250 @@
+"""One law tried on one backend: runs forms, compares results, keeps the tally, and says precisely what broke."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from equiv.backends import Backend, TorchEager
+from equiv.backends.eager import conv_kernel
+from equiv.mapping import linear_to_full_conv, linear_to_pointwise_conv, to_feature_map
+from equiv.numerics import Reference, bit_equal, declared
+
+Coverage = dict[str, Counter[str]]
+
+
+@dataclass
+class Tally:
+    """How often one form was judged, and how: numbers of comparisons, and the largest error over its envelope."""
+
+    judged: int = 0
+    identical: int = 0
+    rounding: int = 0
+    undecided: int = 0
+    different: int = 0
+    max_ratio: float = 0.0
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a backend: a form and its tensors, shaped as that form takes them.
+
+    Attributes:
+        form: One of ``equiv.backends.FORMS``.
+        input: ``(*batch, n)`` for linear, else ``(N, C, *spatial)`` or ``(N, n, 1, ...)``.
+        weight: ``(O, n)`` or ``(O, C, *kernel)``.
+        bias: ``(O,)`` or None.
+        stride: Of a convolution.
+        dilation: Of a convolution.
+    """
+
+    form: str
+    input: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    stride: tuple[int, ...] = ()
+    dilation: tuple[int, ...] = ()
+
+
+class Broken(AssertionError):  # noqa: N818 - what it says is that a law is broken
+    """A law does not hold. Carries what a report needs; words are found only when it is reported."""
+
+    def __init__(
+        self,
+        note: str,
+        *,
+        form: str,
+        call: Call | None = None,
+        actual: Any = None,
+        expected: Any = None,
+        index: tuple[int, ...] | None = None,
+        envelope: tuple[Any, Any] | None = None,
+        ratio: float | None = None,
+        gradient: tuple[str, Tensor] | None = None,
+        outputs: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
+        super().__init__(note)
+        self.note = note
+        self.form = form
+        self.call = call
+        self.actual = actual
+        self.expected = expected
+        self.index = index
+        self.envelope = envelope
+        self.ratio = ratio
+        self.gradient = gradient
+        self.outputs = outputs
+
+
+@dataclass
+class Trial:
+    """What a law's check is given: the backend, the forms to judge, and the ways to run and compare.
+
+    Attributes:
+        backend: Who runs the forms.
+        dtype: Of all tensors.
+        forms: Which forms to judge.
+        deep: Whether the deep profile runs.
+        tally: Per form, what was judged.
+        coverage: Per condition, how often each of its values was met.
+    """
+
+    backend: Backend
+    dtype: torch.dtype
+    forms: tuple[str, ...]
+    deep: bool = False
+    tally: dict[str, Tally] = field(default_factory=dict)
+    coverage: Coverage = field(default_factory=dict)
+
+    # -- building calls --------------------------------------------------------------------------------------------
+
+    def arrange(self, form: str, x: Tensor, weight: Tensor, bias: Tensor | None, feature_shape: Sequence[int]) -> Call:
+        """The call that carries out ``(weight, bias)`` on rows ``x`` ``(*batch, n)`` in a form, by way of the mapping."""
+        if form == "linear":
+            return Call(form, x, weight, bias)
+        layer = as_linear(weight, bias)
+        dims, n = len(feature_shape) - 1, weight.shape[1]
+        if form == "full":
+            conv = linear_to_full_conv(layer, feature_shape, share=True)
+            rows = to_feature_map(x, feature_shape).reshape(-1, *feature_shape)
+        else:
+            conv = linear_to_pointwise_conv(layer, dims, share=True)
+            rows = x.reshape(-1, n, *(1,) * dims)
+        return Call(form, rows, conv.weight.detach(), None if conv.bias is None else conv.bias.detach())
+
+    def run(self, call: Call, *, note: str = "") -> Tensor:
+        """The result of a call as ``(rows, O)``, after a look at the shape and dtype that the backend returned."""
+        try:
+            if call.form == "linear":
+                y = self.backend.linear(call.input, call.weight, call.bias)
+                expected: tuple[int, ...] = (*call.input.shape[:-1], call.weight.shape[0])
+            else:
+                dims = call.weight.ndim - 2
+                stride, dilation = call.stride or (1,) * dims, call.dilation or (1,) * dims
+                if isinstance(self.backend, TorchEager):
+                    self.cover("conv kernel", conv_kernel(call.input, call.weight, call.bias, stride, dilation))
+                y = self.backend.conv(call.input, call.weight, call.bias, stride=stride, dilation=dilation)
+                expected = (*call.input.shape[: -dims - 1], call.weight.shape[0], *(1,) * dims)
+        except Exception as error:
+            raise Broken(f"raised {type(error).__name__}: {error}{_tail(note)}", form=call.form, call=call) from error
+        if tuple(y.shape) != expected or y.dtype != self.dtype:
+            self._count(call.form, "different")
+            found = f"{tuple(y.shape)} of {y.dtype}"
+            raise Broken(
+                f"the result is {found}, expected {expected} of {self.dtype}{_tail(note)}", form=call.form, call=call
+            )
+        return y.reshape(-1, call.weight.shape[0])
+
+    # -- comparing -------------------------------------------------------------------------------------------------
+
+    def judge(self, call: Call, y: Tensor, reference: Reference, *, op: str | None = None, note: str = "") -> None:
+        """``y`` ``(N, O)`` must lie in the envelope around ``reference``."""
+        arithmetic = declared(self.dtype, self.backend.device, op or call.form) if reference.parts else None
+        found = reference.assess(y.cpu(), arithmetic)
+        tally = self._tally(call.form)
+        tally.judged += 1
+        if found.all_inside:
+            ratio = float(found.ratio.max()) if found.ratio.numel() else 0.0
+            tally.max_ratio = max(tally.max_ratio, ratio)
+            if bool(found.undecided.any()):
+                tally.undecided += 1
+            elif ratio == 0.0:
+                tally.identical += 1
+            else:
+                tally.rounding += 1
+            return
+        tally.different += 1
+        flat = int(torch.where(found.inside, -1.0, found.ratio.nan_to_num(torch.inf)).argmax())
+        row, column = divmod(flat, y.shape[1])
+        raise Broken(
+            f"the result lies outside the envelope of right kernels{_tail(note)}",
+            form=call.form,
+            call=call,
+            actual=y[row, column].item(),
+            expected=found.exact[row, column].item(),
+            index=(row, column),
+            envelope=(found.lower[row, column].item(), found.upper[row, column].item()),
+            ratio=float(found.ratio[row, column]),
+            outputs=(y.detach().cpu(), found.exact),
+        )
+
+    def same(
+        self, call: Call, y: Tensor, expected: Tensor, *, note: str = "", gradient: tuple[str, Tensor] | None = None
+    ) -> None:
+        """``y`` must equal ``expected`` entry for entry (``-0.0 == 0.0``, NaN equals NaN)."""
+        actual = y.detach().resolve_conj().resolve_neg()
+        expected = expected.detach().resolve_conj().resolve_neg()
+        if actual.shape == expected.shape and actual.dtype == expected.dtype:
+            if torch.equal(actual, expected) or bit_equal(actual, expected):
+                self._count(call.form, "identical")
+                return
+            wrong = ~((actual == expected) | (actual.isnan() & expected.isnan()))
+            if not bool(wrong.any()):
+                self._count(call.form, "identical")
+                return
+            index = tuple(int(i) for i in wrong.nonzero()[0])
+            found, wanted = actual[index].item(), expected[index].item()
+            both = (actual.cpu(), expected.cpu()) if actual.ndim == 2 and gradient is None else None
+        else:
+            index, both = (), None
+            found, wanted = _signature(actual), _signature(expected)
+        self._count(call.form, "different")
+        text = "a result that leaves right kernels no choice is another"
+        raise Broken(
+            text + _tail(note),
+            form=call.form,
+            call=call,
+            actual=found,
+            expected=wanted,
+            index=index,
+            gradient=gradient,
+            outputs=both,
+        )
+
+    def holds(self, condition: bool, form: str, note: str, call: Call | None = None) -> None:
+        """A fact about a form that is neither a result nor a tensor."""
+        self._count(form, "identical" if condition else "different")
+        if not condition:
+            raise Broken(note, form=form, call=call)
+
+    # -- bookkeeping -----------------------------------------------------------------------------------------------
+
+    def cover(self, condition: str, value: object) -> None:
+        """Note that a condition took a value."""
+        self.coverage.setdefault(condition, Counter())[str(value)] += 1
+
+    def _tally(self, form: str) -> Tally:
+        return self.tally.setdefault(form, Tally())
+
+    def _count(self, form: str, outcome: str) -> None:
+        tally = self._tally(form)
+        tally.judged += 1
+        setattr(tally, outcome, getattr(tally, outcome) + 1)
+
+
+def as_linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    """An ``nn.Linear`` that holds the given tensors themselves, strides and all."""
+    layer = nn.Linear(1, 1, bias=bias is not None, device="meta")
+    layer.in_features, layer.out_features = weight.shape[1], weight.shape[0]
+    layer.weight = nn.Parameter(weight, requires_grad=False)
+    if bias is not None:
+        layer.bias = nn.Parameter(bias, requires_grad=False)
+    return layer
+
+
+def with_layout(call: Call, **tensors: Tensor | None) -> Call:
+    """The same call on tensors laid out differently."""
+    return replace(call, **tensors)  # type: ignore[arg-type]
+
+
+def _signature(t: Tensor) -> str:
+    return f"{str(t.dtype).removeprefix('torch.')} of shape {tuple(t.shape)}"
+
+
+def _tail(note: str) -> str:
+    return f", {note}" if note else ""
