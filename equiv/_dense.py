@@ -140,9 +140,7 @@ def _sum_rounded_once(x: Tensor) -> Tensor:
         for i in range(1, x.shape[-1]):
             total = total + bits[..., i]
         return total.view(x.dtype)
-    if (
-        x.shape[-1] == 2
-    ):  # rounded once by IEEE; in 16 bits through float32, which is harmless (24 >= 2 p + 2, Figueroa)
+    if x.shape[-1] == 2:  # IEEE rounds once; 16 bits pass through float32: harmless, as 24 >= 2 p + 2 (Figueroa 1995)
         return x[..., 0] + x[..., 1]
     rows = x.reshape(-1, x.shape[-1]).cpu().double().tolist()
     total = torch.tensor([_float_sum(row, x.dtype) for row in rows], dtype=torch.float64, device="cpu")
@@ -160,8 +158,7 @@ def _float_sum(values: list[float], dtype: torch.dtype) -> float:
         return -0.0 if all(math.copysign(1.0, value) < 0 for value in values) else 0.0
     info = torch.finfo(dtype)
     precision = 2 - math.frexp(info.eps)[1]  # eps = 2^(1-p), and frexp(2^k) has the exponent k + 1
-    lowest = math.frexp(info.tiny)[1] - precision  # log2 of the smallest subnormal, tiny * eps
-    drop = max(abs(total).bit_length() - precision, lowest - _FLOAT64_LOWEST)
+    drop = max(abs(total).bit_length() - precision, 0)  # subnormal sums are multiples of the least one: no case apart
     kept, lost = divmod(abs(total), 1 << drop)
     half = (1 << drop) // 2
     if drop and (lost > half or (lost == half and kept % 2 == 1)):

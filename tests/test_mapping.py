@@ -516,9 +516,11 @@ def test_negative_padding_crops_where_torch_crops(mode: str) -> None:
     assert_dense_is_the_convolution(conv_of(integers((2, 2, 2, 2)), padding=-1, padding_mode=mode), (2, 5, 4))
 
 
-def test_options_set_to_plain_integers_are_understood() -> None:
+def test_options_set_to_integers_or_lists_are_understood() -> None:
     conv = conv_of(integers((2, 3, 2, 2)))
     conv.stride, conv.padding, conv.dilation = 2, 1, 2
+    assert_dense_is_the_convolution(conv, (3, 5, 4))
+    conv.stride, conv.padding, conv.dilation = [1, 2], [2], [2, 1]
     assert_dense_is_the_convolution(conv, (3, 5, 4))
 
 
