@@ -156,16 +156,14 @@ def _float_sum(values: list[float], dtype: torch.dtype) -> float:
     total = sum(n << (-_FLOAT64_LOWEST - (d.bit_length() - 1)) for n, d in ratios)
     if total == 0:  # IEEE: -0.0 only where every term is
         return -0.0 if all(math.copysign(1.0, value) < 0 for value in values) else 0.0
-    info = torch.finfo(dtype)
-    precision = 2 - math.frexp(info.eps)[1]  # eps = 2^(1-p), and frexp(2^k) has the exponent k + 1
+    precision = 2 - math.frexp(torch.finfo(dtype).eps)[1]  # eps = 2^(1-p), and frexp(2^k) has the exponent k + 1
     drop = max(abs(total).bit_length() - precision, 0)  # subnormal sums are multiples of the least one: no case apart
     kept, lost = divmod(abs(total), 1 << drop)
     half = (1 << drop) // 2
     if drop and (lost > half or (lost == half and kept % 2 == 1)):
         kept += 1
     try:
-        size = math.ldexp(kept, drop + _FLOAT64_LOWEST)
+        size = math.ldexp(kept, drop + _FLOAT64_LOWEST)  # beyond a narrower dtype it becomes infinite there
     except OverflowError:
         size = math.inf
-    size = size if size <= info.max else math.inf
     return -size if total < 0 else size
