@@ -2,14 +2,17 @@
 
 Letters: x (N, n), w (O, n), b (O,), e = x w' + b the exact outputs, a the outputs seen, S = |x| |w|' + |b|. A
 hypothesis h explains a when |a - h| <= bound + (n + 4) * 2^-52 * S everywhere, the second term being what float64 costs
-here. Products are tried on the row of the worst output first, and in full only where that row fits.
+here. Products are tried on the row of the worst output first, and in full only where that row fits. A bound that covers
+every order of summation is wide for long sums, so that several may fit: each comes with its distance, the root mean
+square of |a - h| / S.
 
-Knows numbers; `equiv.causes` checks the arguments and returns the first that fits.
+Knows numbers; `equiv.causes` checks the arguments and chooses.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -17,7 +20,15 @@ from torch import Tensor
 from equiv._slips import LOW, ROUNDINGS, column_slips, flushed, permutation_words, rounded
 from equiv.numerics.formats import format_of
 
-Found = tuple[str, str]  # (name, sentence)
+
+@dataclass(frozen=True)
+class Found:
+    """A slip that explains the outputs, and how closely."""
+
+    name: str
+    sentence: str
+    distance: float
+
 
 _WEIGHTS = 2**22  # above, only the worst rows and outputs enter products
 _WORST = 64
@@ -55,39 +66,50 @@ class Outputs:
         self.b = self.bias[outs]
         at = int(excess[rows][:, outs].argmax()) if len(rows) and len(outs) else 0
         self.row, self.out = divmod(at, max(1, len(outs)))
-        if not self.integer:
-            size = self.xs.abs() @ self.ws.abs().T + self.b.abs()
-            self.slack = (self.w.shape[1] + 4) * 2.0**-52 * size
-        else:
-            self.slack = torch.zeros(len(rows), len(outs), dtype=torch.float64)
+        real = torch.float64 if self.integer else self.wide
+        self.size = self.xs.to(real).abs() @ self.ws.to(real).abs().T + self.b.to(real).abs()  # S
+        self.slack = self.size * (0.0 if self.integer else (self.w.shape[1] + 4) * 2.0**-52)
 
-    def excess(self, h: Tensor, rows: Tensor, outs: Tensor) -> Tensor:
+    def excess(self, h: Tensor, rows: Tensor, outs: Tensor, bound: Tensor | None = None) -> Tensor:
         """How far |a - h| exceeds the bound; infinite where it cannot be told."""
-        a, bound = self.actual[rows][:, outs], self.bound[rows][:, outs]
+        a = self.actual[rows][:, outs]
+        bound = self.bound[rows][:, outs] if bound is None else bound
         h = h.to(self.dtype).to(torch.int64) if self.integer else h
         far = (a - h).abs().to(torch.float64) - bound
         alike = (a == h) | ((a != a) & (h != h))
         return torch.where(alike, torch.zeros_like(far), far.nan_to_num(nan=torch.inf))
+
+    def distance(self, h: Tensor) -> float:
+        """Root mean square of |a - h| / S over what enters products; 0 where both are the same infinity or NaN."""
+        far = self.excess(h, self.rows, self.outs, torch.zeros_like(self.size)) / self.size
+        return float(torch.where(far.isfinite(), far, torch.zeros_like(far)).square().mean().sqrt())
 
     def explained_by(self, h: Tensor) -> bool:
         """Whether all outputs lie within the bound of h (N, O), without slack: h came from e."""
         every = (torch.arange(len(self.x)), torch.arange(len(self.w)))
         return bool((self.excess(h, *every) <= 0).all())
 
+    def whole(self, name: str, sentence: str, h: Tensor) -> Iterator[Found]:
+        """The slip, if h (N, O) explains every output."""
+        if self.explained_by(h):
+            yield Found(name, sentence, self.distance(h[self.rows][:, self.outs]))
+
     def product(self, x: Tensor, w: Tensor) -> Tensor:
         """The hypothesis x w' + b."""
         return x @ w.T + self.b
 
-    def fits(self, hypothesis: Callable[[Tensor, Tensor], Tensor], x: Tensor | None = None) -> bool:
-        """Whether hypothesis(x, w) explains the worst row, and then every row; x replaces the inputs."""
+    def parts(
+        self, name: str, sentence: str, hypothesis: Callable[[Tensor], Tensor], x: Tensor | None = None
+    ) -> Iterator[Found]:
+        """The slip, if hypothesis(x) explains the worst row, and then every row; x replaces the inputs."""
         if not (len(self.rows) and len(self.outs)):
-            return False
+            return
         xs = self.xs if x is None else x
         for part in (slice(self.row, self.row + 1), slice(None)):
-            excess = self.excess(hypothesis(xs[part], self.ws), self.rows[part], self.outs)
-            if not bool((excess <= self.slack[part]).all()):
-                return False
-        return True
+            h = hypothesis(xs[part])
+            if not bool((self.excess(h, self.rows[part], self.outs) <= self.slack[part]).all()):
+                return
+        yield Found(name, sentence, self.distance(h))
 
 
 def output_causes(y: Outputs) -> Iterator[Found]:
@@ -109,25 +131,20 @@ def output_causes(y: Outputs) -> Iterator[Found]:
 
 def _zero_and_bias(y: Outputs) -> Iterator[Found]:
     e, b = y.expected, y.bias
-    if y.explained_by(torch.zeros_like(e)):
-        yield "output-zero", "every output is zero"
-    if y.explained_by(b.expand_as(e)):
-        yield "product-missing", "every output is the bias alone"
-    if y.explained_by(e - b):
-        yield "bias-dropped", "the bias is dropped"
-    if y.explained_by(e + b):
-        yield "bias-doubled", "the bias is added twice"
-    if y.explained_by(e - 2 * b):
-        yield "bias-negated", "the bias is subtracted"
+    yield from y.whole("output-zero", "every output is zero", torch.zeros_like(e))
+    yield from y.whole("product-missing", "every output is the bias alone", b.expand_as(e))
+    yield from y.whole("bias-dropped", "the bias is dropped", e - b)
+    yield from y.whole("bias-doubled", "the bias is added twice", e + b)
+    yield from y.whole("bias-negated", "the bias is subtracted", e - 2 * b)
 
 
 def _wrong_columns(y: Outputs) -> Iterator[Found]:
     for slip in column_slips(y.shape):
         back = torch.argsort(slip.index)  # sum_j x_j w[index_j] = sum_k x[back_k] w_k
-        if y.fits(lambda x, w, back=back: y.product(x[:, back], w)):  # type: ignore[misc]
-            yield slip.name, slip.sentence
-    if y.w.shape[0] == y.w.shape[1] == len(y.outs) and y.fits(lambda x, w: y.product(x, w.T)):
-        yield "weight-transposed", f"the weight {tuple(y.w.shape)} is transposed"
+        yield from y.parts(slip.name, slip.sentence, lambda x, back=back: y.product(x[:, back], y.ws))  # type: ignore[misc]
+    if y.w.shape[0] == y.w.shape[1] == len(y.outs):
+        sentence = f"the weight {tuple(y.w.shape)} is transposed"
+        yield from y.parts("weight-transposed", sentence, lambda x: y.product(x, y.ws.T))
 
 
 def _wrong_length(y: Outputs) -> Iterator[Found]:
@@ -145,16 +162,18 @@ def _wrong_length(y: Outputs) -> Iterator[Found]:
         excess = y.excess(h[None, :], y.rows[at[0]], y.outs[at[1]].expand(len(h)))
         return [int(m) for m in (excess[0] <= y.slack[at][0, 0]).nonzero().flatten()]
 
-    b = y.b[y.out]
-    for m in places(tail.new_zeros(n) + b + head - terms)[::-1][:32]:  # terms 0 .. m-1
-        if y.fits(lambda x, w, m=m: y.product(x[:, :m], w[:, :m])):  # type: ignore[misc]
-            yield "reduction-cut-short", f"the last {n - m} of {n} terms are missing: the reduction is cut short"
-    for m in places(b + tail - terms)[:32]:  # terms m+1 .. n-1
-        if y.fits(lambda x, w, m=m: y.product(x[:, m + 1 :], w[:, m + 1 :])):  # type: ignore[misc]
-            yield "reduction-starts-late", f"the first {m + 1} of {n} terms are missing: the reduction starts late"
+    b, ws = y.b[y.out], y.ws
+    for m in places(b + head - terms)[::-1][:32]:  # terms 0 .. m-1
+        sentence = f"the last {n - m} of {n} terms are missing: the reduction is cut short"
+        yield from y.parts("reduction-cut-short", sentence, lambda x, m=m: y.product(x[:, :m], ws[:, :m]))  # type: ignore[misc]
+    for m in places(b + tail)[:32]:  # terms m .. n-1
+        sentence = f"the first {m} of {n} terms are missing: the reduction starts late"
+        yield from y.parts("reduction-starts-late", sentence, lambda x, m=m: y.product(x[:, m:], ws[:, m:]))  # type: ignore[misc]
     for m in places(b + head[-1] + tail)[::-1][:32]:
-        if y.fits(lambda x, w, m=m: y.product(x, w) + x[:, m:] @ w[:, m:].T):  # type: ignore[misc]
-            yield "reduction-overlaps", f"the last {n - m} of {n} terms are counted twice"
+        sentence = f"the last {n - m} of {n} terms are counted twice"
+        twice = ws.clone()
+        twice[:, m:] *= 2
+        yield from y.parts("reduction-overlaps", sentence, lambda x, twice=twice: y.product(x, twice))  # type: ignore[misc]
 
 
 def _moved(y: Outputs) -> Iterator[Found]:
@@ -166,16 +185,23 @@ def _moved(y: Outputs) -> Iterator[Found]:
         count = len(a)
         if count < 2:
             continue
+
+        def distance(h: Tensor, turn: bool = name == "outputs") -> float:
+            return y.distance((h.T if turn else h)[y.rows][:, y.outs])
+
         if count * a.numel() > _PAIRS:
-            yield from _shifted(name, what, a, e, bound)
+            shift = _shift(a, e, bound)
+            if shift:
+                yield Found(f"{name}-permuted", f"{what} shifted by {shift}", distance(e.roll(shift, 0)))
             continue
         hit = torch.stack([_alike(row, e, bound) for row in a])  # hit[i, j]: a_i may be e_j
         index = _assignment(hit)
         if index is not None:
-            yield f"{name}-permuted", f"{what} {permutation_words(index)}"
+            yield Found(f"{name}-permuted", f"{what} {permutation_words(index)}", distance(e[index]))
         if bool(hit.all(0).any()):
             source = int(hit.all(0).nonzero()[0])
-            yield f"{name}-repeated", f"all {count} {what} are number {source}"
+            sentence = f"all {count} {what} are number {source}"
+            yield Found(f"{name}-repeated", sentence, distance(e[source].expand_as(e)))
 
 
 def _alike(row: Tensor, e: Tensor, bound: Tensor) -> Tensor:
@@ -183,12 +209,14 @@ def _alike(row: Tensor, e: Tensor, bound: Tensor) -> Tensor:
     return (((row - e).abs() <= bound) | (row == e) | ((row != row) & (e != e))).all(1)
 
 
-def _shifted(name: str, what: str, a: Tensor, e: Tensor, bound: Tensor) -> Iterator[Found]:
+def _shift(a: Tensor, e: Tensor, bound: Tensor) -> int:
+    """The k for which every row of a is k rows after its like in e; 0 if there is none."""
     worst = int(((a - e).abs() - bound).amax(1).argmax())
     for j in _alike(a[worst], e, bound).nonzero().flatten().tolist()[:8]:
         shift = worst - j
         if bool(((a - e.roll(shift, 0)).abs() <= bound.roll(shift, 0)).all()):
-            yield f"{name}-permuted", f"{what} shifted by {shift}"
+            return int(shift)
+    return 0
 
 
 def _assignment(hit: Tensor) -> Tensor | None:
@@ -207,19 +235,15 @@ def _assignment(hit: Tensor) -> Tensor | None:
 
 
 def _clamped(y: Outputs) -> Iterator[Found]:
-    if y.explained_by(y.expected.clamp(min=0)):
-        yield "output-clamped", "negative outputs are replaced by zero, as by a ReLU"
-    if y.explained_by(y.expected.abs()):
-        yield "output-absolute", "every output is replaced by its absolute value"
+    yield from y.whole("output-clamped", "negative outputs are replaced by zero, as by a ReLU", y.expected.clamp(min=0))
+    yield from y.whole("output-absolute", "every output is replaced by its absolute value", y.expected.abs())
 
 
 def _scaled(y: Outputs) -> Iterator[Found]:
     """A whole factor or divisor, of the output or of the product without the bias; two outputs at least."""
     e, b = y.expected, y.bias
-    if y.explained_by(-e):
-        yield "output-negated", "every output has the other sign"
-    if y.explained_by(2 * b - e):
-        yield "product-negated", "the product is subtracted from the bias"
+    yield from y.whole("output-negated", "every output has the other sign", -e)
+    yield from y.whole("product-negated", "the product is subtracted from the bias", 2 * b - e)
     if y.integer or e.numel() < 2:
         return
     for name, what, shift in (("output", "output", torch.zeros_like(b)), ("product", "product, without the bias,", b)):
@@ -228,10 +252,9 @@ def _scaled(y: Outputs) -> Iterator[Found]:
         if not 2.0**-20 < abs(ratio) < 2.0**20:
             continue
         for factor in sorted({float(round(ratio)), float(round(1 / ratio))} - {-1.0, 0.0, 1.0}):
-            if y.explained_by((e - shift) * factor + shift):
-                yield f"{name}-scaled", f"every {what} is multiplied by {factor:g}"
-            elif y.explained_by((e - shift) / factor + shift):
-                yield f"{name}-scaled", f"every {what} is divided by {factor:g}"
+            times, part = (e - shift) * factor + shift, (e - shift) / factor + shift
+            yield from y.whole(f"{name}-scaled", f"every {what} is multiplied by {factor:g}", times)
+            yield from y.whole(f"{name}-scaled", f"every {what} is divided by {factor:g}", part)
 
 
 def _lossy_inputs(y: Outputs) -> Iterator[Found]:
@@ -239,8 +262,8 @@ def _lossy_inputs(y: Outputs) -> Iterator[Found]:
     for name, words in ROUNDINGS.items():
         x, w = rounded(y.x[y.rows], name).to(y.wide), rounded(y.w[y.outs], name).to(y.wide)
         for what, xs, ws in (("inputs and weights", x, w), ("weights", y.xs, w), ("inputs", x, y.ws)):
-            if y.fits(lambda x, _, ws=ws: y.product(x, ws), xs):  # type: ignore[misc]
-                yield name, f"{what} rounded to {words} before they are multiplied"
+            sentence = f"{what} rounded to {words} before they are multiplied"
+            yield from y.parts(name, sentence, lambda x, ws=ws: y.product(x, ws), xs)  # type: ignore[misc]
 
 
 def _flushed(y: Outputs) -> Iterator[Found]:
@@ -248,19 +271,17 @@ def _flushed(y: Outputs) -> Iterator[Found]:
     x, w = flushed(y.x[y.rows], y.x.dtype).to(y.wide), flushed(y.w[y.outs], y.w.dtype).to(y.wide)
     name = "subnormals-flushed"
     for what, xs, ws in (("inputs and weights", x, w), ("weights", y.xs, w), ("inputs", x, y.ws)):
-        if y.fits(lambda x, _, ws=ws: y.product(x, ws), xs):  # type: ignore[misc]
-            yield name, f"subnormal {what} are treated as zero"
-    if y.explained_by(flushed(y.expected, y.dtype)):
-        yield name, "subnormal outputs are replaced by zero"
-    if y.fits(lambda x, _: flushed(y.product(x, w), y.dtype), x):
-        yield name, "subnormal inputs, weights and outputs are treated as zero"
+        sentence = f"subnormal {what} are treated as zero"
+        yield from y.parts(name, sentence, lambda x, ws=ws: y.product(x, ws), xs)  # type: ignore[misc]
+    yield from y.whole(name, "subnormal outputs are replaced by zero", flushed(y.expected, y.dtype))
+    sentence = "subnormal inputs, weights and outputs are treated as zero"
+    yield from y.parts(name, sentence, lambda x: flushed(y.product(x, w), y.dtype), x)
 
 
 def _low_outputs(y: Outputs) -> Iterator[Found]:
     """Every output is a number of a lower format, the exact ones are not: rounded, or summed, in that format."""
     if y.actual.numel() < 4:
         return
-    size = y.xs.abs() @ y.ws.abs().T + y.b.abs()
     e, a, bound = (t[y.rows][:, y.outs] for t in (y.expected, y.actual, y.bound))
     for low, dtype in LOW.items():
         fmt, terms = format_of(dtype), y.w.shape[1] + 1
@@ -272,9 +293,11 @@ def _low_outputs(y: Outputs) -> Iterator[Found]:
             continue
         far = (a - e).abs()
         if bool((far <= fmt.u * (e.abs() + bound) + bound + fmt.min_subnormal).all()):
-            yield f"output-rounded-{low}", f"every output is rounded to {low}"
-        elif terms * fmt.u <= 0.125 and bool((far <= terms * fmt.u * size + bound + fmt.min_subnormal).all()):
-            yield f"accumulated-{low}", f"every output is a {low} number, off by what summing in {low} costs"
+            h = e.to(dtype).to(y.wide)
+            yield Found(f"output-rounded-{low}", f"every output is rounded to {low}", y.distance(h))
+        elif terms * fmt.u <= 0.125 and bool((far <= terms * fmt.u * y.size + bound + fmt.min_subnormal).all()):
+            sentence = f"every output is a {low} number, off by what summing in {low} costs"
+            yield Found(f"accumulated-{low}", sentence, y.distance(e) / 4)  # no single h: above any that fits well
 
 
 def _low_sums(y: Outputs) -> Iterator[Found]:
@@ -289,7 +312,7 @@ def _low_sums(y: Outputs) -> Iterator[Found]:
                 total = (total.double() + y.xs[:, j, None] * y.ws[None, :, j]).to(dtype)
             h = total.double() if first else (total.double() + y.b)
             if bool((y.excess(h, y.rows, y.outs) <= y.slack).all()):
-                yield f"accumulated-{low}", f"summed term by term in {low}"
+                yield Found(f"accumulated-{low}", f"summed term by term in {low}", y.distance(h))
                 break
 
 

@@ -1,8 +1,9 @@
 """Name the likely mistake: the one slip that turns the right layer, or its right output, into what was seen.
 
 A cause is reported only where it fits: bit for bit between two weights, within the caller's bound between two outputs.
-Between several that fit, the more specific one wins, in the order of the lists below. Nothing here decides whether two
-layers are equivalent; it explains a difference that is already known. What each slip does is in `equiv._slips`.
+Between several that fit equally well, the more specific one wins, in the order of the lists. Nothing here decides
+whether two layers are equivalent; it explains a difference that is already known. What the slips do is in
+`equiv._slips`, for outputs in `equiv._output_slips`.
 """
 
 from __future__ import annotations
@@ -103,6 +104,9 @@ def name_output_cause(
 ) -> Cause | None:
     """Name the slip under which every output is what was seen, within ``bound``; None if the plain layer fits too.
 
+    Of several that fit, the first wins unless a later one is twice as close (root mean square of the errors in units of
+    sum |w||x| + |b|); the first must be twice as close as the right layer.
+
     Each slip is computed in float64 (complex128, int64) from x, weight and bias, first for the worst row alone, and in
     full where that fits. Of layers above 2^22 weights only 64 rows and outputs, the worst first, enter the products.
 
@@ -132,7 +136,14 @@ def name_output_cause(
         outputs = Outputs(actual, expected_exact, x, weight, bias, shape, bound)
         if outputs.explained_by(outputs.expected):
             return None
-        return next((Cause(name, sentence) for name, sentence in output_causes(outputs)), None)
+        best = None
+        far = outputs.distance(outputs.expected[outputs.rows][:, outputs.outs])
+        for found in output_causes(outputs):
+            if found.distance <= far / 2:
+                best, far = Cause(found.name, found.sentence), found.distance
+            if far == 0:
+                break
+        return best
 
 
 def _weight_causes(w: Tensor, r: Tensor, shape: tuple[int, ...]) -> Iterator[Cause]:
@@ -140,8 +151,9 @@ def _weight_causes(w: Tensor, r: Tensor, shape: tuple[int, ...]) -> Iterator[Cau
     if not bool(w.any()):
         yield Cause("weight-zero", "every weight is zero")
     yield from _cut_short(w, r)
+    row = int(_wrong(w, r).any(1).nonzero()[0])  # a slip that does not explain this row is not tried on the others
     for slip in column_slips(shape):
-        if same(w, r[:, slip.index]):
+        if same(w[row], r[row, slip.index]) and same(w, r[:, slip.index]):
             yield Cause(slip.name, slip.sentence)
     if w.shape[0] == w.shape[1] and same(w, r.T):
         yield Cause("weight-transposed", f"the weight {tuple(w.shape)} is transposed")
@@ -150,17 +162,27 @@ def _weight_causes(w: Tensor, r: Tensor, shape: tuple[int, ...]) -> Iterator[Cau
         yield from _one_entry(w, r, shape)
     yield from _scaled(w, r)
     for name, words in ROUNDINGS.items():
-        if same(w, rounded(r, name)):
+        if same(w[row], rounded(r[row], name)) and same(w, rounded(r, name)):
             yield Cause(name, f"weights rounded to {words}")
     yield from _one_entry(w, r, shape)  # of a single weight, only what nothing else explains
     if same(w, flushed(r, r.dtype)):
         yield Cause("subnormals-flushed", "subnormal weights are replaced by zero")
 
 
+def _wrong(w: Tensor, r: Tensor) -> Tensor:
+    return (w != r) & ~((w != w) & (r != r))
+
+
+def _same_values(a: Tensor, b: Tensor) -> bool:
+    """Whether two vectors hold the same values in any order."""
+    a, b = (torch.view_as_real(t).sum(-1) if t.is_complex() else t for t in (a, b))
+    return same(a.sort().values, b.sort().values)
+
+
 def _cut_short(w: Tensor, r: Tensor) -> Iterator[Cause]:
     """The last or the first k columns are zero, the others right."""
     n = w.shape[1]
-    wrong = ((w != r) & ~((w != w) & (r != r))).any(0).nonzero().flatten()
+    wrong = _wrong(w, r).any(0).nonzero().flatten()
     first, last = int(wrong[0]), int(wrong[-1])
     if not bool(w[:, first:].any()):
         yield Cause("reduction-cut-short", f"the last {n - first} of {n} columns are zero: the reduction is cut short")
@@ -175,7 +197,11 @@ def _permuted(w: Tensor, r: Tensor, shape: tuple[int, ...]) -> Iterator[Cause]:
         ("outputs-permuted", "output features", lambda t: t),
         ("inputs-permuted", "inputs", lambda t: t.T.contiguous()),
     )
+    row, column = _wrong(w, r).nonzero()[0].tolist()
+    by_column, by_row = _same_values(w[row], r[row]), _same_values(w[:, column], r[:, column])
     for name, what, blocks in ways:
+        if not (by_row if name == "outputs-permuted" else by_column):
+            continue
         index = matching(blocks(w), blocks(r))
         if index is not None:
             yield Cause(name, f"{what} {permutation_words(index)}")
@@ -194,19 +220,24 @@ def _scaled(w: Tensor, r: Tensor) -> Iterator[Cause]:
     if ratio == 0:
         return
     whole, divisor = round(ratio), round(1 / ratio) if abs(ratio) > 2.0**-52 else 0
-    if whole not in (0, 1) and same(w, (r.double() * whole).to(w.dtype)):
+    row = at // w.shape[1]
+
+    def fits(times: float, over: float = 1.0) -> bool:
+        return all(same(a, (b.double() * times / over).to(a.dtype)) for a, b in ((w[row], r[row]), (w, r)))
+
+    if whole not in (0, 1) and fits(whole):
         yield Cause("weight-scaled", f"every weight is multiplied by {whole}")
-    if divisor not in (0, 1) and same(w, (r.double() / divisor).to(w.dtype)):
+    if divisor not in (0, 1) and fits(1, divisor):
         yield Cause("weight-scaled", f"every weight is divided by {divisor}")
     if w.is_floating_point():
         near = torch.tensor(ratio, dtype=torch.float64).to(w.dtype)  # what a factor of this dtype can have been
         for factor in (ratio, *from_ordinal(ordinal(near) + torch.arange(-2, 3), w.dtype).tolist()):
-            if factor != 1 and same(w, (r.double() * factor).to(w.dtype)):
+            if factor != 1 and fits(factor):
                 yield Cause("weight-scaled", f"every weight is multiplied by {factor:.9g}")
 
 
 def _one_entry(w: Tensor, r: Tensor, shape: tuple[int, ...]) -> Iterator[Cause]:
-    wrong = ((w != r) & ~((w != w) & (r != r))).nonzero()
+    wrong = _wrong(w, r).nonzero()
     if len(wrong) != 1:
         return
     o, i = wrong[0].tolist()

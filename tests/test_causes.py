@@ -346,6 +346,17 @@ def test_complex_outputs_are_explained():
     assert output_cause((exact - b).to(torch.complex64), exact, x, w, b, SHAPE, bound).name == "bias-dropped"
 
 
+def test_the_closest_slip_wins_where_a_wide_bound_lets_several_fit():
+    n = 2048
+    x, w = values((16, n), seed=1), values((64, n), seed=2)
+    exact = cleanly(x, w)
+    wrong = cleanly(x.bfloat16(), w.bfloat16())
+    bound = 0.9 * (wrong - exact).abs().max() * torch.ones(16, 64)  # almost as wide as the error
+    assert output_cause(wrong.float(), exact, x, w, None, (n, 1), bound).name == "rounded-bfloat16"
+    noise = exact + (wrong - exact)[:, torch.arange(63, -1, -1)]
+    assert output_cause(noise.float(), exact, x, w, None, (n, 1), bound) is None
+
+
 def test_special_values_do_not_disturb():
     x = X.clone()
     x[2, 3] = math.nan
