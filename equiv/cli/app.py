@@ -60,7 +60,7 @@ def run(arguments: list[str]) -> int:
     except EquivError as error:
         return _fail(f"{prog}: {error}")
     except _USAGE_ERRORS as error:
-        return _fail(f"{prog}: {error.format_message().rstrip()} See `{prog} --help`.")
+        return _fail(f"{prog}: {error.format_message().strip().rstrip('.')}; see `{prog} --help`")
     except (typer.Abort, KeyboardInterrupt):
         return _interrupted()
     if code == INTERRUPTED:

@@ -24,21 +24,27 @@ Readout = Literal["positions", "sum", "mean"]
 
 def counterexample(
     feature_map: Annotated[str, typer.Argument(metavar="MAP", help="Channels and 1 to 3 spatial sizes: 3x4x4.")],
-    out: Annotated[int, typer.Option("--out", min=1, help="Outputs of the fully connected layer.")],
-    seed: Annotated[
-        int, typer.Option("--seed", min=0, max=options.LARGEST_SEED, help="Seed of the layer's weights.")
-    ] = 0,
+    outputs: Annotated[
+        str, typer.Option("--out", metavar="N", help="Outputs of the fully connected layer.", show_default=False)
+    ] = "",
+    seed: Annotated[str, typer.Option("--seed", metavar="N", help="Seed of the layer's weights.")] = "0",
     dtype: Annotated[str, typer.Option("--dtype", help="Dtype of the layer.")] = "float32",
     readout: Annotated[
         str | None,
         typer.Option("--readout", help="How the convolution's map is read: positions (flattened), sum or mean."),
     ] = None,
-    json: Annotated[str | None, typer.Option("--json", help="Also write the findings to this file; - for stdout.")] = None,
+    json: Annotated[
+        str | None, typer.Option("--json", help="Also write the findings to this file; - for stdout.")
+    ] = None,
 ) -> None:
     """Show the smallest input that tells a flattened layer from a 1x1 convolution, and what the latter really is."""
     from equiv.refute import counterexample as search
 
     shape = options.feature_shape("MAP", feature_map)
+    if not outputs:
+        raise EquivError("--out: expected the number of outputs of the layer, got nothing; add for example --out 8")
+    out = options.integer("--out", outputs, low=1, high=2**24)
+    drawn = options.integer("--seed", seed, low=0, high=options.LARGEST_SEED)
     chosen = options.dtypes("--dtype", [dtype]) or []
     if len(chosen) != 1:
         raise EquivError(f"--dtype: expected one dtype, got {dtype!r}; run the command once for each")
@@ -46,11 +52,11 @@ def counterexample(
     options.check_weights("MAP", feature_map, math.prod(shape), out)
     if json is not None:
         report_json.check_target(json)
-    found = search(_draw(math.prod(shape), out, chosen[0], seed), shape, readout=how)
+    found = search(_draw(math.prod(shape), out, chosen[0], drawn), shape, readout=how)
     if json is not None:
-        report_json.write({**found.to_dict(), "seed": seed, "snippet": found.snippet()}, json)
+        report_json.write({**found.to_dict(), "seed": drawn, "snippet": found.snippet()}, json)
     if json != report_json.STDOUT:
-        _show(found, options.word(chosen[0]), seed)
+        _show(found, options.word(chosen[0]), drawn)
 
 
 def _readout(text: str | None, dtype: torch.dtype, shape: tuple[int, ...], out: int) -> Readout | None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from equiv.cli import options
 from equiv.report import terminal as term
 
 if TYPE_CHECKING:
@@ -17,14 +18,15 @@ if TYPE_CHECKING:
 
 def demo(
     section: Annotated[
-        int | None, typer.Option("--section", min=1, max=4, help="Show one section, 1 to 4, instead of all.")
+        str | None, typer.Option("--section", metavar="1..4", help="Show one section instead of all.")
     ] = None,
 ) -> None:
     """Show when a convolution is a fully connected layer, and when it is not, in four short sections."""
     out = term.console()
     sections = (three_forms, equal_bits, two_networks, not_the_layer)
+    chosen = None if section is None else options.integer("--section", section, low=1, high=len(sections))
     for number, tell in enumerate(sections, start=1):
-        if section in (None, number):
+        if chosen in (None, number):
             tell(out)
     _next_steps(out)
 
@@ -308,5 +310,3 @@ def _ratio(value: float | None) -> str:
 
 def _real(value: complex | None) -> str:
     return "-" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
-
-

@@ -28,7 +28,9 @@ def split(option: str, values: Sequence[str] | None) -> list[str]:
     """
     entries = [entry.strip() for value in values or () for entry in value.split(",")]
     if "" in entries:
-        raise EquivError(f"{option}: expected names separated by commas, got {','.join(values or ())!r}; remove the gap")
+        raise EquivError(
+            f"{option}: expected names separated by commas, got {','.join(values or ())!r}; remove the gap"
+        )
     return list(dict.fromkeys(entries))
 
 
@@ -62,6 +64,58 @@ def _one(option: str, entry: str, known: dict[str, str]) -> str:
     raise EquivError(f"{option}: expected one of {', '.join(known.values())}, got {entry!r}; {advice}")
 
 
+def integer(option: str, text: str, *, low: int, high: int) -> int:
+    """A whole number in a range.
+
+    Raises:
+        EquivError: Anything else.
+
+    Example:
+        >>> integer("--seed", "7", low=0, high=10)
+        7
+    """
+    expected = f"{option}: expected a whole number from {low} to {high}"
+    if not re.fullmatch(r"[+-]?[0-9]{1,18}", text.strip()):
+        raise EquivError(f"{expected}, got {text[:40]!r}; write digits")
+    if not low <= int(text) <= high:
+        raise EquivError(f"{expected}, got {text.strip()}; choose one in this range")
+    return int(text)
+
+
+def devices(option: str, values: Sequence[str] | None) -> list[str]:
+    """The chosen devices, each one present; ``["cpu"]`` where the option was not given.
+
+    Raises:
+        EquivError: Not a device, or none that is present and holds values.
+    """
+    import torch
+
+    from equiv.strategies.dtypes import present
+
+    entries = split(option, values) or ["cpu"]
+    found = []
+    for entry in entries:
+        try:
+            found.append(str(present(torch.device(entry))))
+        except (RuntimeError, EquivError) as error:
+            raise EquivError(
+                f"{option}: expected a device that is present, got {entry!r}; choose among {', '.join(devices_here())}"
+            ) from error
+    return list(dict.fromkeys(found))
+
+
+def devices_here() -> list[str]:
+    """The devices of this machine, the CPU first; none is initialised."""
+    import torch
+
+    found = ["cpu"]
+    for kind in ("cuda", "xpu"):
+        module = getattr(torch, kind, None)
+        if module is not None and module.is_available():
+            found += [f"{kind}:{index}" for index in range(module.device_count())]
+    return found + ["mps"] * torch.backends.mps.is_available()
+
+
 def dtypes(option: str, values: Sequence[str] | None) -> list[torch.dtype] | None:
     """The chosen dtypes, by torch's names with or without ``torch.``; None where the option was not given.
 
@@ -80,6 +134,16 @@ def dtypes(option: str, values: Sequence[str] | None) -> list[torch.dtype] | Non
 def word(dtype: torch.dtype) -> str:
     """``float32`` for ``torch.float32``."""
     return str(dtype).removeprefix("torch.")
+
+
+def count(number: int, noun: str) -> str:
+    """A number with its noun.
+
+    Example:
+        >>> count(1, "law"), count(2, "law")
+        ('1 law', '2 laws')
+    """
+    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def feature_shape(argument: str, text: str) -> tuple[int, ...]:
@@ -103,7 +167,9 @@ def feature_shape(argument: str, text: str) -> tuple[int, ...]:
         advice = f"for one position write {text}x1x1" if len(sizes) == 1 else "leave out the batch"
         raise EquivError(f"{expected}, got {text!r} with {len(sizes) - 1} spatial; {advice}")
     if min(sizes) < 1:
-        raise EquivError(f"{expected}, got {text!r}: every size must be at least 1; give the sizes of a map with entries")
+        raise EquivError(
+            f"{expected}, got {text!r}: every size must be at least 1; give the sizes of a map with entries"
+        )
     return sizes
 
 

@@ -79,8 +79,9 @@ def verbatim(out: Console, text: str, *, indent: str = "    ") -> None:
     out.print()
 
 
-def table(out: Console, columns: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1) -> None:
-    """Columns under a rule, the first ``left`` of them flush left, the others flush right. An empty line follows.
+def table(out: Console, columns: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1, gap: int = 2) -> None:
+    """Columns under a rule, the first ``left`` of them flush left, the others flush right, ``gap`` blanks apart. An empty line
+    follows.
 
     Example:
         >>> table(console(), ("form", "weights"), [("linear", "8")])
@@ -89,7 +90,7 @@ def table(out: Console, columns: Sequence[str], rows: Iterable[Sequence[str]], *
           linear        8
         <BLANKLINE>
     """
-    grid = Table(box=_RULED, show_edge=True, header_style="bold", pad_edge=True, padding=(0, 0, 0, 1))
+    grid = Table(box=_RULED, show_edge=True, header_style="bold", pad_edge=True, padding=(0, 0, 0, gap - 1))
     for number, column in enumerate(columns):
         grid.add_column(column, justify="left" if number < left else "right", no_wrap=True, overflow="crop")
     for row in rows:
