@@ -12,17 +12,16 @@ from hypothesis import strategies as st
 from equiv.strategies import checks
 from equiv.strategies.dtypes import dtype as check_dtype
 from equiv.strategies.dtypes import present
-from equiv.strategies.layouts import Layout, draw_layout, menu
+from equiv.strategies.layouts import Layout, layouts_for
 from equiv.strategies.shapes import (
     Shape,
     draw_batch_shape,
     draw_feature_shape,
     draw_size,
-    pick,
     rank_bounds,
     spatial_ranks,
 )
-from equiv.strategies.tensors import SEEDS, draw_kind, draw_window
+from equiv.strategies.tensors import draw_kind, draw_seed, draw_window
 from equiv.strategies.values import EVERYTHING, PROBE, Values, kinds_for, short_repr
 
 CONTIGUOUS = Layout("contiguous")
@@ -169,7 +168,7 @@ class _Plan:
     max_rows: int
     max_work: int
     min_positions: int
-    batch_dims: tuple[int, int]
+    batch_ranks: tuple[int, ...]
     allow_empty: bool
     bias: bool | None
     kinds: tuple[str, ...]
@@ -184,13 +183,13 @@ def _cases(draw: st.DrawFn, plan: _Plan) -> Case:
         draw, plan.spatial_dims, plan.min_positions, min(plan.max_features, plan.max_work)
     )
     n = math.prod(feature_shape)
-    out = draw_size(draw, 1, min(plan.max_out, plan.max_work // n))
+    out = draw_size(draw, min(plan.max_out, plan.max_work // n))
     batch_shape = draw_batch_shape(
-        draw, *plan.batch_dims, min(plan.max_rows, plan.max_work // (n * out)), allow_empty=plan.allow_empty
+        draw, plan.batch_ranks, min(plan.max_rows, plan.max_work // (n * out)), allow_empty=plan.allow_empty
     )
-    with_bias = pick(draw, 2) == 1 if plan.bias is None else plan.bias
-    seed = pick(draw, SEEDS)
-    style = plan.styles[pick(draw, len(plan.styles))] if plan.styles else None
+    with_bias = draw(st.booleans()) if plan.bias is None else plan.bias
+    seed = draw_seed(draw)
+    style = draw(st.sampled_from(plan.styles)) if plan.styles else None
     x, weight, bias = _draw_values(draw, plan, seed, n * math.prod(batch_shape), n * out)
     recipe = Recipe(
         feature_shape,
@@ -228,12 +227,12 @@ def _draw_values(
 def _draw_layouts(draw: st.DrawFn, plan: _Plan, ndim: int, with_bias: bool) -> tuple[Layout, Layout, Layout, Layout]:
     if not plan.layouts:
         return (CONTIGUOUS,) * 4
-    high = menu(max(ndim, 3), plan.dtype)  # a law may apply it to a feature map, whose rank is higher
+    high = layouts_for(max(ndim, 3), plan.dtype)  # a law may apply it to a feature map, whose rank is higher
     return (
-        draw_layout(draw, high),
-        draw_layout(draw, high),
-        draw_layout(draw, menu(1, plan.dtype)) if with_bias else CONTIGUOUS,
-        draw_layout(draw, high),
+        draw(high),
+        draw(high),
+        draw(layouts_for(1, plan.dtype)) if with_bias else CONTIGUOUS,
+        draw(high),
     )
 
 
@@ -257,7 +256,7 @@ def cases(
 ) -> st.SearchStrategy[Case]:
     """Cases: weight (O, n), bias (O,) or none, input (*batch, n), a feature shape with product n, and four layouts.
 
-    At most 19 choices whatever the sizes. Sizes come first and shrink to 1, values to zeros, layouts to contiguous;
+    At most 21 choices whatever the sizes. Sizes come first and shrink to 1, values to zeros, layouts to contiguous;
     n, O and the number of rows each reach the sizes where kernels change (see ``feature_shapes``).
 
     Args:
@@ -294,6 +293,7 @@ def cases(
             checks.refuse("kinds", "None with exact=True", kinds, "choose one: probes have values of their own")
         if checks.boolean("gradients", gradients) and not exact:
             checks.refuse("gradients", "False without exact=True", gradients, "add exact=True")
+        low, high = rank_bounds("batch_dims[0]", "batch_dims[1]", *batch_dims)
         least = checks.integer("min_positions", min_positions, 1)
         plan = _Plan(
             dtype=kind,
@@ -304,7 +304,7 @@ def cases(
             max_rows=checks.integer("max_rows", max_rows, 1),
             max_work=checks.integer("max_work", max_work, least, advice="it bounds rows * O * n"),
             min_positions=least,
-            batch_dims=rank_bounds("batch_dims[0]", "batch_dims[1]", *batch_dims),
+            batch_ranks=tuple(range(low, high + 1)),
             allow_empty=checks.boolean("allow_empty", allow_empty),
             bias=None if bias is None else checks.boolean("bias", bias),
             kinds=kinds_for(kind) if kinds is None else checks.choices("kinds", kinds, kinds_for(kind)),

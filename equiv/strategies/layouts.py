@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from equiv.strategies import checks
 from equiv.strategies.dtypes import dtype as check_dtype
-from equiv.strategies.shapes import pick
 from equiv.strategies.values import short_repr
 
 LAYOUTS = (
@@ -27,10 +26,9 @@ LAYOUTS = (
     "conj",
     "neg",
 )
-VARIANTS = 1024
 _NEGATABLE = (torch.float32, torch.float64)  # torch.complex makes no negative view of the other dtypes
 _LEAST_DIMS = {"permuted": 2, "channels_last": 3, "step": 1, "padded": 1, "odd_strides": 1, "broadcast": 1}
-_SCATTER = 7919  # spreads variants over the permutations of a high rank
+_SCATTER = 7919  # spreads the variants that are drawn over the permutations of a rank above 5
 
 
 @dataclass(frozen=True, repr=False)
@@ -45,7 +43,7 @@ class Layout:
 
     Attributes:
         kind: one of ``LAYOUTS``.
-        variant: 0..1023, which permutation, steps, dimensions or offset; the smallest is the plainest.
+        variant: 0 or more, which permutation, steps, dimensions or offset; the smallest is the plainest.
 
     Example:
         >>> Layout("permuted").apply(torch.zeros(2, 3)).stride()
@@ -110,16 +108,30 @@ def _kinds(ndim: int, dtype: torch.dtype) -> tuple[str, ...]:
     return tuple(k for k in LAYOUTS if ndim >= _LEAST_DIMS.get(k, 0) and _dtype_allows(k, dtype))
 
 
+# How many variants of a kind are drawn, and how many places each takes in the table.
+_DRAWN = {
+    "permuted": (119, 1),
+    "step": (32, 2),
+    "padded": (16, 2),
+    "offset": (8, 4),
+    "odd_strides": (4, 8),
+    "broadcast": (31, 1),
+}
+
+
 @lru_cache(maxsize=256)
-def menu(ndim: int, dtype: torch.dtype) -> tuple[str, ...]:
-    """The kinds to draw from; contiguous has three shares."""
-    return ("contiguous", "contiguous", *_kinds(ndim, dtype))
+def menu(kinds: tuple[str, ...]) -> st.SearchStrategy[Layout]:
+    """Layouts of these kinds; contiguous takes 96 places, another kind 32 or so."""
+    table: list[Layout] = []
+    for kind in kinds:
+        variants, places = _DRAWN.get(kind, (1, 96 if kind == "contiguous" else 32))
+        table += [Layout(kind, variant) for variant in range(variants) for _ in range(places)]
+    return st.sampled_from(table)
 
 
-def draw_layout(draw: st.DrawFn, kinds: Sequence[str]) -> Layout:
-    """One of ``kinds`` in some variant: one choice."""
-    which, variant = divmod(pick(draw, len(kinds) * VARIANTS), VARIANTS)
-    return Layout("contiguous") if kinds[which] == "contiguous" else Layout(kinds[which], variant)
+def layouts_for(ndim: int, dtype: torch.dtype) -> st.SearchStrategy[Layout]:
+    """``layouts`` of checked arguments: one choice."""
+    return menu(_kinds(ndim, dtype))
 
 
 def layouts(
@@ -144,13 +156,10 @@ def layouts(
     def build() -> st.SearchStrategy[Layout]:
         fitting = _kinds(checks.integer("ndim", ndim, 0), check_dtype("dtype", dtype))
         if kinds is None:
-            return _layouts(menu(ndim, dtype))
-        return _layouts(checks.choices("kinds", kinds, fitting))
+            return menu(fitting)
+        return menu(checks.choices("kinds", kinds, fitting))
 
     return checks.lazily(build)
-
-
-_layouts = st.composite(draw_layout)
 
 
 # The places: (detached tensor, variant) -> fresh tensor with the same bits
@@ -186,7 +195,7 @@ def _permuted(t: torch.Tensor, variant: int) -> torch.Tensor:
     others = math.factorial(t.ndim) - 1
     if others == 0:
         return _contiguous(t, 0)
-    spread = variant if others < VARIANTS else variant * _SCATTER
+    spread = variant if others < 120 else variant * _SCATTER
     return _in_order(t, permutation(1 + spread % others, t.ndim))
 
 

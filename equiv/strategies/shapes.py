@@ -1,8 +1,13 @@
 """Knows which sizes and shapes are worth drawing, and draws a whole shape with two or three choices.
 
-A size is one index into a sorted table in which small sizes, and those where kernels change, occur more often: a
-smaller index is a smaller size, so Hypothesis's integer search is the search for the smallest size. A shape is its
-product and one index into the ways of writing that product as so many factors.
+A size is drawn from a sorted table in which small sizes, and those where kernels change, stand closer together: an
+earlier place is a smaller size, so Hypothesis's search for the first place is the search for the smallest size. A shape
+is its product, and one of the ways to write that product as so many factors.
+
+Two habits of Hypothesis shape this module. It draws the integers of a wide range near 0 (of 0..2^19, three in four are
+below 2^15), and most of its examples are earlier ones with one part copied over another of the same label; integers
+all share one label, whereas ``sampled_from`` has one for each table. So tables stay short, a few hundred places, and
+integers are kept for what may be exchanged freely (see ``tensors.draw_window``).
 """
 
 from __future__ import annotations
@@ -18,61 +23,48 @@ from hypothesis import strategies as st
 from equiv.strategies import checks
 
 Shape: TypeAlias = tuple[int, ...]
+MAX_DIMS = 8
 
-_EVERY = 1024  # every size up to here can be drawn, above only the boundaries
-_MOST = 2**17
 BOUNDARIES = tuple(
     sorted(
-        {s for k in range(1, 17) for s in (2**k - 1, 2**k, 2**k + 1) if s <= _MOST}
+        {s for k in range(1, 17) for s in (2**k - 1, 2**k, 2**k + 1)}
         | {s for k in range(3, 14) for s in (3 * 2**k - 1, 3 * 2**k, 3 * 2**k + 1)}
         | {5, 6, 11, 13, 14, 19, 37, 61, 104, 105, 106, 113, 251, 509, 1021, 4093, 32749}
     )
 )
+_BETWEEN = {*range(1, 34), *range(35, 64, 3), *range(67, 128, 5), *range(131, 1024, 27)}  # residues of every kind
 _SIZES = tuple(
     size
-    for size in sorted({*range(1, _EVERY + 1), *BOUNDARIES})
-    for _ in range(max(1, 256 // size) + (10 if size in BOUNDARIES else 0))
+    for size in sorted({*BOUNDARIES, *_BETWEEN})
+    for _ in range(max(1, 12 // size))  # 1 twelve times, 2 six times, ... of about 190 up to 512
 )
-_WAYS = 1024  # resolution of the index of a factorisation
-MAX_DIMS = 8
 
 
-_FAR = 3 * 2**33 + 2**21  # in no list of constants that Hypothesis likes to draw
+def _table(low: int, high: int) -> tuple[int, ...]:
+    """The sizes in low..high, or ``low`` if there is none."""
+    return _SIZES[bisect_left(_SIZES, low) : bisect_right(_SIZES, high)] or (low,)
 
 
 @lru_cache(maxsize=4096)
-def _below(count: int) -> tuple[st.SearchStrategy[int], int]:
-    base = 0 if count <= 8 else _FAR
-    return st.integers(base, base + count - 1), base
+def _sizes(low: int, high: int) -> st.SearchStrategy[int]:
+    return st.sampled_from(_table(low, high))
 
 
-def pick(draw: st.DrawFn, count: int) -> int:
-    """An integer 0..count-1, each as likely as the next: one choice, which shrinks to 0.
-
-    Hypothesis draws the integers of a wide range from a distribution that falls off around 0: 0..2^19 gives more than
-    2^15 in one of four draws only, so nearly all tensors would be nearly empty. Far from 0 that distribution is flat.
-    """
-    strategy, base = _below(count)
-    return draw(strategy) - base
-
-
-def draw_size(draw: st.DrawFn, low: int, high: int) -> int:
-    """A size in low..high (1 <= low <= high): one choice."""
-    first = bisect_left(_SIZES, low)
-    count = bisect_right(_SIZES, high) - first
-    return _SIZES[first + pick(draw, count)] if count > 0 else low
+@lru_cache(maxsize=4096)
+def _rows(high: int, allow_empty: bool) -> st.SearchStrategy[int]:
+    """Numbers of rows; 0 comes last, in about one of 16 places."""
+    table = _table(1, high)
+    return st.sampled_from(table + (0,) * (allow_empty * (1 + len(table) // 16)))
 
 
 @lru_cache(maxsize=8192)
 def factorisations(product: int, parts: int) -> tuple[Shape, ...]:
-    """All ways to write ``product`` >= 1 as an ordered product of ``parts`` factors, the largest first factor first.
+    """All ways to write ``product`` >= 1 as a product of ``parts`` >= 1 factors, the largest first factor first.
 
     Example:
         >>> factorisations(4, 2)
         ((4, 1), (2, 2), (1, 4))
     """
-    if parts == 0:
-        return ((),)
     if parts == 1:
         return ((product,),)
     small = [k for k in range(1, math.isqrt(product) + 1) if product % k == 0]
@@ -81,52 +73,56 @@ def factorisations(product: int, parts: int) -> tuple[Shape, ...]:
 
 
 @lru_cache(maxsize=8192)
-def _maps(features: int, spatial: int, min_positions: int) -> tuple[Shape, ...]:
-    return tuple(s for s in factorisations(features, spatial + 1) if features // s[0] >= min_positions)
+def _maps(features: int, spatial: int, min_positions: int) -> st.SearchStrategy[Shape]:
+    """Feature shapes of this product; a quarter of the places hold the one with the most channels."""
+    ways = [s for s in factorisations(features, spatial + 1) if features // s[0] >= min_positions]
+    return st.sampled_from((ways[0],) * (len(ways) // 3) + tuple(ways))
 
 
-def draw_feature_shape(draw: st.DrawFn, spatial_dims: Sequence[int], min_positions: int, max_features: int) -> Shape:
-    """A feature shape ``(C, *spatial)``: two choices, its size first."""
-    features = draw_size(draw, min_positions, max_features)
-    which, way = divmod(pick(draw, len(spatial_dims) * _WAYS), _WAYS)
-    ways = _maps(features, spatial_dims[which], min_positions)
-    quarter = _WAYS // 4  # of the draws take the first way: as many channels as there can be
-    return ways[max(0, way - quarter) * len(ways) // (_WAYS - quarter)]
+@lru_cache(maxsize=16)
+def _ranks(ranks: tuple[int, ...]) -> st.SearchStrategy[int]:
+    return st.sampled_from(ranks)
+
+
+def draw_feature_shape(draw: st.DrawFn, spatial_dims: tuple[int, ...], min_positions: int, max_features: int) -> Shape:
+    """A feature shape ``(C, *spatial)``: its product, its rank, and how: three choices."""
+    features = draw(_sizes(min_positions, max_features))
+    return draw(_maps(features, draw(_ranks(spatial_dims)), min_positions))
+
+
+def draw_size(draw: st.DrawFn, high: int) -> int:
+    """A size in 1..high: one choice."""
+    return draw(_sizes(1, high))
+
+
+@lru_cache(maxsize=8192)
+def _leading(rows: int, rank: int, max_side: int) -> st.SearchStrategy[Shape]:
+    """Shapes of this rank with this product, or with the next smaller one that ``max_side`` allows."""
+    if rows == 0:
+        sides = range(1, min(max_side, 3) + 1)
+        return st.sampled_from(
+            [(0,) * rank] + [(side,) * d + (0,) + (1,) * (rank - d - 1) for d in range(rank) for side in sides]
+        )
+    while not (ways := [s for s in factorisations(rows, rank) if max(s) <= max_side]):
+        rows -= 1
+    return st.sampled_from(ways)
 
 
 def draw_batch_shape(
     draw: st.DrawFn,
-    min_dims: int,
-    max_dims: int,
+    ranks: tuple[int, ...],
     max_rows: int,
     *,
     max_side: int | None = None,
     allow_empty: bool = True,
 ) -> Shape:
-    """A leading shape: two choices, its rank first; one for rank 0. One in 16 of the others is empty."""
-    code = pick(draw, (max_dims - min_dims + 1) * _WAYS)
-    rank, way = min_dims + code // _WAYS, code % _WAYS
+    """A leading shape: its rank, its product, and how: three choices at most."""
+    rank = draw(_ranks(ranks))
     if rank == 0:
         return ()
     side = max_rows if max_side is None else max_side
-    count = bisect_right(_SIZES, min(max_rows, side**rank))
-    index = pick(draw, count + (count // 16 + 1 if allow_empty else 0))
-    if index >= count:
-        return _empty(rank, way, side)
-    rows = _SIZES[index]
-    while not (ways := [s for s in factorisations(rows, rank) if max(s) <= side]):
-        rows -= 1
-    return ways[way * len(ways) // _WAYS]
-
-
-def _empty(rank: int, way: int, side: int) -> Shape:
-    """A shape of ``rank`` with a 0 in one place or, now and then, in two."""
-    shape = []
-    zero, way = way % rank, way // rank
-    for d in range(rank):
-        way, digit = divmod(way, 4)
-        shape.append(0 if d == zero or digit == 3 else min(side, 1 + digit))
-    return tuple(shape)
+    rows = draw(_rows(min(max_rows, side**rank), allow_empty))
+    return (rows,) if rank == 1 else draw(_leading(rows, rank, side))
 
 
 def batch_shapes(
@@ -151,8 +147,7 @@ def batch_shapes(
     def build() -> st.SearchStrategy[Shape]:
         low, high = rank_bounds("min_dims", "max_dims", min_dims, max_dims)
         return _batch_shapes(
-            low,
-            high,
+            tuple(range(low, high + 1)),
             checks.integer("max_rows", max_rows, 1),
             max_side=checks.integer("max_side", max_side, 1),
             allow_empty=checks.boolean("allow_empty", allow_empty),
