@@ -36,7 +36,7 @@ _BETWEEN = {*range(1, 34), *range(35, 64, 3), *range(67, 128, 5), *range(131, 10
 _SIZES = tuple(
     size
     for size in sorted({*BOUNDARIES, *_BETWEEN})
-    for _ in range(max(1, 12 // size))  # 1 twelve times, 2 six times, ... of about 190 up to 512
+    for _ in range(max(2 if size in BOUNDARIES else 1, 12 // size))  # 1 twelve times, 2 six times, 3 four times, ...
 )
 
 
