@@ -66,13 +66,13 @@ def _readout(text: str | None, dtype: torch.dtype, shape: tuple[int, ...], out: 
     positions = math.prod(shape[1:])
     if name == "positions" and out % positions:
         raise EquivError(
-            f"--readout: expected sum or mean for --out {out}, got 'positions': a 1x1 convolution gives {positions} numbers "
+            f"--readout: expected sum or mean for --out {out}, got 'positions': a 1x1 conv gives {positions} numbers "
             f"for each channel on this map, and {out} is no multiple of {positions}; choose another --out, or sum"
         )
     if name == "mean" and not (dtype.is_floating_point or dtype.is_complex):
         raise EquivError(
-            f"--readout: expected positions or sum for {options.word(dtype)}, got 'mean': integers have no mean in their own "
-            "dtype; choose sum"
+            f"--readout: expected positions or sum for {options.word(dtype)}, got 'mean': integers have no mean in "
+            "their own dtype; choose sum"
         )
     return cast(Readout, name)
 
@@ -106,16 +106,16 @@ def _show(found: Counterexample, dtype: str, seed: int) -> None:
     if positions == 1:
         term.paragraph(
             out,
-            f"""They are the same. The map has one position, so its {found.in_features} numbers are its {c} channels, and a 1x1
-            convolution with the layer's {found.layer_weights} weights computes the same sums for every input.""",
+            f"""They are the same. The map has one position, so its {found.in_features} numbers are its {c} channels,
+            and a 1x1 convolution with the layer's {found.layer_weights} weights computes the same sums for every
+            input.""",
         )
     else:
         term.paragraph(
             out,
-            f"""The fully connected layer takes the {found.in_features} numbers of the map to {found.out_features}. A 1x1
-            convolution over its {c} channel{"s" * (c != 1)} takes them to {found.conv_output_shape[0]} x {size} =
-            {found.conv_output_shape[0] * positions} numbers,
-            {_read(found)}.""",
+            f"""The fully connected layer takes the {found.in_features} numbers of the map to {found.out_features}. A
+            1x1 convolution over its {c} channel{"s" * (c != 1)} takes them to {found.conv_output_shape[0]} x {size} =
+            {found.conv_output_shape[0] * positions} numbers, {_read(found)}.""",
         )
     out.print(str(found), soft_wrap=True)
     out.print()

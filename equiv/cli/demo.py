@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -39,8 +38,8 @@ def three_forms(out: Console) -> None:
     term.heading(out, "1. One layer, carried out three ways")
     term.paragraph(
         out,
-        """A fully connected layer that takes 4 numbers to 2 is 8 weights and 2 biases. These are the ones that torch draws
-        after manual_seed(123), one row for each output:""",
+        """A fully connected layer that takes 4 numbers to 2 is 8 weights and 2 biases. These are the ones that torch
+        draws after manual_seed(123), one row for each output:""",
     )
     for row, bias in zip(example.weight, example.bias, strict=True):
         term.lines(out, [f"weights {term.numbers(row)}   bias {bias:.4f}"], indent="    ")
@@ -51,19 +50,19 @@ def three_forms(out: Console) -> None:
     _forms_table(out, example)
     term.paragraph(
         out,
-        """full: read the input as a 2x2 map, and make the kernel as large as the map. It fits in exactly one place, so each
-        output is one sum of 4 products and a bias. Row by row, the weights of an output are its kernel.""",
+        """full: read the input as a 2x2 map, and make the kernel as large as the map. It fits in exactly one place, so
+        each output is one sum of 4 products and a bias. Row by row, the weights of an output are its kernel.""",
     )
     term.paragraph(
         out,
-        """pointwise: read the input as 4 channels of a map with one position. A 1x1 kernel sums over channels: the same 4
-        products again.""",
+        """pointwise: read the input as 4 channels of a map with one position. A 1x1 kernel sums over channels: the
+        same 4 products again.""",
     )
     equal = all(all(form.equal) for form in example.forms)
     term.paragraph(
         out,
-        f"""Are they equal? == says {"yes" if equal else "no"} here, and that is all it can say. A verdict knows the layer and
-        the input, and with them how far apart two right results can lie:""",
+        f"""Are they equal? == says {"yes" if equal else "no"} here, and that is all it can say. A verdict knows the
+        layer and the input, and with them how far apart two right results can lie:""",
     )
     for form in example.forms[1:]:
         term.lines(out, [f"{form.form}: {_words(form.verdict)}"], indent="    ", hanging="  ")
@@ -78,15 +77,16 @@ def equal_bits(out: Console) -> None:
     term.heading(out, "2. The same with other numbers, and why == is luck")
     term.paragraph(
         out,
-        """The 2x2 map holds 1, 2, 3, 4 again; the weights are 1.1 to 1.8, the biases 1.9 and 2.0, and ReLU follows. ReLU
-        keeps a number or replaces it by 0, so what was equal before it is equal after it.""",
+        """The 2x2 map holds 1, 2, 3, 4 again; the weights are 1.1 to 1.8, the biases 1.9 and 2.0, and ReLU follows.
+        ReLU keeps a number or replaces it by 0, so what was equal before it is equal after it.""",
     )
     _forms_table(out, example)
     term.paragraph(
         out,
-        """Equal bits again, but only because 4 products leave little choice of order. A sum of floats depends on its order,
-        and a matrix product and a convolution are free to choose their own. Fully connected against full form, normal
-        weights and inputs, no bias, float32; refused counts what torch.testing.assert_close refuses by default:""",
+        """Equal bits again, but only because 4 products leave little choice of order. A sum of floats depends on its
+        order, and a matrix product and a convolution are free to choose their own. Fully connected against full form,
+        normal weights and inputs, no bias, float32; refused counts what torch.testing.assert_close refuses by
+        default:""",
     )
     rows = worked.widths()
     term.table(
@@ -117,10 +117,10 @@ def equal_bits(out: Console) -> None:
     term.paragraph(
         out,
         f"""Divide all weights by 32, a power of two that changes no digit of any result: assert_close now
-        {_refuses(small)}, and the verdict stays {small.verdict.outcome.name} at {_ratio(small.verdict.max_ratio)}. Divide
-        them by 2**24 and put zeros in place of the convolution: assert_close {_refuses(zero)}, the verdict is
-        {zero.verdict.outcome.name}, {zero.verdict.max_ratio or 0:,.0f} times outside. A tolerance knows neither the number of
-        terms nor their size; an envelope is made of them.""",
+        {_refuses(small)}, and the verdict stays {small.verdict.outcome.name} at {_ratio(small.verdict.max_ratio)}.
+        Divide them by 2**24 and put zeros in place of the convolution: assert_close {_refuses(zero)}, the verdict is
+        {zero.verdict.outcome.name}, {zero.verdict.max_ratio or 0:,.0f} times outside. A tolerance knows neither the
+        number of terms nor their size; an envelope is made of them.""",
     )
 
 
@@ -134,16 +134,16 @@ def two_networks(out: Console) -> None:
     term.heading(out, "3. Two networks with the same weights and other logits")
     term.paragraph(
         out,
-        f"""A question from a forum, eight posts long. One network has Linear layers {sizes}, the other 1x1 convolutions of
-        the same sizes; {worked.BATCH} x {worked.SAMPLES} samples of {worked.LAYERS[0]} normal inputs, every weight and bias
-        1, ELU after the hidden layers. The logits are not the same. Where is the mistake?""",
+        f"""A question from a forum, eight posts long. One network has Linear layers {sizes}, the other 1x1
+        convolutions of the same sizes; {worked.BATCH} x {worked.SAMPLES} samples of {worked.LAYERS[0]} normal inputs,
+        every weight and bias 1, ELU after the hidden layers. The logits are not the same. Where is the mistake?""",
     )
     term.paragraph(
         out,
-        f"""The convolutions see a map of {worked.LAYERS[0]} channels and {worked.SAMPLES} x 1 positions, more than one. A
-        1x1 convolution is one layer applied at each position, and the Linear layer is one layer applied to each of the
-        {worked.SAMPLES} samples: the same operation, so the comparison is fair. (It would not be if the layer took
-        the whole map flattened: section 4.)""",
+        f"""The convolutions see a map of {worked.LAYERS[0]} channels and {worked.SAMPLES} x 1 positions, more than
+        one. A 1x1 convolution is one layer applied at each position, and the Linear layer is one layer applied to each
+        of the {worked.SAMPLES} samples: the same operation, so the comparison is fair. (It would not be if the layer
+        took the whole map flattened: section 4.)""",
     )
     term.paragraph(
         out,
@@ -153,28 +153,28 @@ def two_networks(out: Console) -> None:
     _layers_table(out, elu)
     term.paragraph(
         out,
-        """same bits, worst/env, verdict: the convolution against the Linear layer when both get the same input. apart: the
-        largest difference of the two networks, each on its own way up to this layer. of bound: that difference as a
-        fraction of what right kernels can reach, which follows from layer to layer: D = E_linear + E_conv + |W| D_before,
-        where E is how far the envelope reaches from the exact result. The activation multiplies D by its steepest slope, 1
-        for ELU and 1/4 for sigmoid, and adds its own error.""",
+        """same bits, worst/env, verdict: the convolution against the Linear layer when both get the same input. apart:
+        the largest difference of the two networks, each on its own way up to this layer. of bound: that difference as
+        a fraction of what right kernels can reach, which follows from layer to layer: D = E_linear + E_conv + |W|
+        D_before, where E is how far the envelope reaches from the exact result. The activation multiplies D by its
+        steepest slope, 1 for ELU and 1/4 for sigmoid, and adds its own error.""",
     )
     term.paragraph(out, _networks_verdict(elu))
     term.paragraph(
         out,
-        """The last post changed two things, sigmoid for ELU and 0.001 for 1, and the difference went away. It went as far as
-        the numbers did:""",
+        """The last post changed two things, sigmoid for ELU and 0.001 for 1, and the difference went away. It went as
+        far as the numbers did:""",
     )
     _layers_table(out, sigmoid)
     term.paragraph(
         out,
-        f"""The largest logit is {sigmoid.largest_logit:.4g} now and the largest difference {sigmoid.difference:.2g}, which is
-        {sigmoid.difference / sigmoid.largest_logit:.1e} of it. {_networks_verdict(sigmoid)}""",
+        f"""The largest logit is {sigmoid.largest_logit:.4g} now and the largest difference {sigmoid.difference:.2g},
+        which is {sigmoid.difference / sigmoid.largest_logit:.1e} of it. {_networks_verdict(sigmoid)}""",
     )
     term.paragraph(
         out,
-        f"""Assumed in both: a computed ELU or sigmoid is at most {worked.ACTIVATION_ULPS} units of 2**-24 from the exact one.
-        Measured here: {elu.activation_error:.2f} and {sigmoid.activation_error:.2f}.""",
+        f"""Assumed in both: a computed ELU or sigmoid is at most {worked.ACTIVATION_ULPS} units of 2**-24 from the
+        exact one. Measured here: {elu.activation_error:.2f} and {sigmoid.activation_error:.2f}.""",
     )
 
 
@@ -188,9 +188,9 @@ def not_the_layer(out: Console) -> None:
     term.heading(out, "4. Where it is not true")
     term.paragraph(
         out,
-        f"""Take the layer of section 1 and leave its input a map of 1 channel and 2x2 positions, {found.feature_shape}. A 1x1
-        convolution from 1 channel to {channels} runs on it without complaint. It is another function, which the sizes
-        already say:""",
+        f"""Take the layer of section 1 and leave its input a map of 1 channel and 2x2 positions,
+        {found.feature_shape}. A 1x1 convolution from 1 channel to {channels} runs on it without complaint. It is
+        another function, which the sizes already say:""",
     )
     term.table(
         out,
@@ -208,15 +208,16 @@ def not_the_layer(out: Console) -> None:
     )
     term.paragraph(
         out,
-        f"""Summing each output channel over its {positions} positions makes the sizes fit, and nothing else. For the input 1,
-        2, 3, 4 the closest 1x1 convolution, the one whose weights are the means of the layer's, gives
+        f"""Summing each output channel over its {positions} positions makes the sizes fit, and nothing else. For the
+        input 1, 2, 3, 4 the closest 1x1 convolution, the one whose weights are the means of the layer's, gives
         {term.numbers(example.conv_sums)} where the layer gives {term.numbers(example.layer_output)}.""",
     )
     index = list(found.witness_index or ())
     term.paragraph(
         out,
-        f"""The smallest input that tells them apart has a single 1, at x{index}. Output {list(found.output_index or ())} is
-        {_real(found.expected)} from the layer and {_real(found.actual)} from the convolution. Why: {found.reason}.""",
+        f"""The smallest input that tells them apart has a single 1, at x{index}. Output
+        {list(found.output_index or ())} is {_real(found.expected)} from the layer and {_real(found.actual)} from the
+        convolution. Why: {found.reason}.""",
     )
     term.paragraph(
         out,
@@ -284,13 +285,14 @@ def _networks_verdict(found: Networks) -> str:
     last = found.layers[-1]
     if right and last.fraction <= 1:
         return (
-            f"Verdict: rounding. All {len(found.layers)} convolutions lie inside the envelope on the same input, and the "
-            f"{found.outputs} logits differ by at most {_ratio(last.fraction)} of the bound ({last.bound:.2g} at the worst "
-            "one). There is no mistake to find."
+            f"Verdict: rounding. All {len(found.layers)} convolutions lie inside the envelope on the same input, and "
+            f"the {found.outputs} logits differ by at most {_ratio(last.fraction)} of the bound ({last.bound:.2g} for "
+            "the worst one). There is no mistake to find."
         )
+    wrong = sum(not step.verdict.equivalent for step in found.layers)
     return (
-        f"Verdict: not rounding alone. {sum(not step.verdict.equivalent for step in found.layers)} of {len(found.layers)} "
-        f"convolutions leave the envelope, and the logits reach {_ratio(last.fraction)} of the bound."
+        f"Verdict: not rounding alone. {wrong} of {len(found.layers)} convolutions leave the envelope, and the logits "
+        f"reach {_ratio(last.fraction)} of the bound."
     )
 
 

@@ -74,10 +74,17 @@ def _cpu() -> dict[str, Any]:
     return {
         "capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
-        "mkldnn": torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled,
-        "mkl": torch.backends.mkl.is_available(),
-        "openmp": torch.backends.openmp.is_available(),
+        "mkldnn": _has("mkldnn") and torch.backends.mkldnn.enabled,
+        "mkl": _has("mkl"),
+        "openmp": _has("openmp"),
     }
+
+
+def _has(library: str) -> bool:
+    import torch
+
+    available: Any = getattr(torch.backends, library).is_available
+    return bool(available())
 
 
 def _float32() -> dict[str, str]:
@@ -106,7 +113,7 @@ def _device(name: str) -> dict[str, Any]:
 
     device = torch.device(name)
     here = set(served(device))
-    dtypes = {}
+    dtypes: dict[str, dict[str, Any]] = {}
     for dtype in (dtype for dtype in DTYPES if dtype in here):
         if not (dtype.is_floating_point or dtype.is_complex):
             dtypes[options.word(dtype)] = {"exact": f"modulo 2**{torch.iinfo(dtype).bits}"}
@@ -157,9 +164,10 @@ def _show(out: Console, found: dict[str, Any]) -> None:
         _show_device(out, name, device)
     term.paragraph(
         out,
-        """Dtypes are those that both Linear and conv2d serve. u: unit roundoff, the largest relative error of one rounding,
-        of the result and of the sums inside. subnormals: whether values below the smallest normal number may become 0. bias:
-        how often a result is rounded when a bias is added. source: measured on CPUs, or taken from documentation.""",
+        """Dtypes are those that both Linear and conv2d serve. u: unit roundoff, the largest relative error of one
+        rounding, of the result and of the sums inside. subnormals: whether values below the smallest normal number may
+        become 0. bias: how often a result is rounded when a bias is added. source: measured on CPUs, or taken from
+        documentation.""",
     )
     term.heading(out, f"{len(found['laws'])} laws")
     hanging = " " * (2 + max(len(law["id"]) for law in found["laws"]))

@@ -1,6 +1,7 @@
 """What users type on the command line, read and checked: names, dtypes, devices, map shapes.
 
-Every refusal is an `EquivError` whose message starts with the option and holds its value, what was expected, what to do.
+Every refusal is an `EquivError` whose message starts with the option and holds its value, what was expected, and what
+to do.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ def integer(option: str, text: str, *, low: int, high: int) -> int:
     if not re.fullmatch(r"[+-]?[0-9]{1,18}", text.strip()):
         raise EquivError(f"{expected}, got {text[:40]!r}; write digits")
     if not low <= int(text) <= high:
-        raise EquivError(f"{expected}, got {text.strip()}; choose one in this range")
+        raise EquivError(f"{expected}, got {text.strip()!r}; choose one in this range")
     return int(text)
 
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pkgutil
 import signal
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib import import_module
 
+import equiv
 from equiv.backends import TorchEager
 from equiv.errors import EquivError
 from equiv.laws import Item, Result, items, run_item
@@ -58,6 +61,7 @@ def run_all(
     """
     with _quiet():
         if jobs == 1:
+            _load_everything()
             for item in chosen:
                 starting(item)
                 done(plan.run(item))
@@ -97,12 +101,25 @@ def _start(plan: Plan) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
+    _load_everything()
     _plan, _items = plan, plan.items()
 
 
 def _run(number: int) -> Result:
     assert _plan is not None
     return _plan.run(_items[number])
+
+
+def _load_everything() -> None:
+    """Import the whole package, so that a seed means the same cases in every process and for every selection of laws.
+
+    Hypothesis mixes numbers that it finds in the source of the loaded local modules into what it draws, and an editable
+    install is local: a module that loads on first use would change the cases that come after it.
+    """
+    for module in pkgutil.walk_packages(equiv.__path__, "equiv.", onerror=lambda _: None):
+        if not module.name.endswith((".__main__", ".testing", ".pytest_plugin")):
+            with suppress(ImportError):
+                import_module(module.name)
 
 
 @contextmanager

@@ -40,11 +40,9 @@ def verify(
     seed: Annotated[
         str | None, typer.Option("--seed", metavar="N", help="Repeat the run with this seed. Random if not given.")
     ] = None,
-    jobs: Annotated[
-        str | None, typer.Option("--jobs", metavar="N", help="Processes; at most 2 if not given.")
-    ] = None,
+    jobs: Annotated[str | None, typer.Option("--jobs", metavar="N", help="Processes; at most 2 if not given.")] = None,
     full: Annotated[bool, typer.Option("--full", help="One row for each law, form and dtype.")] = False,
-    json: Annotated[str | None, typer.Option("--json", help="Also write everything to this file; - for stdout.")] = None,
+    json: Annotated[str | None, typer.Option("--json", help="Also write all of it to this file; - for stdout.")] = None,
 ) -> int:
     """Try to break every law on every form and dtype. Exit code 1 if one is broken."""
     run = _plan(law, form, dtype, device, profile, examples, seed, jobs, json)
@@ -77,6 +75,7 @@ class Run:
 
     @property
     def complete(self) -> bool:
+        """Whether every item has a result."""
         return len(self.results) == len(self.items)
 
     @property
@@ -143,8 +142,10 @@ def _plan(
     items = plan.items()
     if not items:
         asked = [f"{key} {','.join(v)}" for key, v in (("--law", laws), ("--form", forms)) if v]
-        asked += [f"--dtype {','.join(plan.dtypes)}"] * (plan.dtypes is not None)
-        raise EquivError(f"{' '.join(asked)}: expected a law that is about these, got none; leave one of the options out")
+        asked += [f"--dtype {','.join(plan.dtypes)}"] if plan.dtypes else []
+        raise EquivError(
+            f"{' '.join(asked)}: expected a law that is about these, got none; leave out one of the options"
+        )
     words = [f" --form {','.join(forms)}"] if forms else []
     words += [f" --device {','.join(devices)}"] if devices != ("cpu",) else []
     words += [f" --profile {name}"] if name != "dev" else []
@@ -223,9 +224,9 @@ def _report(out: Console, run: Run, *, full: bool) -> None:
     if run.results:
         term.paragraph(
             out,
-            """identical: the same bits. rounding: inside the envelope, where right kernels differ. undecided: right kernels
-            may disagree, as where a sum overflows in some orders. broken: outside. worst: the largest error as a
-            fraction of its envelope, whose edge is 1, and the dtype it came in. Counts are of whole results.""",
+            """identical: the same bits. rounding: inside the envelope, where right kernels differ. undecided: right
+            kernels may disagree, as where a sum overflows in some orders. broken: outside. worst: the largest error as
+            a fraction of its envelope, whose edge is 1, and the dtype it came in. Counts are of whole results.""",
         )
     _failures(out, run.failures)
     term.paragraph(out, _summary(run))
@@ -299,7 +300,10 @@ def _payload(run: Run) -> dict[str, Any]:
     for result in run.results:
         item = result.to_dict()
         if result.failure is not None:
-            item["failure"] = {**result.failure.to_dict(), "command": commands[result.law, result.dtype, result.backend]}
+            item["failure"] = {
+                **result.failure.to_dict(),
+                "command": commands[result.law, result.dtype, result.backend],
+            }
         items.append(item)
     return {
         "schema": 1,

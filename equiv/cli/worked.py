@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -204,15 +205,15 @@ _ACTIVATIONS: dict[str, tuple[Activation, float]] = {"ELU": (nn.ELU(), 1.0), "si
 def networks(activation: str, fill: float) -> Networks:
     """Every weight and bias ``fill``, ``activation`` (``ELU`` or ``sigmoid``) after each layer but the last.
 
-    The bound on the difference is ``D_0 = 0``; before the activation of layer l ``E_linear + E_conv + |W| D_{l-1}``, after
-    it ``L`` times that plus the activation's own error, once for each network. ``E`` is the distance to the edge of the
-    envelope around the exact result for the input that this network really has there.
+    The bound on the difference is ``D_0 = 0``; before the activation of layer l ``E_linear + E_conv + |W| D_{l-1}``,
+    after it ``L`` times that plus the activation's own error, once for each network. ``E`` is the distance to the edge
+    of the envelope around the exact result for the input that this network really has there.
     """
     function, lipschitz = _ACTIVATIONS[activation]
     h = torch.randn(BATCH, SAMPLES, LAYERS[0], generator=torch.Generator().manual_seed(DRAW_SEED))
     g, apart = h, torch.zeros(h.shape, dtype=torch.float64)
     steps, measured = [], 0.0
-    for number, (n, out) in enumerate(zip(LAYERS, LAYERS[1:], strict=False)):
+    for number, (n, out) in enumerate(pairwise(LAYERS)):
         linear = _layer(torch.full((out, n), fill), torch.full((out,), fill))
         conv = linear_to_pointwise_conv(linear)
         y, z = linear(h), _over_samples(conv, g)

@@ -14,11 +14,11 @@ STDOUT = "-"
 
 
 def dumps(payload: Any) -> str:
-    """Indented JSON that ends in a newline; infinities and NaN become the strings ``"inf"``, ``"-inf"``, ``"nan"``.
+    r"""Indented JSON that ends in a newline; infinities and NaN become the strings ``"inf"``, ``"-inf"``, ``"nan"``.
 
     Example:
         >>> dumps({"worst": float("inf"), "forms": ("full",)})
-        '{\\n  "worst": "inf",\\n  "forms": [\\n    "full"\\n  ]\\n}\\n'
+        '{\n  "worst": "inf",\n  "forms": [\n    "full"\n  ]\n}\n'
     """
     return json.dumps(_plain(payload), indent=2, allow_nan=False) + "\n"
 

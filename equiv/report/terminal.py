@@ -1,7 +1,7 @@
 """Text on a terminal or in a pipe: paragraphs, tables, code.
 
-Everything is ASCII, so that no console's encoding can spoil it. Colour and weight are rich's business, which leaves them
-out in a pipe and where ``NO_COLOR`` is set; width is that of the terminal, else of ``COLUMNS``, else 80.
+Everything is ASCII, so that no console's encoding can spoil it. Colour and weight are rich's business, which leaves
+them out in a pipe and where ``NO_COLOR`` is set; width is that of the terminal, else of ``COLUMNS``, else 80.
 """
 
 from __future__ import annotations
@@ -80,13 +80,14 @@ def verbatim(out: Console, text: str, *, indent: str = "    ") -> None:
 
 
 def table(out: Console, columns: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1, gap: int = 2) -> None:
-    """Columns under a rule, the first ``left`` of them flush left, the others flush right, ``gap`` blanks apart. An empty line
-    follows.
+    """Columns under a rule, ``gap`` blanks apart, the first ``left`` of them flush left, the others flush right.
+
+    Lines end without blanks, and an empty line follows.
 
     Example:
         >>> table(console(), ("form", "weights"), [("linear", "8")])
           form    weights
-         -----------------
+         ----------------
           linear        8
         <BLANKLINE>
     """

@@ -1,0 +1,150 @@
+"""The worked examples give the documents' numbers, and what the story says of them is so."""
+
+import math
+import re
+
+import pytest
+import torch
+
+from equiv.cli import main, worked
+from equiv.verdict import Outcome
+
+
+@pytest.fixture(scope="module")
+def story() -> dict[str, worked.Networks]:
+    return {"ELU": worked.networks("ELU", 1.0), "sigmoid": worked.networks("sigmoid", 0.001)}
+
+
+def _rounded(values: tuple[float, ...]) -> list[float]:
+    return [round(value, 4) for value in values]
+
+
+def test_the_layer_of_seed_123_has_the_weights_of_the_notebook() -> None:
+    assert [_rounded(row) for row in worked.seed_123().weight] == [
+        [-0.2039, 0.0166, -0.2483, 0.1886],
+        [-0.4260, 0.3665, -0.3634, -0.3975],
+    ]
+
+
+def test_seed_123_gives_the_same_two_numbers_three_times() -> None:
+    forms = worked.seed_123().forms
+    assert [form.form for form in forms] == ["linear", "full", "pointwise"]
+    assert [_rounded(form.output) for form in forms] == [[-0.4775, -2.1469]] * 3
+    assert [form.weight_shape for form in forms] == [(2, 4), (2, 1, 2, 2), (2, 4, 1, 1)]
+    assert [form.input_shape for form in forms] == [(1, 4), (1, 1, 2, 2), (1, 4, 1, 1)]
+    assert [form.output_shape for form in forms] == [(1, 2), (1, 2, 1, 1), (1, 2, 1, 1)]
+    assert all(form.verdict.equivalent for form in forms)
+
+
+def test_the_two_by_two_map_gives_14_9_and_19_three_times() -> None:
+    forms = worked.two_by_two().forms
+    assert [_rounded(form.output) for form in forms] == [[14.9, 19.0]] * 3
+    assert all(form.verdict.equivalent for form in forms)
+
+
+def test_nothing_touches_the_global_random_state() -> None:
+    before = torch.random.get_rng_state()
+    worked.seed_123()
+    worked.two_by_two()
+    worked.widths((4,))
+    worked.networks("sigmoid", 0.001)
+    worked.not_the_layer()
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_wide_layers_are_right_without_equal_bits() -> None:
+    widest = worked.widths((1024,))[0]
+    assert widest.verdict.outcome is Outcome.ROUNDING
+    assert widest.same_bits < widest.outputs
+
+
+def test_a_power_of_two_changes_no_verdict() -> None:
+    plain, small = worked.scaled(1.0), worked.scaled(2.0**-5)
+    assert small.verdict.counts == plain.verdict.counts
+    assert small.verdict.max_ratio == pytest.approx(plain.verdict.max_ratio, rel=1e-6)
+
+
+def test_assert_close_refuses_exactly_the_outputs_that_are_counted() -> None:
+    found = worked.scaled(1.0)
+    linear, x = worked._normal_layer(1024, 1.0)
+    assert found.outputs == linear(x).numel()
+    y = linear(x)
+    if found.beyond_default:
+        with pytest.raises(AssertionError, match=f"Mismatched elements: {found.beyond_default} / {found.outputs}"):
+            torch.testing.assert_close(
+                worked.linear_to_full_conv(linear, (256, 2, 2))(x.view(-1, 256, 2, 2)).flatten(1), y
+            )
+    torch.testing.assert_close(torch.zeros(3), torch.full((3,), 9e-6))  # why a layer of zeros can pass
+
+
+def test_zeros_pass_assert_close_and_no_verdict() -> None:
+    found = worked.zeros_pass()
+    assert found.beyond_default == 0
+    assert found.verdict.outcome is Outcome.DIFFERENT
+
+
+@pytest.mark.parametrize("activation", ["ELU", "sigmoid"])
+def test_every_convolution_of_the_thread_lies_in_the_envelope(
+    story: dict[str, worked.Networks], activation: str
+) -> None:
+    layers = story[activation].layers
+    assert [(step.in_features, step.out_features) for step in layers] == [(256, 64), (64, 128), (128, 256), (256, 4)]
+    assert all(step.verdict.outcome in (Outcome.IDENTICAL, Outcome.ROUNDING) for step in layers)
+    assert [step.verdict.counts["total"] for step in layers] == [80 * out for out in (64, 128, 256, 4)]
+
+
+@pytest.mark.parametrize("activation", ["ELU", "sigmoid"])
+def test_the_networks_stay_within_the_propagated_bound(story: dict[str, worked.Networks], activation: str) -> None:
+    found = story[activation]
+    assert all(0 <= step.fraction <= 1 for step in found.layers)
+    assert found.difference == found.layers[-1].difference
+    assert found.activation_error <= worked.ACTIVATION_ULPS
+
+
+def test_the_logits_are_huge_with_elu_and_small_with_sigmoid(story: dict[str, worked.Networks]) -> None:
+    assert story["ELU"].largest_logit > 1e7
+    assert story["ELU"].difference < 1e-4 * story["ELU"].largest_logit
+    assert 0.1 < story["sigmoid"].largest_logit < 0.3
+    assert story["sigmoid"].difference < 1e-5
+
+
+def test_the_first_bound_is_that_of_the_two_envelopes() -> None:
+    # 257 terms in float32, two networks, and the rounding of the results: 2 * 257 * 2**-24 * S and little more.
+    first = worked.networks("ELU", 1.0).layers[0]
+    x = torch.randn(16, 5, 256, generator=torch.Generator().manual_seed(worked.DRAW_SEED))
+    sizes = x.abs().sum(-1) + 1
+    assert 2 * 257 * 2**-24 * float(sizes.min()) <= first.bound <= 2 * 259 * 2**-24 * float(sizes.max())
+
+
+def test_the_wrong_convolution_would_leave_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = worked._over_samples
+    monkeypatch.setattr(worked, "_over_samples", lambda conv, x: right(conv, x) * (1 + 2.0**-10))
+    found = worked.networks("ELU", 1.0)
+    assert found.layers[0].verdict.outcome is Outcome.DIFFERENT
+    assert max(step.fraction for step in found.layers) > 1
+
+
+def test_the_one_by_one_convolution_on_the_map_is_another_function() -> None:
+    example = worked.not_the_layer()
+    assert not example.found.equivalent
+    assert example.found.conv_output_shape == (2, 2, 2)
+    assert _rounded(example.layer_output) == [-0.4775, -2.1469]
+    assert (example.found.dense_nonzeros, example.found.dense_entries) == (8, 32)
+    assert [round(math.fsum(row), 4) for row in example.conv_output] == _rounded(example.conv_sums)
+    assert example.found.witness is not None
+    assert int((example.found.witness != 0).sum()) == 1
+
+
+def test_the_command_tells_all_four_sections(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo"]) == 0
+    text = capsys.readouterr().out
+    assert re.findall(r"^(\d)\. ", text, re.MULTILINE) == ["1", "2", "3", "4"]
+    assert text.count("-0.4775, -2.1469") == 4
+    assert text.count("14.9000, 19.0000") == 3
+    assert "There is no mistake to find." in " ".join(text.split())
+    assert "equiv verify" in text
+
+
+def test_one_section_is_told_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--section", "3"]) == 0
+    assert re.findall(r"^(\d)\. ", capsys.readouterr().out, re.MULTILINE) == ["3"]
