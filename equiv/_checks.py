@@ -165,7 +165,8 @@ def check_rows(x: Tensor) -> None:
 
 
 def _index(value: object) -> int | None:
-    if isinstance(value, bool) or (isinstance(value, Tensor) and value.dtype == torch.bool):
+    # numpy below 2.3 lets its booleans pass as indices; a dtype's own name tells them without importing numpy.
+    if isinstance(value, bool) or str(getattr(value, "dtype", "")) in ("bool", "torch.bool"):
         return None
     try:
         return operator.index(value)  # type: ignore[arg-type]  # TypeError says that it is no index

@@ -86,7 +86,9 @@ def fill_dense(dense: Tensor, weight: Tensor, places: Tensor, *, groups: int) ->
     position, place, tap = (index.to(weight.device) for index in (position, place, tap))
     for part, target in zip(_real_parts(weight), _real_parts(dense), strict=True):
         columns = part.reshape(groups, out_channels // groups, channels, -1)  # (G, O/G, Cg, T)
-        sums = [_sum_rounded_once(columns[..., taps.to(weight.device)]) for taps in merged]
+        # Indexed as signed integers: torch 2.6 cannot index uint16, uint32 and uint64.
+        picked = (_as_int(columns)[..., taps.to(weight.device)].view(columns.dtype) for taps in merged)
+        sums = [_sum_rounded_once(terms) for terms in picked]
         bits = _as_int(torch.cat([columns, *sums], dim=-1)).permute(3, 1, 2, 0)  # (T', O/G, Cg, G)
         blocks = _as_int(target).view(groups, out_channels // groups, positions, groups, channels, -1)
         blocks = blocks.diagonal(dim1=0, dim2=3)  # (O/G, P, Cg, Q, G): a group's outputs see its own inputs only

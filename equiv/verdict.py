@@ -94,7 +94,7 @@ class Verdict:
         return {**_plain(asdict(self)), "outcome": self.outcome.value, "equivalent": self.equivalent}
 
     def __str__(self) -> str:
-        lines = [f"{self.outcome.name}: {textwrap.fill(self.explanation, 78 - len(self.outcome.name))}"]
+        lines = textwrap.wrap(f"{self.outcome.name}: {self.explanation}", 79)
         if self.worst is not None:
             lines += _entry_lines(self.worst)
         lines += [f"  {'condition':<12} {text}" for text in self.conditions]

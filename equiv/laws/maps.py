@@ -101,13 +101,21 @@ def not_equivalent(trial: Trial, case: Case) -> None:
     channels, *spatial = case.feature_shape
     positions = math.prod(spatial)
     outputs = max(1, min(case.weight.shape[0], _DENSE_ENTRIES // (channels * positions**2) or 1))
-    kernel = case.weight[:outputs, :channels].clone()
+    # signs: maps of -1 and 1 keep every sum exact.
+    _, kernel, bias = exact_case(
+        seed=case.seed,
+        style="signs",
+        rows=1,
+        in_features=channels,
+        out_features=outputs,
+        bias=case.bias is not None,
+        dtype=case.dtype,
+        device=case.device,
+    )
     flattened = torch.kron(kernel, torch.eye(positions, dtype=case.dtype, device=case.device))
-    bias = None if case.bias is None else case.bias[:outputs]
     spread = None if bias is None else bias.repeat_interleave(positions)
     dims = len(spatial)
     maps = _signs((3, *case.feature_shape), torch.Generator().manual_seed(case.seed % 2**63), case)
-    maps[0] = case.x.reshape(-1, *case.feature_shape)[0]
     conv = Call("pointwise", maps, kernel.reshape(outputs, channels, *(1,) * dims), bias)
 
     # It is K (x) I, and the layer with that weight is the same function.

@@ -93,7 +93,12 @@ def _exported(trial: Trial, case: Case, layer: nn.Linear) -> None:
             program = torch.export.export(module, (x,))
         trial.cover("transform", "export")
         y = program.module()(x)
-        trial.same(call, y.reshape(len(x), -1), module(x).reshape(len(x), -1), note="after torch.export")
+        trial.same(
+            call,
+            y.reshape(len(x), case.weight.shape[0]),
+            module(x).reshape(len(x), case.weight.shape[0]),
+            note="after torch.export",
+        )
 
 
 @law(11, "transforms", draw=_exact, needs_torch=True)
@@ -137,7 +142,7 @@ def _functional(module: nn.Module, form: str, x: Tensor, case: Case) -> Tensor:
     parameters = {name: value.detach().clone() for name, value in module.named_parameters()}
     blank = copy.deepcopy(module).to("meta")
     y: Tensor = torch.func.functional_call(blank, parameters, (_shaped(form, x, case.feature_shape),))
-    return y.reshape(len(x), -1)
+    return y.reshape(len(x), case.weight.shape[0])
 
 
 def _on_meta(module: nn.Module, form: str, x: Tensor, case: Case) -> Tensor:
@@ -147,7 +152,7 @@ def _on_meta(module: nn.Module, form: str, x: Tensor, case: Case) -> Tensor:
 
 def _over_rows(module: nn.Module, form: str, x: Tensor, case: Case) -> Tensor:
     y: Tensor = torch.func.vmap(lambda row: module(_shaped(form, row, case.feature_shape)))(x)
-    return y.reshape(len(x), -1)
+    return y.reshape(len(x), case.weight.shape[0])
 
 
 def _over_weights(module: nn.Module, form: str, x: Tensor, case: Case) -> Tensor:
@@ -160,7 +165,7 @@ def _over_weights(module: nn.Module, form: str, x: Tensor, case: Case) -> Tensor
         return y
 
     y = torch.func.vmap(one)(stacked)
-    return y[0].reshape(len(x), -1)
+    return y[0].reshape(len(x), case.weight.shape[0])
 
 
 def _compiled(module: nn.Module, form: str, x: Tensor, case: Case) -> Tensor:
@@ -169,7 +174,7 @@ def _compiled(module: nn.Module, form: str, x: Tensor, case: Case) -> Tensor:
         warnings.simplefilter("ignore")  # dynamo's and functorch's own deprecations
         compiled = torch.compile(module, backend="aot_eager", fullgraph=True, dynamic=False)
         y: Tensor = compiled(_shaped(form, x, case.feature_shape))
-    return y.detach().reshape(len(x), -1)
+    return y.detach().reshape(len(x), case.weight.shape[0])
 
 
 def _autocast(trial: Trial, case: Case, form: str) -> None:

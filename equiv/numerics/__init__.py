@@ -15,7 +15,7 @@ from equiv.numerics.formats import (
     round_up,
     same_bits,
 )
-from equiv.numerics.outputs import Assessment, Reference, assess
+from equiv.numerics.outputs import Assessment, Reference, assess, tolerance
 from equiv.numerics.probes import STYLES, address_coded_weight, entry_range, exact_case, exact_range, one_hot_rows
 from equiv.numerics.reference import dot_double_double, exact_integers
 
@@ -49,4 +49,5 @@ __all__ = [
     "round_down",
     "round_up",
     "same_bits",
+    "tolerance",
 ]

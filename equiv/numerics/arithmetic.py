@@ -36,6 +36,8 @@ class Arithmetic:
         relative: Error of one product relative to it, before accumulation (TF32, bfloat16 products).
         flushes_inputs: Subnormal inputs may be treated as zero.
         flushes_outputs: Subnormal results may be replaced by zero.
+        infinity_spreads: An infinite or NaN input may make other outputs of its row NaN: a kernel that works on
+            pairs multiplies a neighbour by a zero that pads the weight.
         bias_rounding: ``"once"``, or ``"either"`` where the sum of products may be rounded to ``output``
             before the bias is added and the result rounded again.
         measured: Whether the row was measured or taken from documentation.
@@ -52,6 +54,7 @@ class Arithmetic:
     relative: float = 0.0
     flushes_inputs: bool = False
     flushes_outputs: bool = False
+    infinity_spreads: bool = False
     bias_rounding: str = "once"
     measured: bool = True
 
@@ -107,6 +110,8 @@ def declared(dtype: torch.dtype, device: torch.device | str = "cpu", op: str = "
     if out.dtype == torch.bfloat16:
         # oneDNN's bfloat16 kernels treat subnormals as zero, from sizes and in forms that vary.
         base = replace(base, flushes_inputs=True, flushes_outputs=True, underflow=acc.min_normal)
+        # docs/findings/infinity-spreads-in-bfloat16-conv.md: odd channels are padded to pairs.
+        base = replace(base, infinity_spreads=op in ("full", "any"))
     if out.dtype in (torch.bfloat16, torch.float16):
         if op in ("linear", "any"):
             # docs/findings/linear-rounds-bias-twice.md: matmul, then add_, for strided input of rank other than 2.

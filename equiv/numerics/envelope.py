@@ -30,6 +30,7 @@ class Classes:
     plus_inf: Tensor
     minus_inf: Tensor
     ambiguous: Tensor
+    tainted: Tensor
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,7 @@ def judge(result: Tensor, exact: Exact, arithmetic: Arithmetic) -> Judgement:
     )
     if exact.classes is not None:
         inside, undecided, ratio, lower, upper = _judge_classes(
-            y, exact.classes, inside, undecided, ratio, lower, upper
+            y, exact.classes, arithmetic, inside, undecided, ratio, lower, upper
         )
     return Judgement(inside | undecided, undecided, torch.where(undecided, 0.0, ratio), lower, upper)
 
@@ -217,11 +218,19 @@ def _classes(x: Tensor, w: Tensor, b: Tensor | None, dtype: torch.dtype) -> Clas
     plus, minus = (count + signed) > 0, (count - signed) > 0
     is_nan = (nan > 0) | (plus & minus)
     ambiguous = small_x.double() @ inf_w.T + inf_x @ small_w.double().T > 0
-    return Classes(is_nan, plus & ~is_nan, minus & ~is_nan, ambiguous)
+    tainted = (~x.isfinite()).any(1, keepdim=True).expand_as(is_nan)
+    return Classes(is_nan, plus & ~is_nan, minus & ~is_nan, ambiguous, tainted)
 
 
 def _judge_classes(
-    y: Tensor, classes: Classes, inside: Tensor, undecided: Tensor, ratio: Tensor, lower: Tensor, upper: Tensor
+    y: Tensor,
+    classes: Classes,
+    arithmetic: Arithmetic,
+    inside: Tensor,
+    undecided: Tensor,
+    ratio: Tensor,
+    lower: Tensor,
+    upper: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     # Where finite terms may overflow, an infinity of the other sign can turn up on the way: undecided stays undecided,
     # but for a term that is NaN by itself nothing can undo it.
@@ -231,4 +240,6 @@ def _judge_classes(
     inside = torch.where(special, match, inside)
     ratio = torch.where(special, torch.where(match, 0.0, torch.inf), ratio)
     undecided = (undecided & ~classes.nan) | classes.ambiguous
+    if arithmetic.infinity_spreads:
+        undecided = undecided | (classes.tainted & ~classes.nan & y.isnan())
     return inside, undecided, ratio, torch.where(special, wanted, lower), torch.where(special, wanted, upper)

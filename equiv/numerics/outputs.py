@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from equiv.numerics.arithmetic import Arithmetic
+from equiv.errors import EquivError
+from equiv.numerics.arithmetic import Arithmetic, declared
 from equiv.numerics.envelope import Classes, Exact, Judgement, exact_affine, judge
+from equiv.numerics.formats import format_of
 from equiv.numerics.reference import exact_integers
 
 
@@ -157,4 +159,29 @@ def _complex_classes(x: Tensor, weight: Tensor, bias: Tensor | None) -> Classes 
         return None
     touched = bad_x.any(1)[:, None] | bad_w.any(1)[None, :] | bad_b[None, :]
     nothing = torch.zeros_like(touched)
-    return Classes(nothing, nothing, nothing, touched)
+    return Classes(nothing, nothing, nothing, touched, nothing)
+
+
+def tolerance(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, arithmetic: Arithmetic | None = None) -> Tensor:
+    """How far apart two right kernels may be, output by output: the width of the envelope, float64 ``(N, O)``.
+
+    Divide both results by it and compare with ``rtol=0, atol=1`` to use it in ``torch.testing.assert_close``. Infinite
+    where right kernels may overflow. ``equiv.compare`` judges more sharply, since it knows the exact result.
+
+    Args:
+        x: ``(N, n)``.
+        weight: ``(O, n)``.
+        bias: ``(O,)`` or None. All three of one floating dtype.
+        arithmetic: By default what is declared for the dtype and device of ``x``.
+
+    Example:
+        >>> x, w = torch.ones(1, 1024), torch.ones(1, 1024)
+        >>> round(tolerance(x, w).item() / 1024 / 2**-24)
+        2048
+    """
+    reference = Reference(x.cpu(), weight.cpu(), None if bias is None else bias.cpu())
+    if len(reference.parts) != 1:
+        raise EquivError(f"x: expected a real floating dtype, got {x.dtype}; integers are exact, complex results go to equiv.compare")
+    found = reference.assess(reference.value.to(x.dtype), arithmetic or declared(x.dtype, x.device))
+    width = torch.where(found.undecided, torch.inf, found.upper - found.lower)
+    return width.clamp(min=format_of(x.dtype).min_subnormal)

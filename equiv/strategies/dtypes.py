@@ -96,6 +96,12 @@ def present(device: torch.device) -> torch.device:
     return device
 
 
+def devices_present(kinds: Sequence[str] = _DEVICE_KINDS) -> list[torch.device]:
+    """The devices of these kinds that are present, the CPU first; none is initialised."""
+    found = [torch.device("cpu")] if "cpu" in kinds else []
+    return found + [torch.device(kind, i) for kind in kinds if kind != "cpu" for i in range(_count(kind))]
+
+
 def devices(*, kinds: Sequence[str] | None = None) -> st.SearchStrategy[torch.device]:
     """The devices of this machine, the CPU first.
 
@@ -114,8 +120,7 @@ def devices(*, kinds: Sequence[str] | None = None) -> st.SearchStrategy[torch.de
 
     def build() -> st.SearchStrategy[torch.device]:
         wanted = _DEVICE_KINDS if kinds is None else checks.choices("kinds", kinds, _DEVICE_KINDS)
-        found = [torch.device("cpu")] if "cpu" in wanted else []
-        found += [torch.device(kind, i) for kind in wanted if kind != "cpu" for i in range(_count(kind))]
+        found = devices_present(wanted)
         if not found:
             checks.refuse("kinds", "a kind of device that is present", kinds, "add 'cpu', or leave kinds out")
         return st.sampled_from(found)

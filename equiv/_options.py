@@ -1,0 +1,27 @@
+"""What a pytest run was asked for. Free of torch, so that the plugin can set it before torch starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass
+class Options:
+    """Set by the plugin from its command line and ini options; read by ``equiv.testing``.
+
+    Attributes:
+        profile: ``dev``, ``gate`` or ``deep``.
+        examples: Cases per item, or None for the profile's number.
+        seed: Of all items, or None.
+        dtypes: Words, or None for all.
+        devices: Such as ``cpu`` or ``cuda:0``.
+    """
+
+    profile: str = "dev"
+    examples: int | None = None
+    seed: int | None = None
+    dtypes: tuple[str, ...] | None = None
+    devices: tuple[str, ...] = ("cpu",)
+
+
+options = Options()

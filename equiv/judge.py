@@ -1,0 +1,262 @@
+"""Is a candidate the same function as a reference? Chooses the inputs, runs both, and raises with the verdict.
+
+What one comparison of results means is the business of ``equiv.verdict``. Here two layers are first compared by their
+parameters through the mapping, which holds for all inputs, and then by what their kernels return: on one-hot inputs and
+zero, on exact integer probes where the weights allow them, and on normal values.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from equiv.causes import name_cause, name_output_cause
+from equiv.errors import EquivError, NotEquivalent
+from equiv.mapping import check_feature_shape, conv_to_linear
+from equiv.numerics import DTYPES, format_of, one_hot_rows, ordinal, same_bits
+from equiv.verdict import Entry, Outcome, Verdict, compare
+
+Layer = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
+_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_ONE_HOTS = 256
+_ROWS = 32
+
+
+def assert_equivalent(
+    candidate: nn.Module | Callable[[Tensor], Tensor],
+    reference: nn.Module | Callable[[Tensor], Tensor],
+    input: Tensor | None = None,  # noqa: A002 - the field's own word
+    *,
+    feature_shape: Sequence[int] | None = None,
+    seed: int = 0,
+    rtol: float | None = None,
+    atol: float | None = None,
+) -> None:
+    """Raise unless ``candidate`` is the same function as ``reference``, up to the rounding of right kernels.
+
+    At least one of the two must be a layer (Linear or a convolution of one output position or more): its weights give
+    the exact results. A layer that differs in a single weight by one ulp is another function and is found, whatever
+    the tolerance of a test on outputs would have said.
+
+    Args:
+        candidate: A Linear, a convolution, or a function of a batch: ``(N, n)`` or ``(N, C, *spatial)`` -> ``(N, O, ...)``.
+            Each side is given the shape that it takes: rows for a Linear, maps for a convolution and for a function
+            when ``feature_shape`` is known.
+        reference: The same.
+        input: Inputs to try in addition, ``(N, n)`` or ``(N, C, *spatial)``, in the layers' dtype.
+        feature_shape: ``(C, *spatial)``; by default the kernel of the convolution is taken for the whole map.
+        seed: Of the generated inputs; the global random state is neither read nor set.
+        rtol: An extra condition on every comparison of results, see :func:`equiv.compare`.
+        atol: See ``rtol``.
+
+    Raises:
+        NotEquivalent: An ``AssertionError`` with the verdict as ``.verdict``. An undecided verdict raises too: it is no
+            evidence of equivalence, and its explanation says what to change.
+        EquivError: Arguments that cannot be served.
+
+    Example:
+        >>> linear = torch.nn.Linear(12, 5)
+        >>> conv = torch.nn.Conv2d(3, 5, 2)
+        >>> _ = conv.load_state_dict({"weight": linear.weight.view(5, 3, 2, 2), "bias": linear.bias})
+        >>> assert_equivalent(conv, linear)
+        >>> conv.weight.data = conv.weight.data.flip(3)
+        >>> assert_equivalent(conv, linear)
+        Traceback (most recent call last):
+        ...
+        equiv.errors.NotEquivalent: DIFFERENT: ...
+    """
+    shape = _feature_shape(candidate, reference, feature_shape)
+    left, right = (_dense("candidate", candidate, shape), _dense("reference", reference, shape))
+    layer = right if right is not None else left
+    if layer is None:
+        raise EquivError(
+            "reference: expected at least one side to be a Linear or a convolution, got two functions; pass the layer whose "
+            "weights define the right results"
+        )
+    if shape is None:
+        shape = (layer.in_features, 1)
+    if math.prod(shape) != layer.in_features:
+        raise EquivError(
+            f"feature_shape: expected a product of {layer.in_features} features, got {shape} with product {math.prod(shape)}"
+            + ("" if feature_shape is not None else ", the kernel of the convolution taken for the whole map")
+            + "; pass the shape of the map that was flattened"
+        )
+    if left is not None and right is not None:
+        _same_parameters(left, right, shape)
+    for words, x in _inputs(layer, input, seed):
+        actual = _run("candidate", candidate, x, shape, feature_shape is not None)
+        expected = _run("reference", reference, x, shape, feature_shape is not None)
+        verdict = compare(
+            actual, expected, input=x, weight=layer.weight.detach(), bias=_bias(layer), rtol=rtol, atol=atol
+        )
+        if not verdict.equivalent:
+            raise NotEquivalent(_with_cause(verdict, words, actual, x, layer, shape))
+
+
+def _feature_shape(candidate: object, reference: object, given: Sequence[int] | None) -> tuple[int, ...] | None:
+    if given is not None:
+        return check_feature_shape(given)
+    for side in (candidate, reference):
+        if isinstance(side, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+            return (side.in_channels, *side.kernel_size)
+    return None
+
+
+def _dense(name: str, side: object, shape: tuple[int, ...] | None) -> nn.Linear | None:
+    """The Linear that a layer is, or None for a function."""
+    if isinstance(side, nn.Linear):
+        if side.weight.dtype not in DTYPES:
+            raise EquivError(
+                f"{name}: expected weights of a dtype among {', '.join(map(str, DTYPES))}, got {side.weight.dtype}"
+            )
+        if side.weight.device.type == "meta":
+            raise EquivError(
+                f"{name}: expected a layer with values, got one on the meta device; load its weights first"
+            )
+        return side
+    if isinstance(side, _LAYERS):
+        assert shape is not None
+        if side.weight.device.type == "meta":
+            raise EquivError(
+                f"{name}: expected a layer with values, got one on the meta device; load its weights first"
+            )
+        return conv_to_linear(side, shape)
+    if not callable(side):
+        raise EquivError(
+            f"{name}: expected a layer or a function of a batch, got {type(side).__name__}; to compare two results use equiv.compare"
+        )
+    return None
+
+
+def _same_parameters(left: nn.Linear, right: nn.Linear, shape: tuple[int, ...]) -> None:
+    """Two layers are one function exactly when their dense weights and biases have the same values."""
+    if left.weight.shape != right.weight.shape or left.weight.dtype != right.weight.dtype:
+        text = f"the candidate is a layer {_signature(left)}, the reference a layer {_signature(right)}: these are not the same function."
+        raise NotEquivalent(Verdict(Outcome.DIFFERENT, text, _word(left.weight.dtype), tuple(left.weight.shape)))
+    for name in ("weight", "bias"):
+        a, b = (_parameter(side, name) for side in (left, right))
+        wrong = ~(same_bits(a, b) | (a == b))
+        if bool(wrong.any()):
+            index = tuple(int(i) for i in wrong.nonzero()[0])
+            raise NotEquivalent(_parameter_verdict(name, index, a, b, int(wrong.sum()), left, right, shape))
+
+
+def _parameter_verdict(
+    name: str,
+    index: tuple[int, ...],
+    a: Tensor,
+    b: Tensor,
+    wrong: int,
+    left: nn.Linear,
+    right: nn.Linear,
+    shape: tuple[int, ...],
+) -> Verdict:
+    distance = ""
+    if a.is_floating_point():
+        distance = f", {abs(int(ordinal(a[index])) - int(ordinal(b[index]))):,} ulp apart"
+    text = (
+        f"{wrong:,} of {a.numel():,} entries of the {name} differ once both are written as one dense layer; the first, {name}{list(index)}, "
+        f"is {a[index].item()!r} in the candidate and {b[index].item()!r} in the reference{distance}."
+    )
+    found = name_cause(left.weight.detach(), right.weight.detach(), shape, _bias(left), _bias(right))
+    entry = Entry(index, a[index].item(), b[index].item())
+    counts = {"identical": a.numel() - wrong, "rounding": 0, "different": wrong, "undecided": 0, "total": a.numel()}
+    cause = None if found is None else found.sentence
+    return Verdict(Outcome.DIFFERENT, text, _word(a.dtype), tuple(a.shape), counts, None, entry, None, (), cause)
+
+
+def _parameter(layer: nn.Linear, name: str) -> Tensor:
+    value = getattr(layer, name)
+    if value is None:
+        return torch.zeros(layer.weight.shape[0], dtype=layer.weight.dtype)
+    found: Tensor = value.detach().cpu()
+    return found
+
+
+def _bias(layer: nn.Linear) -> Tensor | None:
+    return None if layer.bias is None else layer.bias.detach()
+
+
+def _inputs(layer: nn.Linear, given: Tensor | None, seed: int) -> list[tuple[str, Tensor]]:
+    """What to try: the caller's input, zero and one-hot rows, signs, and values of ordinary size."""
+    n, dtype, device = layer.in_features, layer.weight.dtype, layer.weight.device
+    generator = torch.Generator().manual_seed(seed)
+    tried: list[tuple[str, Tensor]] = []
+    if given is not None:
+        if not isinstance(given, Tensor) or given.dtype != dtype or given.ndim == 0 or (given.numel() % max(1, n)):
+            got = (
+                f"{_word(given.dtype)} of shape {tuple(given.shape)}"
+                if isinstance(given, Tensor)
+                else type(given).__name__
+            )
+            raise EquivError(f"input: expected a tensor of {_word(dtype)} with {n} features a row, got {got}")
+        tried.append(("on the input given", given.detach().reshape(-1, n)))
+    columns = torch.arange(n) if n <= _ONE_HOTS else torch.randperm(n, generator=generator)[:_ONE_HOTS].sort().values
+    probes = torch.cat([torch.zeros(1, n, dtype=dtype, device=device), one_hot_rows(columns, n, dtype, device)])
+    tried.append(("on the zero input and one-hot inputs", probes))
+    low = 0 if dtype == torch.uint8 else -1
+    tried.append(
+        ("on inputs of -1, 0 and 1", torch.randint(low, 2, (_ROWS, n), generator=generator).to(dtype).to(device))
+    )
+    if dtype.is_floating_point or dtype.is_complex:
+        wide = torch.complex128 if dtype.is_complex else torch.float64
+        tried.append(("on normal inputs", torch.randn(_ROWS, n, generator=generator, dtype=wide).to(dtype).to(device)))
+        tried.append(("on one input without a batch of others", tried[-1][1][:1]))
+    return tried
+
+
+def _run(
+    name: str, side: nn.Module | Callable[[Tensor], Tensor], x: Tensor, shape: tuple[int, ...], as_map: bool
+) -> Tensor:
+    takes_map = isinstance(side, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) or (as_map and not isinstance(side, nn.Linear))
+    try:
+        with torch.no_grad():
+            y = side(x.reshape(-1, *shape) if takes_map else x)
+    except Exception as error:
+        given = (len(x), *shape) if takes_map else tuple(x.shape)
+        raise EquivError(
+            f"{name}: expected to run on an input of shape {given}, got {type(error).__name__}: {str(error).splitlines()[0]}; "
+            "pass feature_shape= if it takes a map, leave it out if it takes rows"
+        ) from error
+    if not isinstance(y, Tensor):
+        raise EquivError(f"{name}: expected a function that returns a tensor, got {type(y).__name__}")
+    if y.dtype != x.dtype:
+        text = f"the {name} returns {_word(y.dtype)} for an input of {_word(x.dtype)}: another arithmetic, not the same function."
+        raise NotEquivalent(Verdict(Outcome.DIFFERENT, text, _word(y.dtype), tuple(y.shape)))
+    return y.reshape(len(x), -1) if y.ndim and y.shape[0] == len(x) else y
+
+
+def _with_cause(
+    verdict: Verdict, words: str, actual: Tensor, x: Tensor, layer: nn.Linear, shape: tuple[int, ...]
+) -> Verdict:
+    cause = None
+    if (
+        verdict.outcome is Outcome.DIFFERENT
+        and actual.shape == (len(x), layer.out_features)
+        and actual.is_floating_point()
+    ):
+        weight, bias = (
+            layer.weight.detach().double().cpu(),
+            None if layer.bias is None else layer.bias.detach().double().cpu(),
+        )
+        rows = x.double().cpu()
+        exact = rows @ weight.T if bias is None else rows @ weight.T + bias
+        size = rows.abs() @ weight.abs().T
+        bound = 4 * format_of(actual.dtype).u * exact.abs() + (rows.shape[1] + 1) * 2.0**-24 * size
+        found = name_output_cause(
+            actual.detach().cpu(), exact, x=rows, weight=weight, bias=bias, feature_shape=shape, bound=bound
+        )
+        cause = None if found is None else found.sentence
+    return replace(verdict, explanation=f"{words}, {verdict.explanation}", cause=cause)
+
+
+def _signature(layer: nn.Linear) -> str:
+    return f"{layer.in_features} -> {layer.out_features} of {_word(layer.weight.dtype)}"
+
+
+def _word(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

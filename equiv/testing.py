@@ -1,0 +1,184 @@
+"""The laws as a conformance suite for other projects: as a pytest decorator, or as one call.
+
+    import equiv.testing
+    from my_kernels import MyBackend
+
+    @equiv.testing.parametrize_with_laws(MyBackend())
+    def test_my_backend(law):
+        law()
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from equiv._options import options
+from equiv.backends import Backend, TorchEager
+from equiv.errors import EquivError
+from equiv.laws import Item, Result, items, run_item
+
+
+class LawBroken(AssertionError):  # noqa: N818 - what it says is that a law is broken
+    """A law does not hold for a backend; the message is the whole report. ``result`` has it as data."""
+
+    def __init__(self, result: Result) -> None:
+        assert result.failure is not None
+        super().__init__("\n" + result.failure.render())
+        self.result = result
+
+
+@dataclass(frozen=True)
+class Check:
+    """One item, ready to be called: raises :class:`LawBroken` if its law does not hold."""
+
+    item: Item
+
+    @property
+    def id(self) -> str:
+        """``law-form-dtype-backend``."""
+        return self.item.id
+
+    def __call__(self) -> Result:
+        """Run the item as the pytest options, or their defaults, say."""
+        __tracebackhide__ = True
+        result = run_item(self.item, profile=options.profile, examples=options.examples, seed=options.seed)
+        if result.failure is not None:
+            raise LawBroken(result)
+        return result
+
+
+def devices_under_test() -> tuple[TorchEager, ...]:
+    """torch itself on every device that ``--equiv-devices`` names; on the CPU by default.
+
+    Raises:
+        EquivError: A device that is not present.
+    """
+    return tuple(TorchEager(device) for device in options.devices)
+
+
+def checks(
+    backend: Backend | Sequence[Backend],
+    *,
+    laws: Sequence[str] | None = None,
+    forms: Sequence[str] | None = None,
+    dtypes: Sequence[str] | None = None,
+) -> list[Check]:
+    """Every check of a backend, or of several, in a stable order.
+
+    Example:
+        >>> [check.id for check in checks(TorchEager(), laws=["exact"], dtypes=["float32"])]
+        ['exact-all-float32-eager.cpu']
+    """
+    backends = list(backend) if isinstance(backend, (list, tuple)) else [backend]
+    for one in backends:
+        if not isinstance(one, Backend):
+            raise EquivError(
+                f"backend: expected an object with name, device, linear and conv, got {type(one).__name__}; see equiv.backends.Backend"
+            )
+    chosen = dtypes if options.dtypes is None else [d for d in dtypes or options.dtypes if d in options.dtypes]
+    if chosen is not None and not chosen and dtypes:
+        return []
+    return [Check(item) for item in items(backends, laws=laws, forms=forms, dtypes=chosen)]
+
+
+def parametrize_with_laws(
+    backend: Backend | Sequence[Backend],
+    *,
+    laws: Sequence[str] | None = None,
+    forms: Sequence[str] | None = None,
+    dtypes: Sequence[str] | None = None,
+    expected_failures: Mapping[str, str] | None = None,
+    skips: Mapping[str, str] | None = None,
+) -> Callable[[Any], Any]:
+    """Run every law of a backend as a test of its own. The test takes one argument, ``law``, and calls it.
+
+    Args:
+        backend: One or several; see :class:`equiv.backends.Backend`.
+        laws: Ids of laws, or None for all.
+        forms: Of ``linear``, ``full``, ``pointwise``, or None for all.
+        dtypes: Words such as ``"float32"``, or None for all that the backend serves.
+        expected_failures: ``{id: reason}``; the id of an item or of a law. An item that passes all the same fails as
+            an unexpected pass, so that the list stays true.
+        skips: ``{id: reason}``, likewise.
+
+    Raises:
+        EquivError: Names that do not exist.
+
+    Example:
+        >>> mark = parametrize_with_laws(TorchEager(), laws=["exact"], skips={"exact-all-int8-eager.cpu": "not ours"})
+    """
+    import pytest
+
+    found = checks(backend, laws=laws, forms=forms, dtypes=dtypes)
+    parameters = []
+    matched: set[str] = set()
+    for check in found:
+        marks: list[Any] = []
+        for table, mark in ((expected_failures or {}, _xfail), (skips or {}, _skip)):
+            for key in (check.id, check.item.law.id):
+                if key in table:
+                    matched.add(key)
+                    marks.append(mark(table[key]))
+        parameters.append(pytest.param(check, id=check.id, marks=marks))
+    stale = [key for key in (*(expected_failures or {}), *(skips or {})) if key not in matched]
+    if stale and options.dtypes is None:
+        warnings.warn(f"equiv: expected_failures or skips name no item: {', '.join(stale)}; remove or correct them", stacklevel=2)
+    return pytest.mark.parametrize("law", parameters)
+
+
+def _xfail(reason: str) -> Any:
+    import pytest
+
+    return pytest.mark.xfail(reason=reason, strict=True, raises=LawBroken)
+
+
+def _skip(reason: str) -> Any:
+    import pytest
+
+    return pytest.mark.skip(reason=reason)
+
+
+def check_backend(
+    backend: Backend,
+    *,
+    laws: Sequence[str] | None = None,
+    forms: Sequence[str] | None = None,
+    dtypes: Sequence[str] | None = None,
+    profile: str = "dev",
+    examples: int | None = None,
+    seed: int | None = None,
+) -> list[Result]:
+    """Run every law on a backend without a test framework, and return all results, broken laws included.
+
+    Args:
+        backend: See :class:`equiv.backends.Backend`.
+        laws: Ids of laws, or None for all.
+        forms: Of ``linear``, ``full``, ``pointwise``, or None for all.
+        dtypes: Words, or None for all that the backend serves.
+        profile: ``dev``, ``gate`` or ``deep``.
+        examples: Cases per item instead of the profile's number.
+        seed: Repeats a run.
+
+    Raises:
+        EquivError: Names that do not exist, or an object that is no backend.
+
+    Example:
+        >>> results = check_backend(TorchEager(), laws=["exact"], dtypes=["float32"], examples=5, seed=1)
+        >>> [result.failure for result in results]
+        [None]
+    """
+    found = checks(backend, laws=laws, forms=forms, dtypes=dtypes)
+    return [run_item(check.item, profile=profile, examples=examples, seed=seed) for check in found]
+
+
+__all__ = [
+    "Check",
+    "LawBroken",
+    "check_backend",
+    "checks",
+    "devices_under_test",
+    "parametrize_with_laws",
+]
