@@ -25,13 +25,21 @@ _PROPERTY = "equiv"
 def pytest_addoption(parser: pytest.Parser) -> None:
     """``--equiv-*`` and the ini options of the same names."""
     group = parser.getgroup("equiv", "equiv: is this convolution the same function as that fully connected layer?")
-    group.addoption("--equiv-profile", metavar="NAME", help="dev (quick), gate (the same cases each time), deep (nightly)")
-    group.addoption("--equiv-devices", metavar="LIST", help="devices to test, such as cpu,cuda:0; all for every one present")
+    group.addoption(
+        "--equiv-profile", metavar="NAME", help="dev (quick), gate (the same cases each time), deep (nightly)"
+    )
+    group.addoption(
+        "--equiv-devices", metavar="LIST", help="devices to test, such as cpu,cuda:0; all for every one present"
+    )
     group.addoption("--equiv-dtypes", metavar="LIST", help="dtypes to test, such as float32,bfloat16")
     group.addoption("--equiv-examples", metavar="N", help="cases for each item, instead of the profile's number")
     group.addoption("--equiv-seed", metavar="N", help="other cases: vary it to randomize a derandomized profile")
-    group.addoption("--equiv-report", metavar="FILE.json", help="write every result and the coverage of conditions to a file")
-    parser.addini("equiv_profile", "profile to run the laws of equiv in; also tells the plugin that this project uses it")
+    group.addoption(
+        "--equiv-report", metavar="FILE.json", help="write every result and the coverage of conditions to a file"
+    )
+    parser.addini(
+        "equiv_profile", "profile to run the laws of equiv in; also tells the plugin that this project uses it"
+    )
 
 
 def _is_used(config: pytest.Config) -> bool:
@@ -166,7 +174,11 @@ _collected: list[dict[str, Any]] | None = None
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Start collecting, unless this is a worker, whose reports reach the controller."""
     global _collected
-    _collected = None if hasattr(session.config, "workerinput") or not _is_used(session.config) else session.config.stash[_RESULTS]
+    _collected = (
+        None
+        if hasattr(session.config, "workerinput") or not _is_used(session.config)
+        else session.config.stash[_RESULTS]
+    )
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:

@@ -1,11 +1,11 @@
 """The laws as a conformance suite for other projects: as a pytest decorator, or as one call.
 
-    import equiv.testing
-    from my_kernels import MyBackend
+import equiv.testing
+from my_kernels import MyBackend
 
-    @equiv.testing.parametrize_with_laws(MyBackend())
-    def test_my_backend(law):
-        law()
+@equiv.testing.parametrize_with_laws(MyBackend())
+def test_my_backend(law):
+    law()
 """
 
 from __future__ import annotations
@@ -125,7 +125,9 @@ def parametrize_with_laws(
         parameters.append(pytest.param(check, id=check.id, marks=marks))
     stale = [key for key in (*(expected_failures or {}), *(skips or {})) if key not in matched]
     if stale and options.dtypes is None:
-        warnings.warn(f"equiv: expected_failures or skips name no item: {', '.join(stale)}; remove or correct them", stacklevel=2)
+        warnings.warn(
+            f"equiv: expected_failures or skips name no item: {', '.join(stale)}; remove or correct them", stacklevel=2
+        )
     return pytest.mark.parametrize("law", parameters)
 
 

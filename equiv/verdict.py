@@ -401,24 +401,20 @@ def _rows(x: Tensor, weight: Tensor, bias: Tensor | None, actual: Tensor) -> tup
         raise EquivError(
             f"input: expected (*batch, {n}) or (*batch, C, *spatial) with C*prod(spatial) = {n}, got {tuple(x.shape)}"
         )
-    batch = _batch_of(tuple(x.shape), n)
-    if batch is None or _trim((*batch, outputs)) != _trim(actual.shape):
-        wanted = "(*batch, n)" if batch is None else (*batch, outputs)
+    fitting = [batch for batch in _batches_of(tuple(x.shape), n) if _trim((*batch, outputs)) == _trim(actual.shape)]
+    if not fitting:
         raise EquivError(
-            f"input: expected one row of {n} features per result of shape {tuple(actual.shape)}, got {tuple(x.shape)} (results: {wanted})"
+            f"input: expected one row of {n} features, or one map of as many, per result of shape {tuple(actual.shape)}, got "
+            f"{tuple(x.shape)}; pass the very input that gave `actual`"
         )
+    batch = fitting[0]
     b = None if bias is None else bias.detach().cpu()
     return x.detach().cpu().resolve_conj().resolve_neg().reshape(math.prod(batch), n), w, b
 
 
-def _batch_of(shape: tuple[int, ...], n: int) -> tuple[int, ...] | None:
-    """The leading dimensions left when the trailing ones that make up ``n`` features are taken off."""
-    product = 1
-    for cut in range(len(shape) - 1, -1, -1):
-        product *= shape[cut]
-        if product == n:
-            return shape[:cut]
-    return None
+def _batches_of(shape: tuple[int, ...], n: int) -> list[tuple[int, ...]]:
+    """What may be the leading dimensions: all cuts that leave ``n`` features (sizes of 1 can belong to either side)."""
+    return [shape[:cut] for cut in range(len(shape) - 1, -1, -1) if math.prod(shape[cut:]) == n]
 
 
 def _is_judged(expected: Tensor, reference: Reference) -> bool:

@@ -28,13 +28,15 @@ def counterexample(
         str, typer.Option("--out", metavar="N", help="Outputs of the fully connected layer.", show_default=False)
     ] = "",
     seed: Annotated[str, typer.Option("--seed", metavar="N", help="Seed of the layer's weights.")] = "0",
-    dtype: Annotated[str, typer.Option("--dtype", help="Dtype of the layer.")] = "float32",
+    dtype: Annotated[str, typer.Option("--dtype", metavar="NAME", help="Dtype of the layer.")] = "float32",
     readout: Annotated[
         str | None,
-        typer.Option("--readout", help="How the convolution's map is read: positions (flattened), sum or mean."),
+        typer.Option(
+            "--readout", metavar="HOW", help="How the convolution's map is read: positions (flattened), sum or mean."
+        ),
     ] = None,
     json: Annotated[
-        str | None, typer.Option("--json", help="Also write the findings to this file; - for stdout.")
+        str | None, typer.Option("--json", metavar="FILE", help="Also write the findings to this file; - for stdout.")
     ] = None,
 ) -> None:
     """Show the smallest input that tells a flattened layer from a 1x1 convolution, and what the latter really is."""

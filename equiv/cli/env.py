@@ -22,7 +22,9 @@ _PRECISIONS = ("cuda.matmul", "cudnn.conv", "cudnn.rnn", "mkldnn.matmul", "mkldn
 
 
 def env(
-    json: Annotated[str | None, typer.Option("--json", help="Also write this to a file; - for stdout.")] = None,
+    json: Annotated[
+        str | None, typer.Option("--json", metavar="FILE", help="Also write this to a file; - for stdout.")
+    ] = None,
 ) -> None:
     """Show versions, settings, devices, dtypes with their declared arithmetic, laws and profiles."""
     if json is not None:

@@ -29,11 +29,13 @@ _MANY = "May be repeated, or hold commas."
 
 
 def verify(
-    law: Annotated[list[str] | None, typer.Option("--law", help=f"Laws by id, see `equiv env`. {_MANY}")] = None,
-    form: Annotated[list[str] | None, typer.Option("--form", help="linear, full, pointwise.")] = None,
-    dtype: Annotated[list[str] | None, typer.Option("--dtype", help="Dtypes by torch's names.")] = None,
-    device: Annotated[list[str] | None, typer.Option("--device", help="Devices; cpu if not given.")] = None,
-    profile: Annotated[str, typer.Option("--profile", help="dev (quick), gate (fixed cases), deep (long).")] = "dev",
+    law: Annotated[list[str] | None, typer.Option("--law", metavar="IDS", help=f"See `equiv env`. {_MANY}")] = None,
+    form: Annotated[list[str] | None, typer.Option("--form", metavar="FORMS", help="linear, full, pointwise.")] = None,
+    dtype: Annotated[list[str] | None, typer.Option("--dtype", metavar="DTYPES", help="By torch's names.")] = None,
+    device: Annotated[list[str] | None, typer.Option("--device", metavar="DEVICES", help="cpu if not given.")] = None,
+    profile: Annotated[
+        str, typer.Option("--profile", metavar="NAME", help="dev (quick), gate (fixed cases), deep (long).")
+    ] = "dev",
     examples: Annotated[
         str | None, typer.Option("--examples", metavar="N", help="Cases per law and dtype, instead of the profile's.")
     ] = None,
@@ -42,7 +44,9 @@ def verify(
     ] = None,
     jobs: Annotated[str | None, typer.Option("--jobs", metavar="N", help="Processes; at most 2 if not given.")] = None,
     full: Annotated[bool, typer.Option("--full", help="One row for each law, form and dtype.")] = False,
-    json: Annotated[str | None, typer.Option("--json", help="Also write all of it to this file; - for stdout.")] = None,
+    json: Annotated[
+        str | None, typer.Option("--json", metavar="FILE", help="Also write all of it to this file; - for stdout.")
+    ] = None,
 ) -> int:
     """Try to break every law on every form and dtype. Exit code 1 if one is broken."""
     run = _plan(law, form, dtype, device, profile, examples, seed, jobs, json)
@@ -281,6 +285,8 @@ def _summary(run: Run) -> str:
     if not results:
         return f"{stopped}Nothing was checked. Seed {run.plan.seed}."
     head = f"{options.count(len(laws), 'law')} {'holds' if len(laws) == 1 else 'hold'}"
+    if not run.complete:
+        head = f"Nothing broken so far in {options.count(len(laws), 'law')}"
     if broken:
         head = f"{len(broken)} of {options.count(len(laws), 'law')} broken: {', '.join(broken)}"
     return (

@@ -181,7 +181,9 @@ def tolerance(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, arithmet
     """
     reference = Reference(x.cpu(), weight.cpu(), None if bias is None else bias.cpu())
     if len(reference.parts) != 1:
-        raise EquivError(f"x: expected a real floating dtype, got {x.dtype}; integers are exact, complex results go to equiv.compare")
+        raise EquivError(
+            f"x: expected a real floating dtype, got {x.dtype}; integers are exact, complex results go to equiv.compare"
+        )
     found = reference.assess(reference.value.to(x.dtype), arithmetic or declared(x.dtype, x.device))
     width = torch.where(found.undecided, torch.inf, found.upper - found.lower)
     return width.clamp(min=format_of(x.dtype).min_subnormal)

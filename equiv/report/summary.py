@@ -24,7 +24,9 @@ def summary_lines(results: Results) -> list[str]:
         )
     judged = sum(sum(_total([r])[o] for o in _OUTCOMES) for r in results)
     cases = sum(r["examples"] for r in results)
-    lines.append(f"{len(results)} items, {cases:,} cases, {judged:,} comparisons; worst: largest error as a fraction of its envelope")
+    lines.append(
+        f"{len(results)} items, {cases:,} cases, {judged:,} comparisons; worst: largest error as a fraction of its envelope"
+    )
     return lines
 
 

@@ -93,7 +93,7 @@ def table(out: Console, columns: Sequence[str], rows: Iterable[Sequence[str]], *
     """
     grid = Table(box=_RULED, show_edge=True, header_style="bold", pad_edge=True, padding=(0, 0, 0, gap - 1))
     for number, column in enumerate(columns):
-        grid.add_column(column, justify="left" if number < left else "right", no_wrap=True, overflow="crop")
+        grid.add_column(column, justify="left" if number < left else "right", overflow="fold")
     for row in rows:
         grid.add_row(*(Text(cell) for cell in row))
     with out.capture() as capture:
