@@ -118,7 +118,7 @@ def test_importing_and_drawing_for_the_cpu_initialises_no_accelerator() -> None:
 
 
 def test_batch_shapes_reach_every_rank_no_rows_one_row_and_large_single_dimensions() -> None:
-    shapes = {*drawn(est.batch_shapes(), 1500)}
+    shapes = {*drawn(est.batch_shapes(), 1200)}
     assert {len(shape) for shape in shapes} == {0, 1, 2, 3, 4, 5}
     assert {(), (0,), (1,), (64,), (65,)} <= shapes
     assert any(shape.count(0) > 1 for shape in shapes)
@@ -148,7 +148,7 @@ def test_batch_shapes_shrink_to_the_least_rank_with_sides_of_one() -> None:
 
 
 def test_feature_shapes_reach_the_boundaries_in_their_product_and_in_their_channels() -> None:
-    shapes = drawn(est.feature_shapes(), 2000)
+    shapes = drawn(est.feature_shapes(), 1500)
     n, c = {int(np.prod(s)) for s in shapes}, {s[0] for s in shapes}
     assert n >= WIDTHS
     assert c >= WIDTHS
@@ -247,7 +247,7 @@ def test_broadcast_repeats_index_zero_along_its_dimensions() -> None:
 
 def test_layouts_reach_every_kind_every_permutation_and_steps_of_two_and_three() -> None:
     t = torch.zeros(2, 3, 4, 5)
-    laid = [(layout, layout.apply(t)) for layout in drawn(est.layouts(ndim=4, dtype=torch.float32), 2500)]
+    laid = [(layout, layout.apply(t)) for layout in drawn(est.layouts(ndim=4, dtype=torch.float32), 1200)]
     assert {layout.kind for layout, _ in laid} == {*est.LAYOUTS} - {"conj"}
     orders = {tuple(np.argsort(y.stride())[::-1]) for layout, y in laid if layout.kind == "permuted"}
     assert len(orders) == 23
@@ -416,7 +416,7 @@ def test_layers_without_inputs_or_outputs_are_served() -> None:
 
 @pytest.fixture(scope="module")
 def many() -> list[est.Case]:
-    return drawn(est.cases(dtype=torch.float32), 2400)
+    return drawn(est.cases(dtype=torch.float32), 2000)
 
 
 def test_cases_are_consistent_and_within_their_bounds(many: list[est.Case]) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import platform
 from collections import Counter
+from textwrap import wrap
 from typing import Any
 
 Results = list[dict[str, Any]]
+_ROLES = ("x", "weight", "bias", "grad")
 _OUTCOMES = ("identical", "rounding", "undecided", "different")
 
 
@@ -22,6 +24,7 @@ def summary_lines(results: Results) -> list[str]:
             f"{law:<16}{len(rows):>6}{sum(r['examples'] for r in rows):>8,}{total['identical']:>11,}{total['rounding']:>10,}"
             f"{total['undecided']:>10,}{broken:>8}{_worst(rows):>8.3f}"
         )
+    lines += coverage_lines(coverage_of(results))
     judged = sum(sum(_total([r])[o] for o in _OUTCOMES) for r in results)
     cases = sum(r["examples"] for r in results)
     lines.append(
@@ -34,18 +37,69 @@ def report_of(results: Results) -> dict[str, Any]:
     """The JSON report: environment, every result, and how often each condition was met over all of them."""
     import torch
 
+    coverage = coverage_of(results)
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "coverage": coverage,
+        "not reached": not_reached(coverage),
+        "results": sorted(results, key=lambda r: str(r["item"])),
+    }
+
+
+def coverage_of(results: Results) -> dict[str, dict[str, int]]:
+    """How often each value of each condition was met, over all results."""
     coverage: dict[str, Counter[str]] = {}
     for result in results:
         for condition, counts in result["coverage"].items():
             coverage.setdefault(condition, Counter()).update(counts)
         coverage.setdefault("dtype", Counter())[result["dtype"]] += result["examples"]
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "cpu": torch.backends.cpu.get_cpu_capability(),
-        "coverage": {name: dict(sorted(counter.items())) for name, counter in sorted(coverage.items())},
-        "results": sorted(results, key=lambda r: str(r["item"])),
+    return {name: dict(sorted(counter.items(), key=_as_numbers)) for name, counter in sorted(coverage.items())}
+
+
+def expected_conditions() -> dict[str, list[str]]:
+    """The conditions that a full run must meet, whatever the machine; which conv kernels there are depends on it."""
+    from equiv.laws.runner import WORDS
+    from equiv.strategies import LAYOUTS
+
+    laid_out = {
+        f"layout of {role}": [k for k in LAYOUTS if role != "bias" or k not in ("permuted", "channels_last")]
+        for role in _ROLES
     }
+    return {
+        "dtype": list(WORDS),
+        **laid_out,
+        "batch rank": [str(rank) for rank in range(6)],
+        "spatial dimensions": ["1", "2", "3"],
+        "bias": ["False", "True"],
+        **{f"{size} modulo {m}": [str(r) for r in range(m)] for size in ("n", "O", "rows", "C") for m in (8, 16)},
+    }
+
+
+def not_reached(coverage: dict[str, dict[str, int]]) -> dict[str, list[str]]:
+    """The expected values that were never met, by condition; empty when the run was complete."""
+    missed = {
+        name: [v for v in values if v not in coverage.get(name, {})] for name, values in expected_conditions().items()
+    }
+    return {name: values for name, values in missed.items() if values}
+
+
+def coverage_lines(coverage: dict[str, dict[str, int]]) -> list[str]:
+    """What was reached of the expected conditions, and which kernels torch chose for convolutions."""
+    expected, missed = expected_conditions(), not_reached(coverage)
+    total = sum(len(values) for values in expected.values())
+    reached = total - sum(len(values) for values in missed.values())
+    lines = [f"coverage: {reached} of {total} values of {len(expected)} conditions reached"]
+    lines += [
+        line for name, values in missed.items() for line in wrap(f"  not reached: {name} {', '.join(values)}", 79)
+    ]
+    kernels = ", ".join(f"{name} {count:,}" for name, count in coverage.get("conv kernel", {}).items())
+    return lines + wrap(f"conv kernels chosen by torch: {kernels or 'none'}", 79, subsequent_indent="  ")
+
+
+def _as_numbers(pair: tuple[str, int]) -> tuple[int, str]:
+    return (int(pair[0]) if pair[0].isdecimal() else 0, pair[0])
 
 
 def _in_order(results: Results) -> list[str]:
