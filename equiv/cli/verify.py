@@ -161,7 +161,7 @@ def _plan(
 def _progress(run: Run) -> Iterator[tuple[Callable[[Item], None], Callable[[Result], None]]]:
     """A bar on standard error while somebody watches, nothing otherwise."""
     err = term.console(stderr=True)
-    if not err.is_terminal:
+    if not (err.is_terminal and sys.stderr.isatty()):
         yield (lambda _: None), (lambda _: None)
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
