@@ -104,9 +104,22 @@ def failure_of(broken: Broken, law: Law, *, dtype: str, backend: str, seed: int,
         ratio=broken.ratio,
         cause=_cause(broken),
         snippet=snippet,
-        command=f"equiv verify --law {law.id} --dtype {dtype} --seed {seed}",
+        command=_again(law.id, dtype, backend, seed),
         case=repr(case),
     )
+
+
+def _again(law: str, dtype: str, backend: str, seed: int) -> str:
+    if backend.startswith("eager."):
+        device = "" if backend == "eager.cpu" else f" --device {_device(backend)}"
+        return f"equiv verify --law {law} --dtype {dtype}{device} --seed {seed}"
+    return f"pytest -k '{law} and {dtype} and {backend}' --equiv-seed {seed}"
+
+
+def _device(backend: str) -> str:
+    kind = backend.removeprefix("eager.")
+    index = kind.lstrip("abcdefghijklmnopqrstuvwxyz")
+    return kind if not index else f"{kind.removesuffix(index)}:{index}"
 
 
 def _cause(broken: Broken) -> str | None:

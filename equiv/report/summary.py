@@ -9,6 +9,7 @@ from typing import Any
 
 Results = list[dict[str, Any]]
 _ROLES = ("x", "weight", "bias", "grad")
+_FEW = 24
 _OUTCOMES = ("identical", "rounding", "undecided", "different")
 
 
