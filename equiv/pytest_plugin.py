@@ -6,19 +6,20 @@ unless an ``--equiv-*`` option or the ini option ``equiv_profile`` asks for it.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
+import zlib
 from collections.abc import Generator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from equiv._options import options
+from equiv._options import Options, options
 from equiv.errors import EquivError
 
-_RESULTS = pytest.StashKey[list[dict[str, Any]]]()
+_BEFORE = pytest.StashKey[dict[str, Any]]()
 _PROPERTY = "equiv"
 
 
@@ -56,16 +57,23 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Hand the options on."""
-    config.stash[_RESULTS] = []
+    """Hand the options on, and look after the run, if this project uses the package."""
     if not _is_used(config):
         return
     if hasattr(config, "workerinput"):
         _use_one_thread()
+    config.stash[_BEFORE] = asdict(options)
     try:
         _read_options(config)
     except EquivError as error:
         raise pytest.UsageError(str(error)) from error
+    config.pluginmanager.register(_Run(config), "equiv-run")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Leave the options as they were: a run inside another one must not change it."""
+    for name, value in config.stash.get(_BEFORE, {}).items():
+        setattr(options, name, value)
 
 
 def _use_one_thread() -> None:
@@ -75,45 +83,48 @@ def _use_one_thread() -> None:
 
 
 def _read_options(config: pytest.Config) -> None:
-    profile = config.getoption("equiv_profile") or config.getini("equiv_profile") or "dev"
-    options.profile = str(profile).removeprefix("equiv-")
+    profile = str(config.getoption("equiv_profile") or config.getini("equiv_profile") or Options.profile)
+    options.profile = profile.removeprefix("equiv-")
     if options.profile not in ("dev", "gate", "deep"):
-        raise EquivError(f"--equiv-profile: expected dev, gate or deep, got {profile!r}")
+        where = "--equiv-profile" if config.getoption("equiv_profile") else "equiv_profile"
+        raise EquivError(f"{where}: expected dev, gate or deep, got {profile!r:.60}; correct its spelling")
     options.examples = _number(config, "examples", 1)
     options.seed = _number(config, "seed", 0)
-    if options.seed is None and config.getoption("hypothesis_seed", None) is not None:
-        options.seed = int(config.getoption("hypothesis_seed"))
-    options.dtypes = _dtypes(config)
-    options.devices = _devices(config)
-    report = config.getoption("equiv_report")
-    if report is not None and not Path(report).absolute().parent.is_dir():
-        raise EquivError(f"--equiv-report: expected a file in a folder that exists, got {report!r}")
+    if options.seed is None:
+        options.seed = _seed_of_hypothesis(config.getoption("hypothesis_seed", None))
+    options.dtypes = _dtypes(config.getoption("equiv_dtypes"))
+    options.devices = _devices(config.getoption("equiv_devices"))
+    _check_report(config.getoption("equiv_report"))
 
 
 def _number(config: pytest.Config, name: str, least: int) -> int | None:
     text = config.getoption(f"equiv_{name}")
     if text is None:
         return None
-    if not str(text).isdecimal() or int(text) < least:
-        raise EquivError(f"--equiv-{name}: expected an integer of at least {least}, got {text!r}")
+    if not (text.isascii() and text.isdecimal() and len(text) < 20 and int(text) >= least):
+        raise EquivError(f"--equiv-{name}: expected an integer of at least {least}, got {text!r:.60}; write digits")
     return int(text)
 
 
-def _dtypes(config: pytest.Config) -> tuple[str, ...] | None:
-    text = config.getoption("equiv_dtypes")
+def _seed_of_hypothesis(text: str | None) -> int | None:
+    """``--hypothesis-seed`` varies the laws too. Hypothesis takes any text; ours are integers of at least 0."""
+    if text is None or text.isdecimal():
+        return None if text is None else int(text)
+    return zlib.crc32(text.encode())
+
+
+def _dtypes(text: str | None) -> tuple[str, ...] | None:
     if text is None:
         return None
-    from equiv.laws.runner import WORDS
+    from equiv.laws.runner import chosen_words
 
-    wanted = tuple(word.strip() for word in text.split(",") if word.strip())
-    unknown = [word for word in wanted if word not in WORDS]
-    if unknown or not wanted:
-        raise EquivError(f"--equiv-dtypes: expected names among {', '.join(WORDS)}, got {text!r}")
-    return wanted
+    try:
+        return tuple(chosen_words([word.removeprefix("torch.") for word in _words(text)]))
+    except EquivError as error:
+        raise EquivError(f"--equiv-{error}") from error
 
 
-def _devices(config: pytest.Config) -> tuple[str, ...]:
-    text = config.getoption("equiv_devices")
+def _devices(text: str | None) -> tuple[str, ...]:
     if text is None:
         return ("cpu",)
     from equiv.backends import TorchEager
@@ -121,80 +132,82 @@ def _devices(config: pytest.Config) -> tuple[str, ...]:
 
     if text.strip() == "all":
         return tuple(str(device) for device in devices_present())
-    wanted = tuple(word.strip() for word in text.split(",") if word.strip())
-    if not wanted:
-        raise EquivError(f"--equiv-devices: expected names such as cpu,cuda:0 or all, got {text!r}")
-    for word in wanted:
+    if not _words(text):
+        raise EquivError(f"--equiv-devices: expected names such as cpu,cuda:0, got {text!r:.60}; write all for every one")
+    for word in _words(text):
         try:
             TorchEager(word)
         except EquivError as error:
-            raise EquivError(f"--equiv-devices: {error}") from error
-    return wanted
+            raise EquivError(f"--equiv-devices: {str(error).removeprefix('device: ')}") from error
+    return _words(text)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_report_header(config: pytest.Config) -> str | None:
-    """One line: what is tested, with what."""
-    if not _is_used(config):
-        return None
-    import torch
-
-    capability = torch.backends.cpu.get_cpu_capability()
-    workers = getattr(config.option, "numprocesses", None)
-    threads = "1 thread a worker" if workers else f"{torch.get_num_threads()} threads"
-    return f"equiv: profile {options.profile}, torch {torch.__version__}, {threads}, {capability}, on {', '.join(options.devices)}"
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
-    """Attach the results of laws that a test ran to its report, which travels from workers to the controller."""
-    if not _is_used(item.config) or "equiv.laws" not in sys.modules:
-        return (yield)
-    listeners = sys.modules["equiv.laws"].listeners
-
-    def keep(result: Any) -> None:
-        item.user_properties.append((_PROPERTY, result.to_dict()))
-
-    listeners.append(keep)
-    try:
-        return (yield)
-    finally:
-        listeners.remove(keep)
+def _check_report(path: str | None) -> None:
+    if path is not None and (Path(path).is_dir() or not Path(path).absolute().parent.is_dir()):
+        raise EquivError(
+            f"--equiv-report: expected a file in a folder that exists, got {path!r:.120}; create the folder, or name a file"
+        )
 
 
-def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Collect on the controller."""
-    if report.when == "call" and _collected is not None:
-        _collected.extend(value for name, value in report.user_properties if name == _PROPERTY)
+class _Run:
+    """What is done in a run that uses the package; one object for each, so that runs inside runs stay apart."""
 
+    def __init__(self, config: pytest.Config) -> None:
+        report = config.getoption("equiv_report")
+        self.report = None if report is None else Path(report).absolute()  # a test may change the working directory
+        self.is_worker = hasattr(config, "workerinput")
+        self.workers = getattr(config.option, "numprocesses", None)
+        self.results: list[dict[str, Any]] = []
 
-_collected: list[dict[str, Any]] | None = None
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_report_header(self) -> str:
+        """One line: what is tested, with what."""
+        import torch
 
+        threads = "1 thread a worker" if self.workers else f"{torch.get_num_threads()} threads"
+        capability = torch.backends.cpu.get_cpu_capability()
+        place = ", ".join(options.devices)
+        return f"equiv: profile {options.profile}, torch {torch.__version__}, {threads}, {capability}, on {place}"
 
-def pytest_sessionstart(session: pytest.Session) -> None:
-    """Start collecting, unless this is a worker, whose reports reach the controller."""
-    global _collected
-    _collected = (
-        None
-        if hasattr(session.config, "workerinput") or not _is_used(session.config)
-        else session.config.stash[_RESULTS]
-    )
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
+        """Attach the results of laws that a test ran to its report, which travels from workers to the controller."""
+        if "equiv.laws" not in sys.modules:
+            return (yield)
+        listeners = sys.modules["equiv.laws"].listeners
 
+        def keep(result: Any) -> None:
+            item.user_properties.append((_PROPERTY, result.to_dict()))
 
-def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """A table by law, and the report file."""
-    results = config.stash.get(_RESULTS, [])
-    path = config.getoption("equiv_report")
-    if path is not None and not hasattr(config, "workerinput"):
-        from equiv.report.summary import report_of
+        listeners.append(keep)
+        try:
+            return (yield)
+        finally:
+            listeners.remove(keep)
 
-        Path(path).write_text(json.dumps(report_of(results), indent=1) + "\n", encoding="utf-8")
-    if not results:
-        return
-    from equiv.report.summary import summary_lines
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Collect on the controller, which the workers' reports reach."""
+        if report.when == "call" and not self.is_worker:
+            self.results += [value for name, value in report.user_properties if name == _PROPERTY]
 
-    terminalreporter.section("equiv: laws", sep="-")
-    for line in summary_lines(results):
-        terminalreporter.line(line)
-    if path is not None:
-        terminalreporter.line(f"every result: {path}")
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """A table by law, and the report file."""
+        from equiv.report.summary import report_of, summary_lines
+
+        if self.results:
+            terminalreporter.section("equiv: laws", sep="-")
+            for line in summary_lines(self.results):
+                terminalreporter.line(line)
+        if self.report is not None and not self.is_worker:
+            from equiv.report.json import write
+
+            try:
+                write(report_of(self.results), str(self.report), option="--equiv-report")
+            except EquivError as error:
+                terminalreporter.line(str(error), red=True)
+            else:
+                terminalreporter.line(f"every result: {self.report}")

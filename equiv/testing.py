@@ -19,6 +19,7 @@ from equiv._options import options
 from equiv.backends import Backend, TorchEager
 from equiv.errors import EquivError
 from equiv.laws import Item, Result, items, run_item
+from equiv.laws.runner import check_backends, chosen_words
 
 
 class LawBroken(AssertionError):  # noqa: N818 - what it says is that a law is broken
@@ -72,16 +73,20 @@ def checks(
         >>> [check.id for check in checks(TorchEager(), laws=["exact"], dtypes=["float32"])]
         ['exact-all-float32-eager.cpu']
     """
-    backends = list(backend) if isinstance(backend, (list, tuple)) else [backend]
-    for one in backends:
-        if not isinstance(one, Backend):
-            raise EquivError(
-                f"backend: expected an object with name, device, linear and conv, got {type(one).__name__}; see equiv.backends.Backend"
-            )
-    chosen = dtypes if options.dtypes is None else [d for d in dtypes or options.dtypes if d in options.dtypes]
-    if chosen is not None and not chosen and dtypes:
+    backends = check_backends(backend if isinstance(backend, (list, tuple)) else [backend], argument="backend")
+    words = chosen_words(dtypes)
+    chosen = [word for word in words if options.dtypes is None or word in options.dtypes]
+    if not chosen:
         return []
-    return [Check(item) for item in items(backends, laws=laws, forms=forms, dtypes=chosen)]
+    found = [Check(item) for item in items(backends, laws=laws, forms=forms, dtypes=chosen)]
+    if not found and chosen == words:
+        asked = {"backend": [one.name for one in backends], "laws": laws, "forms": forms, "dtypes": dtypes}
+        said = ", ".join(f"{name}={value!r:.60}" for name, value in asked.items() if value is not None)
+        raise EquivError(
+            f"laws: expected a law that is about some of these forms and dtypes, got {said}; widen one of them, or see "
+            "`equiv env` for what each law is about"
+        )
+    return found
 
 
 def parametrize_with_laws(
@@ -105,7 +110,7 @@ def parametrize_with_laws(
         skips: ``{id: reason}``, likewise.
 
     Raises:
-        EquivError: Names that do not exist.
+        EquivError: Names that do not exist, or reasons that are no mapping from ids to words.
 
     Example:
         >>> mark = parametrize_with_laws(TorchEager(), laws=["exact"], skips={"exact-all-int8-eager.cpu": "not ours"})
@@ -113,22 +118,47 @@ def parametrize_with_laws(
     import pytest
 
     found = checks(backend, laws=laws, forms=forms, dtypes=dtypes)
+    failing, skipped = _reasons("expected_failures", expected_failures), _reasons("skips", skips)
     parameters = []
     matched: set[str] = set()
     for check in found:
         marks: list[Any] = []
-        for table, mark in ((expected_failures or {}, _xfail), (skips or {}, _skip)):
+        for table, mark in ((failing, _xfail), (skipped, _skip)):
             for key in (check.id, check.item.law.id):
                 if key in table:
                     matched.add(key)
                     marks.append(mark(table[key]))
         parameters.append(pytest.param(check, id=check.id, marks=marks))
-    stale = [key for key in (*(expected_failures or {}), *(skips or {})) if key not in matched]
+    stale = [key for key in (*failing, *skipped) if key not in matched and not _is_elsewhere(key, found)]
     if stale and options.dtypes is None:
+        named = ", ".join(stale[:_FEW]) + f" and {len(stale) - _FEW} more" * (len(stale) > _FEW)
         warnings.warn(
-            f"equiv: expected_failures or skips name no item: {', '.join(stale)}; remove or correct them", stacklevel=2
+            f"equiv: expected_failures or skips name no item: {named}; remove or correct them", stacklevel=2
         )
     return pytest.mark.parametrize("law", parameters)
+
+
+_FEW = 5  # stale entries that a warning names
+
+
+def _reasons(argument: str, table: object) -> Mapping[str, str]:
+    expected = f"{argument}: expected a mapping from ids to reasons"
+    if table is None:
+        return {}
+    if not isinstance(table, Mapping):
+        raise EquivError(f"{expected}, got {table!r:.60}; pass for example {{'exact': 'bug 17'}}")
+    for key, reason in table.items():
+        if not isinstance(key, str):
+            raise EquivError(f"{expected}, got the key {key!r:.60}; use the id of an item or of a law")
+        if not isinstance(reason, str) or not reason.strip():
+            raise EquivError(f"{expected}, got {reason!r:.60} for {key!r:.60}; say why in words")
+    return table
+
+
+def _is_elsewhere(key: str, found: Sequence[Check]) -> bool:
+    """Whether an id is about torch on a device that this run does not test: it may hold on another machine."""
+    place = key.rpartition("-")[2]
+    return place.startswith("eager.") and place not in {check.item.backend.name for check in found}
 
 
 def _xfail(reason: str) -> Any:
@@ -172,7 +202,7 @@ def check_backend(
         >>> [result.failure for result in results]
         [None]
     """
-    found = checks(backend, laws=laws, forms=forms, dtypes=dtypes)
+    found = checks([backend], laws=laws, forms=forms, dtypes=dtypes)
     return [run_item(check.item, profile=profile, examples=examples, seed=seed) for check in found]
 
 

@@ -148,7 +148,7 @@ def test_batch_shapes_shrink_to_the_least_rank_with_sides_of_one() -> None:
 
 
 def test_feature_shapes_reach_the_boundaries_in_their_product_and_in_their_channels() -> None:
-    shapes = drawn(est.feature_shapes(), 1500)
+    shapes = drawn(est.feature_shapes(), 1800)
     n, c = {int(np.prod(s)) for s in shapes}, {s[0] for s in shapes}
     assert n >= WIDTHS
     assert c >= WIDTHS
@@ -416,7 +416,7 @@ def test_layers_without_inputs_or_outputs_are_served() -> None:
 
 @pytest.fixture(scope="module")
 def many() -> list[est.Case]:
-    return drawn(est.cases(dtype=torch.float32), 2000)
+    return drawn(est.cases(dtype=torch.float32), 1800)
 
 
 def test_cases_are_consistent_and_within_their_bounds(many: list[est.Case]) -> None:
@@ -454,6 +454,11 @@ def test_cases_reach_the_sizes_where_kernels_change(many: list[est.Case]) -> Non
     for role in ("x", "weight", "grad"):
         assert {c.layouts[role].kind for c in many} == {*est.LAYOUTS} - {"conj"}
     assert {"step", "offset", "broadcast"} <= {c.layouts["bias"].kind for c in many}
+
+
+def test_nearly_every_case_has_sizes_of_its_own() -> None:
+    cases = drawn(est.cases(), 200)
+    assert len({(case.feature_shape, case.weight.shape, case.batch_shape) for case in cases}) >= 180
 
 
 def test_the_layouts_of_a_case_really_change_input_weight_bias_and_gradient(many: list[est.Case]) -> None:

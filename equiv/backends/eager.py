@@ -33,14 +33,14 @@ class TorchEager:
     """The laws about torch's own machinery (autograd, vmap, compile, modules) make sense here."""
 
     def __init__(self, device: str | torch.device = "cpu") -> None:
+        expected = f"device: expected a torch device that is present and holds values, got {device!r:.60}"
         try:
             self.device = torch.device(device)
             torch.empty(0, device=self.device)
         except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
-            reason = str(error).splitlines()[0]
-            raise EquivError(
-                f"device: expected a torch device that is present, got {device!r} ({reason}); see `equiv env`"
-            ) from error
+            raise EquivError(f"{expected} ({str(error).splitlines()[0]:.80}); see `equiv env`") from error
+        if self.device.type == "meta" or (self.device.type == "cpu" and self.device.index):
+            raise EquivError(f"{expected}; see `equiv env`")
         index = "" if self.device.index is None else str(self.device.index)
         self.name = f"eager.{self.device.type}{index}"
 

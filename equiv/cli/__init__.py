@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
+from tempfile import TemporaryDirectory
 
 _NEEDED = ("typer", "rich", "hypothesis", "torch")
 
@@ -28,11 +30,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from equiv.cli.app import run  # after the check: it imports typer
 
     try:
-        return run(sys.argv[1:] if arguments is None else list(arguments))
+        with _scratch_for_hypothesis():
+            return run(sys.argv[1:] if arguments is None else list(arguments))
     except BrokenPipeError:
         # Python flushes standard output once more on exit: give it somewhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _PIPE_CLOSED
+
+
+@contextmanager
+def _scratch_for_hypothesis() -> Iterator[None]:
+    """Hypothesis keeps notes about modules in ``.hypothesis/``: not in the folder that a command happens to run in."""
+    name = "HYPOTHESIS_STORAGE_DIRECTORY"
+    if name in os.environ:
+        yield
+        return
+    with TemporaryDirectory(prefix="equiv-", ignore_cleanup_errors=True) as scratch:
+        os.environ[name] = scratch
+        try:
+            yield
+        finally:
+            del os.environ[name]
 
 
 def _fail(message: str) -> int:

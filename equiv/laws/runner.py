@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from hypothesis import given
 from hypothesis import seed as with_seed
-from hypothesis.errors import Flaky, Unsatisfiable
+from hypothesis.errors import Flaky, HypothesisException, Unsatisfiable
 
 from equiv.backends import FORMS, Backend
 from equiv.errors import EquivError
@@ -43,7 +44,7 @@ class Item:
     @property
     def word(self) -> str:
         """The dtype as a word."""
-        return str(self.dtype).removeprefix("torch.")
+        return _word(self.dtype)
 
     @property
     def id(self) -> str:
@@ -113,22 +114,73 @@ def items(
     """
     chosen_laws = [LAWS[name] for name in _chosen("laws", laws, list(LAWS))]
     chosen_forms = _chosen("forms", forms, list(FORMS))
-    words = None if dtypes is None else [str(d).removeprefix("torch.") for d in dtypes]
-    chosen_dtypes = [WORDS[word] for word in _chosen("dtypes", words, list(WORDS))]
+    chosen_dtypes = [WORDS[word] for word in chosen_words(dtypes)]
+    return list(_items(check_backends(backends), chosen_laws, chosen_forms, chosen_dtypes))
+
+
+def check_backends(backends: object, *, argument: str = "backends") -> list[Backend]:
+    """The backends as a list, if each is one, is where it says, and has a name of its own.
+
+    Raises:
+        EquivError: Anything else; the message calls it ``argument``.
+    """
+    if not isinstance(backends, (list, tuple)):
+        raise EquivError(f"{argument}: expected a list of backends, got {_shown(backends)}; pass [backend] for one")
+    for backend in backends:
+        _check_backend(backend, argument)
     names = [backend.name for backend in backends]
     if not names or len(set(names)) < len(names):
-        raise EquivError(f"backends: expected at least one and names that differ, got {names}")
-    for name in names:
-        if not name.replace(".", "").replace("_", "").isalnum():
+        raise EquivError(
+            f"{argument}: expected at least one backend and names that differ, got {_shown(names)}; the name is part of "
+            "every id, so give each its own"
+        )
+    return list(backends)
+
+
+def _check_backend(backend: object, argument: str) -> None:
+    wanted = f"{argument}: expected an object with name, device, linear and conv"
+    if isinstance(backend, type):
+        raise EquivError(f"{wanted}, got the class {backend.__name__}; pass an instance, {backend.__name__}()")
+    if not isinstance(backend, Backend):
+        lacks = ", ".join(n for n in ("name", "device", "linear", "conv") if getattr(backend, n, None) is None)
+        raise EquivError(f"{wanted}, got {_shown(backend)} without {lacks}; see equiv.backends.Backend")
+    for name in ("linear", "conv", "supports"):
+        if not callable(getattr(backend, name, len)):
             raise EquivError(
-                f"backend.name: expected letters, digits, dots and underscores, got {name!r}; it is part of every id"
+                f"{argument}.{name}: expected a method, got {_shown(getattr(backend, name))}; see equiv.backends.Backend"
             )
-    return list(_items(backends, chosen_laws, chosen_forms, chosen_dtypes))
+    if not isinstance(backend.name, str) or not backend.name.replace(".", "").replace("_", "").isalnum():
+        raise EquivError(
+            f"{argument}.name: expected letters, digits, dots and underscores, got {_shown(backend.name)}; it is part of "
+            "every id, so choose a short one"
+        )
+    try:
+        torch.empty(0, device=torch.device(backend.device))
+    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
+        raise EquivError(
+            f"{argument}.device: expected a torch device that is present, got {_shown(backend.device)}; pass where inputs "
+            "are put before they are handed over, such as torch.device('cpu')"
+        ) from error
 
 
-def _items(backends: Sequence[Backend], laws: list[Law], forms: list[str], dtypes: list[torch.dtype]) -> Iterator[Item]:
+def chosen_words(dtypes: object) -> list[str]:
+    """Dtypes as words in the order of ``WORDS``, from words or dtypes; all of them for None.
+
+    Raises:
+        EquivError: An unknown dtype, or one that is not in a list.
+
+    Example:
+        >>> chosen_words([torch.int8, "float32"])
+        ['float32', 'int8']
+    """
+    if isinstance(dtypes, (list, tuple)):
+        dtypes = [_word(entry) if isinstance(entry, torch.dtype) else entry for entry in dtypes]
+    return _chosen("dtypes", dtypes, list(WORDS))
+
+
+def _items(backends: list[Backend], laws: list[Law], forms: list[str], dtypes: list[torch.dtype]) -> Iterator[Item]:
     for backend in backends:
-        served = {dtype: tuple(form for form in forms if serves(backend, dtype, form)) for dtype in dtypes}
+        served = _served(backend, forms, dtypes)
         for law in laws:
             if law.needs_torch and not getattr(backend, "transforms", False):
                 continue
@@ -138,36 +190,64 @@ def _items(backends: Sequence[Backend], laws: list[Law], forms: list[str], dtype
                     yield Item(law, judged, dtype, backend)
 
 
-def _chosen(argument: str, wanted: Sequence[str] | None, known: list[str]) -> list[str]:
+def _chosen(argument: str, wanted: object, known: list[str]) -> list[str]:
     if wanted is None:
         return known
+    expected = f"{argument}: expected a list of names among {', '.join(known)}"
+    if not isinstance(wanted, (list, tuple, set, frozenset)):
+        raise EquivError(f"{expected}, got {_shown(wanted)}; pass a list, also for one")
     unknown = [name for name in wanted if name not in known]
-    if isinstance(wanted, str) or unknown or not wanted:
-        got = wanted if isinstance(wanted, str) else unknown or list(wanted)
-        raise EquivError(f"{argument}: expected names among {', '.join(known)}, got {got!r}")
+    if unknown:
+        close = difflib.get_close_matches(str(unknown[0]), known, n=1)
+        advice = f"did you mean {close[0]!r}?" if close else "remove it or correct its spelling"
+        raise EquivError(f"{expected}, got {_shown(unknown[0])}; {advice}")
+    if not wanted:
+        raise EquivError(f"{expected}, got none; leave {argument} out for all")
     return [name for name in known if name in wanted]
 
 
-_served: dict[tuple[int, torch.dtype, str], bool] = {}
+def _served(backend: Backend, forms: list[str], dtypes: list[torch.dtype]) -> dict[torch.dtype, tuple[str, ...]]:
+    """Which forms the backend runs in which dtypes: what it says of itself, or what a layer of one weight shows.
+
+    Raises:
+        EquivError: A form fails in every dtype; see :func:`_is_meant`.
+    """
+    supports = getattr(backend, "supports", None)
+    if supports is not None:
+        return {dtype: tuple(form for form in forms if supports(dtype, form)) for dtype in dtypes}
+    found: dict[torch.dtype, tuple[str, ...]] = dict.fromkeys(dtypes, ())
+    for form in forms:
+        for dtype in dtypes:
+            if _refusal(backend, dtype, form) is None:
+                found[dtype] += (form,)
+        if not any(form in served for served in found.values()):
+            _is_meant(backend, form)
+    return found
 
 
-def serves(backend: Backend, dtype: torch.dtype, form: str) -> bool:
-    """Whether the backend runs a form in a dtype: what it says of itself, or what a layer of one weight shows."""
-    if hasattr(backend, "supports"):
-        return bool(backend.supports(dtype, form))
-    key = (id(backend), dtype, form)
-    if key not in _served:
-        one = torch.ones(1, 1, dtype=dtype, device=backend.device)
-        try:
-            y = (
-                backend.linear(one, one)
-                if form == "linear"
-                else backend.conv(one[..., None, None], one[..., None, None])
-            )
-            _served[key] = y.dtype == dtype
-        except (RuntimeError, NotImplementedError, TypeError, ValueError):
-            _served[key] = False
-    return _served[key]
+def _is_meant(backend: Backend, form: str) -> None:
+    """A form that fails in every dtype there is, without NotImplementedError, is wrong: it must not go untested in silence."""
+    refusals = [_refusal(backend, dtype, form) for dtype in DTYPES]
+    first = refusals[0]
+    if None in refusals or first is None or isinstance(first, NotImplementedError):
+        return
+    reason = (str(first).splitlines() or [""])[0]
+    raise EquivError(
+        f"{backend.name}.{'linear' if form == 'linear' else 'conv'}: expected to run a layer of one weight in some dtype, "
+        f"got {type(first).__name__}: {reason:.120}; correct it, or raise NotImplementedError where it is not meant to run"
+    ) from first
+
+
+def _refusal(backend: Backend, dtype: torch.dtype, form: str) -> Exception | None:
+    """Why a backend does not run a layer of one weight; None if it does."""
+    one = torch.ones(1, 1, dtype=dtype, device=backend.device)
+    try:
+        y = backend.linear(one, one) if form == "linear" else backend.conv(one[..., None, None], one[..., None, None])
+        if not isinstance(y, torch.Tensor):
+            return TypeError(f"it returned {type(y).__name__}, not a tensor")
+        return None if y.dtype == dtype else TypeError(f"it returned {_word(y.dtype)} for {_word(dtype)}")
+    except Exception as error:
+        return error
 
 
 def run_item(
@@ -185,11 +265,13 @@ def run_item(
         The result; a broken law is a ``failure`` in it, not an exception.
 
     Raises:
-        EquivError: An unknown profile, or a number of examples below 1.
+        EquivError: No item, an unknown profile, a number of examples below 1, or a seed below 0.
     """
+    if not isinstance(item, Item):
+        raise EquivError(f"item: expected an equiv.laws.Item, got {_shown(item)}; pass one of equiv.laws.items([backend])")
     chosen = profile_of(profile)
-    if examples is not None and (isinstance(examples, bool) or not isinstance(examples, int) or examples < 1):
-        raise EquivError(f"examples: expected an integer of at least 1, got {examples!r}")
+    _check_integer("examples", examples, 1, "leave it out for the profile's number")
+    _check_integer("seed", seed, 0, "leave it out for the profile's own")
     count = examples or max(1, round(chosen.max_examples * item.law.weight))
     if seed is None:
         seed = 0 if chosen.derandomize else SystemRandom().randrange(2**32)
@@ -206,6 +288,12 @@ def run_item(
         except Broken as broken:
             last[:] = [(broken, case)]
             raise
+        except HypothesisException:
+            raise
+        except Exception as error:  # what a backend returned has no place in the check: reported like any other defect
+            broken = Broken(f"the check raised {type(error).__name__}: {error}", form=item.form)
+            last[:] = [(broken, case)]
+            raise broken from error
 
     # The database keeps items apart by the name of the function.
     body.__name__ = body.__qualname__ = item.id.replace("-", "_").replace(".", "_")
@@ -234,6 +322,19 @@ def run_item(
     for listener in list(listeners):
         listener(result)
     return result
+
+
+def _check_integer(argument: str, value: object, least: int, advice: str) -> None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+        raise EquivError(f"{argument}: expected an integer of at least {least}, got {_shown(value)}; {advice}")
+
+
+def _word(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _shown(value: object) -> str:
+    return f"{value!r:.60}"
 
 
 def _cover(trial: Trial, case: Any) -> None:

@@ -118,12 +118,20 @@ def declared(dtype: torch.dtype, device: torch.device | str = "cpu", op: str = "
             base = replace(base, bias_rounding="either")
         if op in ("grad_weight", "any"):
             # docs/findings/conv-weight-gradient-in-half.md: samples are accumulated in the dtype itself.
-            base = replace(
-                base,
-                u=base.u if op == "any" else out.u,
-                name=base.name if op == "any" else f"{_word(out.dtype)} on {kind}, 16-bit accumulator",
-            )
+            base = base if op == "any" else _sixteen_bit_accumulator(base, kind)
     return base
+
+
+def _sixteen_bit_accumulator(base: Arithmetic, kind: str) -> Arithmetic:
+    """Partial sums are kept in the dtype of the result: with its roundoff, its underflow and its range."""
+    out = format_of(base.output)
+    return replace(
+        base,
+        name=f"{_word(out.dtype)} on {kind}, 16-bit accumulator",
+        u=out.u,
+        underflow=max(base.underflow, out.min_subnormal),
+        accumulator_max=out.max,
+    )
 
 
 def _accelerator(base: Arithmetic, dtype: torch.dtype, kind: str) -> Arithmetic:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from equiv.numerics.arithmetic import Arithmetic
 from equiv.numerics.formats import format_of, from_ordinal, ordinal, round_down, round_up
-from equiv.numerics.reference import dot_double_double
+from equiv.numerics.reference import _two_sum, dot_double_double
 
 # Bounds are evaluated in float64 in a handful of operations; this covers their own rounding many times over.
 _SLOP = 1.0 + 2.0**-40
@@ -139,10 +139,17 @@ def judge(result: Tensor, exact: Exact, arithmetic: Arithmetic) -> Judgement:
     error = arithmetic.error(exact.terms, exact.magnitude) + exact.uncertainty
     if arithmetic.flushes_inputs and exact.subnormal is not None:
         error = error + exact.subnormal
+    spilled: Tensor | None = None
     if exact.bias is not None and arithmetic.bias_rounding == "either":
-        products = (s - exact.bias).abs() + error
-        error = error + torch.where(exact.bias != 0, products * fmt.u + fmt.min_subnormal, 0.0)
-    error = error * _SLOP
+        # Without a non-zero product there is nothing to round before the bias: their sum is 0 exactly.
+        rounds_twice = (exact.bias != 0) & (exact.terms > 1)
+        products = s - exact.bias
+        room = products.abs() + error * _SLOP
+        # A sum of products that rounds to infinity stays there, whatever the bias takes away.
+        spilled = torch.where(rounds_twice & (room >= fmt.overflow), products.sign() * torch.inf, torch.nan)
+        error = error + torch.where(rounds_twice, room * fmt.u + fmt.min_subnormal, 0.0)
+    # S and K*u*S were themselves computed with up to K roundings in float64.
+    error = error * (_SLOP + exact.terms * 2.0**-52)
     below, above = s - error, s + error
     if low is not None:
         below, above = _two_words(s, low, error)
@@ -156,6 +163,8 @@ def judge(result: Tensor, exact: Exact, arithmetic: Arithmetic) -> Judgement:
     inside = (y >= lower) & (y <= upper)
     if arithmetic.flushes_outputs:
         inside = inside | ((y == 0) & (s.abs() - error < fmt.min_normal))
+    if spilled is not None:
+        inside = inside | (y == spilled)
     undecided = exact.magnitude * (1 + 2 * exact.terms * arithmetic.u) >= arithmetic.accumulator_max
     distance = y - s if low is None else (y - s) - low
     if fmt.precision < 24:
@@ -180,11 +189,17 @@ def _half_ulp(result: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _two_words(s: Tensor, low: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
-    """``s + low -+ error`` rounded outwards to float64, for a float64 result."""
-    lower = torch.nextafter((s - error) + low, torch.full_like(s, -torch.inf))
-    upper = torch.nextafter((s + error) + low, torch.full_like(s, torch.inf))
-    nothing = (error == 0) & (low == 0)
-    return torch.where(nothing, s, lower), torch.where(nothing, s, upper)
+    """``s + low -+ error`` rounded outwards to float64, for a float64 result: exactly RD and RU.
+
+    ``low - error`` is rounded once, by at most ``u*(|low| + error)``. Where ``error`` is 0 that is exact. Elsewhere
+    ``|low| <= u*S``, so that the rounding is at most ``2^-106*S + u*error``, within the slack of the uncertainty and
+    of the slop on ``error``. Then a two-sum tells on which side of ``s + t`` its rounded value lies.
+    """
+    below, under = _two_sum(s, low - error)
+    above, over = _two_sum(s, low + error)
+    lower = torch.where(under >= 0, below, torch.nextafter(below, torch.full_like(s, -torch.inf)))
+    upper = torch.where(over <= 0, above, torch.nextafter(above, torch.full_like(s, torch.inf)))
+    return lower, upper
 
 
 def _subnormal_mass(x: Tensor, w: Tensor, b: Tensor | None, min_normal: float) -> Tensor | None:
@@ -232,14 +247,14 @@ def _judge_classes(
     lower: Tensor,
     upper: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    # Where finite terms may overflow, an infinity of the other sign can turn up on the way: undecided stays undecided,
-    # but for a term that is NaN by itself nothing can undo it.
+    # Where finite terms may overflow, an infinity of the other sign can turn up on the way: undecided stays undecided.
+    # Nothing can undo a NaN; a flushed subnormal that meets an infinity makes one more.
     wanted = torch.where(classes.nan, torch.nan, torch.where(classes.plus_inf, torch.inf, -torch.inf))
     special = classes.nan | classes.plus_inf | classes.minus_inf
     match = torch.where(classes.nan, y.isnan(), y == wanted)
     inside = torch.where(special, match, inside)
     ratio = torch.where(special, torch.where(match, 0.0, torch.inf), ratio)
-    undecided = (undecided & ~classes.nan) | classes.ambiguous
+    undecided = (undecided | classes.ambiguous) & ~classes.nan
     if arithmetic.infinity_spreads:
         undecided = undecided | (classes.tainted & ~classes.nan & y.isnan())
     return inside, undecided, ratio, torch.where(special, wanted, lower), torch.where(special, wanted, upper)

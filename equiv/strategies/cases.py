@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from equiv.strategies import checks
 from equiv.strategies.dtypes import dtype as check_dtype
 from equiv.strategies.dtypes import present
-from equiv.strategies.layouts import Layout, layouts_for
+from equiv.strategies.layouts import Layout, draw_layout
 from equiv.strategies.shapes import (
     Shape,
     draw_batch_shape,
@@ -21,8 +21,8 @@ from equiv.strategies.shapes import (
     rank_bounds,
     spatial_ranks,
 )
-from equiv.strategies.tensors import draw_kind, draw_seed, draw_window
-from equiv.strategies.values import EVERYTHING, PROBE, Values, kinds_for, short_repr
+from equiv.strategies.tensors import draw_kind, draw_seed, draw_windows
+from equiv.strategies.values import PROBE, Values, kinds_for, short_repr
 
 CONTIGUOUS = Layout("contiguous")
 _ROLES = ("x", "weight", "bias", "grad")
@@ -211,28 +211,29 @@ def _cases(draw: st.DrawFn, plan: _Plan) -> Case:
 def _draw_values(
     draw: st.DrawFn, plan: _Plan, seed: int, in_numel: int, weight_numel: int
 ) -> tuple[Values, Values, Values]:
-    """Values of input, weight and bias: two to eight choices. The bias has the kind of the weight."""
+    """Values of input, weight and bias: one to three choices. The bias has the kind of the weight."""
     if plan.styles:
         kind_x = kind_w = PROBE
     else:
-        kind_x, kind_w = draw_kind(draw, plan.kinds), draw_kind(draw, plan.kinds)
+        kind_x, kind_w = draw_kind(draw, plan.kinds, "x"), draw_kind(draw, plan.kinds, "weight")
     if kind_x == "cancelling" and kind_w in _PAIRED:
         kind_w = "repeated"  # equal weights on neighbours: now the sums cancel, not the inputs alone
     sparse = ("zeros", "one_hot")
-    window_x = EVERYTHING if kind_x in sparse else draw_window(draw, in_numel)
-    window_w = EVERYTHING if kind_w in sparse else draw_window(draw, weight_numel)
+    window_x, window_w = draw_windows(
+        draw, 0 if kind_x in sparse else in_numel, 0 if kind_w in sparse else weight_numel
+    )
     return Values(kind_x, seed, window_x), Values(kind_w, seed, window_w), Values(kind_w, seed + 1)
 
 
 def _draw_layouts(draw: st.DrawFn, plan: _Plan, ndim: int, with_bias: bool) -> tuple[Layout, Layout, Layout, Layout]:
     if not plan.layouts:
         return (CONTIGUOUS,) * 4
-    high = layouts_for(max(ndim, 3), plan.dtype)  # a law may apply it to a feature map, whose rank is higher
+    high = max(ndim, 3)  # a law may apply it to a feature map, whose rank is higher
     return (
-        draw(high),
-        draw(high),
-        draw(layouts_for(1, plan.dtype)) if with_bias else CONTIGUOUS,
-        draw(high),
+        draw_layout(draw, high, plan.dtype, "x"),
+        draw_layout(draw, high, plan.dtype, "weight"),
+        draw_layout(draw, 1, plan.dtype, "bias") if with_bias else CONTIGUOUS,
+        draw_layout(draw, high, plan.dtype, "grad"),
     )
 
 
@@ -256,7 +257,7 @@ def cases(
 ) -> st.SearchStrategy[Case]:
     """Cases: weight (O, n), bias (O,) or none, input (*batch, n), a feature shape with product n, and four layouts.
 
-    At most 21 choices whatever the sizes. Sizes come first and shrink to 1, values to zeros, layouts to contiguous;
+    At most 17 choices whatever the sizes. Sizes come first and shrink to 1, values to zeros, layouts to contiguous;
     n, O and the number of rows each reach the sizes where kernels change (see ``feature_shapes``).
 
     Args:

@@ -120,18 +120,23 @@ _DRAWN = {
 
 
 @lru_cache(maxsize=256)
-def menu(kinds: tuple[str, ...]) -> st.SearchStrategy[Layout]:
+def _table(kinds: tuple[str, ...]) -> tuple[Layout, ...]:
     """Layouts of these kinds; contiguous takes 96 places, another kind 32 or so."""
     table: list[Layout] = []
     for kind in kinds:
         variants, places = _DRAWN.get(kind, (1, 96 if kind == "contiguous" else 32))
         table += [Layout(kind, variant) for variant in range(variants) for _ in range(places)]
-    return st.sampled_from(table)
+    return tuple(table)
 
 
-def layouts_for(ndim: int, dtype: torch.dtype) -> st.SearchStrategy[Layout]:
-    """``layouts`` of checked arguments: one choice."""
-    return menu(_kinds(ndim, dtype))
+@lru_cache(maxsize=256)
+def _menu(role: str, kinds: tuple[str, ...]) -> st.SearchStrategy[tuple[str, Layout]]:
+    return st.sampled_from([(role, layout) for layout in _table(kinds)])
+
+
+def draw_layout(draw: st.DrawFn, ndim: int, dtype: torch.dtype, role: str = "") -> Layout:
+    """One choice; roles keep two draws of one test case apart (see ``shapes``)."""
+    return draw(_menu(role, _kinds(ndim, dtype)))[1]
 
 
 def layouts(
@@ -156,8 +161,8 @@ def layouts(
     def build() -> st.SearchStrategy[Layout]:
         fitting = _kinds(checks.integer("ndim", ndim, 0), check_dtype("dtype", dtype))
         if kinds is None:
-            return menu(fitting)
-        return menu(checks.choices("kinds", kinds, fitting))
+            return st.sampled_from(_table(fitting))
+        return st.sampled_from(_table(checks.choices("kinds", kinds, fitting)))
 
     return checks.lazily(build)
 

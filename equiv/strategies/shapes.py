@@ -7,7 +7,8 @@ is its product, and one of the ways to write that product as so many factors.
 Two habits of Hypothesis shape this module. It draws the integers of a wide range near 0 (of 0..2^19, three in four are
 below 2^15), and most of its examples are earlier ones with one part copied over another of the same label; integers
 all share one label, whereas ``sampled_from`` has one for each table. So tables stay short, a few hundred places, and
-integers are kept for what may be exchanged freely (see ``tensors.draw_window``).
+a tensor or a case draws one integer (see ``tensors.draw_windows``). So hardly two parts of a case share a label, and
+nearly every example has sizes of its own: 197 of 200 cases, against 42 when each choice was an integer.
 """
 
 from __future__ import annotations

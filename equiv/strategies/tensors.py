@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -12,16 +13,14 @@ from torch import nn
 from equiv.strategies import checks
 from equiv.strategies.dtypes import dtype as check_dtype
 from equiv.strategies.dtypes import present
-from equiv.strategies.layouts import layouts_for
+from equiv.strategies.layouts import draw_layout
 from equiv.strategies.values import EVERYTHING, Values, Window, kinds_for
 
 _SHARES = {"small_integers": 2, "distinct": 3, "normals": 3, "wide": 2}  # of the draws, against 1 for the others
 _SEED = st.binary(min_size=2, max_size=2)  # flat over 0..65535, and no integer that a mutation would copy elsewhere
 _EDITS = st.sampled_from((0,) * 14 + (1, 2))
 _EDIT_VALUES = st.sampled_from(sorted(range(-8, 9), key=lambda v: (abs(v), v < 0)))
-_FAR = (
-    3 * 2**33 + 2**21
-)  # here Hypothesis draws flat; near 0 small integers prevail (and none of its constants is near)
+_FAR = 2**400  # here Hypothesis (6.160 or later) draws any range flat; near 0 small integers prevail
 _WIDE = 2**24
 
 
@@ -31,13 +30,13 @@ def _flat(count: int) -> st.SearchStrategy[int]:
 
 
 @lru_cache(maxsize=256)
-def _kinds(kinds: tuple[str, ...]) -> st.SearchStrategy[str]:
-    return st.sampled_from([kind for kind in kinds for _ in range(_SHARES.get(kind, 1))])
+def _kinds(role: str, kinds: tuple[str, ...]) -> st.SearchStrategy[tuple[str, str]]:
+    return st.sampled_from([(role, kind) for kind in kinds for _ in range(_SHARES.get(kind, 1))])
 
 
-def draw_kind(draw: st.DrawFn, kinds: tuple[str, ...]) -> str:
-    """One choice, simplest kind first."""
-    return draw(_kinds(kinds))
+def draw_kind(draw: st.DrawFn, kinds: tuple[str, ...], role: str = "") -> str:
+    """One choice, simplest kind first; roles keep two draws of one test case apart (see ``shapes``)."""
+    return draw(_kinds(role, kinds))[1]
 
 
 def draw_seed(draw: st.DrawFn) -> int:
@@ -45,24 +44,36 @@ def draw_seed(draw: st.DrawFn) -> int:
     return int.from_bytes(draw(_SEED), "big")
 
 
-def draw_window(draw: st.DrawFn, numel: int) -> Window:
-    """Three choices; none for fewer than two entries. At least five of six windows keep everything.
+def draw_windows(draw: st.DrawFn, *numels: int) -> tuple[Window, ...]:
+    """A window for each of these numbers of entries, all with one choice. About 29 of 30 keep everything.
 
-    All windows are drawn from one range, 16 or more times ``numel``: whatever Hypothesis copies from one to another,
-    most stay full. It also draws the ends of a range more often, hence an empty window now and then.
+    The integer has three digits for each window, its end, length and ends, in a base of 16 or more times the number of
+    entries. Lowering it by as much as a condition allows lowers the first digit as far as it goes, then the second, and
+    so on. Hypothesis draws the lowest values of a range more often, hence an empty window now and then.
     """
-    if numel < 2:
-        return EVERYTHING
-    raw = _flat(_WIDE if numel <= _WIDE // 16 else 2 ** (numel.bit_length() + 4))
-    return Window.clipped(numel, draw(raw) - _FAR, draw(raw) - _FAR, draw(raw) - _FAR)
+    bases = [max(_WIDE, 2 ** (numel.bit_length() + 4)) for numel in numels if numel > 1]
+    if not bases:
+        return (EVERYTHING,) * len(numels)
+    code = draw(_flat(math.prod(bases) ** 3)) - _FAR
+    windows = []
+    for numel in reversed(numels):
+        window = EVERYTHING
+        if numel > 1:
+            base = bases.pop()
+            code, ends = divmod(code, base)
+            code, length = divmod(code, base)
+            code, end = divmod(code, base)
+            window = Window.clipped(numel, end, length, ends)
+        windows.append(window)
+    return tuple(reversed(windows))
 
 
 def draw_values(draw: st.DrawFn, numel: int, kinds: tuple[str, ...], *, edits: bool, dtype: torch.dtype) -> Values:
-    """A recipe for ``numel`` entries: one to six choices, and two for each edit."""
+    """A recipe for ``numel`` entries: one to four choices, and two for each edit."""
     kind = draw_kind(draw, kinds)
     plain = kind == "zeros"
     seed = 0 if plain else draw_seed(draw)
-    window = EVERYTHING if plain or kind == "one_hot" else draw_window(draw, numel)
+    window = EVERYTHING if plain or kind == "one_hot" else draw_windows(draw, numel)[0]
     if not edits or not numel:
         return Values(kind, seed, window)
     lift = 0 if dtype.is_signed else 8
@@ -80,12 +91,9 @@ def _tensors(
     layouts: bool,
     requires_grad: bool,
 ) -> torch.Tensor:
-    numel = 1
-    for side in shape:
-        numel *= side
-    values = draw_values(draw, numel, kinds or kinds_for(dtype), edits=kinds is None, dtype=dtype)
+    values = draw_values(draw, math.prod(shape), kinds or kinds_for(dtype), edits=kinds is None, dtype=dtype)
     made = values.tensor(shape, dtype, device).requires_grad_(requires_grad)
-    return draw(layouts_for(len(shape), dtype)).apply(made) if layouts else made
+    return draw_layout(draw, len(shape), dtype).apply(made) if layouts else made
 
 
 def check_grad(requires_grad: object, dtype: torch.dtype) -> bool:
@@ -105,9 +113,9 @@ def tensors(
     layouts: bool = False,
     requires_grad: bool = False,
 ) -> st.SearchStrategy[torch.Tensor]:
-    """Tensors of one shape and dtype, whose size costs no choices: 1 to 11 for any number of entries.
+    """Tensors of one shape and dtype, whose size costs no choices: 1 to 9 for any number of entries.
 
-    At least five of six draws keep every entry of their kind. Shrinks to the simplest kind and the fewest non-zeros.
+    Nine of ten draws or more keep every entry of their kind. Shrinks to the simplest kind and the fewest non-zeros.
 
     Args:
         shape: of the tensor, rank 0 included.
