@@ -1,7 +1,7 @@
 """The pytest plugin: options, a header line, a summary by law. Thin: what to run is in ``equiv.testing``.
 
-It is loaded in every project where the package is installed, so it imports neither torch nor hypothesis and does nothing
-unless an ``--equiv-*`` option or the ini option ``equiv_profile`` asks for it.
+It is loaded in every project where the package is installed, so it imports neither torch nor hypothesis and does
+nothing unless an ``--equiv-*`` option or the ini option ``equiv_profile`` asks for it.
 """
 
 from __future__ import annotations
@@ -133,7 +133,9 @@ def _devices(text: str | None) -> tuple[str, ...]:
     if text.strip() == "all":
         return tuple(str(device) for device in devices_present())
     if not _words(text):
-        raise EquivError(f"--equiv-devices: expected names such as cpu,cuda:0, got {text!r:.60}; write all for every one")
+        raise EquivError(
+            f"--equiv-devices: expected names such as cpu,cuda:0, got {text!r:.60}; write all for every one"
+        )
     for word in _words(text):
         try:
             TorchEager(word)
@@ -149,7 +151,8 @@ def _words(text: str) -> tuple[str, ...]:
 def _check_report(path: str | None) -> None:
     if path is not None and (Path(path).is_dir() or not Path(path).absolute().parent.is_dir()):
         raise EquivError(
-            f"--equiv-report: expected a file in a folder that exists, got {path!r:.120}; create the folder, or name a file"
+            f"--equiv-report: expected a file in a folder that exists, got {path!r:.120}; create the folder, or name a "
+            "file in one"
         )
 
 
@@ -192,7 +195,8 @@ class _Run:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Collect on the controller, which the workers' reports reach."""
         if report.when == "call" and not self.is_worker:
-            self.results += [value for name, value in report.user_properties if name == _PROPERTY]
+            found: list[Any] = [value for name, value in report.user_properties if name == _PROPERTY]
+            self.results += found
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """A table by law, and the report file."""

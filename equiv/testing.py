@@ -52,7 +52,7 @@ class Check:
 
 
 def devices_under_test() -> tuple[TorchEager, ...]:
-    """torch itself on every device that ``--equiv-devices`` names; on the CPU by default.
+    """TorchEager on every device that ``--equiv-devices`` names; on the CPU by default.
 
     Raises:
         EquivError: A device that is not present.
@@ -132,9 +132,7 @@ def parametrize_with_laws(
     stale = [key for key in (*failing, *skipped) if key not in matched and not _is_elsewhere(key, found)]
     if stale and options.dtypes is None:
         named = ", ".join(stale[:_FEW]) + f" and {len(stale) - _FEW} more" * (len(stale) > _FEW)
-        warnings.warn(
-            f"equiv: expected_failures or skips name no item: {named}; remove or correct them", stacklevel=2
-        )
+        warnings.warn(f"equiv: expected_failures or skips name no item: {named}; remove or correct them", stacklevel=2)
     return pytest.mark.parametrize("law", parameters)
 
 

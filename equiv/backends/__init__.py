@@ -1,4 +1,4 @@
-"""Who runs a form. A backend carries out two operations on given tensors; everything else is the business of the laws."""
+"""Who runs a form. A backend carries out two operations on given tensors; the rest is the business of the laws."""
 
 from equiv.backends.base import FORMS, Backend
 from equiv.backends.eager import TorchEager

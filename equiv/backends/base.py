@@ -38,18 +38,18 @@ class Backend(Protocol):
     name: str
     device: torch.device
 
-    def linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:  # noqa: A002
+    def linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """``(*batch, n)``, ``(O, n)``, ``(O,)`` -> ``(*batch, O)``."""
         ...
 
     def conv(
         self,
-        input: Tensor,  # noqa: A002
+        input: Tensor,
         weight: Tensor,
         bias: Tensor | None = None,
         *,
         stride: int | Sequence[int] = 1,
         dilation: int | Sequence[int] = 1,
     ) -> Tensor:
-        """``(N, C, *spatial)`` or ``(C, *spatial)``, ``(O, C, *kernel)``, ``(O,)`` -> ``(N, O, *out)``; 1 to 3 dimensions."""
+        """``(N, C, *spatial)`` or ``(C, *spatial)``, ``(O, C, *kernel)``, ``(O,)`` -> ``(N, O, *out)``."""
         ...

@@ -15,7 +15,7 @@ CONVS: dict[int, type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]] = {1: nn.C
 
 
 class TorchEager:
-    """``nn.Linear`` and ``nn.Conv1d/2d/3d`` called on given tensors, so that views and strides reach the kernels as they are.
+    """``nn.Linear`` and ``nn.Conv1d/2d/3d`` called on given tensors: views and strides reach the kernels as they are.
 
     Args:
         device: A torch device that is present, such as ``"cpu"`` or ``"cuda:1"``.
@@ -44,13 +44,13 @@ class TorchEager:
         index = "" if self.device.index is None else str(self.device.index)
         self.name = f"eager.{self.device.type}{index}"
 
-    def linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:  # noqa: A002
+    def linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """``nn.Linear``: ``(*batch, n)`` -> ``(*batch, O)``."""
         return _call(_linear(bias is not None), input, weight, bias)
 
     def conv(
         self,
-        input: Tensor,  # noqa: A002
+        input: Tensor,
         weight: Tensor,
         bias: Tensor | None = None,
         *,
@@ -68,8 +68,8 @@ class TorchEager:
 
 def conv_kernel(
     input: Tensor, weight: Tensor, bias: Tensor | None, stride: Sequence[int], dilation: Sequence[int]
-) -> str:  # noqa: A002
-    """The name of the convolution kernel that torch chooses for this call (``Mkldnn``, ``Slow2d``, ...), for coverage."""
+) -> str:
+    """The name of the convolution kernel that torch chooses for this call (``Mkldnn``, ``Slow2d``), for coverage."""
     select = getattr(torch._C, "_select_conv_backend", None)
     if select is None:
         return "unknown"
@@ -82,7 +82,7 @@ def conv_kernel(
     return str(chosen).rsplit(".", 1)[-1]
 
 
-def _call(module: nn.Module, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: A002
+def _call(module: nn.Module, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     given = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
     return cast(Tensor, torch.func.functional_call(module, given, (input,)))
 

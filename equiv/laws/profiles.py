@@ -75,6 +75,7 @@ def profile_of(name: str | Profile) -> Profile:
     found = PROFILES.get(str(name).removeprefix("equiv-"))
     if found is None:
         raise EquivError(
-            f"profile: expected one of {', '.join(PROFILES)}, got {name!r:.60}; dev is quick, gate the same each time, deep long"
+            f"profile: expected one of {', '.join(PROFILES)}, got {name!r:.60}; dev is quick, gate repeats, "
+            "deep is long"
         )
     return found

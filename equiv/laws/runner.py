@@ -131,8 +131,8 @@ def check_backends(backends: object, *, argument: str = "backends") -> list[Back
     names = [backend.name for backend in backends]
     if not names or len(set(names)) < len(names):
         raise EquivError(
-            f"{argument}: expected at least one backend and names that differ, got {_shown(names)}; the name is part of "
-            "every id, so give each its own"
+            f"{argument}: expected at least one backend and names that differ, got {_shown(names)}; the name is part "
+            "of every id, so give each its own"
         )
     return list(backends)
 
@@ -147,19 +147,20 @@ def _check_backend(backend: object, argument: str) -> None:
     for name in ("linear", "conv", "supports"):
         if not callable(getattr(backend, name, len)):
             raise EquivError(
-                f"{argument}.{name}: expected a method, got {_shown(getattr(backend, name))}; see equiv.backends.Backend"
+                f"{argument}.{name}: expected a method, got {_shown(getattr(backend, name))}; see "
+                "equiv.backends.Backend"
             )
     if not isinstance(backend.name, str) or not backend.name.replace(".", "").replace("_", "").isalnum():
         raise EquivError(
-            f"{argument}.name: expected letters, digits, dots and underscores, got {_shown(backend.name)}; it is part of "
-            "every id, so choose a short one"
+            f"{argument}.name: expected letters, digits, dots and underscores, got {_shown(backend.name)}; it is part "
+            "of every id, so choose a short one"
         )
     try:
         torch.empty(0, device=torch.device(backend.device))
     except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
         raise EquivError(
-            f"{argument}.device: expected a torch device that is present, got {_shown(backend.device)}; pass where inputs "
-            "are put before they are handed over, such as torch.device('cpu')"
+            f"{argument}.device: expected a torch device that is present, got {_shown(backend.device)}; pass where "
+            "inputs are put before they are handed over, such as torch.device('cpu')"
         ) from error
 
 
@@ -226,15 +227,16 @@ def _served(backend: Backend, forms: list[str], dtypes: list[torch.dtype]) -> di
 
 
 def _is_meant(backend: Backend, form: str) -> None:
-    """A form that fails in every dtype there is, without NotImplementedError, is wrong: it must not go untested in silence."""
+    """A form that fails in every dtype there is, without NotImplementedError, is wrong: it must not go untested."""
     refusals = [_refusal(backend, dtype, form) for dtype in DTYPES]
     first = refusals[0]
     if None in refusals or first is None or isinstance(first, NotImplementedError):
         return
     reason = (str(first).splitlines() or [""])[0]
     raise EquivError(
-        f"{backend.name}.{'linear' if form == 'linear' else 'conv'}: expected to run a layer of one weight in some dtype, "
-        f"got {type(first).__name__}: {reason:.120}; correct it, or raise NotImplementedError where it is not meant to run"
+        f"{backend.name}.{'linear' if form == 'linear' else 'conv'}: expected to run a layer of one weight in some "
+        f"dtype, got {type(first).__name__}: {reason:.120}; correct it, or raise NotImplementedError where it is not meant "
+        "to run"
     ) from first
 
 
@@ -268,7 +270,9 @@ def run_item(
         EquivError: No item, an unknown profile, a number of examples below 1, or a seed below 0.
     """
     if not isinstance(item, Item):
-        raise EquivError(f"item: expected an equiv.laws.Item, got {_shown(item)}; pass one of equiv.laws.items([backend])")
+        raise EquivError(
+            f"item: expected an equiv.laws.Item, got {_shown(item)}; pass one of equiv.laws.items([backend])"
+        )
     chosen = profile_of(profile)
     _check_integer("examples", examples, 1, "leave it out for the profile's number")
     _check_integer("seed", seed, 0, "leave it out for the profile's own")
@@ -291,9 +295,9 @@ def run_item(
         except HypothesisException:
             raise
         except Exception as error:  # what a backend returned has no place in the check: reported like any other defect
-            broken = Broken(f"the check raised {type(error).__name__}: {error}", form=item.form)
-            last[:] = [(broken, case)]
-            raise broken from error
+            raised = Broken(f"the check raised {type(error).__name__}: {error}", form=item.form)
+            last[:] = [(raised, case)]
+            raise raised from error
 
     # The database keeps items apart by the name of the function.
     body.__name__ = body.__qualname__ = item.id.replace("-", "_").replace(".", "_")
@@ -319,7 +323,7 @@ def run_item(
         broken, case = last[0]
         broken.note += note
         result.failure = failure_of(broken, item.law, dtype=item.word, backend=item.backend.name, seed=seed, case=case)
-    for listener in list(listeners):
+    for listener in listeners.copy():
         listener(result)
     return result
 
