@@ -26,6 +26,7 @@ from equiv.strategies.values import PROBE, Values, kinds_for, short_repr
 
 CONTIGUOUS = Layout("contiguous")
 _ROLES = ("x", "weight", "bias", "grad")
+_FULL = ("signs", "dense", "address")  # probes without chance zeros come first: the window alone makes them sparse
 _PAIRED = ("normals", "wide", "cancelling")  # weights that do not let a cancelling input cancel
 
 
@@ -321,4 +322,4 @@ def cases(
 def _styles() -> tuple[str, ...]:
     from equiv.numerics import probes
 
-    return tuple(probes.STYLES)
+    return tuple(sorted(probes.STYLES, key=lambda style: style not in _FULL))

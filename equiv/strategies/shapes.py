@@ -1,8 +1,8 @@
 """Knows which sizes and shapes are worth drawing, and draws a whole shape with two or three choices.
 
 A size is drawn from a sorted table in which small sizes, and those where kernels change, stand closer together: an
-earlier place is a smaller size, so Hypothesis's search for the first place is the search for the smallest size. A shape
-is its product, and one of the ways to write that product as so many factors.
+earlier place is a smaller size, so Hypothesis's search for the first place is the search for the smallest size. Each
+side of a feature shape is drawn by itself and bounded by what the others leave, so that each shrinks by itself.
 
 Two habits of Hypothesis shape this module. It draws the integers of a wide range near 0 (of 0..2^19, three in four are
 below 2^15), and most of its examples are earlier ones with one part copied over another of the same label; integers
@@ -37,7 +37,7 @@ _BETWEEN = {*range(1, 34), *range(35, 64, 3), *range(67, 128, 5), *range(131, 10
 _SIZES = tuple(
     size
     for size in sorted({*BOUNDARIES, *_BETWEEN})
-    for _ in range(max(2 if size in BOUNDARIES else 1, 12 // size))  # 1 twelve times, 2 six times, 3 four times, ...
+    for _ in range(4 if size > 1024 else max(2 if size in BOUNDARIES else 1, 12 // size))  # 1 twelve times, 2 six, ...
 )
 
 
@@ -73,11 +73,14 @@ def factorisations(product: int, parts: int) -> tuple[Shape, ...]:
     return tuple((head, *rest) for head in divisors for rest in factorisations(product // head, parts - 1))
 
 
-@lru_cache(maxsize=8192)
-def _maps(features: int, spatial: int, min_positions: int) -> st.SearchStrategy[Shape]:
-    """Feature shapes of this product; a quarter of the places hold the one with the most channels."""
-    ways = [s for s in factorisations(features, spatial + 1) if features // s[0] >= min_positions]
-    return st.sampled_from((ways[0],) * (len(ways) // 3) + tuple(ways))
+@lru_cache(maxsize=4096)
+def _sides(place: int, low: int, high: int) -> st.SearchStrategy[tuple[int, int]]:
+    """Sides of a feature map in low..high, 1 and its neighbours more often; places stay apart (see above)."""
+    near = range(low, min(high, max(16, low)) + 1)
+    far = [size for size in BOUNDARIES if max(16, low) < size <= high]
+    return st.sampled_from(
+        [(place, s) for s in near for _ in range(max(1, 60 // s**2, 16 // s))] + [(place, s) for s in far]
+    )
 
 
 @lru_cache(maxsize=16)
@@ -86,9 +89,14 @@ def _ranks(ranks: tuple[int, ...]) -> st.SearchStrategy[int]:
 
 
 def draw_feature_shape(draw: st.DrawFn, spatial_dims: tuple[int, ...], min_positions: int, max_features: int) -> Shape:
-    """A feature shape ``(C, *spatial)``: its product, its rank, and how: three choices."""
-    features = draw(_sizes(min_positions, max_features))
-    return draw(_maps(features, draw(_ranks(spatial_dims)), min_positions))
+    """A feature shape ``(C, *spatial)``: its rank, each side, then C within what is left: three to five choices."""
+    rank, positions = draw(_ranks(spatial_dims)), 1
+    sides = []
+    for place in range(rank):
+        least = -(-min_positions // positions) if place == rank - 1 else 1
+        sides.append(draw(_sides(place, least, max_features // positions))[1])
+        positions *= sides[-1]
+    return (draw(_sizes(1, max_features // positions)), *sides)
 
 
 def draw_size(draw: st.DrawFn, high: int) -> int:
@@ -178,7 +186,7 @@ def feature_shapes(
     """Feature shapes ``(C, *spatial)`` with ``C * prod(spatial) <= max_features``.
 
     The product and ``C`` reach 1, 2, 3, the vector widths with their neighbours (7, 8, 9, 15, 16, 17, 31, 32, 33, 63,
-    64, 65, 127, 128, 129), 105, primes and powers of two; a quarter of the shapes are 1x1 maps (if ``min_positions``
+    64, 65, 127, 128, 129), 105, primes and powers of two; a fifth of the shapes are 1x1 maps (if ``min_positions``
     allows), and a side of 1 beside a longer one is common. Shrinks to ``(1, 1)``.
 
     Args:
@@ -192,7 +200,7 @@ def feature_shapes(
     Example:
         >>> from hypothesis import find
         >>> find(feature_shapes(spatial_dims=(2,), min_positions=2), lambda shape: True)
-        (1, 2, 1)
+        (1, 1, 2)
     """
 
     def build() -> st.SearchStrategy[Shape]:
