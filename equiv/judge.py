@@ -20,8 +20,7 @@ from equiv.mapping import check_feature_shape, conv_to_linear
 from equiv.numerics import DTYPES, format_of, one_hot_rows, ordinal, same_bits
 from equiv.verdict import Entry, Outcome, Verdict, compare
 
-Layer = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
-_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _ONE_HOTS = 256
 _ROWS = 32
 
@@ -29,7 +28,7 @@ _ROWS = 32
 def assert_equivalent(
     candidate: nn.Module | Callable[[Tensor], Tensor],
     reference: nn.Module | Callable[[Tensor], Tensor],
-    input: Tensor | None = None,  # noqa: A002 - the field's own word
+    input: Tensor | None = None,
     *,
     feature_shape: Sequence[int] | None = None,
     seed: int = 0,
@@ -43,7 +42,8 @@ def assert_equivalent(
     the tolerance of a test on outputs would have said.
 
     Args:
-        candidate: A Linear, a convolution, or a function of a batch: ``(N, n)`` or ``(N, C, *spatial)`` -> ``(N, O, ...)``.
+        candidate: A Linear, a convolution, or a function of a batch: ``(N, n)`` or ``(N, C, *spatial)`` ->
+            ``(N, O, ...)``.
             Each side is given the shape that it takes: rows for a Linear, maps for a convolution and for a function
             when ``feature_shape`` is known.
         reference: The same.
@@ -74,14 +74,15 @@ def assert_equivalent(
     layer = right if right is not None else left
     if layer is None:
         raise EquivError(
-            "reference: expected at least one side to be a Linear or a convolution, got two functions; pass the layer whose "
-            "weights define the right results"
+            "reference: expected at least one side to be a Linear or a convolution, got two functions; pass the layer "
+            "whose weights define the right results"
         )
     if shape is None:
         shape = (layer.in_features, 1)
     if math.prod(shape) != layer.in_features:
         raise EquivError(
-            f"feature_shape: expected a product of {layer.in_features} features, got {shape} with product {math.prod(shape)}"
+            f"feature_shape: expected a product of {layer.in_features} features, got {shape} with product "
+            f"{math.prod(shape)}"
             + ("" if feature_shape is not None else ", the kernel of the convolution taken for the whole map")
             + "; pass the shape of the map that was flattened"
         )
@@ -118,7 +119,7 @@ def _dense(name: str, side: object, shape: tuple[int, ...] | None) -> nn.Linear 
                 f"{name}: expected a layer with values, got one on the meta device; load its weights first"
             )
         return side
-    if isinstance(side, _LAYERS):
+    if isinstance(side, _CONVS):
         assert shape is not None
         if side.weight.device.type == "meta":
             raise EquivError(
@@ -127,7 +128,8 @@ def _dense(name: str, side: object, shape: tuple[int, ...] | None) -> nn.Linear 
         return conv_to_linear(side, shape)
     if not callable(side):
         raise EquivError(
-            f"{name}: expected a layer or a function of a batch, got {type(side).__name__}; to compare two results use equiv.compare"
+            f"{name}: expected a layer or a function of a batch, got {type(side).__name__}; "
+            "to compare two results use equiv.compare"
         )
     return None
 
@@ -135,7 +137,10 @@ def _dense(name: str, side: object, shape: tuple[int, ...] | None) -> nn.Linear 
 def _same_parameters(left: nn.Linear, right: nn.Linear, shape: tuple[int, ...]) -> None:
     """Two layers are one function exactly when their dense weights and biases have the same values."""
     if left.weight.shape != right.weight.shape or left.weight.dtype != right.weight.dtype:
-        text = f"the candidate is a layer {_signature(left)}, the reference a layer {_signature(right)}: these are not the same function."
+        text = (
+            f"the candidate is a layer {_signature(left)}, the reference a layer {_signature(right)}: "
+            "these are not the same function."
+        )
         raise NotEquivalent(Verdict(Outcome.DIFFERENT, text, _word(left.weight.dtype), tuple(left.weight.shape)))
     for name in ("weight", "bias"):
         a, b = (_parameter(side, name) for side in (left, right))
@@ -159,8 +164,9 @@ def _parameter_verdict(
     if a.is_floating_point():
         distance = f", {abs(int(ordinal(a[index])) - int(ordinal(b[index]))):,} ulp apart"
     text = (
-        f"{wrong:,} of {a.numel():,} entries of the {name} differ once both are written as one dense layer; the first, {name}{list(index)}, "
-        f"is {a[index].item()!r} in the candidate and {b[index].item()!r} in the reference{distance}."
+        f"{wrong:,} of {a.numel():,} entries of the {name} differ once both are written as one dense layer; "
+        f"the first, {name}{list(index)}, is {a[index].item()!r} in the candidate and "
+        f"{b[index].item()!r} in the reference{distance}."
     )
     found = name_cause(left.weight.detach(), right.weight.detach(), shape, _bias(left), _bias(right))
     entry = Entry(index, a[index].item(), b[index].item())
@@ -219,13 +225,16 @@ def _run(
     except Exception as error:
         given = (len(x), *shape) if takes_map else tuple(x.shape)
         raise EquivError(
-            f"{name}: expected to run on an input of shape {given}, got {type(error).__name__}: {str(error).splitlines()[0]}; "
-            "pass feature_shape= if it takes a map, leave it out if it takes rows"
+            f"{name}: expected to run on an input of shape {given}, got {type(error).__name__}: "
+            f"{str(error).splitlines()[0]}; pass feature_shape= if it takes a map, leave it out if it takes rows"
         ) from error
     if not isinstance(y, Tensor):
         raise EquivError(f"{name}: expected a function that returns a tensor, got {type(y).__name__}")
     if y.dtype != x.dtype:
-        text = f"the {name} returns {_word(y.dtype)} for an input of {_word(x.dtype)}: another arithmetic, not the same function."
+        text = (
+            f"the {name} returns {_word(y.dtype)} for an input of {_word(x.dtype)}: another arithmetic, not the same "
+            "function."
+        )
         raise NotEquivalent(Verdict(Outcome.DIFFERENT, text, _word(y.dtype), tuple(y.shape)))
     return y.reshape(len(x), -1) if y.ndim and y.shape[0] == len(x) else y
 

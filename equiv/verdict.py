@@ -1,7 +1,7 @@
 """Compare two results of one layer: the outcome, its evidence, and a paragraph that explains it.
 
-Knows how to read tensors of results and to put an :class:`~equiv.numerics.Assessment` into words. What the bounds are is
-the business of ``equiv.numerics``; which inputs to try, of ``equiv.judge``.
+Knows how to read tensors of results and to put an :class:`~equiv.numerics.Assessment` into words. What the bounds are
+is the business of ``equiv.numerics``; which inputs to try, of ``equiv.judge``.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def compare(
     actual: Tensor,
     expected: Tensor,
     *,
-    input: Tensor | None = None,  # noqa: A002 - the field's own word, as in torch.nn.functional.linear
+    input: Tensor | None = None,
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     layer: nn.Module | None = None,
@@ -122,8 +122,8 @@ def compare(
     then ``UNDECIDED``.
 
     Args:
-        actual: ``(*batch, O)``, or with trailing dimensions of size 1 as a convolution returns it. Any floating, complex
-            or integer dtype of ``equiv.numerics.DTYPES``.
+        actual: ``(*batch, O)``, or with trailing dimensions of size 1 as a convolution returns it. Any floating,
+            complex or integer dtype of ``equiv.numerics.DTYPES``.
         expected: The same shape up to trailing dimensions of size 1; its dtype may be wider.
         input: ``(*batch, n)`` or ``(*batch, C, *spatial)``; dtype of ``actual``.
         weight: ``(O, n)`` or ``(O, C, *kernel)``; dtype of ``actual``.
@@ -146,7 +146,7 @@ def compare(
     _check_results(actual, expected)
     weight, bias = _layer_tensors(layer, weight, bias)
     tolerances = _tolerances(rtol, atol)
-    device = actual.device
+    device, other_device = actual.device, expected.device
     actual, expected = (t.detach().cpu().resolve_conj().resolve_neg() for t in (actual, expected))
     if _trim(actual.shape) != _trim(expected.shape):
         return _shapes_differ(actual, expected)
@@ -154,7 +154,8 @@ def compare(
         if input is not None or weight is not None or bias is not None:
             missing = "weight (or layer)" if weight is None else "input"
             raise EquivError(
-                f"{missing}: expected together with its counterpart, got None; the envelope needs the input and the layer"
+                f"{missing}: expected together with its counterpart, got None; the envelope needs the input and "
+                "the layer"
             )
         return _without_envelope(actual, expected, tolerances)
     x, w, b = _rows(input, weight, bias, actual)
@@ -162,32 +163,31 @@ def compare(
     chosen = arithmetic if arithmetic is not None or not reference.parts else declared(actual.dtype, device)
     y, e = actual.reshape(len(x), len(w)), expected.reshape(len(x), len(w))
     found = reference.assess(y, chosen)
-    other = reference.assess(e, declared(e.dtype) if reference.parts else None) if _is_judged(e, reference) else None
-    return _verdict(actual, expected, y, e, found, other, chosen, tolerances)
+    other = reference.assess(e, declared(e.dtype, other_device) if reference.parts else None)
+    return _verdict(actual, y, e, found, other, chosen, tolerances)
 
 
 def _verdict(
     actual: Tensor,
-    expected: Tensor,
     y: Tensor,
     e: Tensor,
     found: Assessment,
-    other: Assessment | None,
+    other: Assessment,
     arithmetic: Arithmetic | None,
     tolerances: tuple[float, float] | None,
 ) -> Verdict:
     same = same_bits(y, e) if y.dtype == e.dtype else torch.zeros(y.shape, dtype=torch.bool)
-    outside = ~found.inside | (torch.zeros_like(same) if other is None else ~other.inside)
+    outside = ~(found.inside & other.inside)
     undecided = found.undecided & ~outside & ~same
     conditions, breaks = _conditions(y, e, tolerances)
     counts = _counts(same & ~outside & ~breaks, outside | breaks, undecided & ~breaks)
     outcome = _outcome(counts)
-    ratio = found.ratio if other is None else torch.maximum(found.ratio, other.ratio)
+    ratio = torch.maximum(found.ratio, other.ratio)
     max_ratio = float(ratio.max()) if ratio.numel() else 0.0
     worst = None
     if y.numel() and outcome is not Outcome.IDENTICAL:
         worst = _entry(_worst_index(ratio, y, e, outside, breaks, undecided), actual, y, e, found, arithmetic)
-    blame = "" if other is None or found.inside[~other.inside].numel() == 0 else _blame(found, other)
+    blame = "" if bool(other.inside.all()) else _blame(found, other)
     explanation = (
         _explain(outcome, counts, max_ratio, worst, arithmetic, actual, int(outside.sum()), int(breaks.sum())) + blame
     )
@@ -214,7 +214,7 @@ def _worst_index(ratio: Tensor, y: Tensor, e: Tensor, outside: Tensor, breaks: T
     score = torch.where(outside, ratio + 1, ratio).nan_to_num(math.inf, math.inf)
     if not bool(outside.any()):
         if bool(breaks.any()):
-            score = torch.where(breaks, (y - e).abs().double().nan_to_num(math.inf), -1.0)
+            score = torch.where(breaks, _apart(y, e), -1.0)
         elif bool(undecided.any()):
             score = undecided.double()
     return int(score.flatten().argmax())
@@ -261,20 +261,23 @@ def _explain(
         return f"all {total:,} outputs are the same bit for bit ({kind})." if total else "both results are empty."
     if outcome is Outcome.ROUNDING:
         text = (
-            f"all {total:,} outputs lie inside the envelope of right kernels ({kind}); {counts['identical']:,} are the same "
-            f"bit for bit; the largest error is {max_ratio:.2g} of its envelope"
+            f"all {total:,} outputs lie inside the envelope of right kernels ({kind}); {counts['identical']:,} are "
+            f"the same bit for bit; the largest error is {max_ratio:.2g} of its envelope"
         )
         if worst is not None and worst.error_in_uS is not None:
             text += f", {worst.error_in_uS:.2g} units of u*S over {worst.terms:,} terms"
         return text + "."
     if outcome is Outcome.UNDECIDED:
         return (
-            f"for {counts['undecided']:,} of {total:,} outputs right kernels may disagree: the sum of the magnitudes of the terms "
-            f"reaches the largest finite value, so that some order of summation overflows, or subnormals meet infinities ({kind}). "
-            "Scale the input down to get a verdict."
+            f"for {counts['undecided']:,} of {total:,} outputs right kernels may disagree: the sum of the magnitudes "
+            "of the terms reaches the largest finite value, so that some order of summation overflows, or subnormals "
+            f"meet infinities ({kind}). Scale the input down to get a verdict."
         )
     if not outside:
-        return f"all {total:,} outputs lie inside the envelope of right kernels ({kind}), but {breaks:,} exceed the tolerance that was asked for."
+        return (
+            f"all {total:,} outputs lie inside the envelope of right kernels ({kind}), but {breaks:,} exceed the "
+            "tolerance that was asked for."
+        )
     if arithmetic is None:
         return f"{outside:,} of {total:,} integer outputs are wrong: integers are exact in any order ({kind})."
     return f"{outside:,} of {total:,} outputs lie outside the envelope: no right kernel gives them ({kind})."
@@ -288,7 +291,10 @@ def _blame(found: Assessment, other: Assessment) -> str:
 
 
 def _shapes_differ(actual: Tensor, expected: Tensor) -> Verdict:
-    text = f"the results have different shapes, {tuple(actual.shape)} and {tuple(expected.shape)}: these are not the same function."
+    text = (
+        f"the results have different shapes, {tuple(actual.shape)} and {tuple(expected.shape)}: these are not the same "
+        "function."
+    )
     return Verdict(Outcome.DIFFERENT, text, _word(actual.dtype), tuple(actual.shape))
 
 
@@ -310,16 +316,22 @@ def _without_envelope(actual: Tensor, expected: Tensor, tolerances: tuple[float,
         text = f"{counts['different']:,} of {total:,} outputs exceed the tolerance that was asked for."
     else:
         text = (
-            f"{counts['undecided']:,} of {total:,} outputs differ, and without the input and the layer nobody can tell rounding from a "
-            "defect. Pass input= and layer= (or weight= and bias=) for a verdict."
+            f"{counts['undecided']:,} of {total:,} outputs differ, and without the input and the layer nobody can tell "
+            "rounding from a defect. Pass input= and layer= (or weight= and bias=) for a verdict."
         )
     worst = None
     if outcome is not Outcome.IDENTICAL:
-        score = torch.where(same, -1.0, (y - e).abs().double().nan_to_num(math.inf))
+        score = torch.where(same, -1.0, _apart(y, e))
         flat = int(score.argmax())
         index = tuple(int(i) for i in torch.unravel_index(torch.tensor(flat), _trim(actual.shape) or (1,)))
         worst = Entry(index, y[flat].item(), e[flat].item())
     return Verdict(outcome, text, _word(actual.dtype), tuple(actual.shape), counts, None, worst, None, conditions)
+
+
+def _apart(y: Tensor, e: Tensor) -> Tensor:
+    """``|y - e|`` in float64, infinite where it cannot be told; integers do not wrap."""
+    wide = torch.complex128 if y.is_complex() or e.is_complex() else torch.float64
+    return (y.to(wide) - e.to(wide)).abs().nan_to_num(math.inf, math.inf)
 
 
 def _conditions(y: Tensor, e: Tensor, tolerances: tuple[float, float] | None) -> tuple[tuple[str, ...], Tensor]:
@@ -343,8 +355,19 @@ def _check_results(actual: Tensor, expected: Tensor) -> None:
             raise EquivError(f"{name}: expected a dtype among {served}, got {_word(value.dtype)}; convert it first")
         if value.device.type == "meta":
             raise EquivError(
-                f"{name}: expected values, got a tensor on the meta device, which has none; run the layer on a real device"
+                f"{name}: expected values, got a tensor on the meta device, which has none; run the layer on a real "
+                "device"
             )
+    if expected.dtype != actual.dtype and not _is_wider(expected.dtype, actual.dtype):
+        raise EquivError(
+            f"expected: expected the dtype of actual, {_word(actual.dtype)}, or a wider one of its kind, got "
+            f"{_word(expected.dtype)}; pass them the other way round, or compute it in {_word(actual.dtype)}"
+        )
+
+
+def _is_wider(wide: torch.dtype, narrow: torch.dtype) -> bool:
+    kinds = [(dtype.is_complex, dtype.is_floating_point) for dtype in (wide, narrow)]
+    return kinds[0] == kinds[1] != (False, False) and wide.itemsize > narrow.itemsize
 
 
 def _layer_tensors(
@@ -386,8 +409,8 @@ def _rows(x: Tensor, weight: Tensor, bias: Tensor | None, actual: Tensor) -> tup
             raise EquivError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
         if value.dtype != actual.dtype:
             raise EquivError(
-                f"{name}: expected the dtype of actual, {_word(actual.dtype)}, got {_word(value.dtype)}; the envelope belongs to one dtype, "
-                "so pass what the kernel was given"
+                f"{name}: expected the dtype of actual, {_word(actual.dtype)}, got {_word(value.dtype)}; the envelope "
+                "belongs to one dtype, so pass what the kernel was given"
             )
     if weight.ndim < 2 or weight.shape[0] == 0:
         raise EquivError(
@@ -404,8 +427,8 @@ def _rows(x: Tensor, weight: Tensor, bias: Tensor | None, actual: Tensor) -> tup
     fitting = [batch for batch in _batches_of(tuple(x.shape), n) if _trim((*batch, outputs)) == _trim(actual.shape)]
     if not fitting:
         raise EquivError(
-            f"input: expected one row of {n} features, or one map of as many, per result of shape {tuple(actual.shape)}, got "
-            f"{tuple(x.shape)}; pass the very input that gave `actual`"
+            f"input: expected one row of {n} features, or one map of as many, per result of shape "
+            f"{tuple(actual.shape)}, got {tuple(x.shape)}; pass the very input that gave `actual`"
         )
     batch = fitting[0]
     b = None if bias is None else bias.detach().cpu()
@@ -415,15 +438,6 @@ def _rows(x: Tensor, weight: Tensor, bias: Tensor | None, actual: Tensor) -> tup
 def _batches_of(shape: tuple[int, ...], n: int) -> list[tuple[int, ...]]:
     """What may be the leading dimensions: all cuts that leave ``n`` features (sizes of 1 can belong to either side)."""
     return [shape[:cut] for cut in range(len(shape) - 1, -1, -1) if math.prod(shape[cut:]) == n]
-
-
-def _is_judged(expected: Tensor, reference: Reference) -> bool:
-    return expected.dtype == reference.dtype or bool(
-        reference.parts
-        and expected.dtype.is_complex == reference.dtype.is_complex
-        and expected.dtype in DTYPES
-        and expected.dtype.itemsize >= reference.dtype.itemsize
-    )
 
 
 def _trim(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -444,7 +458,11 @@ def _entry_lines(entry: Entry) -> list[str]:
     if entry.exact is not None:
         rows.append(("exact", _number(entry.exact)))
     if entry.magnitude is not None:
-        rows.append(("envelope", f"[{_number(entry.lower)}, {_number(entry.upper)}]"))
+        lower, upper = _number(entry.lower), _number(entry.upper)
+        if len(lower) + len(upper) > 60:
+            rows += [("envelope", f"[{lower},"), ("", f" {upper}]")]
+        else:
+            rows.append(("envelope", f"[{lower}, {upper}]"))
         rows.append(("", f"{entry.terms:,} terms of total size {entry.magnitude:.6g}"))
         parts = [] if entry.ratio is None else [f"{entry.ratio:.3g} of the envelope"]
         parts += [] if entry.error_in_uS is None else [f"{entry.error_in_uS:.3g} u*S"]

@@ -36,30 +36,39 @@ def _gradient_cases(context: Context) -> SearchStrategy[Case]:
 @law(4, "layout", draw=_gradient_cases)
 def layout(trial: Trial, case: Case) -> None:
     """Strides, offsets, memory formats, broadcast and sliced views of input, weight, bias and incoming gradient change nothing."""
-    rows, n, outputs = math.prod(case.batch_shape), case.weight.shape[1], case.weight.shape[0]
+    n, outputs = case.weight.shape[1], case.weight.shape[0]
     backward = case.dtype.is_floating_point or case.dtype.is_complex
-    grad = integer_grad(case, rows)
+    grad = integer_grad(case, math.prod(case.batch_shape))
+    plain = _Wanted(rows_of(case), case.weight, case.bias, grad if backward else None)
     for form in trial.forms:
-        plain = trial.arrange(form, case.x, case.weight, case.bias, case.feature_shape)
+        arranged = trial.arrange(form, case.x, case.weight, case.bias, case.feature_shape)
         jointly = {role: case.layouts[role] for role in ("x", "weight", "bias", "grad")}
-        plans = [jointly, *_one_at_a_time(plain, case.dtype, case.seed, backward=backward)]
-        for plan in plans:
-            call = _laid_out(plain, plan)
+        for plan in [jointly, *_one_at_a_time(arranged, case.dtype, case.seed, backward=backward)]:
+            call = _laid_out(arranged, plan)
+            incoming = plan["grad"].apply(grad) if "grad" in plan and backward else grad
             for role, chosen in plan.items():
                 trial.cover(f"layout of {role}", chosen.kind)
             note = ", ".join(f"{role} {chosen.name}" for role, chosen in plan.items() if chosen.kind != "contiguous")
-            x, w = call.input.reshape(-1, n), call.weight.reshape(outputs, n)
-            incoming = plan["grad"].apply(grad) if "grad" in plan else grad
-            repeats = any(chosen.changes_values for chosen in plan.values())
-            if repeats and not stays_exact(x, w, call.bias, incoming if backward else None):
-                continue
+            wanted = plain
+            if any(chosen.changes_values for chosen in plan.values()):
+                x, w = call.input.reshape(-1, n), call.weight.reshape(outputs, n)
+                if not stays_exact(x, w, call.bias, incoming if backward else None):
+                    continue
+                wanted = _Wanted(x, w, call.bias, incoming if backward else None)
             if "grad" not in plan or plan is jointly:
-                trial.same(call, trial.run(call, note=note), whole(x, w, call.bias), note=note)
+                trial.same(call, trial.run(call, note=note), wanted.result, note=note)
             if backward:
                 found = gradients_of(trial, call, incoming, note=note)
-                expected = exact_gradients(x, w, incoming, bias=call.bias is not None)
-                for name, a, e in zip(GRADIENT_NAMES, found, expected, strict=False):
+                for name, a, e in zip(GRADIENT_NAMES, found, wanted.gradients, strict=False):
                     trial.same(call, a, e, note=f"gradient of the {name}; {note}", gradient=(name, incoming))
+
+
+class _Wanted:
+    """The exact result and gradients of one set of values, whatever their layout."""
+
+    def __init__(self, x: Tensor, weight: Tensor, bias: Tensor | None, grad: Tensor | None) -> None:
+        self.result = whole(x, weight, bias)
+        self.gradients = () if grad is None else exact_gradients(x, weight, grad, bias=bias is not None)
 
 
 def _one_at_a_time(call: Call, dtype: torch.dtype, seed: int, *, backward: bool) -> list[dict[str, Layout]]:

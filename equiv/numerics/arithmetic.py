@@ -1,8 +1,8 @@
 """What a kernel computes in: product and accumulator precision, output rounding, flushing of subnormals.
 
 An :class:`Arithmetic` turns (terms, magnitude) into an error bound; :func:`declared` says which arithmetic a
-right kernel of a dtype has on a device. The rules are stated and sourced in docs/numerics.md; the CPU rows are measured,
-the accelerator rows come from documentation and say so.
+right kernel of a dtype has on a device. The rules are stated and sourced in docs/numerics.md; the CPU rows are
+measured, the accelerator rows come from documentation and say so.
 """
 
 from __future__ import annotations
@@ -116,22 +116,43 @@ def declared(dtype: torch.dtype, device: torch.device | str = "cpu", op: str = "
         if op in ("linear", "any"):
             # docs/findings/linear-rounds-bias-twice.md: matmul, then add_, for strided input of rank other than 2.
             base = replace(base, bias_rounding="either")
-        if op in ("grad_weight", "any"):
+        if op == "grad_weight":
             # docs/findings/conv-weight-gradient-in-half.md: samples are accumulated in the dtype itself.
-            base = base if op == "any" else _sixteen_bit_accumulator(base, kind)
+            base = replace(_sixteen_bit(base), u=out.u, name=f"{_word(out.dtype)} on {kind}, 16-bit accumulator")
+    if out.dtype == torch.float32:
+        base = replace(base, relative=_PRODUCTS[_cpu_products()])
     return base
 
 
-def _sixteen_bit_accumulator(base: Arithmetic, kind: str) -> Arithmetic:
-    """Partial sums are kept in the dtype of the result: with its roundoff, its underflow and its range."""
+_PRODUCTS = {"ieee": 0.0, "tf32": 2 * 2.0**-10 + 2.0**-20, "bf16": 2 * 2.0**-8 + 2.0**-16}
+"""Error of a float32 product whose factors are first rounded to bfloat16, or cut off to TF32: ``(1 + e)**2 - 1``."""
+
+
+def _cpu_products() -> str:
+    """What the user allows oneDNN to round the factors of float32 products to; whether it does depends on the CPU."""
+    settings = _float32_settings("mkldnn", "mkldnn.matmul", "mkldnn.conv")
+    if not settings:  # torch before 2.9 has one setting for all matrix products
+        settings = {{"medium": "bf16", "high": "tf32"}.get(torch.get_float32_matmul_precision(), "ieee")}
+    return next((word for word in ("bf16", "tf32") if word in settings), "ieee")
+
+
+def _float32_settings(*places: str) -> set[str]:
+    """``torch.backends.<place>.fp32_precision`` where this torch has it; older settings raise once these are used."""
+    found = set()
+    for place in places:
+        holder: object = torch.backends
+        for name in place.split("."):
+            holder = getattr(holder, name, None)
+        value = getattr(holder, "fp32_precision", None)
+        if isinstance(value, str):
+            found.add(value)
+    return found
+
+
+def _sixteen_bit(base: Arithmetic) -> Arithmetic:
+    """Partial sums may pass through the dtype of the result: they underflow and overflow where it does."""
     out = format_of(base.output)
-    return replace(
-        base,
-        name=f"{_word(out.dtype)} on {kind}, 16-bit accumulator",
-        u=out.u,
-        underflow=max(base.underflow, out.min_subnormal),
-        accumulator_max=out.max,
-    )
+    return replace(base, underflow=max(base.underflow, out.min_subnormal), accumulator_max=out.max)
 
 
 def _accelerator(base: Arithmetic, dtype: torch.dtype, kind: str) -> Arithmetic:
@@ -145,11 +166,20 @@ def _accelerator(base: Arithmetic, dtype: torch.dtype, kind: str) -> Arithmetic:
             if _tf32_is_allowed(kind)
             else base
         )
-    return replace(wide, relative=9 * format_of(dtype).u if _reduced_precision_is_allowed(kind, dtype) else 0.0)
+    if not _reduced_precision_is_allowed(kind, dtype):
+        return wide
+    return replace(_sixteen_bit(wide), relative=9 * format_of(dtype).u)
 
 
 def _tf32_is_allowed(kind: str) -> bool:
-    return kind == "cuda" and bool(torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32)
+    if kind != "cuda":
+        return False
+    settings = _float32_settings("cuda.matmul", "cudnn.conv")
+    return "tf32" in settings if settings else _legacy_tf32()
+
+
+def _legacy_tf32() -> bool:
+    return bool(torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32)
 
 
 def _reduced_precision_is_allowed(kind: str, dtype: torch.dtype) -> bool:

@@ -35,7 +35,7 @@ class Classes:
 
 @dataclass(frozen=True)
 class Exact:
-    """Real outputs of an affine map known (nearly) exactly, and the size of their terms. Tensors are ``(N, O)`` float64.
+    """Real outputs of an affine map known (nearly) exactly, and the size of their terms: float64 tensors ``(N, O)``.
 
     Attributes:
         value: ``s``, up to ``low`` and ``uncertainty``.
@@ -67,7 +67,8 @@ class Judgement:
         inside: The output is one that a right kernel may give.
         undecided: Right kernels may disagree here (an intermediate can overflow); ``inside`` says nothing.
         ratio: Distance from the exact value as a fraction of the distance to the envelope's edge: at most 1 inside.
-            For 16-bit results, distance beyond half an ulp of the result as a fraction of ``E``: the accumulator's share.
+            For 16-bit results, distance beyond half an ulp of the result as a fraction of ``E``: the accumulator's
+            share.
         lower: Smallest right output.
         upper: Largest right output.
 

@@ -128,10 +128,14 @@ def ordinal(values: Tensor) -> Tensor:
     return torch.where(bits < 0, -magnitude, magnitude)
 
 
+@cache
+def _ordinal_of_infinity(dtype: torch.dtype) -> int:
+    return int(ordinal(torch.tensor(math.inf, dtype=dtype)))
+
+
 def from_ordinal(order: Tensor, dtype: torch.dtype) -> Tensor:
     """Inverse of :func:`ordinal` (0 becomes ``+0.0``); clamped to the infinities."""
-    fmt = format_of(dtype)
-    top = int(ordinal(torch.tensor(math.inf, dtype=fmt.dtype)))
+    top = _ordinal_of_infinity(format_of(dtype).dtype)
     width = 8 * dtype.itemsize
     order = order.clamp(-top, top)
     bits = torch.where(order < 0, (-order) | (-(1 << (width - 1))), order)

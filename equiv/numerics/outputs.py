@@ -26,7 +26,7 @@ class Assessment:
         lower: Smallest right output (complex: both parts), as ``exact``.
         upper: Largest right output, as ``exact``.
         magnitude: ``S``, float64; zeros for integers.
-        terms: ``K``, float64; zeros for integers.
+        terms: ``K``, float64; zeros for integers. A complex term counts once, though it is several real products.
 
     """
 
@@ -41,6 +41,7 @@ class Assessment:
 
     @property
     def all_inside(self) -> bool:
+        """Whether no output is outside."""
         return bool(self.inside.all())
 
 
@@ -67,7 +68,8 @@ class Reference:
         self.dtype = x.dtype
         self.parts: tuple[Exact, ...] = ()
         if x.is_complex():
-            self.parts = _complex_parts(x, weight, bias, gradient=gradient)
+            self._terms = _nonzero_terms(x, weight, bias)
+            self.parts = _complex_parts(x, weight, bias, self._terms, gradient=gradient)
             self.value = torch.complex(self.parts[0].value, self.parts[1].value)
         elif x.is_floating_point():
             self.parts = (exact_affine(x, weight, bias),)
@@ -91,7 +93,7 @@ class Reference:
         found = [
             judge(part, exact, arithmetic) for part, exact in zip((result.real, result.imag), self.parts, strict=True)
         ]
-        return _joined(found, self.parts)
+        return _joined(found, self.parts, self._terms)
 
 
 def assess(result: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, arithmetic: Arithmetic | None) -> Assessment:
@@ -109,21 +111,30 @@ def _assessment(found: Judgement, exact: Exact) -> Assessment:
     )
 
 
-def _joined(found: list[Judgement], parts: tuple[Exact, ...]) -> Assessment:
+def _joined(found: list[Judgement], parts: tuple[Exact, ...], terms: Tensor) -> Assessment:
+    """Both parts as one. Where one is undecided the other is: an overflow on the way to one part reaches the other."""
     real, imag = found
+    undecided = real.undecided | imag.undecided
     return Assessment(
-        real.inside & imag.inside,
-        real.undecided | imag.undecided,
-        torch.maximum(real.ratio, imag.ratio),
+        (real.inside & imag.inside) | undecided,
+        undecided,
+        torch.where(undecided, 0.0, torch.maximum(real.ratio, imag.ratio)),
         torch.complex(parts[0].value, parts[1].value),
         torch.complex(real.lower, imag.lower),
         torch.complex(real.upper, imag.upper),
         parts[1].magnitude,
-        parts[1].terms,
+        terms,
     )
 
 
-def _complex_parts(x: Tensor, weight: Tensor, bias: Tensor | None, *, gradient: bool) -> tuple[Exact, Exact]:
+def _nonzero_terms(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    terms = (x != 0).double() @ (weight != 0).double().T
+    return terms if bias is None else terms + (bias != 0)
+
+
+def _complex_parts(
+    x: Tensor, weight: Tensor, bias: Tensor | None, terms: Tensor, *, gradient: bool
+) -> tuple[Exact, Exact]:
     """Real and imaginary part as real sums of 2n products, with bounds that also hold for three real products.
 
     torch's complex convolution computes ``a = conv(xr, wr)``, ``b = conv(xi, wi)``, ``c = conv(xr + xi, wr + wi)`` and
@@ -137,10 +148,8 @@ def _complex_parts(x: Tensor, weight: Tensor, bias: Tensor | None, *, gradient: 
     imag = exact_affine(torch.cat([xr, xi], 1), torch.cat([wi, wr], 1), bi)
     finite_x, finite_w = (t.nan_to_num(0.0, 0.0, 0.0) for t in (torch.view_as_real(x), torch.view_as_real(weight)))
     magnitude = finite_x.double().abs().sum(-1) @ finite_w.double().abs().sum(-1).T
-    terms = (x != 0).double() @ (weight != 0).double().T
     if bias is not None:
         magnitude = magnitude + torch.view_as_real(bias).double().nan_to_num(0.0, 0.0, 0.0).abs().sum(-1)
-        terms = terms + 1
     classes = _complex_classes(x, weight, bias)
     uncertainty = real.uncertainty + imag.uncertainty
     three = {"terms": torch.where(terms > 0, 2 * terms + 10, 0.0), "magnitude": magnitude}
@@ -152,14 +161,24 @@ def _complex_parts(x: Tensor, weight: Tensor, bias: Tensor | None, *, gradient: 
 
 
 def _complex_classes(x: Tensor, weight: Tensor, bias: Tensor | None) -> Classes | None:
-    """Complex products with NaN or infinite parts are not settled between right kernels: they are undecided."""
-    bad_x, bad_w = ~x.isfinite(), ~weight.isfinite()
-    bad_b = torch.zeros(weight.shape[0], dtype=torch.bool, device=x.device) if bias is None else ~bias.isfinite()
+    """Complex products with NaN or infinite parts are not settled between right kernels: they are undecided.
+
+    Nor are those whose parts overflow when they are added, as the three real products begin by doing; the infinity then
+    reaches both parts of the result, even through a factor of zero.
+    """
+    bad_x, bad_w = _spills(x), _spills(weight)
+    bad_b = torch.zeros(weight.shape[0], dtype=torch.bool, device=x.device) if bias is None else _spills(bias)
     if not (bool(bad_x.any()) or bool(bad_w.any()) or bool(bad_b.any())):
         return None
     touched = bad_x.any(1)[:, None] | bad_w.any(1)[None, :] | bad_b[None, :]
     nothing = torch.zeros_like(touched)
     return Classes(nothing, nothing, nothing, touched, nothing)
+
+
+def _spills(values: Tensor) -> Tensor:
+    """Where the parts are not finite, or the sum of their magnitudes is not."""
+    sizes = torch.view_as_real(values).double().abs().sum(-1)
+    return ~(sizes <= format_of(values.dtype).max)
 
 
 def tolerance(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, arithmetic: Arithmetic | None = None) -> Tensor:

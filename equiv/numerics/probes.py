@@ -1,9 +1,10 @@
 """Exact probes: inputs that leave right kernels no freedom, so that results are compared bit for bit.
 
-If all entries are integers that the dtype holds, and the sum of the magnitudes of the terms of every output stays within
-the accumulator's exact range, then every partial sum in every order is exact. The range is ``2**24`` for a float32
-accumulator, ``2**53`` for float64; within ``2**8`` (bfloat16) or ``2**11`` (float16) a 16-bit result needs no
-rounding either, so that not even a kernel that rounds in between has a choice. Integer dtypes are exact modulo ``2**bits``.
+If all entries are integers that the dtype holds, and the sum of the magnitudes of the terms of every output stays
+within the accumulator's exact range, then every partial sum in every order is exact. The range is ``2**24`` for a
+float32 accumulator, ``2**53`` for float64; within ``2**8`` (bfloat16) or ``2**11`` (float16) a 16-bit result needs no
+rounding either, so that not even a kernel that rounds in between has a choice. Integer dtypes are exact modulo
+``2**bits``.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from equiv.numerics.formats import DTYPES, format_of
 STYLES = ("sparse", "signs", "dense", "address", "one_hot")
 """Kinds of exact probe, the one with the fewest non-zeros first.
 
-``sparse``: few non-zero inputs, large weights; ``signs``: inputs are -1 or 1, weights as large as fits; ``dense``: both of
-middle size; ``address``: each weight's value tells where it stands (``o * n + i``, centred, as far as the dtype can tell
-values apart); ``one_hot``: each row selects one weight.
+``sparse``: few non-zero inputs, large weights; ``signs``: inputs are -1 or 1, weights as large as fits; ``dense``: both
+of middle size; ``address``: each weight's value tells where it stands (``o * n + i``, shifted, as far as the dtype can
+tell values apart); ``one_hot``: each row selects one weight.
 """
 
 
@@ -71,7 +72,7 @@ def exact_case(
     unrounded: bool = True,
     reduction: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Inputs ``(rows, n)``, weight ``(O, n)`` and bias ``(O,)`` or None on which every right kernel gives the same bits.
+    """Input ``(rows, n)``, weight ``(O, n)`` and bias ``(O,)`` or None on which right kernels have no choice of a bit.
 
     Args:
         seed: Of an explicit generator; the global random state is neither read nor set.
@@ -83,13 +84,15 @@ def exact_case(
         dtype: Any of ``equiv.numerics.DTYPES``. Complex entries are Gaussian integers.
         device: Where the tensors are put; they are drawn on the CPU.
         unrounded: For 16-bit dtypes keep even results below the dtype's own integer range.
-        reduction: Longest sum that must be exact, default n; a law of gradients passes ``max(rows, O, n)``.
+        reduction: Longest sum that must be exact, default n; a law of gradients passes ``max(rows, O, n)``. Then the
+            sums over a column of the weight, and over a column of the input, are exact for gradients of -1, 0 and 1.
 
     Raises:
         EquivError: An unknown style or dtype, or a size out of range.
 
     Example:
-        >>> x, w, b = exact_case(seed=1, style="dense", rows=2, in_features=3, out_features=4, bias=True, dtype=torch.float32)
+        >>> sizes = {"rows": 2, "in_features": 3, "out_features": 4}
+        >>> x, w, b = exact_case(seed=1, style="dense", bias=True, dtype=torch.float32, **sizes)
         >>> x.shape, w.shape, b.shape, bool((w == w.round()).all())
         (torch.Size([2, 3]), torch.Size([4, 3]), torch.Size([4]), True)
 
@@ -118,7 +121,8 @@ def exact_case(
     if keep < length:
         x = _thin(x, keep, generator)
         if reduction is not None and reduction > keep:
-            w, b = _thin(w.T, keep, generator).T.contiguous(), b
+            w = _thin(w.T, keep, generator).T.contiguous()
+            x = _thin(x.T, max(1, budget // rx), generator).T.contiguous()  # the sums over rows of a weight's gradient
     return x.to(dtype).to(device), w.to(dtype).to(device), None if b is None else b.to(dtype).to(device)
 
 
@@ -218,7 +222,7 @@ def address_coded_weight(
     """
     _check("address", dtype, 0, in_features, out_features)
     radius = min(entry_range(dtype), max(1, (out_features * in_features + 1) // 2))
-    if dtype in (torch.uint8,):
+    if dtype == torch.uint8:
         return torch.arange(1, out_features * in_features + 1, device=device).view(out_features, in_features).to(dtype)
     return _address(out_features, in_features, radius).to(dtype).to(device)
 

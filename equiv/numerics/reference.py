@@ -16,7 +16,7 @@ _FLOOR = -1000  # terms this many binary orders below the largest one count for 
 
 
 def dot_double_double(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """``x @ weight.T + bias`` as an unevaluated sum of two float64, relative error about ``n * 2**-104`` of the magnitudes.
+    """``x @ weight.T + bias`` as an unevaluated sum of two float64, its error below ``n * 2**-100`` of the magnitudes.
 
     Args:
         x: ``(N, n)`` float64, finite.
@@ -115,7 +115,9 @@ def exact_integers(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Ten
     Complex inputs give int64 with a last dimension of 2 (real, imaginary).
 
     Args:
-        x: ``(N, n)``; weight: ``(O, n)``; bias: ``(O,)`` or None.
+        x: ``(N, n)``.
+        weight: ``(O, n)``.
+        bias: ``(O,)`` or None.
 
     Example:
         >>> exact_integers(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0]])).item()
