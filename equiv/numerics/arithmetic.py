@@ -41,6 +41,7 @@ class Arithmetic:
         bias_rounding: ``"once"``, or ``"either"`` where the sum of products may be rounded to ``output``
             before the bias is added and the result rounded again.
         measured: Whether the row was measured or taken from documentation.
+        note: A finding about this arithmetic that a verdict must repeat, such as that it is weaker than declared.
 
     """
 
@@ -57,6 +58,7 @@ class Arithmetic:
     infinity_spreads: bool = False
     bias_rounding: str = "once"
     measured: bool = True
+    note: str = ""
 
     def error(self, terms: Tensor | int, magnitude: Tensor) -> Tensor:
         """Largest ``|acc - s|`` for ``terms`` non-zero terms of total ``magnitude`` (float64), same shape."""
