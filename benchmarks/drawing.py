@@ -6,7 +6,7 @@
 Every contender runs in this process under the same settings, with Hypothesis's plug-ins off: the one that comes with
 hypothesis-torch reseeds torch before every example of every test in the environment, which would slow down all rows.
 "full" is the share of examples in which every entry is non-zero, "distinct" the share in which no two entries are
-equal. Rates are examples per second, the median of the repeats; "good" is the rate of full and distinct ones.
+equal. Rates are examples per second of processor time, the median of the repeats; "good" is the rate of full and distinct ones.
 """
 
 from __future__ import annotations
@@ -75,12 +75,12 @@ def measure(name: str, size: int, strategy: st.SearchStrategy[Any], examples: in
     def run(value: Any) -> None:
         drawn.append(value)
 
-    start = time.perf_counter()
+    start = time.process_time()
     try:
         run()
     except Exception as error:  # Hypothesis gives up: that is the finding
         return Row(name, size, failure=type(error).__name__)
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     flats = [np.asarray(torch.as_tensor(value).detach()).reshape(-1) for value in drawn]
     full = [bool((flat != 0).all()) for flat in flats]
     distinct = [len(np.unique(flat)) == size for flat in flats]
