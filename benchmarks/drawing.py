@@ -1,12 +1,13 @@
 """How fast float32 tensors are drawn, and how many are full of distinct entries: ours, hypothesis-torch, NumPy's.
 
     pip install --no-deps -c constraints.txt hypothesis-torch     # optional; its rows are left out without it
-    python benchmarks/drawing.py [--examples 300] [--repeats 3]      # about a minute
+    python -m benchmarks.drawing [--examples 300] [--repeats 3]   # from the repository root; about a minute
 
 Every contender runs in this process under the same settings, with Hypothesis's plug-ins off: the one that comes with
 hypothesis-torch reseeds torch before every example of every test in the environment, which would slow down all rows.
 "full" is the share of examples in which every entry is non-zero, "distinct" the share in which no two entries are
-equal. Rates are examples per second of processor time, the median of the repeats; "good" is the rate of full and distinct ones.
+equal. Rates are examples per second of processor time, the median of the repeats; "good" is the rate of full and
+distinct ones.
 """
 
 from __future__ import annotations
