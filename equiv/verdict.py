@@ -130,6 +130,8 @@ def compare(
         bias: ``(O,)`` or None.
         layer: A Linear or convolution to take ``weight`` and ``bias`` from, instead of passing them.
         arithmetic: What the kernel of ``actual`` computes in; by default what is declared for its dtype and device.
+            ``equiv.numerics.measure(...).arithmetic`` is what it was found to compute in; where that is weaker than
+            declared, the explanation says so.
         rtol: In addition, ``|actual - expected| <= atol + rtol*|expected|`` must hold everywhere.
         atol: See ``rtol``; each is 0 when only the other is given.
 
@@ -191,6 +193,7 @@ def _verdict(
     explanation = (
         _explain(outcome, counts, max_ratio, worst, arithmetic, actual, int(outside.sum()), int(breaks.sum())) + blame
     )
+    explanation += f" {arithmetic.note}" if arithmetic and arithmetic.note else ""
     name = arithmetic.name if arithmetic else "integers modulo 2**bits"
     return Verdict(
         outcome, explanation, _word(actual.dtype), tuple(actual.shape), counts, max_ratio, worst, name, conditions

@@ -2,5 +2,6 @@
 
 from equiv.backends.base import FORMS, Backend
 from equiv.backends.eager import TorchEager
+from equiv.backends.measured import measure_form
 
-__all__ = ["FORMS", "Backend", "TorchEager"]
+__all__ = ["FORMS", "Backend", "TorchEager", "measure_form"]

@@ -15,6 +15,9 @@ from equiv.numerics.formats import (
     round_up,
     same_bits,
 )
+from equiv.numerics.fprev import Order
+from equiv.numerics.measure import forget, measure
+from equiv.numerics.measured import Finding, Measured
 from equiv.numerics.outputs import Assessment, Reference, assess, tolerance
 from equiv.numerics.probes import STYLES, address_coded_weight, entry_range, exact_case, exact_range, one_hot_rows
 from equiv.numerics.reference import dot_double_double, exact_integers
@@ -29,8 +32,11 @@ __all__ = [
     "Arithmetic",
     "Assessment",
     "Exact",
+    "Finding",
     "Format",
     "Judgement",
+    "Measured",
+    "Order",
     "Reference",
     "address_coded_weight",
     "assess",
@@ -42,8 +48,10 @@ __all__ = [
     "exact_case",
     "exact_integers",
     "exact_range",
+    "forget",
     "format_of",
     "judge",
+    "measure",
     "one_hot_rows",
     "ordinal",
     "round_down",
