@@ -258,7 +258,7 @@ def cases(
 ) -> st.SearchStrategy[Case]:
     """Cases: weight (O, n), bias (O,) or none, input (*batch, n), a feature shape with product n, and four layouts.
 
-    At most 17 choices whatever the sizes. Sizes come first and shrink to 1, values to zeros, layouts to contiguous;
+    About 20 choices at most whatever the sizes. Sizes come first and shrink to 1, values to zeros, layouts to contiguous;
     n, O and the number of rows each reach the sizes where kernels change (see ``feature_shapes``).
 
     Args:
