@@ -1,4 +1,4 @@
-"""A broken law in words: one screen with the law, the witness, both values, the likely cause and how to see it again."""
+"""A broken law in words: one screen with the law, the witness, both values, the likely cause, how to see it again."""
 
 from __future__ import annotations
 
@@ -88,7 +88,8 @@ def failure_of(broken: Broken, law: Law, *, dtype: str, backend: str, seed: int,
     if call is not None:
         bias = "no bias" if call.bias is None else f"bias {tuple(call.bias.shape)}"
         shapes = f"input {tuple(call.input.shape)}, weight {tuple(call.weight.shape)}, {bias}"
-        snippet = snippet_of(call, gradient=broken.gradient, backend=backend)
+        of_values = broken.actual is not None or broken.note.startswith("raised")
+        snippet = snippet_of(call, gradient=broken.gradient, backend=backend, of_values=of_values)
     return Failure(
         law=law.id,
         form=broken.form,
