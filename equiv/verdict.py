@@ -225,7 +225,7 @@ def _worst_index(ratio: Tensor, y: Tensor, e: Tensor, outside: Tensor, breaks: T
 
 def _entry(flat: int, actual: Tensor, y: Tensor, e: Tensor, found: Assessment, arithmetic: Arithmetic | None) -> Entry:
     row, column = divmod(flat, y.shape[1])
-    index = tuple(int(i) for i in torch.unravel_index(torch.tensor(flat), _trim(actual.shape) or (1,)))
+    index = _index(flat, tuple(actual.shape), y.shape[1])
     exact, size = found.exact[row, column].item(), float(found.magnitude[row, column])
     a, terms = y[row, column].item(), int(found.terms[row, column])
     in_us = cancelled = None
@@ -247,6 +247,14 @@ def _entry(flat: int, actual: Tensor, y: Tensor, e: Tensor, found: Assessment, a
         in_us,
         cancelled,
     )
+
+
+def _index(flat: int, shape: tuple[int, ...], outputs: int) -> tuple[int, ...]:
+    """Where a flat entry stands in a result of ``shape``, without the trailing ones of a convolution."""
+    kept = _trim(shape) or (1,)
+    if outputs == 1 and len(kept) == 1 < len(shape):
+        kept = (*kept, 1)
+    return tuple(int(i) for i in torch.unravel_index(torch.tensor(flat), kept))
 
 
 def _explain(
@@ -326,7 +334,7 @@ def _without_envelope(actual: Tensor, expected: Tensor, tolerances: tuple[float,
     if outcome is not Outcome.IDENTICAL:
         score = torch.where(same, -1.0, _apart(y, e))
         flat = int(score.argmax())
-        index = tuple(int(i) for i in torch.unravel_index(torch.tensor(flat), _trim(actual.shape) or (1,)))
+        index = _index(flat, tuple(actual.shape), 0)
         worst = Entry(index, y[flat].item(), e[flat].item())
     return Verdict(outcome, text, _word(actual.dtype), tuple(actual.shape), counts, None, worst, None, conditions)
 

@@ -649,7 +649,7 @@ def test_flushing_that_is_switched_on_is_allowed_for():
         (lambda: declared(torch.float32, op="conv"), r"^op: expected one of linear, full, pointwise, .* got 'conv'$"),
         (
             lambda: declared(torch.bool),
-            r"^dtype: expected one of float32, .*, got torch.bool; convert the layer first$",
+            r"^dtype: expected one of float32, .*, got torch.bool; convert",
         ),
         (lambda: declared(torch.int8), r"^dtype: expected a floating or complex dtype, got torch.int8; integers need"),
         (lambda: tolerance(torch.ones(1, 2).int(), torch.ones(1, 2).int()), r"^x: expected a real floating dtype, got"),
