@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import equiv
-from equiv.cli import options
+from equiv.cli import measured, options
 from equiv.report import json as report_json
 from equiv.report import terminal as term
 
@@ -25,11 +25,16 @@ def env(
     json: Annotated[
         str | None, typer.Option("--json", metavar="FILE", help="Also write this to a file; - for stdout.")
     ] = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Also find out by probes what each form computes in, at three sizes.")
+    ] = False,
 ) -> None:
     """Show versions, settings, devices, dtypes with their declared arithmetic, laws and profiles."""
     if json is not None:
         report_json.check_target(json)
     found = facts()
+    if measure:
+        found["measured"] = {name: measured.facts(name) for name in found["devices"]}
     if json is not None:
         report_json.write(found, json)
     if json != report_json.STDOUT:
@@ -164,6 +169,8 @@ def _show(out: Console, found: dict[str, Any]) -> None:
     out.print()
     for name, device in found["devices"].items():
         _show_device(out, name, device)
+        if "measured" in found:
+            measured.show(out, name, found["measured"][name])
     term.paragraph(
         out,
         """Dtypes are those that both Linear and conv2d serve. u: unit roundoff, the largest relative error of one

@@ -88,7 +88,9 @@ def measure(
     operands, operand_rounding = _operands(bench)
     bits = operands.value or format_of(dtype).precision
     product_error, output_rounding = _rounding_of_products(bench, bits)
-    accumulator, reduction, triple = _sums(bench)
+    reach = _operand_range(bench)
+    narrow = dtype == torch.float16 or reach.value == "float16"
+    accumulator, reduction, triple = _sums(bench, narrow=narrow)
     flushes_outputs = _flushes_outputs(bench)
     order, bias_place = _order(bench, min(order_limit, 256))
     found = Measured(
@@ -98,18 +100,18 @@ def measure(
         size=(rows, out_features, in_features),
         operands=operands,
         operand_rounding=operand_rounding,
-        operand_range=_operand_range(bench),
+        operand_range=reach,
         product_error=product_error,
         accumulator=accumulator,
-        accumulator_rounding=_rounding_of_sums(bench, accumulator.value, triple),
+        accumulator_rounding=_rounding_of_sums(bench, accumulator.value, triple, narrow=narrow),
         reduction=reduction,
-        products=_fused(bench, accumulator.value, order.value),
+        products=_fused(bench, bits, accumulator.value, order.value),
         output_rounding=output_rounding,
         flushes_inputs=_flushes_inputs(bench),
         flushes_sums=_flushes_sums(bench, accumulator.value),
         flushes_outputs=flushes_outputs,
         infinity_spreads=_infinity(bench),
-        bias_rounding=_bias_rounding(bench, accumulator.value),
+        bias_rounding=_bias_rounding(bench, accumulator.value, output_rounding.value),
         bias_place=bias_place,
         order=order,
         declared=expected,
@@ -287,34 +289,39 @@ def _triples(n: int) -> list[tuple[int, int, int]]:
     return [(i, j, k) for base in sorted(bases) for i, j, k in permutations(base) if i < k]
 
 
-def _survives(bench: Bench, triple: tuple[int, int, int], p: int) -> bool:
-    """Whether ``2^p + 1 - 2^p`` and ``-2^p + 1 + 2^p`` are both 1, the terms at the three places.
+def _survives(bench: Bench, triple: tuple[int, int, int], p: int, *, narrow: bool) -> bool | None:
+    """Whether ``2^p + 1 - 2^p`` and ``-2^p + 1 + 2^p`` are both 1, the terms at the three places; None on overflow.
 
     One of them needs ``p + 1`` bits wherever 1 meets a large term before the two cancel, the other only ``p``.
     """
-    top = min(p, 28) if bench.dtype == torch.float16 else p
+    top = min(p, 28) if narrow else p
     unit = top - p
     big, small = power(top), power(unit)
     first, one, last = triple
+    kept = True
     for sign in (1.0, -1.0):
         y = bench.sums({first: (sign * big[0], big[1]), one: small, last: (-sign * big[0], big[1])})
-        if bool((y != 2.0**unit).any()):
-            return False
-    return True
+        if not bool(y.isfinite().all()):
+            return None
+        kept = kept and bool((y == 2.0**unit).all())
+    return kept
 
 
-def _sums(bench: Bench) -> tuple[Finding[int], Finding[int], tuple[int, int, int] | None]:
+def _sums(bench: Bench, *, narrow: bool) -> tuple[Finding[int], Finding[int], tuple[int, int, int] | None]:
     """Bits of running sums, bits of what partial sums are combined in, and places that show the former."""
-    highest = 40 if bench.dtype == torch.float16 else 64
+    highest = 40 if narrow else 64
     seen: dict[tuple[int, int, int], int] = {}
     for triple in _triples(bench.n):
-        if _survives(bench, triple, highest):
+        if _survives(bench, triple, highest, narrow=narrow):
             continue  # the large ones meet first
-        low, high = 1, highest
+        low, high, lost = 1, highest, False
         while high - low > 1:
             middle = (low + high) // 2
-            low, high = (middle, high) if _survives(bench, triple, middle) else (low, middle)
-        seen[triple] = high
+            kept = _survives(bench, triple, middle, narrow=narrow)
+            low, high = (middle, high) if kept else (low, middle)
+            lost = lost if kept else kept is False
+        if lost:  # else the large ones meet first, and overflow before anything is lost
+            seen[triple] = high
     if not seen:
         text = "needs three terms" if bench.n < 3 else f"2^{highest} + 1 - 2^{highest} is 1 at all places tried"
         return Finding(None, text), Finding(None, text), None
@@ -327,10 +334,12 @@ def _sums(bench: Bench) -> tuple[Finding[int], Finding[int], tuple[int, int, int
     return wide, Finding(least, text), where
 
 
-def _rounding_of_sums(bench: Bench, bits: int | None, triple: tuple[int, int, int] | None) -> Finding[str]:
+def _rounding_of_sums(
+    bench: Bench, bits: int | None, triple: tuple[int, int, int] | None, *, narrow: bool
+) -> Finding[str]:
     if bits is None or triple is None:
         return Finding(None, "no sum that loses bits")
-    scale = min(0, 28 - bits) if bench.dtype == torch.float16 else 0
+    scale = min(0, 28 - bits) if narrow else 0
     big, small = power(bits + scale), power(scale)
     seen: set[float] = set()
     for sign in (1.0, -1.0):
@@ -341,12 +350,12 @@ def _rounding_of_sums(bench: Bench, bits: int | None, triple: tuple[int, int, in
     return Finding({frozenset({4.0}): "nearest", frozenset({2.0}): "truncated"}.get(frozenset(seen - {3.0})), text)
 
 
-def _fused(bench: Bench, bits: int | None, order: Order | None) -> Finding[str]:
+def _fused(bench: Bench, factors: int, bits: int | None, order: Order | None) -> Finding[str]:
     """Whether a product is rounded before it is added: (1+2^-k)^2 less its rounding leaves 2^-2k where it is not."""
     p = format_of(bench.dtype).precision
     if bits is not None and bits >= 2 * p:
         return Finding("exact", f"{2 * p} bits fit into sums of {bits}")
-    if p != format_of(bench.output).precision or bits is None or bits < p:
+    if factors < p or p != format_of(bench.output).precision or bits is None or bits < p:
         return Finding(None, "cannot be told where products are shorter" if bits is not None else "needs three terms")
     k = (p + 1) // 2
     one = 1 + 2.0**-k
@@ -369,7 +378,7 @@ def _fused(bench: Bench, bits: int | None, order: Order | None) -> Finding[str]:
 
 def _flushes_inputs(bench: Bench) -> Finding[bool]:
     fmt = format_of(bench.dtype)
-    up = 2.0**10
+    up = 2.0**15 if bench.dtype == torch.float16 else 2.0**60
     seen = []
     for small in (fmt.min_normal / 2, fmt.min_normal * 0.75, fmt.min_subnormal):
         wanted = torch.tensor(small * up, dtype=torch.float64).to(bench.output).double()
@@ -389,7 +398,7 @@ def _flushes_inputs(bench: Bench) -> Finding[bool]:
     text = (
         f"subnormal {' and '.join(names)} of 2^{_log2(fmt.min_normal) - 1} count for 0"
         if names
-        else "times 2^10 they arrive"
+        else f"times 2^{_log2(up)} they arrive"
     )
     return Finding(bool(names), text)
 
@@ -453,29 +462,38 @@ def _infinity(bench: Bench) -> Finding[bool]:
     return Finding(False, f"inf at {len(spots)} places in turn, in one row, then in one weight")
 
 
-def _bias_rounding(bench: Bench, bits: int | None) -> Finding[str]:
+def _bias_rounding(bench: Bench, bits: int | None, rounding: str | None) -> Finding[str]:
     """A product half way between two results, and a bias that decides: lost where the product is rounded first."""
     if not bench.bias:
         return Finding("none", "no bias")
     q, p = format_of(bench.output).precision, format_of(bench.dtype).precision
     half = q // 2
     if bits is not None and bits <= q:
-        return Finding(None, "sums hold no more bits than the result")
-    if p >= 24:
-        return Finding(None, "the result has the bits of the sums")
-    a, b = (
-        1 + 2.0**-half,
-        1 + 2.0 ** -(q - half),
-    )  # the product's last bit, 2^-q, is half an ulp; below it lies an even result
-    even = 1 + 2.0**-half + 2.0 ** -(q - half)
+        return Finding("once", "sums hold no more bits than the result: a rounding more is one of theirs")
+    if p >= 24 and bits is None:
+        return Finding(None, "whether sums hold more bits than the result is not known")
+    low, bias = 1 + 2.0**-half + 2.0 ** -(q - half), 2.0 ** -(q + 1)
+    # The product's last bit, 2^-q, is half an ulp of the result, and the result below it is even.
+    terms: tuple[tuple[float, float], ...] = ((1 + 2.0**-half, 1 + 2.0 ** -(q - half)),)
+    if rounding == "truncated":  # the sum of products lies right below a result, and the bias makes it that result
+        low, bias = 1.0, 2.0 ** -(q + 3)
+        terms = ((1.0, 1.0), (2.0 ** -(q - 1), 1 - 2.0**-4))
+    elif rounding not in ("nearest-even", None):
+        return Finding(None, f"not looked for where results are rounded {rounding}")
+    high = low + 2.0 ** (1 - q)
+    spots = places(bench.n, 3)
+    if len(spots) < len(terms):
+        return Finding(None, "needs two terms where results are truncated")
     seen = set()
-    for place in places(bench.n, 3):
-        y = bench.sums({place: (a, b)}, bias=2.0 ** -(q + 1))
+    for shift in range(len(spots)):
+        chosen = [spots[(shift + number) % len(spots)] for number in range(len(terms))]
+        y = bench.sums(dict(zip(chosen, terms, strict=True)), bias=bias)
         seen |= set(y.flatten().tolist())
-    text = f"{a:g}*{b:g} + 2^-{q + 1} is {', '.join(f'{value:.9g}' for value in sorted(seen))}"
-    if even in seen:
+    text = f"{' + '.join(f'{a:g}*{b:g}' for a, b in terms)} + 2^{_log2(bias)} is "
+    text += ", ".join(f"{value:.9g}" for value in sorted(seen))
+    if low in seen:
         return Finding("twice", text)
-    return Finding("once" if seen == {even + 2.0 ** (1 - q)} else None, text)
+    return Finding("once" if seen == {high} else None, text)
 
 
 # --- order ------------------------------------------------------------------------------------------------------------
