@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from equiv import testing as testing
     from equiv.refute import Counterexample as Counterexample
     from equiv.refute import counterexample as counterexample
+    from equiv.certificate import Certificate as Certificate
+    from equiv.certificate import certify as certify
     from equiv.errors import EquivError as EquivError
     from equiv.errors import MissingExtraError as MissingExtraError
     from equiv.errors import NotEquivalent as NotEquivalent
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "Certificate": "equiv.certificate",
+    "certify": "equiv.certificate",
     "Counterexample": "equiv.refute",
     "counterexample": "equiv.refute",
     "EquivError": "equiv.errors",

@@ -1,0 +1,490 @@
+"""Read every column of two maps by one-hot probes, chunk by chunk, and compare them bit for bit.
+
+An affine map is fixed by its values at zero and at the n one-hot inputs. Between plain layers the bias is taken away,
+so that a probe returns a column of the weight exactly: one product, and zeros added. A function keeps its bias, and a
+probe returns one rounding of ``w + b``, in which the last bits of ``w`` are lost. So functions are asked a second time,
+at ``-2**K`` with K as large as the format allows: there ``-2**K*w + b`` rounds to ``-2**K*w`` wherever ``|b|`` is below
+half an ulp of it, which gives back all bits, and tells what bends (ReLU, clamp, tanh) from what is straight. Where the
+format has no room, as in float16, the bits that stay unseen are counted.
+
+Complex products of a convolution come from three real ones, ``(a - b) + (c - a - b)i``; only the real part is exact, so
+the real part at ``x = e_i`` and at ``x = i*e_i`` is compared, and the imaginary part held against its bound.
+"""
+
+from __future__ import annotations
+
+import base64
+import ctypes
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from equiv._probing import Difference, Progress, Side, same_values, without_bias, word
+from equiv.errors import EquivError
+from equiv.numerics import declared, format_of
+
+CAP = 64
+"""How many differences are named; the others are counted."""
+_SLACK = 64  # functions may round inside more often than one layer does; what is no affine map is off by far more
+_STATE = 1
+
+
+@dataclass
+class Reading:
+    """What has been read so far.
+
+    Attributes:
+        next: The first column that has not been read.
+        count: Entries that differ, those of the bias included.
+        differences: The first of them.
+        flushed: Entries where one kernel treats a subnormal as zero, as the dtype's kernels may.
+        unseen: Entries of which a bias hides the last bits.
+        resolution: How far such a weight may be off unseen, at most.
+        bent: Which side is no affine map and why, or None.
+    """
+
+    next: int = 0
+    count: int = 0
+    differences: list[Difference] = field(default_factory=list)
+    flushed: int = 0
+    unseen: int = 0
+    resolution: float = 0.0
+    bent: str | None = None
+
+
+class Reader:
+    """Reads ``candidate`` and ``reference``, maps from n features of one dtype on one device.
+
+    Args:
+        candidate: One side.
+        reference: The other; with as many outputs.
+        n: Features.
+        dtype: Of the probes.
+        device: Of the probes.
+        chunk_bytes: Bound on inputs and results that are held at once.
+        seed: Of the inputs on which functions are tested for being affine.
+    """
+
+    def __init__(
+        self,
+        candidate: Side,
+        reference: Side,
+        n: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        chunk_bytes: int,
+        seed: int,
+    ) -> None:
+        self.sides = (candidate, reference)
+        self.n, self.dtype, self.device = n, dtype, device
+        self.floating = dtype.is_floating_point or dtype.is_complex
+        self.apart = all(side.layer is not None for side in self.sides)
+        self.found = Reading()
+        self.zeros = [self._at_zero(side) for side in self.sides]
+        self.outputs = self.zeros[0].shape[0]
+        size = dtype.itemsize * (n + 2 * self.outputs) + (0 if self.apart else 96 * self.outputs)
+        self.rows = max(1, min(n, chunk_bytes // size))
+        self.tests = self._tests(seed)
+        kinds = (torch.complex128 if dtype.is_complex else torch.float64) if self.floating else torch.int64
+        self.sums = {
+            side.name: (self._blank(kinds), self._blank(torch.float64 if self.floating else torch.int64))
+            for side in self.sides
+            if side.layer is None
+        }
+        spare = 2 if dtype.is_complex else 1
+        passes = 1 if self.apart or dtype == torch.uint8 else 2
+        self.probes = 1 + n * spare * passes
+
+    # --- the course ---------------------------------------------------------------------------------------------------
+
+    def run(self, progress: Progress | None) -> bool:
+        """Read to the end; False if ``progress`` asked to stop, by returning False."""
+        for side in self.sides:
+            self._repeats(side)
+        if self.found.next == 0:
+            wrong = ~self._equal_biases() & ~self._flushes(*self.zeros)
+            self._record(wrong[None], None, self.zeros[0][None], self.zeros[1][None])
+        while self.found.next < self.n and self.found.bent is None:
+            stop = min(self.n, self.found.next + self.rows)
+            columns = torch.arange(self.found.next, stop, device=self.device)
+            (self._weights if self.apart else self._functions)(columns)
+            self.found.next = stop
+            if progress is not None and progress(stop, self.n, self.state()) is False and stop < self.n:
+                return False
+        for side in self.sides:
+            if side.name in self.sums and self.found.bent is None:
+                self.found.bent = self._superposed(side)
+        return True
+
+    def _weights(self, columns: Tensor) -> None:
+        """Layers, without their biases: a probe returns the column itself."""
+        a, b = ([side.run(x, **without_bias(_layer(side))) for x in self._hot(columns, 1)] for side in self.sides)
+        wrong = self._compare(a, b)
+        self._record(wrong, columns, _column(a), _column(b))
+
+    def _functions(self, columns: Tensor) -> None:
+        """Functions, biases included: at one, and far out on the other side."""
+        near = [[side.run(x) for x in self._hot(columns, 1)] for side in self.sides]
+        for side, y in zip(self.sides, near, strict=True):
+            self._finite(side, y)
+        biases = [self._parts(zero) for zero in self.zeros]
+        equal = self._equal_biases()
+        if not self.floating:
+            self._integers(columns, [y[0] for y in near])
+            return
+        first = [
+            _column([y - bias for y, bias in zip(y2, bs, strict=True)]) for y2, bs in zip(near, biases, strict=True)
+        ]
+        far, scale = self._far(columns, max(float(_largest(column)) for column in first))
+        wrong = self._compare(*near) & equal
+        seen = [self._seen(y, bs) for y, bs in zip(far, biases, strict=True)]
+        wrong_far = self._compare(*far) & (equal | (seen[0] & seen[1]))
+        second = [self._far_column(y, bs, scale) for y, bs in zip(far, biases, strict=True)]
+        values = [torch.where(wrong & ~wrong_far, self._exact(a), b) for a, b in zip(first, second, strict=True)]
+        wrong = (wrong | wrong_far) & ~self._flushes(*values)
+        self._record(wrong, columns, *values)
+        self._unseen(far, seen, scale)
+        for side, y, column in zip(self.sides, near, second, strict=True):
+            if side.layer is None:
+                self._straight(side, y, column, columns, scale)
+                self._add(side, columns, column)
+
+    def _integers(self, columns: Tensor, near: list[Tensor]) -> None:
+        """Integers are exact modulo ``2**bits``: a bias hides nothing."""
+        read = [y - zero for y, zero in zip(near, self.zeros, strict=True)]
+        self._record(read[0] != read[1], columns, *read)
+        for side, column, zero in zip(self.sides, read, self.zeros, strict=True):
+            if side.layer is not None:
+                continue
+            self._add(side, columns, column)
+            if self.dtype != torch.uint8:
+                back = side.run(self._hot(columns, -1)[0])
+                if bool((back != zero - column).any()):
+                    row = int((back != zero - column).any(1).nonzero()[0])
+                    index = int(columns[row])
+                    self.found.bent = (
+                        f"{side.name} is no affine map: its values at e{index} and -e{index} are not opposite"
+                    )
+
+    # --- probes -------------------------------------------------------------------------------------------------------
+
+    def _at_zero(self, side: Side) -> Tensor:
+        y = side.run(torch.zeros(2, self.n, dtype=self.dtype, device=self.device))
+        if not bool(y.isfinite().all()):
+            raise EquivError(
+                f"{side.name}: expected finite values at the zero input, got {_some(y)}; no affine map has such"
+            )
+        if not bool(same_values(y[0], y[1]).all()):
+            raise EquivError(
+                f"{side.name}: expected equal results for two equal rows, got different ones; a dropout or another "
+                "random operation is on, or rows influence each other: call .eval() first"
+            )
+        return y[0]
+
+    def _hot(self, columns: Tensor, scale: float) -> list[Tensor]:
+        """One-hot rows times ``scale``; for complex dtypes times the imaginary unit as well."""
+        rows = torch.arange(len(columns), device=self.device)
+        found = []
+        for unit in (1, 1j) if self.dtype.is_complex else (1,):
+            x = torch.zeros(len(columns), self.n, dtype=self.dtype, device=self.device)
+            x[rows, columns] = torch.tensor(scale * unit, dtype=self.dtype, device=self.device)
+            found.append(x)
+        return found
+
+    def _far(self, columns: Tensor, size: float) -> tuple[list[list[Tensor]], float]:
+        """Both sides at ``-2**K``, the largest that keeps every result finite."""
+        fmt = format_of(self.dtype)
+        top = math.frexp(fmt.max)[1]
+        power = max(0, min(top - 2, top - 4 - (math.frexp(size)[1] if size else -top)))
+        while True:
+            hot = self._hot(columns, -(2.0**power))
+            far = [[side.run(x) for x in hot] for side in self.sides]
+            if all(bool(y.isfinite().all()) for both in far for y in both):
+                return far, 2.0**power
+            if power == 0:
+                for side, both in zip(self.sides, far, strict=True):
+                    self._finite(side, both)
+            power //= 2
+
+    def _finite(self, side: Side, results: list[Tensor]) -> None:
+        for y in results:
+            if self.floating and not bool(y.isfinite().all()):
+                raise EquivError(
+                    f"{side.name}: expected finite results for one-hot inputs, got {_some(y)}; no affine map of finite "
+                    "weights has such, and zero times infinity hides the others"
+                )
+
+    # --- what the answers mean ----------------------------------------------------------------------------------------
+
+    def _parts(self, zero: Tensor) -> list[Tensor]:
+        return [zero, zero] if self.dtype.is_complex else [zero]
+
+    def _equal_biases(self) -> Tensor:
+        a, b = self.zeros
+        if not a.is_complex():
+            return same_values(a, b)
+        near = (a.imag.double() - b.imag.double()).abs() <= 16 * format_of(self.dtype).u * (a.abs() + b.abs()).double()
+        return same_values(a.real, b.real) & near
+
+    def _compare(self, a: list[Tensor], b: list[Tensor]) -> Tensor:
+        """Where two sides differ: real parts bit for bit, imaginary parts by more than three-product kernels may."""
+        wrong = torch.zeros_like(a[0], dtype=torch.bool)
+        for y, z in zip(a, b, strict=True):
+            wrong |= ~same_values(y.real, z.real)
+            if y.is_complex():
+                size = y.abs().double() + z.abs().double() + torch.stack([t.abs().double() for t in self.zeros]).amax(0)
+                wrong |= ~((y.imag.double() - z.imag.double()).abs() <= 16 * format_of(self.dtype).u * size)
+        return wrong & ~self._flushes(_column(a), _column(b)) if self.apart else wrong
+
+    def _flushes(self, a: Tensor, b: Tensor) -> Tensor:
+        """Where one value is zero and the other subnormal, in a dtype whose kernels may flush; counted."""
+        if not self.floating or not declared(self.dtype, self.device).flushes_inputs:
+            return torch.zeros(a.shape, dtype=torch.bool, device=a.device)
+        tiny = format_of(self.dtype).min_normal
+        accepted = (a != b) & ((a == 0) | (b == 0)) & (torch.maximum(a.abs(), b.abs()) < tiny)
+        self.found.flushed += int(accepted.sum())
+        return accepted
+
+    def _seen(self, far: list[Tensor], bias: list[Tensor]) -> Tensor:
+        """Where the bias lies below half an ulp of the result, which is then a power of two times the weight."""
+        u = format_of(self.dtype).u
+        seen = [
+            (b.real == 0) | (b.real.abs().double() < u / 2 * y.real.abs().double())
+            for y, b in zip(far, bias, strict=True)
+        ]
+        return torch.stack(seen).all(0)
+
+    def _far_column(self, far: list[Tensor], bias: list[Tensor], scale: float) -> Tensor:
+        u = format_of(self.dtype).u
+        parts = []
+        for y, b in zip(far, bias, strict=True):
+            exact, shift = self._exact(y), self._exact(b)
+            part = torch.where(shift.real.abs() < u / 2 * exact.real.abs(), exact.real, exact.real - shift.real)
+            parts.append(part / -scale)
+        return torch.complex(parts[0], -parts[1]) if len(parts) == 2 else parts[0]
+
+    def _unseen(self, far: list[list[Tensor]], seen: list[Tensor], scale: float) -> None:
+        """A weight may be off by an ulp of the result over the scale where the bias takes part in the rounding."""
+        u = format_of(self.dtype).u
+        hidden = ~(seen[0] & seen[1])
+        count = int(hidden.sum())
+        if count:
+            largest = max(float(y.real.abs().double()[hidden].max()) for both in far for y in both)
+            step = 2 * u * largest / scale
+            if step >= format_of(self.dtype).min_subnormal / 2:  # else no two weights of this dtype are so close
+                self.found.unseen += count
+                self.found.resolution = max(self.found.resolution, step)
+
+    def _exact(self, y: Tensor) -> Tensor:
+        return y.to(torch.complex128 if y.is_complex() else torch.float64)
+
+    def _record(self, wrong: Tensor, columns: Tensor | None, a: Tensor, b: Tensor) -> None:
+        """Note entries of ``(columns, outputs)`` tensors that differ."""
+        count = int(wrong.sum()) if bool(wrong.any()) else 0
+        room = CAP - len(self.found.differences)
+        self.found.count += count
+        if count and room > 0:
+            for row, output in wrong.nonzero()[:room].tolist():
+                index = None if columns is None else int(columns[row])
+                self.found.differences.append(Difference(output, index, a[row, output].item(), b[row, output].item()))
+
+    # --- is it affine at all? -----------------------------------------------------------------------------------------
+
+    def _tests(self, seed: int) -> Tensor:
+        """Exact inputs of both signs, dense and sparse, large and small: ``(rows, n)``."""
+        generator = torch.Generator().manual_seed(seed & 0x7FFFFFFFFFFFFFFF)
+        signs = torch.randint(0, 2, (6, self.n), generator=generator) * 2.0 - 1.0
+        signs[0], signs[1] = 1.0, -1.0
+        signs[2] *= 64.0
+        if self.floating:
+            signs[3] /= 64.0
+        for row in (4, 5):
+            keep = torch.randperm(self.n, generator=generator)[:4]
+            few = torch.zeros(self.n)
+            few[keep] = signs[row, keep] * torch.randint(1, 8, (len(keep),), generator=generator)
+            signs[row] = few
+        if self.dtype == torch.uint8:
+            signs = signs.abs()
+        if self.dtype.is_complex:
+            return (signs * (1 - 2j)).to(self.dtype).to(self.device)
+        return signs.to(self.dtype).to(self.device)
+
+    def _repeats(self, side: Side) -> None:
+        """A function must give the same bits twice, and the same for a row with and without others, up to rounding."""
+        if side.layer is not None:
+            return
+        first, second = side.run(self.tests), side.run(self.tests)
+        if not bool(same_values(first, second).all()):
+            raise EquivError(
+                f"{side.name}: expected the same bits for the same input twice, got different ones; a dropout or "
+                "another random operation is on, or it keeps a state: call .eval() first"
+            )
+
+    def _straight(self, side: Side, near: list[Tensor], column: Tensor, columns: Tensor, scale: float) -> None:
+        """What is seen at one must be what is seen far out on the other side."""
+        zero = self._exact(self.zeros[0 if side is self.sides[0] else 1])
+        for unit, y in zip((1, 1j), near, strict=False):
+            expected = zero + unit * column
+            distance = (self._exact(y) - expected).abs()
+            bent = distance > self._bound(1, expected, (column.abs() + zero.abs()).amax(1, keepdim=True))
+            if bool(bent.any()) and self.found.bent is None:
+                row, output = (int(i) for i in bent.nonzero()[0])
+                index = int(columns[row])
+                self.found.bent = (
+                    f"{side.name} is no affine map: output {output} is {_short(y[row, output])} at x = e{index}, but "
+                    f"its values at 0 and at -{scale:.3g}*e{index} lie on a line through {_short(expected[row, output])}"
+                )
+
+    def _add(self, side: Side, columns: Tensor, column: Tensor) -> None:
+        total, size = self.sums[side.name]
+        x = self.tests[:, columns].to(total.dtype)
+        column = column.to(total.dtype)
+        total += x @ column
+        size += (x.abs() @ column.abs()).to(size.dtype)
+
+    def _superposed(self, side: Side) -> str | None:
+        """Dense inputs must give the sum of what their entries give alone."""
+        total, size = self.sums[side.name]
+        zero = self.zeros[0 if side is self.sides[0] else 1]
+        y = side.run(self.tests)
+        alone = torch.cat([side.run(row[None]) for row in self.tests])
+        if not self.floating:
+            bent = (y != (total + zero).to(self.dtype)) | (alone != y)
+        else:
+            expected = total + self._exact(zero)
+            largest = (size + zero.abs()).amax(1, keepdim=True)
+            bound = self._bound(self.tests.count_nonzero(1)[:, None], expected, largest)
+            distance = torch.maximum((self._exact(y) - expected).abs(), (self._exact(alone) - expected).abs())
+            bent = ~(distance <= bound) & (largest < format_of(self.dtype).max / 16)
+        if not bool(bent.any()):
+            return None
+        row, output = (int(i) for i in bent.nonzero()[0])
+        wanted = (total + zero)[row, output]
+        return (
+            f"{side.name} is no affine map of single rows: output {output} is {_short(y[row, output])} in a batch and "
+            f"{_short(alone[row, output])} alone at an input with {int(self.tests[row].count_nonzero())} entries, "
+            f"whose values one by one add up to {_short(wanted)}"
+        )
+
+    def _bound(self, terms: Tensor | int, expected: Tensor, size: Tensor) -> Tensor:
+        """Generous rounding of a few layers one after the other, in units of what the whole row holds."""
+        arithmetic = declared(self.dtype, self.device)
+        u, out = arithmetic.u, format_of(self.dtype).u
+        unit = _SLACK * (torch.as_tensor(terms, device=size.device) + 8) * u + 16 * (out + arithmetic.relative)
+        found = unit * size + arithmetic.underflow * _SLACK * (self.n + 8) + 8 * format_of(self.dtype).min_normal
+        return found.expand(expected.shape)
+
+    def _blank(self, dtype: torch.dtype) -> Tensor:
+        return torch.zeros(len(self.tests), self.outputs, dtype=dtype, device=self.device)
+
+    # --- resuming -----------------------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """All that is needed to go on, in JSON's types."""
+        found = self.found
+        return {
+            "version": _STATE,
+            "method": "deterministic",
+            "of": self._fingerprint(),
+            "next": found.next,
+            "count": found.count,
+            "differences": [[d.output, d.input, _plain(d.candidate), _plain(d.reference)] for d in found.differences],
+            "flushed": found.flushed,
+            "unseen": found.unseen,
+            "resolution": found.resolution,
+            "bent": found.bent,
+            "sums": {name: [_packed(t) for t in pair] for name, pair in self.sums.items()},
+        }
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Go on from :meth:`state`.
+
+        Raises:
+            EquivError: It belongs to other layers, another dtype or another seed.
+        """
+        mine = self._fingerprint()
+        if state.get("of") != mine:
+            raise EquivError(
+                f"resume: expected a state of these very layers, dtype and seed ({mine}), got one of "
+                f"{state.get('of')}; start again without resume="
+            )
+        try:
+            differences = [Difference(o, i, _value(a), _value(b)) for o, i, a, b in state["differences"]]
+            counts = {name: int(state[name]) for name in ("next", "count", "flushed", "unseen")}
+            self.found = Reading(
+                **counts, differences=differences, resolution=float(state["resolution"]), bent=state["bent"]
+            )
+            for name, pair in self.sums.items():
+                for tensor, text in zip(pair, state["sums"][name], strict=True):
+                    tensor.copy_(_unpacked(text, tensor))
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise EquivError(
+                f"resume: expected a state as a certificate holds it, got one that cannot be read ({error!r:.60}); "
+                "start again without resume="
+            ) from error
+
+    def _fingerprint(self) -> str:
+        parts = [word(self.dtype), str(self.n), str(self.outputs), str(self._digest(self.tests))]
+        for side, zero in zip(self.sides, self.zeros, strict=True):
+            parts.append(str(self._digest(zero)))
+            parts += [] if side.layer is None else [str(self._digest(side.layer.weight))]
+        return "-".join(parts)
+
+    def _digest(self, values: Tensor) -> int:
+        """A checksum that sees every bit of a tensor and, among its rows, their order."""
+        bits = values.detach().resolve_conj().resolve_neg()
+        bits = (
+            (torch.view_as_real(bits) if bits.is_complex() else bits)
+            .contiguous()
+            .view(torch.uint8)
+            .reshape(len(values), -1)
+        )
+        rows = bits.sum(1, dtype=torch.int64)
+        return int((rows * torch.arange(1, len(rows) + 1, device=rows.device)).sum()) & 0xFFFFFFFFFFFF
+
+
+def _layer(side: Side) -> Any:
+    assert side.layer is not None
+    return side.layer
+
+
+def _column(parts: list[Tensor]) -> Tensor:
+    """The weights that results at ``e_i``, and for complex at ``i*e_i``, show: only their real parts are exact."""
+    return torch.complex(parts[0].real, -parts[1].real) if len(parts) == 2 else parts[0]
+
+
+def _largest(values: Tensor) -> Tensor:
+    return values.abs().double().max() if values.numel() else values.new_zeros((), dtype=torch.float64)
+
+
+def _short(value: Tensor) -> str:
+    return f"{value.item():.6g}"
+
+
+def _some(y: Tensor) -> str:
+    return f"{int((~y.isfinite()).sum()):,} of {y.numel():,} infinite or not a number"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, complex):
+        return [value.real.hex(), value.imag.hex()]
+    return value.hex() if isinstance(value, float) else value
+
+
+def _value(value: Any) -> Any:
+    if isinstance(value, list):
+        return complex(float.fromhex(value[0]), float.fromhex(value[1]))
+    return float.fromhex(value) if isinstance(value, str) else int(value)
+
+
+def _packed(values: Tensor) -> str:
+    flat = (torch.view_as_real(values) if values.is_complex() else values).cpu().contiguous().view(torch.uint8)
+    return base64.b64encode(ctypes.string_at(flat.data_ptr(), flat.numel())).decode()
+
+
+def _unpacked(text: str, like: Tensor) -> Tensor:
+    flat = torch.frombuffer(bytearray(base64.b64decode(text)), dtype=torch.uint8)
+    return flat.view(like.dtype).view(like.shape)
