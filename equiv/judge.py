@@ -221,11 +221,12 @@ def _run(
     takes_map = isinstance(side, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) or (as_map and not isinstance(side, nn.Linear))
     try:
         with torch.no_grad():
-            y = side(x.reshape(-1, *shape) if takes_map else x)
+            given = x.clone()  # a function may work in place: that is its own business
+            y = side(given.reshape(-1, *shape) if takes_map else given)
     except Exception as error:
-        given = (len(x), *shape) if takes_map else tuple(x.shape)
+        size = (len(x), *shape) if takes_map else tuple(x.shape)
         raise EquivError(
-            f"{name}: expected to run on an input of shape {given}, got {type(error).__name__}: "
+            f"{name}: expected to run on an input of shape {size}, got {type(error).__name__}: "
             f"{str(error).splitlines()[0]}; pass feature_shape= if it takes a map, leave it out if it takes rows"
         ) from error
     if not isinstance(y, Tensor):
