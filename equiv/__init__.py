@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from equiv import numerics as numerics
     from equiv import strategies as strategies
     from equiv import testing as testing
-    from equiv.refute import Counterexample as Counterexample
-    from equiv.refute import counterexample as counterexample
     from equiv.certificate import Certificate as Certificate
     from equiv.certificate import certify as certify
     from equiv.errors import EquivError as EquivError
@@ -27,6 +25,8 @@ if TYPE_CHECKING:
     from equiv.mapping import linear_to_pointwise_conv as linear_to_pointwise_conv
     from equiv.mapping import to_channels as to_channels
     from equiv.mapping import to_feature_map as to_feature_map
+    from equiv.refute import Counterexample as Counterexample
+    from equiv.refute import counterexample as counterexample
     from equiv.verdict import Outcome as Outcome
     from equiv.verdict import Verdict as Verdict
     from equiv.verdict import compare as compare

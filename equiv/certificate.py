@@ -273,7 +273,7 @@ class _Case:
         return replace(certificate, reason=reason, explanation=" ".join(filter(None, (text, note))))
 
     def _words(self, found: Certificate, reader: Reader, finished: bool, total: int) -> tuple[str, str]:
-        entries = f"{self.n:,} columns of {reader.outputs:,} weights and the bias"
+        entries = f"{(self.n + 1) * reader.outputs:,} entries ({self.n:,} columns and the bias)"
         if reader.found.bent is not None:
             return "not affine", f"The {reader.found.bent}."
         if found.difference_count:
@@ -284,7 +284,7 @@ class _Case:
                     f"The parameters agree through the mapping, but {found.difference_count:,} entries that "
                     "the kernels return for one-hot inputs do not.",
                 )
-            return reason, f"{found.difference_count:,} of {entries} differ, first those below."
+            return reason, f"{found.difference_count:,} of {entries} differ; the first of them follow."
         if not finished:
             return (
                 "not finished",
@@ -387,7 +387,9 @@ class _Case:
 
     def _parameters_differ(self, method: str, found: list[Difference], total: int, probes: int) -> Certificate:
         reason = "bias differs" if all(d.input is None for d in found) else "weights differ"
-        text = f"{total:,} parameters differ once both layers are written as one dense matrix, first those below."
+        text = (
+            f"{total:,} parameters differ once both layers are written as one dense matrix; the first of them follow."
+        )
         return Certificate(False, method, probes, 0.0, reason, text, tuple(found), total, scope=self._scope(1))
 
     def _scope(self, batch: int) -> dict[str, Any]:
