@@ -71,7 +71,10 @@ class Bench:
         return self.rows_of(x.expand(self.rows, -1), w.expand(self.outputs, -1), bias)
 
     def products(self, factors: Sequence[float], weights: Sequence[float], place: int) -> Tensor:
-        """Every factor times every weight, one product alone in its sum. ``(factors, weights)`` float64."""
+        """Every factor times every weight, one product alone in its sum, spread over rows and outputs.
+
+        ``(len(factors), len(weights))`` float64; each product is seen in one output.
+        """
         found = torch.empty(len(factors), len(weights), dtype=torch.float64)
         a, b = (torch.tensor(list(values), dtype=torch.float64) for values in (factors, weights))
         for top in range(0, len(a), self.rows):

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from equiv.errors import EquivError
 from equiv.numerics.arithmetic import _flushing_is_on, declared
 from equiv.numerics.bench import Bench, Run, places, power
 from equiv.numerics.formats import format_of
@@ -59,7 +60,8 @@ def measure(
             sizes and settings of torch; see :func:`forget`.
 
     Raises:
-        EquivError: A size below 1, a dtype that is not real and floating, a result of the wrong shape.
+        EquivError: A size below 1, a dtype that is not real and floating, a result of the wrong shape, a kernel that
+            computes something else.
 
     Example:
         >>> linear = torch.nn.functional.linear
@@ -75,7 +77,6 @@ def measure(
         full = (key, dtype, str(device), op, sizes, settings())
         if full in _cache:
             return replace(_cache[full], subject=subject)
-    expected = declared(dtype, device, op)
     bench = Bench(
         run,
         dtype=dtype,
@@ -85,6 +86,7 @@ def measure(
         bias=bias,
         device=device,
     )
+    expected = declared(dtype, device, op)
     operands, operand_rounding = _operands(bench)
     bits = operands.value or format_of(dtype).precision
     product_error, output_rounding = _rounding_of_products(bench, bits)
@@ -158,25 +160,33 @@ def settings() -> tuple[Hashable, ...]:
 def _operands(bench: Bench) -> tuple[Finding[int], Finding[str]]:
     """Bits of a factor that survive a multiplication by 1, whichever of the two factors it is."""
     p = min(format_of(bench.dtype).precision, format_of(bench.output).precision)
-    values = [1 + 2.0**-k for k in range(1, p)]
-    least, who = p, ""
+
+    def arrives(value: float, place: int, who: str) -> bool:
+        return bool((bench.sums({place: (value, 1.0) if who == "inputs" else (1.0, value)}) == value).all())
+
+    least, where, weakest = p, 0, ""
     for place in places(bench.n, 3):
-        for name, y in (
-            ("inputs", bench.products(values, [1.0], place)[:, 0]),
-            ("weights", bench.products([1.0], values, place)[0]),
-        ):
-            lost = (y != torch.tensor(values, dtype=torch.float64)).nonzero()
-            if len(lost) and int(lost[0]) + 1 < least:
-                least, who = int(lost[0]) + 1, name
-    if least == p:
-        rounding: Finding[str] = Finding(None, "no bit is lost")
-        return Finding(p, f"1 + 2^-{p - 1} times 1 is itself"), rounding
-    # 1 and three quarters of the last bit that is kept.
-    probe = 1 + 3 * 2.0 ** -(least + 1)
-    y = bench.products([probe], [1.0], 0) if who == "inputs" else bench.products([1.0], [probe], 0)
-    text = f"1 + 3*2^-{least + 1} times 1 is {y.item():.9g}"
-    way = "nearest" if y.item() == 1 + 2.0 ** (1 - least) else "truncated" if y.item() == 1 else None
-    return Finding(least, f"of {who}: 1 + 2^-{least} times 1 is not itself"), Finding(way, text)
+        if not (arrives(1.0, place, "inputs") and arrives(2.0, place, "inputs") and arrives(2.0, place, "weights")):
+            raise EquivError(
+                f"run: expected sums of products, got another value than 1 or 2 for 1 or 2 times 1 at place {place} of "
+                f"{bench.n}; correct the kernel first (equiv.compare says where it is wrong), then measure it"
+            )
+        for who in ("inputs", "weights"):
+            if arrives(1 + 2.0 ** (1 - least), place, who):
+                continue
+            low, high = 0, least - 1  # 2 arrives, 1 + 2^-high does not
+            while high - low > 1:
+                middle = (low + high) // 2
+                low, high = (middle, high) if arrives(1 + 2.0**-middle, place, who) else (low, middle)
+            least, where, weakest = high, place, who
+    if not weakest:
+        return Finding(p, f"1 + 2^-{p - 1} times 1 is itself"), Finding(None, "no bit is lost")
+    probe = 1 + 3 * 2.0 ** -(least + 1)  # 1 and three quarters of the last bit that is kept
+    y = bench.sums({where: (probe, 1.0) if weakest == "inputs" else (1.0, probe)})
+    seen = set(y.flatten().tolist()) - {probe}  # an edge may keep more
+    text = f"1 + 3*2^-{least + 1} times 1 is {', '.join(f'{value:.9g}' for value in sorted(seen))}"
+    way = "nearest" if seen == {1 + 2.0 ** (1 - least)} else "truncated" if seen == {1.0} else None
+    return Finding(least, f"of {weakest}: 1 + 2^-{least} times 1 is not itself"), Finding(way, text)
 
 
 def _operand_range(bench: Bench) -> Finding[str]:
