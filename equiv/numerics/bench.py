@@ -126,3 +126,8 @@ def places(n: int, count: int = 5) -> list[int]:
         return list(range(n))
     wanted = [0, n - 1, n // 2, 1, n - 2, 2, n - 3, 3, *(round(k * (n - 1) / (count - 1)) for k in range(count))]
     return sorted(list(dict.fromkeys(wanted))[:count])
+
+
+def log2_of(value: float) -> int:
+    """Exponent of a power of two, or of the one below ``value``."""
+    return int(torch.frexp(torch.tensor(value, dtype=torch.float64)).exponent) - 1

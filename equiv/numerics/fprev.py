@@ -1,10 +1,11 @@
 """The order of summation of a kernel, from its results alone: which partial sums meet where, as a tree.
 
-The method is FPRev (Xu et al., "FPRev: Revealing the order of floating-point summation", 2024). One term is a huge
-``M``, another ``-M``, all others are one unit, too small to change ``M``. Every unit that is added to either of the two
-before they meet is lost; the rest survives and is counted in the result. So ``terms - result`` is the number of leaves
-under the lowest common ancestor of the two places, and these numbers for enough pairs determine the tree. A node with
-more than two children is a sum of several terms at once, as tensor cores and some dot-product instructions do it.
+The method is FPRev (Xie, Gao, Wang & Xue, "Revealing floating-point accumulation orders in software/hardware
+implementations", USENIX ATC 2025). One term is a huge ``M``, another ``-M``, all others are one unit, too small to
+change ``M``. Every unit that is added to either of the two before they meet is lost; the rest survives and is counted
+in the result. So ``terms - result`` is the number of leaves under the lowest common ancestor of the two places; these
+numbers for enough pairs determine the tree. A node with more than two children is a sum of several terms at once, as
+tensor cores and some dot-product instructions do it.
 
 Knows nothing of kernels: what is asked is a function from pairs of places to counts.
 """
