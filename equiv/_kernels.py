@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from equiv._probing import Difference, Side, covers, weight_of
+from equiv._probing import Difference, Side, covers, geometry, weight_of
 from equiv.mapping import Conv, conv_to_linear
 from equiv.numerics import declared, entry_range, exact_range, format_of
 
@@ -164,16 +164,6 @@ def pair_of(candidate: Side, reference: Side, shape: tuple[int, ...]) -> Pair | 
     return Pair(candidate, reference, shape, source, source.weight.shape[1] * taps, repeats)
 
 
-def geometry(layer: nn.Linear | Conv) -> tuple[object, ...]:
-    """Everything about a layer but the values of its parameters."""
-    if isinstance(layer, nn.Linear):
-        return (tuple(layer.weight.shape),)
-    return (
-        *(tuple(layer.weight.shape), layer.stride, layer.padding, layer.dilation, layer.groups, layer.padding_mode),
-        tuple(layer._reversed_padding_repeated_twice),
-    )
-
-
 class Weights:
     """The integers of one draw after another, put into memory of the layers' own layout that is allocated once."""
 
@@ -188,10 +178,10 @@ class Weights:
 
     def draw(self, seed: int) -> Tensor:
         """Start a draw; returns its inputs ``(rows, n)``."""
-        generator = torch.Generator().manual_seed(seed & 0x7FFFFFFFFFFFFFFF)
+        generator = torch.Generator("cpu").manual_seed(seed & 0x7FFFFFFFFFFFFFFF)
         chosen, outputs = self.chosen, self.pair.source.weight.shape[0]
         self._table = self._integers(chosen.weight, (_PLACES + self.columns,), generator)
-        self._places = torch.randint(0, _PLACES, (outputs,), generator=generator).to(self.device)
+        self._places = torch.randint(0, _PLACES, (outputs,), generator=generator, device="cpu").to(self.device)
         self._bias = self._integers(chosen.bias, (outputs,), generator)
         self._held: tuple[int, ...] | None = None
         return self._integers(chosen.input, (chosen.rows, math.prod(self.pair.shape)), generator)
@@ -246,7 +236,7 @@ class Weights:
         kind = torch.int32 if radius < 2**31 - 1 else torch.int64
 
         def draw() -> Tensor:
-            return torch.randint(low, radius + 1, shape, generator=generator, dtype=kind).to(self.device)
+            return torch.randint(low, radius + 1, shape, generator=generator, dtype=kind, device="cpu").to(self.device)
 
         if self.dtype.is_complex:
             part = format_of(self.dtype).dtype

@@ -11,9 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from equiv._kernels import geometry
-from equiv._probing import Difference, bias_of, dense_rows, same_values, weight_of
-from equiv._reading import CAP
+from equiv._probing import CAP, Difference, bias_of, dense_rows, geometry, same_values, weight_of
 from equiv.errors import EquivError
 from equiv.mapping import _geometry  # the one place that knows a convolution's output positions
 

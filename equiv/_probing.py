@@ -21,6 +21,8 @@ from equiv.errors import EquivError
 from equiv.mapping import Conv, check_conv, check_linear, conv_to_linear
 from equiv.numerics import DTYPES
 
+CAP = 64
+"""How many differences are named; the others are counted."""
 _LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 Progress = Callable[[int, int, dict[str, Any]], object]
 
@@ -140,6 +142,16 @@ def covers(layer: nn.Linear | Conv, shape: tuple[int, ...]) -> bool:
     padding = layer.padding if isinstance(layer.padding, str) else tuple(layer.padding)
     unpadded = padding == "valid" or not any(layer._reversed_padding_repeated_twice)
     return layer.groups == 1 and unpadded and layer.kernel_size == shape[1:] and layer.in_channels == shape[0]
+
+
+def geometry(layer: nn.Linear | Conv) -> tuple[object, ...]:
+    """Everything about a layer but the values of its parameters."""
+    if isinstance(layer, nn.Linear):
+        return (tuple(layer.weight.shape),)
+    return (
+        *(tuple(layer.weight.shape), layer.stride, layer.padding, layer.dilation, layer.groups, layer.padding_mode),
+        tuple(layer._reversed_padding_repeated_twice),
+    )
 
 
 def dense_rows(layer: nn.Linear | Conv, shape: tuple[int, ...]) -> Tensor:

@@ -22,12 +22,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from equiv._probing import Difference, Progress, Side, same_values, without_bias, word
+from equiv._probing import CAP, Difference, Progress, Side, same_values, without_bias, word
 from equiv.errors import EquivError
 from equiv.numerics import declared, format_of
 
-CAP = 64
-"""How many differences are named; the others are counted."""
 _SLACK = 64  # functions may round inside more often than one layer does; what is no affine map is off by far more
 _STATE = 1
 
@@ -290,16 +288,16 @@ class Reader:
 
     def _tests(self, seed: int) -> Tensor:
         """Exact inputs of both signs, dense and sparse, large and small: ``(rows, n)``."""
-        generator = torch.Generator().manual_seed(seed & 0x7FFFFFFFFFFFFFFF)
-        signs = torch.randint(0, 2, (6, self.n), generator=generator) * 2.0 - 1.0
+        generator = torch.Generator("cpu").manual_seed(seed & 0x7FFFFFFFFFFFFFFF)
+        signs = torch.randint(0, 2, (6, self.n), generator=generator, device="cpu") * 2.0 - 1.0
         signs[0], signs[1] = 1.0, -1.0
         signs[2] *= 64.0
         if self.floating:
             signs[3] /= 64.0
         for row in (4, 5):
-            keep = torch.randperm(self.n, generator=generator)[:4]
-            few = torch.zeros(self.n)
-            few[keep] = signs[row, keep] * torch.randint(1, 8, (len(keep),), generator=generator)
+            keep = torch.randperm(self.n, generator=generator, device="cpu")[:4]
+            few = torch.zeros(self.n, device="cpu")
+            few[keep] = signs[row, keep] * torch.randint(1, 8, (len(keep),), generator=generator, device="cpu")
             signs[row] = few
         if self.dtype == torch.uint8:
             signs = signs.abs()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -24,16 +25,18 @@ from equiv._certify_arguments import (
     dtypes_of,
     shape_of,
 )
-from equiv._kernels import Pair, Plan, Weights, geometry, layout_word, pair_of, plan, probe
+from equiv._kernels import Pair, Plan, Weights, layout_word, pair_of, plan, probe
 from equiv._parameters import compare_parameters, outputs_of
 from equiv._probing import (
+    CAP,
     Difference,
     Progress,
     Side,
+    geometry,
     side_of,
     word,
 )
-from equiv._reading import CAP, Reader
+from equiv._reading import Reader
 
 _CHUNK_BYTES = 2**26
 _CHEAP = 2**35  # multiplications of reading every column that "auto" accepts: a second or so
@@ -170,7 +173,12 @@ def certify(
         )
         return Certificate(False, "deterministic", 0, 0.0, "dtypes differ", text)
     devices = [where] if where.type not in ("cpu", "meta") else []
-    with torch.random.fork_rng(devices=devices, device_type=where.type if devices else "cuda"):  # a dropout may draw
+    # Under a default device of meta nothing that is made on the way would have values.
+    values = torch.device("cpu") if torch.get_default_device().type == "meta" else nullcontext()
+    with (
+        values,
+        torch.random.fork_rng(devices=devices, device_type=where.type if devices else "cuda"),
+    ):  # dropouts draw
         return _Case(sides[0], sides[1], shape, dtypes[0], where, chunk_bytes, seed, progress, resume).certify(
             method, error_probability
         )

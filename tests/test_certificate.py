@@ -332,6 +332,17 @@ def test_weights_of_any_layout_are_probed_as_they_lie():
     assert certify(equiv.linear_to_full_conv(shared, (3, 4, 4)), shared, method="random")
 
 
+@pytest.mark.parametrize("method", ["deterministic", "random"])
+def test_defaults_of_the_caller_change_nothing(method):
+    linear = layer(48, 6)
+    conv = equiv.linear_to_full_conv(linear, (3, 4, 4))
+    expected = certify(conv, linear, method=method).to_dict()
+    with torch.device("meta"), torch.inference_mode():
+        assert certify(conv, linear, method=method).to_dict() == expected
+        if method == "deterministic":
+            assert certify(lambda x: linear(x), linear)
+
+
 def test_auto_reads_small_layers_and_probes_large_ones(monkeypatch):
     linear = layer(48, 6)
     conv = equiv.linear_to_full_conv(linear, (3, 4, 4))
