@@ -53,11 +53,11 @@ def check_feature_shape(feature_shape: FeatureShape, *, name: str = "feature_sha
     for entry in feature_shape:
         size = _index(entry)
         if size is None:
-            raise EquivError(f"{expected} of integers, got {feature_shape!r}; replace {entry!r} by an int")
+            raise EquivError(f"{expected} of integers, got {_short(feature_shape)}; replace {_short(entry)} by an int")
         shape.append(size)
     if not 2 <= len(shape) <= 4:
         raise EquivError(
-            f"{expected} with 1 to 3 spatial dimensions, got {tuple(shape)} with {max(0, len(shape) - 1)}; "
+            f"{expected} with 1 to 3 spatial dimensions, got {_short(tuple(shape))} with {max(0, len(shape) - 1)}; "
             "give channels and spatial sizes, without the batch"
         )
     if min(shape) < 1:
@@ -125,7 +125,9 @@ def check_spatial_dims(spatial_dims: int) -> int:
     """Return 1, 2 or 3."""
     index = _index(spatial_dims)
     if index is None or not 1 <= index <= 3:
-        raise EquivError(f"spatial_dims: expected 1, 2 or 3, got {spatial_dims!r}; it selects Conv1d, Conv2d or Conv3d")
+        raise EquivError(
+            f"spatial_dims: expected 1, 2 or 3, got {_short(spatial_dims)}; it selects Conv1d, Conv2d or Conv3d"
+        )
     return index
 
 
@@ -179,7 +181,12 @@ def _described(value: object) -> str:
         return f"a {type(value).__module__}.{type(value).__qualname__}"
     if isinstance(value, Tensor):
         return f"a tensor of shape {tuple(value.shape)}"
-    return f"{value!r:.80}"
+    return _short(value)
+
+
+def _short(value: object) -> str:
+    """The value in at most 80 characters of one line."""
+    return f"{' '.join(repr(value).split()):.80}"
 
 
 def _check_plain(module: nn.Module, kind: type[nn.Module], name: str) -> None:

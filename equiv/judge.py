@@ -13,12 +13,13 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from equiv.causes import name_cause, name_output_cause
 from equiv.errors import EquivError, NotEquivalent
 from equiv.mapping import check_feature_shape, conv_to_linear
 from equiv.numerics import DTYPES, format_of, one_hot_rows, ordinal, same_bits
-from equiv.verdict import Entry, Outcome, Verdict, compare
+from equiv.verdict import Entry, Outcome, Verdict, _tolerances, compare
 
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _ONE_HOTS = 256
@@ -69,6 +70,8 @@ def assert_equivalent(
         ...
         equiv.errors.NotEquivalent: DIFFERENT: ...
     """
+    _check_options(seed, input)
+    _tolerances(rtol, atol)
     shape = _feature_shape(candidate, reference, feature_shape)
     left, right = (_dense("candidate", candidate, shape), _dense("reference", reference, shape))
     layer = right if right is not None else left
@@ -98,6 +101,23 @@ def assert_equivalent(
             raise NotEquivalent(_with_cause(verdict, words, actual, x, layer, shape))
 
 
+def _check_options(seed: object, given: object) -> None:
+    """What can be refused before anything is run."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or not -(2**63) <= seed < 2**63:
+        raise EquivError(f"seed: expected an integer below 2**63, got {seed!r:.60}; leave it out for 0")
+    if given is None:
+        return
+    if not isinstance(given, Tensor):
+        raise EquivError(
+            f"input: expected a tensor, got {type(given).__name__}; pass a batch, and the shape of a map "
+            "as feature_shape="
+        )
+    if given.device.type == "meta":
+        raise EquivError("input: expected values, got a tensor on the meta device; pass one that has values")
+    if given.is_nested or given.layout != torch.strided:
+        raise EquivError(f"input: expected a strided tensor, got {given.layout}; convert it with to_dense()")
+
+
 def _feature_shape(candidate: object, reference: object, given: Sequence[int] | None) -> tuple[int, ...] | None:
     if given is not None:
         return check_feature_shape(given)
@@ -109,10 +129,17 @@ def _feature_shape(candidate: object, reference: object, given: Sequence[int] | 
 
 def _dense(name: str, side: object, shape: tuple[int, ...] | None) -> nn.Linear | None:
     """The Linear that a layer is, or None for a function."""
+    if isinstance(side, type):
+        raise EquivError(f"{name}: expected a layer or a function, got the class {side.__name__}; pass an instance")
+    if isinstance(side, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d) and is_lazy(side.weight):
+        raise EquivError(
+            f"{name}: expected an initialized layer, got {type(side).__name__}; run it once on an example input first"
+        )
     if isinstance(side, nn.Linear):
         if side.weight.dtype not in DTYPES:
             raise EquivError(
-                f"{name}: expected weights of a dtype among {', '.join(map(str, DTYPES))}, got {side.weight.dtype}"
+                f"{name}: expected weights of a dtype among {', '.join(map(str, DTYPES))}, got {side.weight.dtype}; "
+                "convert the layer first"
             )
         if side.weight.device.type == "meta":
             raise EquivError(
@@ -193,14 +220,13 @@ def _inputs(layer: nn.Linear, given: Tensor | None, seed: int) -> list[tuple[str
     generator = torch.Generator().manual_seed(seed)
     tried: list[tuple[str, Tensor]] = []
     if given is not None:
-        if not isinstance(given, Tensor) or given.dtype != dtype or given.ndim == 0 or (given.numel() % max(1, n)):
-            got = (
-                f"{_word(given.dtype)} of shape {tuple(given.shape)}"
-                if isinstance(given, Tensor)
-                else type(given).__name__
+        if given.dtype != dtype or given.ndim == 0 or given.numel() % max(1, n):
+            raise EquivError(
+                f"input: expected a tensor of {_word(dtype)} with {n} features a row, got {_word(given.dtype)} of "
+                f"shape {tuple(given.shape)}; convert it, or pass the rows that the layer takes"
             )
-            raise EquivError(f"input: expected a tensor of {_word(dtype)} with {n} features a row, got {got}")
-        tried.append(("on the input given", given.detach().reshape(-1, n)))
+        if given.numel():
+            tried.append(("on the input given", given.detach().reshape(-1, n)))
     columns = torch.arange(n) if n <= _ONE_HOTS else torch.randperm(n, generator=generator)[:_ONE_HOTS].sort().values
     probes = torch.cat([torch.zeros(1, n, dtype=dtype, device=device), one_hot_rows(columns, n, dtype, device)])
     tried.append(("on the zero input and one-hot inputs", probes))
@@ -225,12 +251,13 @@ def _run(
             y = side(given.reshape(-1, *shape) if takes_map else given)
     except Exception as error:
         size = (len(x), *shape) if takes_map else tuple(x.shape)
+        reason = (str(error).splitlines() or [""])[0]
         raise EquivError(
             f"{name}: expected to run on an input of shape {size}, got {type(error).__name__}: "
-            f"{str(error).splitlines()[0]}; pass feature_shape= if it takes a map, leave it out if it takes rows"
+            f"{reason:.120}; pass feature_shape= if it takes a map, leave it out if it takes rows"
         ) from error
     if not isinstance(y, Tensor):
-        raise EquivError(f"{name}: expected a function that returns a tensor, got {type(y).__name__}")
+        raise EquivError(f"{name}: expected a function that returns a tensor, got {type(y).__name__}; return one")
     if y.dtype != x.dtype:
         text = (
             f"the {name} returns {_word(y.dtype)} for an input of {_word(x.dtype)}: another arithmetic, not the same "

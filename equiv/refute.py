@@ -243,7 +243,9 @@ def _check(linear: object, feature_shape: FeatureShape, readout: object) -> tupl
     if readout is None:
         return shape, "sum" if out % hw else "positions"
     if readout not in ("positions", "sum", "mean"):
-        raise EquivError(f"readout: expected 'positions', 'sum', 'mean' or None, got {readout!r}; pass one of these")
+        raise EquivError(
+            f"readout: expected 'positions', 'sum', 'mean' or None, got {readout!r:.60}; pass one of these"
+        )
     if readout == "positions" and out % hw:
         raise EquivError(
             f"readout: expected 'sum', 'mean' or None, got 'positions' with out_features = {out}: a 1x1 conv gives "

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from equiv.errors import EquivError
 from equiv.numerics import DTYPES, Arithmetic, Assessment, Reference, declared, same_bits
@@ -148,6 +149,11 @@ def compare(
     _check_results(actual, expected)
     weight, bias = _layer_tensors(layer, weight, bias)
     tolerances = _tolerances(rtol, atol)
+    if arithmetic is not None and not isinstance(arithmetic, Arithmetic):
+        raise EquivError(
+            f"arithmetic: expected an equiv.numerics.Arithmetic, got {arithmetic!r:.60}; pass what "
+            "equiv.numerics.declared(dtype) returns, or leave it out"
+        )
     device, other_device = actual.device, expected.device
     actual, expected = (t.detach().cpu().resolve_conj().resolve_neg() for t in (actual, expected))
     if _trim(actual.shape) != _trim(expected.shape):
@@ -364,11 +370,8 @@ def _check_results(actual: Tensor, expected: Tensor) -> None:
         if value.dtype not in DTYPES:
             served = ", ".join(_word(d) for d in DTYPES)
             raise EquivError(f"{name}: expected a dtype among {served}, got {_word(value.dtype)}; convert it first")
-        if value.device.type == "meta":
-            raise EquivError(
-                f"{name}: expected values, got a tensor on the meta device, which has none; run the layer on a real "
-                "device"
-            )
+        _check_values(name, value)
+
     if expected.dtype != actual.dtype and not _is_wider(expected.dtype, actual.dtype):
         raise EquivError(
             f"expected: expected the dtype of actual, {_word(actual.dtype)}, or a wider one of its kind, got "
@@ -389,9 +392,13 @@ def _layer_tensors(
     if weight is not None or bias is not None:
         raise EquivError("layer: expected either layer or weight and bias, got both; drop one of them")
     found = getattr(layer, "weight", None)
-    if not isinstance(layer, nn.Module) or not isinstance(found, Tensor):
+    if not isinstance(layer, (nn.Linear, nn.modules.conv._ConvNd)) or not isinstance(found, Tensor):
         raise EquivError(
             f"layer: expected a Linear or a convolution, got {type(layer).__name__}; pass weight= and bias= instead"
+        )
+    if is_lazy(found):
+        raise EquivError(
+            f"layer: expected an initialized layer, got {type(layer).__name__}; run it once on an example input first"
         )
     groups, transposed = getattr(layer, "groups", 1), getattr(layer, "transposed", False)
     if groups != 1 or transposed:
@@ -406,7 +413,9 @@ def _tolerances(rtol: float | None, atol: float | None) -> tuple[float, float] |
         if value is not None and (
             isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf
         ):
-            raise EquivError(f"{name}: expected a finite number of at least 0, got {value!r}")
+            raise EquivError(
+                f"{name}: expected a finite number of at least 0, got {value!r:.60}; pass one, or leave it out"
+            )
     return None if rtol is None and atol is None else (float(rtol or 0.0), float(atol or 0.0))
 
 
@@ -417,7 +426,10 @@ def _rows(x: Tensor, weight: Tensor, bias: Tensor | None, actual: Tensor) -> tup
         if value is None:
             continue
         if not isinstance(value, Tensor):
-            raise EquivError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
+            raise EquivError(
+                f"{name}: expected a torch.Tensor, got {type(value).__name__}; pass what the kernel was given"
+            )
+        _check_values(name, value)
         if value.dtype != actual.dtype:
             raise EquivError(
                 f"{name}: expected the dtype of actual, {_word(actual.dtype)}, got {_word(value.dtype)}; the envelope "
@@ -425,15 +437,19 @@ def _rows(x: Tensor, weight: Tensor, bias: Tensor | None, actual: Tensor) -> tup
             )
     if weight.ndim < 2 or weight.shape[0] == 0:
         raise EquivError(
-            f"weight: expected shape (O, n) or (O, C, *kernel) with O of at least 1, got {tuple(weight.shape)}"
+            f"weight: expected shape (O, n) or (O, C, *kernel) with O of at least 1, got {tuple(weight.shape)}; "
+            "pass the weight of the layer"
         )
     w = weight.detach().cpu().reshape(weight.shape[0], -1)
     outputs, n = w.shape
     if bias is not None and tuple(bias.shape) != (outputs,):
-        raise EquivError(f"bias: expected shape ({outputs},), one per row of weight, got {tuple(bias.shape)}")
+        raise EquivError(
+            f"bias: expected shape ({outputs},), one per row of weight, got {tuple(bias.shape)}; pass the layer's"
+        )
     if x.ndim == 0 or (n and x.numel() % n) or (not n and x.shape[-1] != 0):
         raise EquivError(
-            f"input: expected (*batch, {n}) or (*batch, C, *spatial) with C*prod(spatial) = {n}, got {tuple(x.shape)}"
+            f"input: expected (*batch, {n}) or (*batch, C, *spatial) with C*prod(spatial) = {n}, got "
+            f"{tuple(x.shape)}; pass what the layer was given"
         )
     fitting = [batch for batch in _batches_of(tuple(x.shape), n) if _trim((*batch, outputs)) == _trim(actual.shape)]
     if not fitting:
@@ -504,3 +520,13 @@ def _plain(value: Any) -> Any:
 
 def _word(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
+
+
+def _check_values(name: str, value: Tensor) -> None:
+    if value.device.type == "meta":
+        raise EquivError(
+            f"{name}: expected values, got a tensor on the meta device, which has none; run the layer on a real device"
+        )
+    if value.is_nested or value.layout != torch.strided:
+        kind = "a nested tensor" if value.is_nested else value.layout
+        raise EquivError(f"{name}: expected a strided tensor, got {kind}; convert it with to_dense()")

@@ -300,7 +300,7 @@ def bool_layer():
             lambda: assert_equivalent(linear(), linear(), torch.ones(1, N).double()),
             "input: expected a tensor of float32 wi",
         ),
-        (lambda: assert_equivalent(linear(), linear(), [1.0] * N), "input: expected a tensor of float32 .* got list"),
+        (lambda: assert_equivalent(linear(), linear(), [1.0] * N), "input: expected a tensor, got list"),
         (
             lambda: assert_equivalent(lambda x: x.view(3, 7), linear()),
             r"candidate: expected to run on an input of shape \(",

@@ -1,4 +1,4 @@
-"""Right kernels in other orders of summation pass every law; broken ones fail the laws that they break, and no others."""
+"""Right kernels in other orders of summation pass every law; broken ones fail the laws they break, and no others."""
 
 from __future__ import annotations
 

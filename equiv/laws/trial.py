@@ -132,6 +132,9 @@ class Trial:
                 expected = (*call.input.shape[: -dims - 1], call.weight.shape[0], *(1,) * dims)
         except Exception as error:
             raise Broken(f"raised {type(error).__name__}: {error}{_tail(note)}", form=call.form, call=call) from error
+        if not isinstance(y, Tensor):
+            self._count(call.form, "different")
+            raise Broken(f"returned {type(y).__name__}, not a tensor{_tail(note)}", form=call.form, call=call)
         if tuple(y.shape) != expected or y.dtype != self.dtype:
             self._count(call.form, "different")
             found = f"{tuple(y.shape)} of {y.dtype}"

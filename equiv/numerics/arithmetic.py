@@ -72,6 +72,20 @@ class Arithmetic:
         return error
 
 
+def check_device(device: object) -> torch.device:
+    """A ``torch.device`` from a device or its name; it need not be present.
+
+    Raises:
+        EquivError: Neither.
+    """
+    try:
+        return torch.device(device)  # type: ignore[call-overload, no-any-return]
+    except (RuntimeError, TypeError) as error:
+        raise EquivError(
+            f"device: expected a torch device or its name, got {device!r:.60}; pass for example 'cpu'"
+        ) from error
+
+
 def declared(dtype: torch.dtype, device: torch.device | str = "cpu", op: str = "any") -> Arithmetic:
     """The arithmetic that right kernels of ``dtype`` have on ``device``, before anything is measured.
 
@@ -89,12 +103,13 @@ def declared(dtype: torch.dtype, device: torch.device | str = "cpu", op: str = "
 
     """
     if op not in OPS:
-        raise EquivError(f"op: expected one of {', '.join(OPS)}, got {op!r}")
+        raise EquivError(f"op: expected one of {', '.join(OPS)}, got {op!r:.60}; use any where the kernel is not known")
     if dtype not in DTYPES:
         raise EquivError(
-            f"dtype: expected one of {', '.join(map(_word, DTYPES))}, got {dtype}; convert the layer first"
+            f"dtype: expected one of {', '.join(map(_word, DTYPES))}, got {dtype!r:.60}; pass a torch dtype such as "
+            "torch.float32"
         )
-    kind = torch.device(device).type
+    kind = check_device(device).type
     out = format_of(dtype)
     acc = format_of(torch.float64 if out.dtype == torch.float64 else torch.float32)
     base = Arithmetic(

@@ -10,7 +10,7 @@ from torch import Tensor
 from equiv.errors import EquivError
 from equiv.numerics.arithmetic import Arithmetic, declared
 from equiv.numerics.envelope import Classes, Exact, Judgement, exact_affine, judge
-from equiv.numerics.formats import format_of
+from equiv.numerics.formats import FLOATS, format_of
 from equiv.numerics.reference import exact_integers
 
 
@@ -199,11 +199,39 @@ def tolerance(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, arithmet
         >>> bound < tolerance(x, w).item() < 1.01 * bound
         True
     """
+    _check_layer(x, weight, bias)
     reference = Reference(x.cpu(), weight.cpu(), None if bias is None else bias.cpu())
-    if len(reference.parts) != 1:
-        raise EquivError(
-            f"x: expected a real floating dtype, got {x.dtype}; integers are exact, complex results go to equiv.compare"
-        )
     found = reference.assess(reference.value.to(x.dtype), arithmetic or declared(x.dtype, x.device))
     width = torch.where(found.undecided, torch.inf, found.upper - found.lower)
     return width.clamp(min=format_of(x.dtype).min_subnormal)
+
+
+def _check_layer(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    """Refuse what is not rows, weight and bias of one real floating layer."""
+    given = [("x", x), ("weight", weight)] + ([] if bias is None else [("bias", bias)])
+    for name, value in given:
+        if not isinstance(value, Tensor):
+            raise EquivError(f"{name}: expected a torch.Tensor, got {type(value).__name__}; pass the layer's own")
+        if value.device.type == "meta" or value.layout != torch.strided:
+            what = "the meta device" if value.device.type == "meta" else value.layout
+            raise EquivError(
+                f"{name}: expected a strided tensor with values, got one of {what}; pass it with its values"
+            )
+    if x.dtype not in FLOATS:
+        raise EquivError(
+            f"x: expected a real floating dtype, got {x.dtype}; integers are exact, complex results go to equiv.compare"
+        )
+    if x.ndim != 2:
+        raise EquivError(f"x: expected rows (N, n), got shape {tuple(x.shape)}; reshape it to (-1, n)")
+    for name, value in given[1:]:
+        if value.dtype != x.dtype:
+            raise EquivError(f"{name}: expected the dtype of x, {x.dtype}, got {value.dtype}; convert one of them")
+    if weight.ndim != 2 or weight.shape[1] != x.shape[1]:
+        raise EquivError(
+            f"weight: expected shape (O, {x.shape[1]}), got {tuple(weight.shape)}; flatten a kernel with "
+            "weight.flatten(1)"
+        )
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise EquivError(
+            f"bias: expected shape ({len(weight)},), one per row of weight, got {tuple(bias.shape)}; pass the layer's"
+        )

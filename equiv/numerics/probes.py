@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from equiv.errors import EquivError
+from equiv.numerics.arithmetic import check_device
 from equiv.numerics.formats import DTYPES, format_of
 
 STYLES = ("sparse", "signs", "dense", "address", "one_hot")
@@ -98,6 +99,8 @@ def exact_case(
 
     """
     _check(style, dtype, rows, in_features, out_features)
+    _check_options(seed, bias, reduction)
+    device = check_device(device)
     generator = torch.Generator().manual_seed(seed & 0x7FFFFFFFFFFFFFFF)
     n = in_features
     if not (dtype.is_floating_point or dtype.is_complex):
@@ -229,9 +232,22 @@ def address_coded_weight(
 
 def _check(style: str, dtype: torch.dtype, rows: int, in_features: int, out_features: int) -> None:
     if style not in STYLES:
-        raise EquivError(f"style: expected one of {', '.join(STYLES)}, got {style!r}")
+        raise EquivError(f"style: expected one of {', '.join(STYLES)}, got {style!r:.60}; see equiv.numerics.STYLES")
     if dtype not in DTYPES:
-        raise EquivError(f"dtype: expected one of {', '.join(str(d) for d in DTYPES)}, got {dtype}")
+        raise EquivError(
+            f"dtype: expected one of {', '.join(str(d) for d in DTYPES)}, got {dtype!r:.60}; pass one of these"
+        )
     for name, value, least in (("rows", rows, 0), ("in_features", in_features, 1), ("out_features", out_features, 1)):
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise EquivError(f"{name}: expected an integer of at least {least}, got {value!r}")
+            raise EquivError(f"{name}: expected an integer of at least {least}, got {value!r:.60}; pass a size")
+
+
+def _check_options(seed: object, bias: object, reduction: object) -> None:
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise EquivError(f"seed: expected an integer, got {seed!r:.60}; any will do")
+    if not isinstance(bias, bool):
+        raise EquivError(f"bias: expected True or False, got {type(bias).__name__}; it says whether to make one")
+    if reduction is not None and (isinstance(reduction, bool) or not isinstance(reduction, int) or reduction < 1):
+        raise EquivError(
+            f"reduction: expected an integer of at least 1, got {reduction!r:.60}; leave it out for in_features"
+        )

@@ -82,6 +82,7 @@ class Layout:
         if not _dtype_allows(self.kind, t.dtype):
             wanted = "a complex dtype" if self.kind == "conj" else "torch.float32 or torch.float64"
             checks.refuse("t.dtype", f"{wanted} for the layout {self.kind!r}", t.dtype, "choose another layout")
+        checks.integer("variant", self.variant, 0)
         with torch.no_grad():
             laid = _PLACES[self.kind](t.detach(), self.variant)
         return laid.requires_grad_(t.requires_grad)

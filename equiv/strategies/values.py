@@ -134,7 +134,9 @@ class Values:
         """
         if self.kind not in kinds_for(check_dtype("dtype", dtype)):
             checks.refuse("kind", f"one of {kinds_for(dtype)!r} for {dtype}", self.kind, "choose another kind or dtype")
-        size = checks.dims("shape", tuple(shape))
+        size = checks.dims("shape", shape)
+        checks.integer("seed", self.seed, 0)
+        device = checks.device("device", device)
         numel = math.prod(size)
         if numel == 0:
             return torch.zeros(size, dtype=dtype, device=device)
@@ -164,8 +166,12 @@ class Values:
 
 
 def kinds_for(dtype: torch.dtype) -> tuple[str, ...]:
-    """The kinds that ``dtype`` can hold, simplest first."""
-    return INTEGER_KINDS if dtype in INTEGERS else KINDS
+    """The kinds that ``dtype`` can hold, simplest first.
+
+    Raises:
+        EquivError: No dtype, or one that no layer has.
+    """
+    return INTEGER_KINDS if check_dtype("dtype", dtype) in INTEGERS else KINDS
 
 
 # The fills: (numel, size of the last dimension, real dtype, seed, generator) -> (numel,)
