@@ -235,7 +235,7 @@ def _entry(flat: int, actual: Tensor, y: Tensor, e: Tensor, found: Assessment, a
     exact, size = found.exact[row, column].item(), float(found.magnitude[row, column])
     a, terms = y[row, column].item(), int(found.terms[row, column])
     in_us = cancelled = None
-    if arithmetic is not None and size > 0 and math.isfinite(size):
+    if arithmetic is not None and arithmetic.u * size > 0 and math.isfinite(size):
         in_us = abs(a - exact) / (arithmetic.u * size)
         cancelled = math.log2(size / abs(exact)) if exact and math.isfinite(abs(exact)) else None
     bounds = (found.lower[row, column].item(), found.upper[row, column].item())

@@ -1,8 +1,9 @@
 """A kernel of one's own under the laws: `pytest examples/my_kernel.py`. It forgets the last channel of wide layers."""
 
-import equiv.testing
 import torch
 from torch.nn import functional as F
+
+import equiv.testing
 
 
 class MyBackend:

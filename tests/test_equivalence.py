@@ -1,11 +1,12 @@
 """The heart of the project on one screen: when a Linear and a Conv2d are the same function, and when they are not."""
 
-import equiv
 import torch
-from equiv import strategies as est
-from equiv.numerics import address_coded_weight, tolerance
 from hypothesis import given
 from hypothesis import strategies as st
+
+import equiv
+from equiv import strategies as est
+from equiv.numerics import address_coded_weight, tolerance
 
 
 @given(data=st.data(), out_features=st.integers(1, 64), device=est.devices(), dtype=est.dtypes(kinds=("float",)))

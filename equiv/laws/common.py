@@ -42,7 +42,9 @@ def whole(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``x @ weight.T + bias`` of integers, exactly, in the dtype and on the device of ``x``.
 
     Args:
-        x: ``(N, n)``; weight: ``(O, n)``; bias: ``(O,)`` or None: integers in any dtype.
+        x: ``(N, n)``, integers in any dtype.
+        weight: ``(O, n)``.
+        bias: ``(O,)`` or None.
     """
     x = x.detach()
     y = exact_integers(x.cpu(), weight.detach().cpu(), None if bias is None else bias.detach().cpu())
@@ -51,16 +53,21 @@ def whole(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return y.to(x.dtype).to(x.device)
 
 
-def gradients_of(trial: Trial, call: Call, grad: Tensor, *, note: str = "") -> tuple[Tensor, ...]:
+def gradients_of(
+    trial: Trial, call: Call, grad: Tensor, *, note: str = "", result: Tensor | None = None
+) -> tuple[Tensor, ...]:
     """Gradients of input, weight and bias of one call, for an incoming gradient ``(rows, O)``.
 
     They come back in the shapes ``(rows, n)``, ``(O, n)`` and ``(O,)``; ``grad`` reaches autograd with its own strides.
+    The result computed while gradients are recorded must be ``result``, where that is given.
     """
     leaves = [
         t.detach().requires_grad_() for t in (call.input, call.weight) + (() if call.bias is None else (call.bias,))
     ]
     watched = Call(call.form, leaves[0], leaves[1], leaves[2] if len(leaves) == 3 else None, call.stride, call.dilation)
     y = trial.run(watched, note=note)
+    if result is not None:
+        trial.same(call, y, result, note=f"while gradients are recorded{', ' if note else ''}{note}")
     try:
         found = torch.autograd.grad(y, leaves, grad)
     except Exception as error:

@@ -32,20 +32,29 @@ def _draw(context: Context) -> SearchStrategy[Case]:
 
 @law(7, "gradients", draw=_draw, kinds=("float", "complex"))
 def gradients(trial: Trial, case: Case) -> None:
-    """Gradients of input, weight and bias agree through the mapping, also for broadcast incoming gradients, and to second order."""
+    """Gradients agree through the mapping, to second order, and for broadcast incoming gradients."""
     rows, outputs = math.prod(case.batch_shape), case.weight.shape[0]
     x = rows_of(case)
     grad = integer_grad(case, rows)
+    result = whole(x, case.weight, case.bias)
     ones = torch.ones((), dtype=case.dtype, device=case.device).expand(rows, outputs)  # what y.sum() sends back
     for form in trial.forms:
         call = trial.arrange(form, case.x, case.weight, case.bias, case.feature_shape)
         for incoming, words in ((grad, "for an incoming gradient of -1, 0, 1"), (ones, "of y.sum()")):
             expected = exact_gradients(x, case.weight, incoming, bias=case.bias is not None)
-            found = gradients_of(trial, call, incoming, note=words)
+            found = gradients_of(trial, call, incoming, note=words, result=result)
             for name, a, e in zip(GRADIENT_NAMES, found, expected, strict=False):
                 trial.same(call, a, e, note=f"gradient of the {name} {words}", gradient=(name, incoming))
         _one_leaf_at_a_time(trial, call, x, case, grad)
         _second_order(trial, call, x, case, grad)
+        if form != "linear" and rows:
+            # Without a batch dimension kernels take another path back.
+            one = replace(call, input=call.input[0])
+            wanted = exact_gradients(x[:1], case.weight, grad[:1], bias=case.bias is not None)
+            found = gradients_of(trial, one, grad[:1], note="without a batch dimension", result=result[:1])
+            for name, a, e in zip(GRADIENT_NAMES, found, wanted, strict=False):
+                note = f"gradient of the {name} without a batch dimension"
+                trial.same(one, a, e, note=note, gradient=(name, grad[:1]))
     if case.x.numel() * outputs <= _SMALL:
         _on_ordinary_values(trial, case, rows)
 
@@ -68,7 +77,7 @@ def _one_leaf_at_a_time(trial: Trial, call: Call, x: Tensor, case: Case, grad: T
 
 
 def _second_order(trial: Trial, call: Call, x: Tensor, case: Case, grad: Tensor) -> None:
-    """y is bilinear: with ``L = <grad_x, v>``, dL/dW = g.T @ v and dL/dg = v @ W.T (real dtypes).
+    """The layer is bilinear: with ``L = <grad_x, v>``, dL/dW = g.T @ v and dL/dg = v @ W.T (real dtypes).
 
     ``v`` is the sign of the input, so that the sums stay as small as those of the probe and exact.
     """

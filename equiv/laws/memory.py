@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import torch
 from hypothesis.strategies import SearchStrategy
@@ -35,10 +36,11 @@ def _gradient_cases(context: Context) -> SearchStrategy[Case]:
 
 @law(4, "layout", draw=_gradient_cases)
 def layout(trial: Trial, case: Case) -> None:
-    """Strides, offsets, memory formats, broadcast and sliced views of input, weight, bias and incoming gradient change nothing."""
+    """Strides, offsets, memory formats and views of input, weight, bias and incoming gradient change nothing."""
     n, outputs = case.weight.shape[1], case.weight.shape[0]
     backward = case.dtype.is_floating_point or case.dtype.is_complex
     grad = integer_grad(case, math.prod(case.batch_shape))
+    _square(trial, case)
     plain = _Wanted(rows_of(case), case.weight, case.bias, grad if backward else None)
     for form in trial.forms:
         arranged = trial.arrange(form, case.x, case.weight, case.bias, case.feature_shape)
@@ -63,6 +65,19 @@ def layout(trial: Trial, case: Case) -> None:
                     trial.same(call, a, e, note=f"gradient of the {name}; {note}", gradient=(name, incoming))
 
 
+def _square(trial: Trial, case: Case) -> None:
+    """A square weight that is a transposed view: its shape does not tell that it is one."""
+    size = min(case.weight.shape)
+    x, w = rows_of(case)[:, :size].contiguous(), case.weight[:size, :size].contiguous()
+    wanted = whole(x, w, None)
+    for form in trial.forms:
+        call = trial.arrange(form, x, w, None, (size, 1))
+        for name in ("input", "weight"):
+            changed: dict[str, Any] = {name: Layout("permuted").apply(getattr(call, name))}
+            turned = replace(call, **changed)
+            trial.same(turned, trial.run(turned), wanted, note=f"a square layer, {name} transposed in memory")
+
+
 class _Wanted:
     """The exact result and gradients of one set of values, whatever their layout."""
 
@@ -78,7 +93,9 @@ def _one_at_a_time(call: Call, dtype: torch.dtype, seed: int, *, backward: bool)
         ranks["bias"] = 1
     if backward:
         ranks["grad"] = 2
-    return [
+    # Every second entry in space, as in weight[:, :, ::2, ::2]: base-3 digits of variant + 1 are the steps less one.
+    spatial = [{"weight": Layout("step", (3 ** (call.weight.ndim - 2) - 1) // 2 - 1)}] if call.weight.ndim > 2 else []
+    return spatial + [
         {role: Layout(chosen.kind, seed % 64 if chosen.kind in ("permuted", "step", "broadcast", "odd_strides") else 0)}
         for role, rank in ranks.items()
         for chosen in all_layouts(rank, dtype)
@@ -87,12 +104,12 @@ def _one_at_a_time(call: Call, dtype: torch.dtype, seed: int, *, backward: bool)
 
 
 def _laid_out(call: Call, plan: dict[str, Layout]) -> Call:
-    tensors = {}
+    tensors: dict[str, Any] = {}
     for role, name in (("x", "input"), ("weight", "weight"), ("bias", "bias")):
         tensor: Tensor | None = getattr(call, name)
         if role in plan and tensor is not None:
             tensors[name] = plan[role].apply(tensor)
-    return replace(call, **tensors)  # type: ignore[arg-type]
+    return replace(call, **tensors)
 
 
 def _any_exact(context: Context) -> SearchStrategy[Case]:
@@ -105,7 +122,7 @@ def free_parameters(trial: Trial, case: Case) -> None:
     dims = len(case.feature_shape) - 1
     generator = torch.Generator().manual_seed(case.seed % 2**63)
     dilates = _serves_dilation(trial, case)
-    stride, dilation = (tuple(torch.randint(1, 17, (dims,), generator=generator).tolist()) for _ in range(2))
+    stride, dilation = (_free_sizes(case, generator, dims) for _ in range(2))
     expected = whole(rows_of(case), case.weight, case.bias)
     backward = case.dtype.is_floating_point or case.dtype.is_complex
     for form in trial.forms:
@@ -131,8 +148,20 @@ def free_parameters(trial: Trial, case: Case) -> None:
                 trial.same(call, a, e, note=f"gradient of the {name}, {note}", gradient=(name, grad))
 
 
+_FREE = (*range(1, 17), 17, 32, 64)
+
+
+def _free_sizes(case: Case, generator: torch.Generator, dims: int) -> tuple[int, ...]:
+    """One size a dimension: as large as the kernel (a patch embedding), the same for all, or any."""
+    kind = int(torch.randint(0, 4, (1,), generator=generator))
+    drawn = [_FREE[i] for i in torch.randint(0, len(_FREE), (dims,), generator=generator).tolist()]
+    if kind == 0:
+        return tuple(case.feature_shape[1:])
+    return (drawn[0],) * dims if kind == 1 else tuple(drawn)
+
+
 def _serves_dilation(trial: Trial, case: Case) -> bool:
-    """torch's CPU has no dilated kernel for small integers: docs/findings/dilation-of-integers.md."""
+    """Whether dilation is served; torch has no dilated CPU kernel for small integers: docs/findings/dilation-of-integers.md."""
     one = torch.ones(1, 1, 1, dtype=case.dtype, device=case.device)
     try:
         trial.backend.conv(one, one, dilation=2)
@@ -148,7 +177,7 @@ def _batches(context: Context) -> SearchStrategy[Case]:
 
 @law(6, "batch", draw=_batches)
 def batch(trial: Trial, case: Case) -> None:
-    """None, empty, one or many rows, under leading shapes of any rank up to 5, give each row the same result; rows do not influence each other."""
+    """Whatever rows are passed together, under leading shapes of any rank up to 5, each row has its own result."""
     x, n = rows_of(case), case.weight.shape[1]
     expected = whole(x, case.weight, case.bias)
     trial.cover("batch rank", len(case.batch_shape))
@@ -207,7 +236,7 @@ def _anything(context: Context) -> SearchStrategy[Case]:
 
 @law(9, "purity", draw=_anything)
 def purity(trial: Trial, case: Case) -> None:
-    """Nothing that was passed in changes, a second call gives the same bits, and dtype, device and requires_grad are as promised."""
+    """Nothing passed in changes, a second call gives the same bits, dtype, device and requires_grad are kept."""
     for form in trial.forms:
         plain = trial.arrange(form, case.x, case.weight, case.bias, case.feature_shape)
         call = _laid_out(plain, case.layouts)

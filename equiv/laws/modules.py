@@ -7,6 +7,7 @@ import io
 import pickle
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from hypothesis.strategies import SearchStrategy
@@ -87,7 +88,7 @@ def _exported(trial: Trial, case: Case, layer: nn.Linear) -> None:
     for form in trial.forms:
         module = _mapped(form, layer, case.feature_shape).eval()
         x = _shaped(form, rows_of(case), case.feature_shape)
-        call = Call(form, x, module.weight.detach(), None if module.bias is None else module.bias.detach())  # type: ignore[union-attr, operator]
+        call = Call(form, x, module.weight.detach(), None if module.bias is None else module.bias.detach())  # type: ignore[operator]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch.export's own deprecations
             program = torch.export.export(module, (x,))
@@ -103,7 +104,7 @@ def _exported(trial: Trial, case: Case, layer: nn.Linear) -> None:
 
 @law(11, "transforms", draw=_exact, needs_torch=True)
 def transforms(trial: Trial, case: Case) -> None:
-    """vmap, functional_call, compile, autocast and the meta device agree with the plain call."""
+    """vmap, jvp, functional_call, compile, autocast and the meta device agree with the plain call."""
     x = rows_of(case)
     expected = whole(x, case.weight, case.bias)
     layer = as_linear(case.weight, case.bias)
@@ -112,9 +113,12 @@ def transforms(trial: Trial, case: Case) -> None:
         call = trial.arrange(form, x, case.weight, case.bias, case.feature_shape)
         ways: dict[str, Callable[[], Tensor]] = {
             "functional_call": lambda m=module, f=form: _functional(m, f, x, case),  # type: ignore[misc]
-            "meta": lambda m=module, f=form: _on_meta(m, f, x, case),  # type: ignore[misc]
         }
+        for mode in (torch.no_grad, torch.inference_mode):
+            ways[mode.__name__] = lambda m=module, f=form, mode=mode: _without_gradients(mode, m, f, x, case)  # type: ignore[misc]
+        _on_meta(trial, call, module, form, x, case)
         if len(x):
+            ways["vmap over both"] = lambda m=module, f=form: _over_both(m, f, x, case)  # type: ignore[misc]
             ways["vmap over rows"] = lambda m=module, f=form: _over_rows(m, f, x, case)  # type: ignore[misc]
             ways["vmap over weights"] = lambda m=module, f=form: _over_weights(m, f, x, case)  # type: ignore[misc]
         if len(x) > 1 and case.seed % _COMPILED == 0:
@@ -128,21 +132,16 @@ def transforms(trial: Trial, case: Case) -> None:
                     trial.cover("transform not served", name)
                     continue
                 raise Broken(f"{name} raised {type(error).__name__}: {error}", form=form, call=call) from error
-            if name == "meta":
-                trial.holds(
-                    tuple(y.shape) == tuple(expected.shape) and y.dtype == case.dtype,
-                    form,
-                    "meta: another shape or dtype",
-                    call,
-                )
-            else:
-                trial.same(call, y, expected, note=f"under {name}")
+            trial.same(call, y, expected, note=f"under {name}")
+        if case.dtype.is_floating_point and len(x):
+            _jvp(trial, call, module, form, x, case)
         if case.dtype == torch.float32:
-            _autocast(trial, case, form)
+            for lower in (torch.bfloat16, torch.float16):
+                _autocast(trial, case, form, lower)
 
 
 def _is_opaque(error: Exception) -> bool:
-    """Whether a kernel is a custom ``autograd.Function`` that gave torch no rule for the transform: refused, not wrong."""
+    """Whether a kernel is an ``autograd.Function`` that gave torch no rule for the transform: refused, not wrong."""
     return "autograd.Function" in str(error) or type(error).__name__ == "Unsupported"
 
 
@@ -153,14 +152,57 @@ def _functional(module: nn.Module, form: str, x: Tensor, case: Case) -> Tensor:
     return y.reshape(len(x), case.weight.shape[0])
 
 
-def _on_meta(module: nn.Module, form: str, x: Tensor, case: Case) -> Tensor:
-    y: Tensor = copy.deepcopy(module).to("meta")(_shaped(form, x, case.feature_shape).to("meta"))
-    return y.reshape(len(x), case.weight.shape[0])
+def _without_gradients(mode: Callable[[], Any], module: nn.Module, form: str, x: Tensor, case: Case) -> Tensor:
+    with mode():
+        y: Tensor = module(_shaped(form, x, case.feature_shape))
+        return y.reshape(len(x), case.weight.shape[0]).clone()
+
+
+def _on_meta(trial: Trial, call: Call, module: nn.Module, form: str, x: Tensor, case: Case) -> None:
+    trial.cover("transform", "meta")
+    shape = (len(x), case.weight.shape[0]) + (() if form == "linear" else (1,) * (len(case.feature_shape) - 1))
+    try:
+        y = copy.deepcopy(module).to("meta")(_shaped(form, x, case.feature_shape).to("meta"))
+    except Exception as error:
+        raise Broken(f"meta raised {type(error).__name__}: {error}", form=form, call=call) from error
+    found = f"{tuple(y.shape)} of {y.dtype}"
+    trial.holds(found == f"{shape} of {case.dtype}", form, f"meta: {found}, expected {shape} of {case.dtype}", call)
+
+
+def _jvp(trial: Trial, call: Call, module: nn.Module, form: str, x: Tensor, case: Case) -> None:
+    """The layer is affine: along any direction it changes as its linear part says."""
+    shaped = _shaped(form, x, case.feature_shape)
+    trial.cover("transform", "jvp")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch.func's own deprecations
+            along = torch.func.jvp(module, (shaped,), (shaped.clone(),))[1]
+    except Exception as error:
+        if _is_opaque(error):
+            trial.cover("transform not served", "jvp")
+            return
+        raise Broken(f"jvp raised {type(error).__name__}: {error}", form=form, call=call) from error
+    trial.same(
+        call, along.reshape(len(x), case.weight.shape[0]), whole(x, case.weight), note="derivative by torch.func.jvp"
+    )
 
 
 def _over_rows(module: nn.Module, form: str, x: Tensor, case: Case) -> Tensor:
     y: Tensor = torch.func.vmap(lambda row: module(_shaped(form, row, case.feature_shape)))(x)
     return y.reshape(len(x), case.weight.shape[0])
+
+
+def _over_both(module: nn.Module, form: str, x: Tensor, case: Case) -> Tensor:
+    """Two layers on two inputs, one each; the second pair is doubled, and the first must not notice."""
+    weights = {name: torch.stack([value.detach(), value.detach() * 2]) for name, value in module.named_parameters()}
+    shaped = _shaped(form, x, case.feature_shape)
+
+    def one(parameters: dict[str, Tensor], given: Tensor) -> Tensor:
+        y: Tensor = torch.func.functional_call(module, parameters, (given,))
+        return y
+
+    y = torch.func.vmap(one)(weights, torch.stack([shaped, shaped]))
+    return y[0].reshape(len(x), case.weight.shape[0])
 
 
 def _over_weights(module: nn.Module, form: str, x: Tensor, case: Case) -> Tensor:
@@ -185,8 +227,11 @@ def _compiled(module: nn.Module, form: str, x: Tensor, case: Case) -> Tensor:
     return y.detach().reshape(len(x), case.weight.shape[0])
 
 
-def _autocast(trial: Trial, case: Case, form: str) -> None:
-    """Under autocast a float32 layer computes in bfloat16: on integers that bfloat16 sums exactly, the result is exact."""
+def _autocast(trial: Trial, case: Case, form: str, lower: torch.dtype) -> None:
+    """Autocast computes a float32 layer in 16 bits: on integers that those sum exactly, the values are exact.
+
+    The dtype of the result is that of the autocast, or float32 from a kernel that autocast does not know.
+    """
     outputs, n = case.weight.shape
     x, weight, bias = exact_case(
         seed=case.seed,
@@ -195,13 +240,19 @@ def _autocast(trial: Trial, case: Case, form: str) -> None:
         in_features=n,
         out_features=outputs,
         bias=case.bias is not None,
-        dtype=torch.bfloat16,
+        dtype=lower,
         device=case.device,
     )
     layer = as_linear(weight.float(), None if bias is None else bias.float())
     module = _mapped(form, layer, case.feature_shape)
     call = trial.arrange(form, x.float(), weight.float(), None if bias is None else bias.float(), case.feature_shape)
-    with torch.autocast(case.device.type, dtype=torch.bfloat16):
-        y = module(_shaped(form, x.float(), case.feature_shape))
-    trial.cover("transform", "autocast")
-    trial.same(call, y.reshape(len(x), outputs), whole(x, weight, bias), note="under autocast to bfloat16")
+    word = str(lower).removeprefix("torch.")
+    try:
+        with torch.autocast(case.device.type, dtype=lower):
+            y = module(_shaped(form, x.float(), case.feature_shape))
+    except Exception as error:
+        raise Broken(f"autocast to {word} raised {type(error).__name__}: {error}", form=form, call=call) from error
+    trial.cover("transform", f"autocast to {word}")
+    trial.holds(y.dtype in (lower, torch.float32), form, f"autocast to {word}: the result is {y.dtype}", call)
+    wanted = whole(x, weight, bias).float()
+    trial.same(call, y.reshape(len(x), outputs).float(), wanted, note=f"under autocast to {word}")

@@ -235,8 +235,8 @@ def _is_meant(backend: Backend, form: str) -> None:
     reason = (str(first).splitlines() or [""])[0]
     raise EquivError(
         f"{backend.name}.{'linear' if form == 'linear' else 'conv'}: expected to run a layer of one weight in some "
-        f"dtype, got {type(first).__name__}: {reason:.120}; correct it, or raise NotImplementedError where it is not meant "
-        "to run"
+        f"dtype, got {type(first).__name__}: {reason:.120}; correct it, or raise NotImplementedError where it is not "
+        "meant to run"
     ) from first
 
 

@@ -59,7 +59,7 @@ def _draw(context: Context) -> SearchStrategy[Sizes]:
 
 @law(15, "boundaries", draw=_draw, weight=1.5)
 def boundaries(trial: Trial, sizes: Sizes) -> None:
-    """All of this also holds at the sizes where kernels change path: 1, 2, 3, vector widths and their neighbours, and far beyond."""
+    """All of this holds at the sizes where kernels change: 1, 2, 3, vector widths, their neighbours, and beyond."""
     x, weight, bias = exact_case(
         seed=sizes.seed,
         style=sizes.style,
@@ -85,5 +85,7 @@ def boundaries(trial: Trial, sizes: Sizes) -> None:
         call = trial.arrange(form, x, weight, bias, sizes.feature_shape)
         trial.same(call, trial.run(call), expected)
         if backward:
-            for name, a, e in zip(GRADIENT_NAMES, gradients_of(trial, call, grad), wanted, strict=False):
+            for name, a, e in zip(
+                GRADIENT_NAMES, gradients_of(trial, call, grad, result=expected), wanted, strict=False
+            ):
                 trial.same(call, a, e, note=f"gradient of the {name}", gradient=(name, grad))

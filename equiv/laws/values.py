@@ -28,7 +28,7 @@ def _exact(context: Context) -> SearchStrategy[Case]:
 
 @law(1, "forward", draw=_finite, weight=1.5)
 def forward(trial: Trial, case: Case) -> None:
-    """On any values, every form lies in its envelope around the exact result, and so do the forms against each other."""
+    """On any values, every form lies in its envelope around the exact result, and so close to each other."""
     reference = Reference(rows_of(case).cpu(), case.weight.cpu(), None if case.bias is None else case.bias.cpu())
     for form in trial.forms:
         call = trial.arrange(form, case.x, case.weight, case.bias, case.feature_shape)
@@ -70,7 +70,7 @@ def _exact_but_for_the_last_rounding(trial: Trial, case: Case) -> None:
 @law(3, "weights read back", draw=_finite)
 def readback(trial: Trial, case: Case) -> None:
     """One-hot inputs return exactly the weights that were put in, and the zero input returns the bias."""
-    outputs, n = case.weight.shape
+    n = case.weight.shape[1]
     columns = _some_columns(n, case.seed)
     probes = one_hot_rows(columns, n, case.dtype, case.device)
     weights = case.weight[:, columns.to(case.device)].T
@@ -108,7 +108,7 @@ def _specials(context: Context) -> SearchStrategy[Case]:
 
 @law(8, "special values", draw=_specials, kinds=("float",))
 def special_values(trial: Trial, case: Case) -> None:
-    """NaN, infinities and signed zeros propagate alike in all forms; where overflow frees right kernels, nothing is judged."""
+    """NaN, infinities and signed zeros propagate alike; where overflow frees right kernels, nothing is judged."""
     reference = Reference(rows_of(case).cpu(), case.weight.cpu(), None if case.bias is None else case.bias.cpu())
     for form in trial.forms:
         call = trial.arrange(form, case.x, case.weight, case.bias, case.feature_shape)
@@ -122,7 +122,7 @@ def _scalable(context: Context) -> SearchStrategy[Case]:
 
 @law(14, "scaling", draw=_scalable, kinds=("float", "complex"))
 def scaling(trial: Trial, case: Case) -> None:
-    """Multiplying the input, or the weight, by a power of two multiplies the result by it exactly, short of overflow and underflow."""
+    """A power of two on input or weight multiplies the result exactly, short of overflow and underflow."""
     exponent = (case.seed % 9 - 4) or 5
     factor = 2.0**exponent
     for form in trial.forms:

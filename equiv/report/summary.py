@@ -10,28 +10,28 @@ from typing import Any
 Results = list[dict[str, Any]]
 _ROLES = ("x", "weight", "bias", "grad")
 _FEW = 24
+_WIDTHS = (6, 8, 11, 10, 10, 8, 8)
 _OUTCOMES = ("identical", "rounding", "undecided", "different")
 
 
 def summary_lines(results: Results) -> list[str]:
-    """A row by law, at most 79 columns wide: items, cases, comparisons by outcome, the worst error over its envelope."""
-    head = f"{'law':<16}{'items':>6}{'cases':>8}{'identical':>11}{'rounding':>10}{'undecided':>10}{'broken':>8}{'worst':>8}"
-    lines = [head]
+    """A row by law, at most 79 columns: items, cases, comparisons by outcome, the worst error over its envelope."""
+    titles = ("law", "items", "cases", "identical", "rounding", "undecided", "broken", "worst")
+    lines = [_row(*titles)]
     for law in _in_order(results):
         rows = [r for r in results if r["law"] == law]
-        total = _total(rows)
+        counts = (len(rows), sum(r["examples"] for r in rows), *list(_total(rows).values())[:3])
         broken = sum(r["failure"] is not None for r in rows)
-        lines.append(
-            f"{law:<16}{len(rows):>6}{sum(r['examples'] for r in rows):>8,}{total['identical']:>11,}{total['rounding']:>10,}"
-            f"{total['undecided']:>10,}{broken:>8}{_worst(rows):>8.3f}"
-        )
+        lines.append(_row(law, *(f"{count:,}" for count in counts), str(broken), f"{_worst(rows):.3f}"))
     lines += coverage_lines(coverage_of(results))
     judged = sum(sum(_total([r])[o] for o in _OUTCOMES) for r in results)
     cases = sum(r["examples"] for r in results)
-    lines.append(
-        f"{len(results)} items, {cases:,} cases, {judged:,} comparisons; worst: largest error as a fraction of its envelope"
-    )
-    return lines
+    total = f"{len(results):,} items, {cases:,} cases, {judged:,} comparisons"
+    return [*lines, f"{total}; worst: largest error over its envelope"]
+
+
+def _row(law: str, *cells: str) -> str:
+    return f"{law:<16}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, _WIDTHS, strict=True))
 
 
 def report_of(results: Results) -> dict[str, Any]:
@@ -96,6 +96,10 @@ def coverage_lines(coverage: dict[str, dict[str, int]]) -> list[str]:
         line for name, values in missed.items() for line in wrap(f"  not reached: {name} {', '.join(values)}", 79)
     ]
     kernels = ", ".join(f"{name} {count:,}" for name, count in coverage.get("conv kernel", {}).items())
+    known = coverage.get("known defect of torch", {})
+    if known:
+        text = ", ".join(f"docs/findings/{name}.md {count:,}" for name, count in known.items())
+        lines += wrap(f"undecided for defects of torch itself: {text}", 79, subsequent_indent="  ")
     return lines + wrap(f"conv kernels chosen by torch: {kernels or 'none'}", 79, subsequent_indent="  ")
 
 

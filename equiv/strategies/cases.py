@@ -258,8 +258,8 @@ def cases(
 ) -> st.SearchStrategy[Case]:
     """Cases: weight (O, n), bias (O,) or none, input (*batch, n), a feature shape with product n, and four layouts.
 
-    About 20 choices at most whatever the sizes. Sizes come first and shrink to 1, values to zeros, layouts to contiguous;
-    n, O and the number of rows each reach the sizes where kernels change (see ``feature_shapes``).
+    About 20 choices at most whatever the sizes. Sizes come first and shrink to 1, values to zeros, layouts to
+    contiguous; n, O and the number of rows each reach the sizes where kernels change (see ``feature_shapes``).
 
     Args:
         dtype: of all tensors.

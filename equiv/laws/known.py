@@ -1,0 +1,59 @@
+"""Conditions under which torch itself is known to be wrong: each narrow, each with a finding that shows it.
+
+A comparison that fails under one of them on torch's own CPU kernels is counted as undecided and named in the coverage,
+instead of breaking the law. ``tests/test_findings.py`` tells when the behaviour changes, and the entry can go. Other
+backends are never excused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from equiv.laws.trial import Call
+
+
+@dataclass(frozen=True)
+class Known:
+    """One defect of torch: its finding under ``docs/findings/``, and the calls and gradients that it spoils."""
+
+    finding: str
+    spoils: Callable[[Call, str | None], bool]
+
+
+def _one_channel_channels_last(call: Call, gradient: str | None) -> bool:
+    """float32 conv2d, one channel, channels-last strides, several samples, output width 1, last stride above 1."""
+    x, kernel = call.input, call.weight
+    if gradient is not None or x.ndim != 4 or x.dtype not in (torch.float32, torch.complex64):
+        return False
+    (rows, channels, height, width), stride = x.shape, call.stride or (1, 1)
+    out_height, out_width = height - kernel.shape[2] + 1, (width - kernel.shape[3]) // stride[1] + 1
+    last = (height * width, 1, width, 1)
+    plain = channels == 1 and rows > 1 and stride[0] == 1 and stride[1] > 1 and out_width == 1 and out_height > 1
+    return plain and tuple(x.stride()) == last
+
+
+def _tall_kernel_input_gradient(call: Call, gradient: str | None) -> bool:
+    """bfloat16, one sample, channels-last input, kernel n x 1 with n > 128, O > 32 and no multiple of 32."""
+    x, outputs = call.input, call.weight.shape[0]
+    if gradient != "input" or x.dtype != torch.bfloat16 or x.ndim < 4 or x.shape[0] != 1:
+        return False
+    tall = call.weight.shape[-2] > 128 and call.weight.shape[-1] == 1
+    return tall and outputs > 32 and outputs % 32 != 0 and x.stride(1) == 1
+
+
+KNOWN = (
+    Known("one-channel-channels-last", _one_channel_channels_last),
+    Known("tall-kernel-input-gradient", _tall_kernel_input_gradient),
+)
+
+
+def known_defect(call: Call, gradient: str | None) -> str | None:
+    """The finding that covers this call of torch's CPU kernels, or None."""
+    if call.form == "linear" or call.input.device.type != "cpu":
+        return None
+    return next((known.finding for known in KNOWN if known.spoils(call, gradient)), None)
