@@ -161,7 +161,7 @@ def _free_sizes(case: Case, generator: torch.Generator, dims: int) -> tuple[int,
 
 
 def _serves_dilation(trial: Trial, case: Case) -> bool:
-    """Whether dilation is served; torch has no dilated CPU kernel for small integers: docs/findings/dilation-of-integers.md."""
+    """Whether dilation is served; for small integers it is not: docs/findings/dilation-of-integers.md."""
     one = torch.ones(1, 1, 1, dtype=case.dtype, device=case.device)
     try:
         trial.backend.conv(one, one, dilation=2)

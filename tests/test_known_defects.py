@@ -1,0 +1,90 @@
+"""torch's own defects that the laws excuse: each shows here as its finding says, and nothing beyond it is excused."""
+
+import pytest
+import torch
+
+from equiv.backends import TorchEager
+from equiv.laws import Broken, Call, Trial
+from equiv.laws.known import KNOWN, known_defect
+
+HERE = torch.__version__.startswith("2.13") and torch.backends.cpu.get_cpu_capability() == "AVX512"
+only_here = pytest.mark.skipif(not HERE, reason="seen with torch 2.13 on a CPU with AVX512")
+
+
+def one_channel(rows=2, stride=(1, 3)):
+    x = torch.arange(32.0 * rows).view(rows, 1, 4, 8).as_strided((rows, 1, 4, 8), (32, 1, 8, 1))
+    return Call("full", x, torch.ones(1, 1, 1, 8), None, stride)
+
+
+def tall(rows=1, outputs=92, n=200):
+    generator = torch.Generator().manual_seed(0)
+    x, w, g = (
+        torch.randint(-1, 2, shape, generator=generator).bfloat16()
+        for shape in ((rows, 1, n, 1), (outputs, 1, n, 1), (rows, outputs, 1, 1))
+    )
+    return Call("full", x.as_strided(x.shape, (n, 1, 1, 1)), w, None), g
+
+
+def gradient(call, g):
+    x = call.input.detach().requires_grad_()
+    (found,) = torch.autograd.grad(torch.conv2d(x, call.weight), x, g)
+    return found, (g.double().flatten(1) @ call.weight.double().flatten(1)).view(x.shape)
+
+
+@only_here
+def test_a_map_of_one_channel_in_channels_last_strides_is_convolved_wrongly():
+    call = one_channel()
+    found = torch.conv2d(call.input, call.weight, stride=call.stride).flatten()
+    if torch.equal(found, call.input.sum(3).flatten()):
+        pytest.fail("fixed in this torch: remove the entry from equiv/laws/known.py and correct the finding")
+    assert known_defect(call, None) == "one-channel-channels-last"
+
+
+@only_here
+def test_the_input_gradient_of_a_tall_kernel_is_not_written():
+    call, g = tall()
+    found, exact = gradient(call, g)
+    if not torch.backends.mkldnn.is_available() or torch.equal(found.double(), exact):
+        pytest.skip("this CPU takes another bfloat16 kernel")
+    assert known_defect(call, "input") == "tall-kernel-input-gradient"
+
+
+@pytest.mark.parametrize("call", [one_channel(rows=1), one_channel(stride=(1, 1)), one_channel(stride=(2, 3))])
+def test_calls_beside_the_first_defect_are_right_and_not_excused(call):
+    found = torch.conv2d(call.input, call.weight, stride=call.stride)
+    assert torch.equal(found, call.input.sum(3, keepdim=True)[:, :, :: call.stride[0]])
+    assert known_defect(call, None) is None
+
+
+@pytest.mark.parametrize("options", [{"rows": 2}, {"outputs": 64}, {"n": 128}])
+def test_calls_beside_the_second_defect_are_right_and_not_excused(options):
+    call, g = tall(**options)
+    found, exact = gradient(call, g)
+    assert torch.equal(found.double(), exact)
+    assert known_defect(call, "input") is None
+    assert known_defect(call, "weight") is None
+
+
+def test_another_backend_is_never_excused():
+    class Other:
+        name, device = "other", torch.device("cpu")
+
+        def linear(self, input, weight, bias=None):
+            raise NotImplementedError
+
+        def conv(self, input, weight, bias=None, *, stride=1, dilation=1):
+            return torch.zeros(2, 1, 4, 1)
+
+    call, wrong = one_channel(), torch.zeros(8, 1)
+    right = torch.ones(8, 1)
+    eager = Trial(TorchEager(), torch.float32, ("full",))
+    eager.same(call, wrong, right)
+    assert eager.tally["full"].undecided == 1
+    assert eager.coverage["known defect of torch"] == {"one-channel-channels-last": 1}
+    with pytest.raises(Broken):
+        Trial(Other(), torch.float32, ("full",)).same(call, wrong, right)
+
+
+def test_every_known_defect_has_its_finding(pytestconfig):
+    for known in KNOWN:
+        assert (pytestconfig.rootpath / "docs" / "findings" / f"{known.finding}.md").is_file()
