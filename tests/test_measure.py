@@ -543,8 +543,8 @@ def test_measurements_are_kept_by_key_sizes_and_settings() -> None:
         ({"rows": 0}, "rows: expected an integer of at least 1, got 0"),
         ({"n": 0}, "in_features: expected an integer of at least 1, got 0"),
         ({"op": "other"}, "op: expected one of"),
-        ({"kernel": lambda x, w, b: 3 * x @ w.T}, "run: expected sums of products, got another value"),  # noqa: ARG005
-        ({"kernel": lambda x, w, b: x}, r"run: expected a result of shape \(3, 2\)"),  # noqa: ARG005
+        ({"kernel": lambda x, w, b: 3 * x @ w.T}, "run: expected sums of products, got another value"),
+        ({"kernel": lambda x, w, b: x}, r"run: expected a result of shape \(3, 2\)"),
     ],
 )
 def test_what_cannot_be_measured_is_named(options: dict[str, Any], message: str) -> None:
