@@ -497,6 +497,15 @@ def test_sums_that_are_kept_in_16_bits_overflow_and_underflow_there():
     assert not Reference(small, small).assess(torch.zeros(1, 1).half(), declared(torch.float16)).all_inside
 
 
+def test_infinity_begins_half_a_step_beyond_the_largest_number():
+    x = torch.ones(1, 2).half()
+    for extra, sign in itertools.product((6.0, 26.0), (1, -1)):  # 65510 rounds to 65504, 65530 to infinity
+        w = sign * torch.tensor([[65504.0, extra]]).half()
+        for value in (65504.0, math.inf):
+            found = Reference(x, w).assess(torch.tensor([[sign * value]]).half(), declared(torch.float16, op="full"))
+            assert found.all_inside == ((value == math.inf) == (extra > 16))
+
+
 # Complex
 
 
@@ -529,6 +538,19 @@ def test_complex_kernels_of_three_and_of_four_products_lie_in_the_envelope(dtype
 
 
 @pytest.mark.parametrize("dtype", COMPLEX, ids=word)
+def test_three_complex_products_need_more_room_than_four_already_for_one_term(dtype):
+    x, w = (Values("normals", seed).tensor((200, 1), dtype) for seed in (1, 2))
+    found = Reference(x, w).assess(products_of(x, w, None), declared(dtype))
+    assert found.all_inside
+    size = (x.real.abs() + x.imag.abs()).double() @ (w.real.abs() + w.imag.abs()).double().T
+    exact = x.to(torch.complex128) @ w.to(torch.complex128).T
+    u = format_of(dtype).u
+    if dtype == torch.complex64:
+        assert ((products_of(x, w, None).imag - exact.imag).abs() > 1.2 * u * size).any()
+    assert (found.upper.imag - found.lower.imag <= u * (24.1 * size + 4.1 * exact.abs())).all()  # 12, and two steps
+
+
+@pytest.mark.parametrize("dtype", COMPLEX, ids=word)
 def test_complex_gradients_of_three_products_lie_in_the_envelope(dtype):
     for seed in range(8):
         x, w, g = (Values("wide" if seed % 2 else "normals", seed + i).tensor((9, 12), dtype) for i in range(3))
@@ -557,6 +579,11 @@ def test_parts_that_overflow_when_added_leave_complex_results_undecided():
             found = Reference(x, w, b).assess(torch.full((1, 1), y, dtype=torch.complex64), declared(torch.complex64))
             assert found.undecided.all()
             assert found.all_inside
+    # Only the imaginary part overflows, but torch multiplies it by i before it adds the real one.
+    x, w = (torch.full((1, 1), v, dtype=torch.complex64) for v in (3e19 + 0j, 3e19j))
+    found = Reference(x, w).assess(torch.full((1, 1), complex(math.nan, math.inf)), declared(torch.complex64))
+    assert found.undecided.all()
+    assert found.all_inside
     found = Reference(large.real + 0j, small).assess(
         torch.zeros(1, 1, dtype=torch.complex64), declared(torch.complex64)
     )
