@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from equiv.backends import Backend, TorchEager
 from equiv.backends.eager import conv_kernel
-from equiv.laws.known import known_defect
+from equiv.laws.known import known_defect, known_refusal
 from equiv.mapping import linear_to_full_conv, linear_to_pointwise_conv, to_feature_map
 from equiv.numerics import Reference, bit_equal, declared
 
@@ -232,6 +232,14 @@ class Trial:
     def _is_known(self, call: Call, gradient: str | None) -> bool:
         """Whether a failed comparison falls under a defect of torch that is written down."""
         finding = known_defect(call, gradient) if isinstance(self.backend, TorchEager) else None
+        if finding is not None:
+            self._count(call.form, "undecided")
+            self.cover("known defect of torch", finding)
+        return finding is not None
+
+    def is_known_refusal(self, call: Call, error: Exception) -> bool:
+        """Whether torch raised what it is known to raise by mistake."""
+        finding = known_refusal(error) if isinstance(self.backend, TorchEager) else None
         if finding is not None:
             self._count(call.form, "undecided")
             self.cover("known defect of torch", finding)
