@@ -49,7 +49,7 @@ def test_the_input_gradient_of_a_tall_kernel_is_not_written():
     assert known_defect(call, "input") == "tall-kernel-input-gradient"
 
 
-@pytest.mark.parametrize("call", [one_channel(rows=1), one_channel(stride=(1, 1)), one_channel(stride=(2, 3))])
+@pytest.mark.parametrize("call", [one_channel(stride=(1, 1)), one_channel(stride=(2, 3))])
 def test_calls_beside_the_first_defect_are_right_and_not_excused(call):
     found = torch.conv2d(call.input, call.weight, stride=call.stride)
     assert torch.equal(found, call.input.sum(3, keepdim=True)[:, :, :: call.stride[0]])
@@ -68,12 +68,15 @@ def test_calls_beside_the_second_defect_are_right_and_not_excused(options):
 def test_odd_strides_of_a_size_of_1_stop_backward_or_do_not():
     x = torch.zeros(4, dtype=torch.float64).as_strided((1, 2, 2, 1), (4, 1, 2, 2)).requires_grad_()
     w = torch.zeros(4, dtype=torch.float64).as_strided((1, 2, 2, 1), (2, 1, 2, 1)).requires_grad_()
+    refusal = None
     try:
         torch.conv2d(x, w).sum().backward()
     except RuntimeError as error:
-        assert known_refusal(error) == "odd-strides-stop-backward"
-    else:
+        refusal = error
+    if refusal is None:
         assert torch.equal(w.grad, torch.zeros(1, 2, 2, 1, dtype=torch.float64))
+    else:
+        assert known_refusal(refusal) == "odd-strides-stop-backward"
     assert known_refusal(RuntimeError("out of memory")) is None
 
 

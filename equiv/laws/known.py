@@ -26,15 +26,18 @@ class Known:
 
 
 def _one_channel_channels_last(call: Call, gradient: str | None) -> bool:
-    """float32 conv2d, one channel, channels-last strides, several samples, output width 1, last stride above 1."""
+    """conv2d over one channel, input or weight channels-last, output of width 1, last stride alone above 1."""
     x, kernel = call.input, call.weight
-    if gradient is not None or x.ndim != 4 or x.dtype not in (torch.float32, torch.complex64):
+    if gradient is not None or x.ndim != 4 or x.dtype not in (torch.float32, torch.bfloat16, torch.complex64):
         return False
-    (rows, channels, height, width), stride = x.shape, call.stride or (1, 1)
-    out_height, out_width = height - kernel.shape[2] + 1, (width - kernel.shape[3]) // stride[1] + 1
-    last = (height * width, 1, width, 1)
-    plain = channels == 1 and rows > 1 and stride[0] == 1 and stride[1] > 1 and out_width == 1 and out_height > 1
-    return plain and tuple(x.stride()) == last
+    stride = call.stride or (1, 1)
+    out_height, out_width = x.shape[2] - kernel.shape[2] + 1, (x.shape[3] - kernel.shape[3]) // stride[1] + 1
+    plain = x.shape[1] == 1 and stride[0] == 1 and stride[1] > 1 and out_width == 1 and out_height > 1
+    return plain and (_is_channels_last(x) or _is_channels_last(kernel))
+
+
+def _is_channels_last(t: torch.Tensor) -> bool:
+    return t.is_contiguous(memory_format=torch.channels_last) and t.stride(1) == 1
 
 
 def _tall_kernel_input_gradient(call: Call, gradient: str | None) -> bool:
