@@ -41,12 +41,12 @@ def _is_channels_last(t: torch.Tensor) -> bool:
 
 
 def _tall_kernel_input_gradient(call: Call, gradient: str | None) -> bool:
-    """bfloat16, one sample, channels-last input, kernel n x 1 with n of at least 32, O > 32 and no multiple of 32."""
+    """bfloat16, one sample, input or weight channels-last, kernel n x 1, n of at least 32, O > 32, no multiple of 32."""
     x, outputs = call.input, call.weight.shape[0]
     if gradient != "input" or x.dtype != torch.bfloat16 or x.ndim < 4 or x.shape[0] != 1:
         return False
     tall = call.weight.shape[-2] >= 32 and call.weight.shape[-1] == 1
-    return tall and outputs > 32 and outputs % 32 != 0 and x.stride(1) == 1
+    return tall and outputs > 32 and outputs % 32 != 0 and 1 in (x.stride(1), call.weight.stride(1))
 
 
 KNOWN = (
