@@ -167,7 +167,7 @@ class RoundsLikeTF32(Sums):
         return super().dense(self.cut(x), self.cut(weight), bias)
 
     def cut(self, t):
-        return t if t.dtype != torch.float32 else (t.view(torch.int32) & ~0x1FFF).view(torch.float32)
+        return t if t.dtype != torch.float32 else (t.resolve_neg().view(torch.int32) & ~0x1FFF).view(torch.float32)
 
 
 class AccumulatesInBfloat16(Sums):

@@ -41,7 +41,7 @@ def _is_channels_last(t: torch.Tensor) -> bool:
 
 
 def _tall_kernel_input_gradient(call: Call, gradient: str | None) -> bool:
-    """bfloat16, one sample, input or weight channels-last, kernel n x 1, n of at least 32, O > 32, no multiple of 32."""
+    """bfloat16, one sample, input or weight channels-last, kernel n x 1, n >= 32, O > 32 and no multiple of 32."""
     x, outputs = call.input, call.weight.shape[0]
     if gradient != "input" or x.dtype != torch.bfloat16 or x.ndim < 4 or x.shape[0] != 1:
         return False

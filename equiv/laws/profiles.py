@@ -54,7 +54,7 @@ PROFILES = {
     profile.name: profile
     for profile in (
         Profile("dev", 25, derandomize=False, database=False, deep=False),
-        Profile("gate", 60, derandomize=True, database=False, deep=False),
+        Profile("gate", 80, derandomize=True, database=False, deep=False),
         Profile("deep", 600, derandomize=False, database=True, deep=True),
     )
 }
