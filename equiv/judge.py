@@ -15,11 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from equiv._results import tolerances_of
 from equiv.causes import name_cause, name_output_cause
 from equiv.errors import EquivError, NotEquivalent
 from equiv.mapping import check_feature_shape, conv_to_linear
 from equiv.numerics import DTYPES, format_of, one_hot_rows, ordinal, same_bits
-from equiv.verdict import Entry, Outcome, Verdict, _tolerances, compare
+from equiv.verdict import Entry, Outcome, Verdict, compare
 
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _ONE_HOTS = 256
@@ -71,7 +72,7 @@ def assert_equivalent(
         equiv.errors.NotEquivalent: DIFFERENT: ...
     """
     _check_options(seed, input)
-    _tolerances(rtol, atol)
+    tolerances_of(rtol, atol)
     shape = _feature_shape(candidate, reference, feature_shape)
     left, right = (_dense("candidate", candidate, shape), _dense("reference", reference, shape))
     layer = right if right is not None else left

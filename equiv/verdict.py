@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
+from equiv._results import check_results, layer_tensors, rows_of, tolerances_of, trimmed, word
 from equiv.errors import EquivError
-from equiv.numerics import DTYPES, Arithmetic, Assessment, Reference, declared, same_bits
+from equiv.numerics import Arithmetic, Assessment, Reference, declared, same_bits
 
 
 class Outcome(Enum):
@@ -146,9 +146,9 @@ def compare(
         >>> verdict.equivalent
         True
     """
-    _check_results(actual, expected)
-    weight, bias = _layer_tensors(layer, weight, bias)
-    tolerances = _tolerances(rtol, atol)
+    check_results(actual, expected)
+    weight, bias = layer_tensors(layer, weight, bias)
+    tolerances = tolerances_of(rtol, atol)
     if arithmetic is not None and not isinstance(arithmetic, Arithmetic):
         raise EquivError(
             f"arithmetic: expected an equiv.numerics.Arithmetic, got {arithmetic!r:.60}; pass what "
@@ -156,7 +156,7 @@ def compare(
         )
     device, other_device = actual.device, expected.device
     actual, expected = (t.detach().cpu().resolve_conj().resolve_neg() for t in (actual, expected))
-    if _trim(actual.shape) != _trim(expected.shape):
+    if trimmed(actual.shape) != trimmed(expected.shape):
         return _shapes_differ(actual, expected)
     if input is None or weight is None:
         if input is not None or weight is not None or bias is not None:
@@ -166,7 +166,7 @@ def compare(
                 "the layer"
             )
         return _without_envelope(actual, expected, tolerances)
-    x, w, b = _rows(input, weight, bias, actual)
+    x, w, b = rows_of(input, weight, bias, actual)
     reference = Reference(x, w, b)
     chosen = arithmetic if arithmetic is not None or not reference.parts else declared(actual.dtype, device)
     y, e = actual.reshape(len(x), len(w)), expected.reshape(len(x), len(w))
@@ -202,7 +202,7 @@ def _verdict(
     explanation += f" {arithmetic.note}" if arithmetic and arithmetic.note else ""
     name = arithmetic.name if arithmetic else "integers modulo 2**bits"
     return Verdict(
-        outcome, explanation, _word(actual.dtype), tuple(actual.shape), counts, max_ratio, worst, name, conditions
+        outcome, explanation, word(actual.dtype), tuple(actual.shape), counts, max_ratio, worst, name, conditions
     )
 
 
@@ -257,7 +257,7 @@ def _entry(flat: int, actual: Tensor, y: Tensor, e: Tensor, found: Assessment, a
 
 def _index(flat: int, shape: tuple[int, ...], outputs: int) -> tuple[int, ...]:
     """Where a flat entry stands in a result of ``shape``, without the trailing ones of a convolution."""
-    kept = _trim(shape) or (1,)
+    kept = trimmed(shape) or (1,)
     if outputs == 1 and len(kept) == 1 < len(shape):
         kept = (*kept, 1)
     return tuple(int(i) for i in torch.unravel_index(torch.tensor(flat), kept))
@@ -273,7 +273,7 @@ def _explain(
     outside: int,
     breaks: int,
 ) -> str:
-    total, kind = counts["total"], arithmetic.name if arithmetic else f"{_word(actual.dtype)}, exact modulo 2**bits"
+    total, kind = counts["total"], arithmetic.name if arithmetic else f"{word(actual.dtype)}, exact modulo 2**bits"
     if outcome is Outcome.IDENTICAL:
         return f"all {total:,} outputs are the same bit for bit ({kind})." if total else "both results are empty."
     if outcome is Outcome.ROUNDING:
@@ -312,7 +312,7 @@ def _shapes_differ(actual: Tensor, expected: Tensor) -> Verdict:
         f"the results have different shapes, {tuple(actual.shape)} and {tuple(expected.shape)}: these are not the same "
         "function."
     )
-    return Verdict(Outcome.DIFFERENT, text, _word(actual.dtype), tuple(actual.shape))
+    return Verdict(Outcome.DIFFERENT, text, word(actual.dtype), tuple(actual.shape))
 
 
 def _without_envelope(actual: Tensor, expected: Tensor, tolerances: tuple[float, float] | None) -> Verdict:
@@ -342,7 +342,7 @@ def _without_envelope(actual: Tensor, expected: Tensor, tolerances: tuple[float,
         flat = int(score.argmax())
         index = _index(flat, tuple(actual.shape), 0)
         worst = Entry(index, y[flat].item(), e[flat].item())
-    return Verdict(outcome, text, _word(actual.dtype), tuple(actual.shape), counts, None, worst, None, conditions)
+    return Verdict(outcome, text, word(actual.dtype), tuple(actual.shape), counts, None, worst, None, conditions)
 
 
 def _apart(y: Tensor, e: Tensor) -> Tensor:
@@ -361,118 +361,6 @@ def _conditions(y: Tensor, e: Tensor, tolerances: tuple[float, float] | None) ->
     close = torch.isclose(a, b, rtol=rtol, atol=atol, equal_nan=True)
     state = "holds" if bool(close.all()) else f"is exceeded at {int((~close).sum()):,} of {y.numel():,} outputs"
     return (f"rtol={rtol:g}, atol={atol:g}: {state}",), ~close
-
-
-def _check_results(actual: Tensor, expected: Tensor) -> None:
-    for name, value in (("actual", actual), ("expected", expected)):
-        if not isinstance(value, Tensor):
-            raise EquivError(f"{name}: expected a torch.Tensor, got {type(value).__name__}; pass the result of a layer")
-        if value.dtype not in DTYPES:
-            served = ", ".join(_word(d) for d in DTYPES)
-            raise EquivError(f"{name}: expected a dtype among {served}, got {_word(value.dtype)}; convert it first")
-        _check_values(name, value)
-
-    if expected.dtype != actual.dtype and not _is_wider(expected.dtype, actual.dtype):
-        raise EquivError(
-            f"expected: expected the dtype of actual, {_word(actual.dtype)}, or a wider one of its kind, got "
-            f"{_word(expected.dtype)}; pass them the other way round, or compute it in {_word(actual.dtype)}"
-        )
-
-
-def _is_wider(wide: torch.dtype, narrow: torch.dtype) -> bool:
-    kinds = [(dtype.is_complex, dtype.is_floating_point) for dtype in (wide, narrow)]
-    return kinds[0] == kinds[1] != (False, False) and wide.itemsize > narrow.itemsize
-
-
-def _layer_tensors(
-    layer: nn.Module | None, weight: Tensor | None, bias: Tensor | None
-) -> tuple[Tensor | None, Tensor | None]:
-    if layer is None:
-        return weight, bias
-    if weight is not None or bias is not None:
-        raise EquivError("layer: expected either layer or weight and bias, got both; drop one of them")
-    found = getattr(layer, "weight", None)
-    if not isinstance(layer, (nn.Linear, nn.modules.conv._ConvNd)) or not isinstance(found, Tensor):
-        raise EquivError(
-            f"layer: expected a Linear or a convolution, got {type(layer).__name__}; pass weight= and bias= instead"
-        )
-    if is_lazy(found):
-        raise EquivError(
-            f"layer: expected an initialized layer, got {type(layer).__name__}; run it once on an example input first"
-        )
-    groups, transposed = getattr(layer, "groups", 1), getattr(layer, "transposed", False)
-    if groups != 1 or transposed:
-        raise EquivError(
-            f"layer: expected a convolution of one group, got {layer}; pass equiv.conv_to_linear(layer, feature_shape)"
-        )
-    return found, getattr(layer, "bias", None)
-
-
-def _tolerances(rtol: float | None, atol: float | None) -> tuple[float, float] | None:
-    for name, value in (("rtol", rtol), ("atol", atol)):
-        if value is not None and (
-            isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf
-        ):
-            raise EquivError(
-                f"{name}: expected a finite number of at least 0, got {value!r:.60}; pass one, or leave it out"
-            )
-    return None if rtol is None and atol is None else (float(rtol or 0.0), float(atol or 0.0))
-
-
-def _rows(x: Tensor, weight: Tensor, bias: Tensor | None, actual: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Input, weight and bias as ``(N, n)``, ``(O, n)``, ``(O,)`` on the CPU, checked against the result."""
-    given: list[tuple[str, Tensor | None]] = [("input", x), ("weight", weight), ("bias", bias)]
-    for name, value in given:
-        if value is None:
-            continue
-        if not isinstance(value, Tensor):
-            raise EquivError(
-                f"{name}: expected a torch.Tensor, got {type(value).__name__}; pass what the kernel was given"
-            )
-        _check_values(name, value)
-        if value.dtype != actual.dtype:
-            raise EquivError(
-                f"{name}: expected the dtype of actual, {_word(actual.dtype)}, got {_word(value.dtype)}; the envelope "
-                "belongs to one dtype, so pass what the kernel was given"
-            )
-    if weight.ndim < 2 or weight.shape[0] == 0:
-        raise EquivError(
-            f"weight: expected shape (O, n) or (O, C, *kernel) with O of at least 1, got {tuple(weight.shape)}; "
-            "pass the weight of the layer"
-        )
-    w = weight.detach().cpu().reshape(weight.shape[0], -1)
-    outputs, n = w.shape
-    if bias is not None and tuple(bias.shape) != (outputs,):
-        raise EquivError(
-            f"bias: expected shape ({outputs},), one per row of weight, got {tuple(bias.shape)}; pass the layer's"
-        )
-    if x.ndim == 0 or (n and x.numel() % n) or (not n and x.shape[-1] != 0):
-        raise EquivError(
-            f"input: expected (*batch, {n}) or (*batch, C, *spatial) with C*prod(spatial) = {n}, got "
-            f"{tuple(x.shape)}; pass what the layer was given"
-        )
-    fitting = [batch for batch in _batches_of(tuple(x.shape), n) if _trim((*batch, outputs)) == _trim(actual.shape)]
-    if not fitting:
-        raise EquivError(
-            f"input: expected one row of {n} features, or one map of as many, per result of shape "
-            f"{tuple(actual.shape)}, got {tuple(x.shape)}; pass the very input that gave `actual`"
-        )
-    batch = fitting[0]
-    b = None if bias is None else bias.detach().cpu()
-    return x.detach().cpu().resolve_conj().resolve_neg().reshape(math.prod(batch), n), w, b
-
-
-def _batches_of(shape: tuple[int, ...], n: int) -> list[tuple[int, ...]]:
-    """What may be the leading dimensions: all cuts that leave ``n`` features (sizes of 1 can belong to either side)."""
-    return [shape[:cut] for cut in range(len(shape) - 1, -1, -1) if math.prod(shape[cut:]) == n]
-
-
-def _trim(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """A shape without its trailing ones: ``(N, O, 1, 1)`` and ``(N, O)`` are the same result."""
-    end = len(shape)
-    while end and shape[end - 1] == 1:
-        end -= 1
-    return tuple(shape[:end])
 
 
 def _entry_lines(entry: Entry) -> list[str]:
@@ -516,17 +404,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     return value if value is None or isinstance(value, (bool, int, str)) else str(value)
-
-
-def _word(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
-def _check_values(name: str, value: Tensor) -> None:
-    if value.device.type == "meta":
-        raise EquivError(
-            f"{name}: expected values, got a tensor on the meta device, which has none; run the layer on a real device"
-        )
-    if value.is_nested or value.layout != torch.strided:
-        kind = "a nested tensor" if value.is_nested else value.layout
-        raise EquivError(f"{name}: expected a strided tensor, got {kind}; convert it with to_dense()")

@@ -26,7 +26,7 @@ ROOMS = (
     ("errors", "_options"),
     ("_checks", "_dense", "mapping"),
     ("numerics",),
-    ("verdict", "causes", "_slips", "_output_slips"),
+    ("_results", "verdict", "causes", "_slips", "_output_slips"),
     (
         "judge",
         "refute",
