@@ -15,7 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from equiv import EquivError
+from equiv import EquivError, numerics
 from equiv.numerics import (
     COMPLEX,
     DTYPES,
@@ -855,3 +855,23 @@ def test_one_hot_rows_select_columns():
     rows = one_hot_rows(torch.tensor([5, 0, 5]), 6, torch.float32)
     assert torch.equal(rows @ w.T, w.T[[5, 0, 5]])
     assert one_hot_rows(torch.tensor([], dtype=torch.long), 6, torch.int8).shape == (0, 6)
+
+
+@pytest.mark.parametrize("answer", [-math.inf, math.nan, 3.4e38, 0.0])
+def test_an_overflow_that_no_order_avoids_is_decided(answer):
+    one = torch.tensor([[1e30]])
+    assert judged(one, one, torch.tensor([[math.inf]])).inside.all()
+    found = judged(one, one, torch.tensor([[answer]]))
+    assert not found.undecided.any()
+    assert not found.inside.any()
+    pair, same_sign = torch.full((1, 2), 3e38), torch.ones(1, 2)
+    assert not judged(pair, same_sign, torch.tensor([[answer]])).inside.any()
+
+
+def test_an_overflow_that_some_order_avoids_is_not():
+    x = torch.tensor([[3e38, 3e38, -3e38]])
+    assert judged(x, torch.ones(1, 3), torch.tensor([[math.inf]])).undecided.all()
+
+
+def judged(x, weight, result):
+    return numerics.judge(result, numerics.exact_affine(x, weight), numerics.declared(torch.float32))

@@ -46,6 +46,7 @@ class Exact:
         bias: The bias term alone (broadcasts), or None.
         subnormal: Sum of the magnitudes of the terms with a subnormal factor (``F``), or None for none.
         classes: What NaN and infinity among the inputs make of each output, or None where all are finite.
+        plain: A real sum of products; not a part of a complex one, whose kernels may add real and imaginary parts.
 
     """
 
@@ -57,6 +58,7 @@ class Exact:
     bias: Tensor | None
     subnormal: Tensor | None
     classes: Classes | None
+    plain: bool = True
 
 
 @dataclass(frozen=True)
@@ -167,6 +169,12 @@ def judge(result: Tensor, exact: Exact, arithmetic: Arithmetic) -> Judgement:
     if spilled is not None:
         inside = inside | (y == spilled)
     undecided = exact.magnitude * (1 + 2 * exact.terms * arithmetic.u) >= arithmetic.accumulator_max
+    if exact.plain and low is None:
+        # Terms of one sign, or a term alone, overflow to one infinity in any order: the interval, which holds it,
+        # decides. What the other sign may hide within float64's own error must not overflow by itself.
+        one_sign = exact.magnitude - s.abs() <= 2.0**-40 * exact.magnitude
+        hidden_is_small = exact.magnitude < 2.0**36 * arithmetic.accumulator_max
+        undecided = undecided & ~((exact.terms <= 1) | (one_sign & hidden_is_small))
     distance = y - s if low is None else (y - s) - low
     if fmt.precision < 24:
         # Speak of the accumulator: what the rounding of the result to 16 bits may have added is not its error.

@@ -155,8 +155,8 @@ def _complex_parts(
     three = {"terms": torch.where(terms > 0, 2 * terms + 10, 0.0), "magnitude": magnitude}
     two = three if gradient else {"terms": torch.where(terms > 0, 2 * terms + 2, 0.0)}
     return (
-        replace(real, uncertainty=uncertainty, classes=classes, **two),
-        replace(imag, uncertainty=uncertainty, classes=classes, **three),
+        replace(real, uncertainty=uncertainty, classes=classes, plain=False, **two),
+        replace(imag, uncertainty=uncertainty, classes=classes, plain=False, **three),
     )
 
 
@@ -202,7 +202,7 @@ def tolerance(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, arithmet
     _check_layer(x, weight, bias)
     reference = Reference(x.cpu(), weight.cpu(), None if bias is None else bias.cpu())
     found = reference.assess(reference.value.to(x.dtype), arithmetic or declared(x.dtype, x.device))
-    width = torch.where(found.undecided, torch.inf, found.upper - found.lower)
+    width = torch.where(found.undecided, torch.inf, found.upper - found.lower).nan_to_num(torch.inf, torch.inf)
     return width.clamp(min=format_of(x.dtype).min_subnormal)
 
 
