@@ -875,3 +875,8 @@ def test_an_overflow_that_some_order_avoids_is_not():
 
 def judged(x, weight, result):
     return numerics.judge(result, numerics.exact_affine(x, weight), numerics.declared(torch.float32))
+
+
+def test_an_infinity_may_meet_an_overflow_of_the_other_sign():
+    x, weight = torch.tensor([[1.0, -3e38]]), torch.tensor([[math.inf, 2.0]])
+    assert judged(x, weight, torch.tensor([[math.nan]])).undecided.all()

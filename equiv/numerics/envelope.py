@@ -169,7 +169,7 @@ def judge(result: Tensor, exact: Exact, arithmetic: Arithmetic) -> Judgement:
     if spilled is not None:
         inside = inside | (y == spilled)
     undecided = exact.magnitude * (1 + 2 * exact.terms * arithmetic.u) >= arithmetic.accumulator_max
-    if exact.plain and low is None:
+    if exact.plain and low is None and exact.classes is None:
         # Terms of one sign, or a term alone, overflow to one infinity in any order: the interval, which holds it,
         # decides. What the other sign may hide within float64's own error must not overflow by itself.
         one_sign = exact.magnitude - s.abs() <= 2.0**-40 * exact.magnitude
