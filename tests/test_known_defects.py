@@ -65,6 +65,19 @@ def test_calls_beside_the_second_defect_are_right_and_not_excused(options):
     assert known_defect(call, "weight") is None
 
 
+def test_a_stride_beyond_the_kernel_is_excused_for_the_weight_gradient_in_bfloat16_alone():
+    def call(dtype=torch.bfloat16, channels=5, outputs=32, stride=5):
+        return Call(
+            "pointwise", torch.zeros(1, channels, 1, dtype=dtype), torch.zeros(outputs, channels, 1), None, (stride,)
+        )
+
+    assert known_defect(call(), "weight") == "strided-weight-gradient-in-bfloat16"
+    assert known_defect(call(), "input") is None
+    assert known_defect(call(), None) is None
+    for options in ({"dtype": torch.float32}, {"channels": 16}, {"outputs": 31}, {"stride": 1}):
+        assert known_defect(call(**options), "weight") is None
+
+
 def test_odd_strides_of_a_size_of_1_stop_backward_or_do_not():
     x = torch.zeros(4, dtype=torch.float64).as_strided((1, 2, 2, 1), (4, 1, 2, 2)).requires_grad_()
     w = torch.zeros(4, dtype=torch.float64).as_strided((1, 2, 2, 1), (2, 1, 2, 1)).requires_grad_()

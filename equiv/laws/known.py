@@ -26,18 +26,28 @@ class Known:
 
 
 def _one_channel_channels_last(call: Call, gradient: str | None) -> bool:
-    """conv2d over one channel, input or weight channels-last, output of width 1, last stride alone above 1."""
+    """conv2d, conv3d over one channel, input or weight channels-last, output of width 1, last stride alone above 1."""
     x, kernel = call.input, call.weight
-    if gradient is not None or x.ndim != 4 or x.dtype not in (torch.float32, torch.bfloat16, torch.complex64):
+    if gradient is not None or x.ndim < 4 or x.dtype not in (torch.float32, torch.bfloat16, torch.complex64):
         return False
-    stride = call.stride or (1, 1)
-    out_height, out_width = x.shape[2] - kernel.shape[2] + 1, (x.shape[3] - kernel.shape[3]) // stride[1] + 1
-    plain = x.shape[1] == 1 and stride[0] == 1 and stride[1] > 1 and out_width == 1 and out_height > 1
+    stride = call.stride or (1,) * (x.ndim - 2)
+    out_height, out_width = x.shape[-2] - kernel.shape[-2] + 1, (x.shape[-1] - kernel.shape[-1]) // stride[-1] + 1
+    plain = x.shape[1] == 1 and stride[-2] == 1 and stride[-1] > 1 and out_width == 1 and out_height > 1
     return plain and (_is_channels_last(x) or _is_channels_last(kernel))
 
 
+def _strided_weight_gradient(call: Call, gradient: str | None) -> bool:
+    """bfloat16, a stride larger than the kernel, fewer than 16 channels, outputs a multiple of 16."""
+    if gradient != "weight" or call.input.dtype != torch.bfloat16:
+        return False
+    outputs, channels, *kernel = call.weight.shape
+    beyond = any(step > size for step, size in zip(call.stride, kernel, strict=False))
+    return beyond and channels < 16 and outputs % 16 == 0
+
+
 def _is_channels_last(t: torch.Tensor) -> bool:
-    return t.is_contiguous(memory_format=torch.channels_last) and t.stride(1) == 1
+    memory_format = torch.channels_last if t.ndim == 4 else torch.channels_last_3d
+    return t.is_contiguous(memory_format=memory_format) and t.stride(1) == 1
 
 
 def _tall_kernel_input_gradient(call: Call, gradient: str | None) -> bool:
@@ -52,6 +62,7 @@ def _tall_kernel_input_gradient(call: Call, gradient: str | None) -> bool:
 KNOWN = (
     Known("one-channel-channels-last", _one_channel_channels_last),
     Known("tall-kernel-input-gradient", _tall_kernel_input_gradient),
+    Known("strided-weight-gradient-in-bfloat16", _strided_weight_gradient),
 )
 
 
