@@ -19,7 +19,7 @@ from equiv._checks import FeatureShape, check_feature_shape
 from equiv._output_slips import Outputs, output_causes
 from equiv._slips import ROUNDINGS, column_slips, flushed, matching, permutation_words, rounded, same
 from equiv.errors import EquivError
-from equiv.numerics.formats import from_ordinal, ordinal
+from equiv.numerics.formats import format_of, from_ordinal, ordinal
 
 
 @dataclass(frozen=True)
@@ -344,3 +344,40 @@ def _check_outputs(
             raise EquivError(
                 f"{name}: expected shape {wanted}, got {tuple(t.shape)}; flatten batch and positions first"
             )
+
+
+def likely_cause(
+    actual: Tensor, *, x: Tensor, weight: Tensor, bias: Tensor | None, feature_shape: FeatureShape
+) -> str | None:
+    """The sentence of the cause that explains the results of a layer, or None; never an error.
+
+    Naming is a courtesy that must not hide the finding itself: what it cannot serve has no name.
+
+    Args:
+        actual: (N, O), the results, real and floating.
+        x: (N, n).
+        weight: (O, n).
+        bias: (O,) or None.
+        feature_shape: (C, *spatial) with product n, or (n, 1) where no map is known.
+
+    Example:
+        >>> x, w, b = torch.ones(2, 4), torch.arange(4.0).view(1, 4), torch.tensor([10.0])
+        >>> likely_cause(x @ w.T, x=x, weight=w, bias=b, feature_shape=(4, 1))
+        'the bias is dropped'
+    """
+    if not actual.is_floating_point() or actual.ndim != 2:
+        return None
+    rows, matrix = x.detach().double().cpu(), weight.detach().double().cpu()
+    offset = None if bias is None else bias.detach().double().cpu()
+    try:
+        exact = rows @ matrix.T if offset is None else rows @ matrix.T + offset
+        if int(exact.count_nonzero()) < 2:
+            return None  # one number is explained by too many mistakes
+        size = rows.abs() @ matrix.abs().T
+        bound = 4 * format_of(actual.dtype).u * exact.abs() + (rows.shape[1] + 1) * 2.0**-24 * size
+        found = name_output_cause(
+            actual.detach().cpu(), exact, x=rows, weight=matrix, bias=offset, feature_shape=feature_shape, bound=bound
+        )
+    except (ValueError, RuntimeError):
+        return None
+    return None if found is None else found.sentence

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from equiv._results import tolerances_of
-from equiv.causes import name_cause, name_output_cause
+from equiv.causes import likely_cause, name_cause
 from equiv.errors import EquivError, NotEquivalent
 from equiv.mapping import check_feature_shape, conv_to_linear
-from equiv.numerics import DTYPES, format_of, one_hot_rows, ordinal, same_bits
+from equiv.numerics import DTYPES, one_hot_rows, ordinal, same_bits
 from equiv.verdict import Entry, Outcome, Verdict, compare
 
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -272,23 +272,8 @@ def _with_cause(
     verdict: Verdict, words: str, actual: Tensor, x: Tensor, layer: nn.Linear, shape: tuple[int, ...]
 ) -> Verdict:
     cause = None
-    if (
-        verdict.outcome is Outcome.DIFFERENT
-        and actual.shape == (len(x), layer.out_features)
-        and actual.is_floating_point()
-    ):
-        weight, bias = (
-            layer.weight.detach().double().cpu(),
-            None if layer.bias is None else layer.bias.detach().double().cpu(),
-        )
-        rows = x.double().cpu()
-        exact = rows @ weight.T if bias is None else rows @ weight.T + bias
-        size = rows.abs() @ weight.abs().T
-        bound = 4 * format_of(actual.dtype).u * exact.abs() + (rows.shape[1] + 1) * 2.0**-24 * size
-        found = name_output_cause(
-            actual.detach().cpu(), exact, x=rows, weight=weight, bias=bias, feature_shape=shape, bound=bound
-        )
-        cause = None if found is None else found.sentence
+    if verdict.outcome is Outcome.DIFFERENT and actual.shape == (len(x), layer.out_features):
+        cause = likely_cause(actual, x=x, weight=layer.weight, bias=layer.bias, feature_shape=shape)
     return replace(verdict, explanation=f"{words}, {verdict.explanation}", cause=cause)
 
 

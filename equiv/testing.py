@@ -42,6 +42,9 @@ class Check:
         """``law-form-dtype-backend``."""
         return self.item.id
 
+    def __repr__(self) -> str:
+        return f"<{self.id}>"
+
     def __call__(self) -> Result:
         """Run the item as the pytest options, or their defaults, say."""
         __tracebackhide__ = True

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from equiv._results import check_results, layer_tensors, rows_of, tolerances_of, trimmed, word
+from equiv.causes import likely_cause
 from equiv.errors import EquivError
 from equiv.numerics import Arithmetic, Assessment, Reference, declared, same_bits
 
@@ -172,7 +173,17 @@ def compare(
     y, e = actual.reshape(len(x), len(w)), expected.reshape(len(x), len(w))
     found = reference.assess(y, chosen)
     other = reference.assess(e, declared(e.dtype, other_device) if reference.parts else None)
-    return _verdict(actual, y, e, found, other, chosen, tolerances)
+    verdict = _verdict(actual, y, e, found, other, chosen, tolerances)
+    if found.all_inside or not len(x):
+        return verdict
+    shape = tuple(weight.shape[1:]) if weight.ndim > 2 else _map_of(tuple(input.shape), len(x), w.shape[1])
+    return replace(verdict, cause=likely_cause(y, x=x, weight=w, bias=b, feature_shape=shape))
+
+
+def _map_of(shape: tuple[int, ...], rows: int, n: int) -> tuple[int, ...]:
+    """The map that the trailing dimensions of an input are, or ``(n, 1)`` for rows."""
+    tail = shape[1:] if shape[0] == rows else ()
+    return tail if 2 <= len(tail) <= 4 and math.prod(tail) == n else (n, 1)
 
 
 def _verdict(
@@ -184,7 +195,7 @@ def _verdict(
     arithmetic: Arithmetic | None,
     tolerances: tuple[float, float] | None,
 ) -> Verdict:
-    same = same_bits(y, e) if y.dtype == e.dtype else torch.zeros(y.shape, dtype=torch.bool)
+    same = same_bits(y.to(e.dtype), e)  # exact where expected is wider
     outside = ~(found.inside & other.inside)
     undecided = found.undecided & ~outside & ~same
     conditions, breaks = _conditions(y, e, tolerances)

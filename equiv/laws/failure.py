@@ -6,6 +6,7 @@ import textwrap
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from equiv.causes import likely_cause
 from equiv.laws.registry import Law
 from equiv.laws.snippet import snippet_of
 from equiv.laws.trial import Broken
@@ -128,32 +129,13 @@ def _cause(broken: Broken) -> str | None:
     call, outputs = broken.call, broken.outputs
     if call is None or outputs is None or broken.gradient is not None:
         return None
-    from equiv.causes import name_output_cause
-
     actual, exact = outputs
-    if actual.shape != exact.shape or actual.ndim != 2 or not (actual.is_floating_point() or actual.is_complex()):
+    if actual.shape != exact.shape:
         return None
     n, o = call.weight[0].numel(), call.weight.shape[0]
     if actual.shape[1] != o or call.input.numel() != actual.shape[0] * n:
         return None
     shape = tuple(call.weight.shape[1:]) if call.form == "full" else (n, 1)
-    return name_output_cause_sentence(
-        name_output_cause, actual, exact, call.input.reshape(-1, n), call.weight.reshape(o, n), call.bias, shape
+    return likely_cause(
+        actual, x=call.input.reshape(-1, n), weight=call.weight.reshape(o, n), bias=call.bias, feature_shape=shape
     )
-
-
-def name_output_cause_sentence(
-    name: Any, actual: Any, exact: Any, x: Any, weight: Any, bias: Any, shape: tuple[int, ...]
-) -> str | None:
-    """The sentence of the cause, with a bound of a few units of rounding of the result."""
-    import torch
-
-    scale = exact.abs().double().nan_to_num(0.0, 0.0, 0.0)
-    eps = torch.finfo(actual.dtype).eps
-    size = (x.abs().double() @ weight.abs().double().T).cpu()
-    bound = 4 * eps * scale + (x.shape[1] + 1) * 2.0**-24 * size
-    try:
-        cause = name(actual, exact, x=x, weight=weight, bias=bias, feature_shape=shape, bound=bound)
-    except (ValueError, RuntimeError):
-        return None  # naming is a courtesy: it must never hide the failure itself
-    return None if cause is None else str(cause.sentence)
