@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from equiv.backends import TorchEager
+from equiv.backends.eager import conv_kernel
 from equiv.laws import Broken, Call, Trial
 from equiv.laws.known import KNOWN, known_defect, known_refusal
 
@@ -63,6 +64,18 @@ def test_calls_beside_the_second_defect_are_right_and_not_excused(options):
     assert torch.equal(found.double(), exact)
     assert known_defect(call, "input") is None
     assert known_defect(call, "weight") is None
+
+
+def test_nnpack_is_excused_where_torch_chooses_it_alone():
+    call = Call("full", torch.ones(40, 4, 1, 10), torch.ones(8, 4, 1, 10), None)
+    assert known_defect(call, None) == ("transforms-in-nnpack" if chosen(call) == "NnpackSpatial" else None)
+    with torch.backends.nnpack.flags(enabled=False):
+        assert known_defect(call, None) is None
+    assert known_defect(call, "input") is None
+
+
+def chosen(call):
+    return conv_kernel(call.input, call.weight, None, (1, 1), (1, 1))
 
 
 def test_a_stride_beyond_the_kernel_is_excused_for_the_weight_gradient_in_bfloat16_alone():

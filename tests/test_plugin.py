@@ -183,7 +183,7 @@ def test_dtypes_devices_profile_and_seed_reach_the_items(project: pytest.Pyteste
     found = report(project.path / "out.json")
     assert list(found) == ["exact-all-float32-eager.cpu", "readback-all-float32-eager.cpu"]
     assert {result["seed"] for result in found.values()} == {11}
-    assert found["readback-all-float32-eager.cpu"]["examples"] == 60  # of the profile gate
+    assert found["readback-all-float32-eager.cpu"]["examples"] == 80  # of the profile gate
 
 
 def test_all_devices_are_those_present(project: pytest.Pytester) -> None:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from equiv.backends.eager import conv_kernel
+
 if TYPE_CHECKING:
     from equiv.laws.trial import Call
 
@@ -45,6 +47,15 @@ def _strided_weight_gradient(call: Call, gradient: str | None) -> bool:
     return beyond and channels < 16 and outputs % 16 == 0
 
 
+def _nnpack(call: Call, gradient: str | None) -> bool:
+    """float32 or complex64 with oneDNN off: NNPACK convolves by transforms, which round where a sum would be exact."""
+    if gradient is not None:
+        return False
+    x, kernel = (t.real if t.is_complex() else t for t in (call.input, call.weight))
+    ones = (1,) * (kernel.ndim - 2)
+    return conv_kernel(x, kernel, None, call.stride or ones, call.dilation or ones) == "NnpackSpatial"
+
+
 def _is_channels_last(t: torch.Tensor) -> bool:
     memory_format = torch.channels_last if t.ndim == 4 else torch.channels_last_3d
     return t.is_contiguous(memory_format=memory_format) and t.stride(1) == 1
@@ -63,6 +74,7 @@ KNOWN = (
     Known("one-channel-channels-last", _one_channel_channels_last),
     Known("tall-kernel-input-gradient", _tall_kernel_input_gradient),
     Known("strided-weight-gradient-in-bfloat16", _strided_weight_gradient),
+    Known("transforms-in-nnpack", _nnpack),
 )
 
 
