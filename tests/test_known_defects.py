@@ -91,6 +91,41 @@ def test_a_stride_beyond_the_kernel_is_excused_for_the_weight_gradient_in_bfloat
         assert known_defect(call(**options), "weight") is None
 
 
+def whole_width(channels=8, k=8, width=8, stride=8, dtype=torch.bfloat16, memory_format=torch.channels_last):
+    x = torch.arange(1.0 * channels * width).view(1, channels, 1, width).to(dtype)
+    w = torch.zeros(1, channels, 1, k, dtype=dtype)
+    w[0, 0, 0, 1] = 1
+    return Call("full", x, w.contiguous(memory_format=memory_format), None, (1, stride))
+
+
+def test_a_stride_as_wide_as_the_kernel_is_excused_where_channels_come_last():
+    call = whole_width()
+    assert known_defect(call, None) == "whole-width-kernel-with-its-stride"
+    assert known_defect(call, "weight") is None
+    found = torch.conv2d(call.input, call.weight, stride=call.stride).item()
+    if found == 1:
+        pytest.skip("this CPU or torch takes another bfloat16 kernel")
+    assert found == 5  # column 4
+
+
+BESIDE = (
+    {"stride": 1},
+    {"width": 9},
+    {"channels": 4},
+    {"channels": 7},
+    {"channels": 32},
+    {"dtype": torch.float32},
+    {"memory_format": torch.contiguous_format},
+)
+
+
+@pytest.mark.parametrize("options", BESIDE, ids=str)
+def test_calls_beside_the_wide_stride_are_right_and_not_excused(options):
+    call = whole_width(**options)
+    assert torch.conv2d(call.input, call.weight, stride=call.stride).flatten()[0] == 1
+    assert known_defect(call, None) is None
+
+
 def test_odd_strides_of_a_size_of_1_stop_backward_or_do_not():
     x = torch.zeros(4, dtype=torch.float64).as_strided((1, 2, 2, 1), (4, 1, 2, 2)).requires_grad_()
     w = torch.zeros(4, dtype=torch.float64).as_strided((1, 2, 2, 1), (2, 1, 2, 1)).requires_grad_()

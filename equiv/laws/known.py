@@ -70,10 +70,26 @@ def _tall_kernel_input_gradient(call: Call, gradient: str | None) -> bool:
     return tall and outputs > 32 and outputs % 32 != 0 and 1 in (x.stride(1), call.weight.stride(1))
 
 
+def _whole_width_stride(call: Call, gradient: str | None) -> bool:
+    """bfloat16, channels closest in memory, output of width 1, map and stride multiples of the kernel's width k.
+
+    And C even, C < 32, C * k a multiple of 32 and above 32.
+    """
+    x, kernel = call.input, call.weight
+    if gradient is not None or x.dtype != torch.bfloat16:
+        return False
+    channels, k, width, stride = kernel.shape[1], kernel.shape[-1], x.shape[-1], (call.stride or (1,))[-1]
+    fits = k > 1 and stride % k == 0 and width % k == 0 and width - k < stride
+    folds = channels % 2 == 0 and channels < 32 and channels * k % 32 == 0 and channels * k > 32
+    closest = any(t.stride(1) < t.stride(-1) for t in (kernel, x)[: x.ndim - 2])
+    return fits and folds and closest
+
+
 KNOWN = (
     Known("one-channel-channels-last", _one_channel_channels_last),
     Known("tall-kernel-input-gradient", _tall_kernel_input_gradient),
     Known("strided-weight-gradient-in-bfloat16", _strided_weight_gradient),
+    Known("whole-width-kernel-with-its-stride", _whole_width_stride),
     Known("transforms-in-nnpack", _nnpack),
 )
 
