@@ -95,3 +95,28 @@ def test_the_checks_above_can_fail(tmp_path: Path) -> None:
         _run("```python\n>>> 1 + 1\n3\n```\n", "page", tmp_path)
     with pytest.raises(AssertionError, match="1 failed"):
         _run("```python\ndef test_x():\n    assert False\n```\n", "page", tmp_path)
+
+
+def test_the_failure_in_the_readme_is_what_the_example_prints() -> None:
+    """Up to values and seeds: the words, the sizes of the witness and the program."""
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "--equiv-profile",
+        "gate",
+        "my_kernel.py",
+    ]
+    result = subprocess.run(command, cwd=ROOT / "examples", capture_output=True, text=True, check=False)
+    assert result.returncode == 1, result.stdout + result.stderr
+    printed = [line[1:].removeprefix(" " * 7) for line in result.stdout.splitlines() if line[:1] == "E"]
+    (shown,) = re.findall(r"```text\n(LAW BROKEN.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert _without_values("\n".join(printed)).endswith(_without_values(shown))
+
+
+def _without_values(text: str) -> str:
+    lines = [re.sub(r"-?[0-9]+\.[0-9]+|(?<=seed )[0-9]+", "#", line).rstrip() for line in text.splitlines()]
+    return "\n".join(lines)

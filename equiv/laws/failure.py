@@ -6,9 +6,10 @@ import textwrap
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from equiv.backends import Backend
 from equiv.causes import likely_cause
 from equiv.laws.registry import Law
-from equiv.laws.snippet import snippet_of
+from equiv.laws.snippet import program_of
 from equiv.laws.trial import Broken
 
 
@@ -30,7 +31,7 @@ class Failure:
         envelope: The interval that right kernels stay in, or None on exact probes.
         ratio: How many times the error is its envelope, or None.
         cause: The likely cause, or None.
-        snippet: Python that repeats it, or None if the witness is too large to write down.
+        snippet: Python that fails as the law did, or None for a case that has no source.
         command: Shell command that finds it again.
         case: The recipe of the case.
     """
@@ -74,7 +75,7 @@ class Failure:
                 f"  {'case':<9}{self.case}", width, subsequent_indent=" " * 11, max_lines=8, break_on_hyphens=False
             )
         else:
-            lines += ["  witness, as a program:", *(f"    {line}" for line in self.snippet.splitlines())]
+            lines += ["  witness, as a program:", *(f"    {line}".rstrip() for line in self.snippet.splitlines())]
         return "\n".join([*lines, f"  again: {self.command}"])
 
     def to_dict(self) -> dict[str, Any]:
@@ -82,20 +83,18 @@ class Failure:
         return asdict(self)
 
 
-def failure_of(broken: Broken, law: Law, *, dtype: str, backend: str, seed: int, case: object) -> Failure:
+def failure_of(broken: Broken, law: Law, *, dtype: str, backend: Backend, seed: int, case: object) -> Failure:
     """Find the words for a broken law."""
     call = broken.call
-    shapes, snippet = "", None
+    shapes = ""
     if call is not None:
         bias = "no bias" if call.bias is None else f"bias {tuple(call.bias.shape)}"
         shapes = f"input {tuple(call.input.shape)}, weight {tuple(call.weight.shape)}, {bias}"
-        of_values = broken.actual is not None or broken.note.startswith("raised")
-        snippet = snippet_of(call, gradient=broken.gradient, backend=backend, of_values=of_values)
     return Failure(
         law=law.id,
         form=broken.form,
         dtype=dtype,
-        backend=backend,
+        backend=backend.name,
         sentence=law.sentence,
         note=broken.note,
         shapes=shapes,
@@ -105,8 +104,8 @@ def failure_of(broken: Broken, law: Law, *, dtype: str, backend: str, seed: int,
         envelope=None if broken.envelope is None else (str(broken.envelope[0]), str(broken.envelope[1])),
         ratio=broken.ratio,
         cause=_cause(broken),
-        snippet=snippet,
-        command=_again(law.id, dtype, backend, seed),
+        snippet=program_of(broken, law, case, backend=backend),
+        command=_again(law.id, dtype, backend.name, seed),
         case=repr(case),
     )
 

@@ -20,6 +20,7 @@ from equiv.errors import EquivError
 from equiv.laws.failure import Failure, failure_of
 from equiv.laws.profiles import Profile, profile_of
 from equiv.laws.registry import LAWS, Context, Law, kind_of
+from equiv.laws.smaller import smaller
 from equiv.laws.trial import Broken, Tally, Trial
 from equiv.numerics import DTYPES
 
@@ -320,9 +321,9 @@ def run_item(
     result.forms = trial.tally
     result.coverage = {name: dict(sorted(counter.items())) for name, counter in sorted(trial.coverage.items())}
     if last:
-        broken, case = last[0]
+        broken, case = smaller(*last[0], law=item.law, backend=item.backend, forms=item.forms)
         broken.note += note
-        result.failure = failure_of(broken, item.law, dtype=item.word, backend=item.backend.name, seed=seed, case=case)
+        result.failure = failure_of(broken, item.law, dtype=item.word, backend=item.backend, seed=seed, case=case)
     for listener in listeners.copy():
         listener(result)
     return result
