@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from equiv._checkpoint import KEYS
 from equiv._probing import Side, word
 from equiv.errors import EquivError
 from equiv.mapping import check_feature_shape
@@ -123,9 +124,11 @@ def check_options(
         if isinstance(value, bool) or not isinstance(value, int) or (least is not None and value < least):
             words = "an integer" if least is None else f"an integer of at least {least}"
             raise EquivError(f"{name}: expected {words}, got {value!r}")
-    if progress is not None and not callable(progress):
-        raise EquivError(f"progress: expected a function of (done, total, state), got {type(progress).__name__}")
-    if resume is not None and not (isinstance(resume, Mapping) and {"version", "method", "of", "next"} <= set(resume)):
+    if progress is not None and not isinstance(progress, bool) and not callable(progress):
+        raise EquivError(
+            f"progress: expected a function of (done, total, state) or True, got {type(progress).__name__}"
+        )
+    if resume is not None and not (isinstance(resume, Mapping) and set(resume) >= KEYS):
         raise EquivError(f"resume: expected the state of a certificate, got {resume!r:.60}; pass certificate.state")
 
 

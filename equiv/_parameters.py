@@ -12,10 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from equiv._probing import CAP, Difference, bias_of, dense_rows, geometry, same_values, weight_of
+from equiv.causes import name_cause
 from equiv.errors import EquivError
 from equiv.mapping import _geometry  # the one place that knows a convolution's output positions
 
 _ROW_BYTES = 2**21
+_NAMED = 2**25  # entries of a matrix up to which a cause is looked for: 4 seconds at most, on one core
+_WHOLE, _SAMPLED = 2**22, 64  # above so many entries, first in so many of the rows
 
 
 def compare_parameters(a: Any, b: Any, shape: tuple[int, ...]) -> tuple[list[Difference], int]:
@@ -45,12 +48,33 @@ def compare_parameters(a: Any, b: Any, shape: tuple[int, ...]) -> tuple[list[Dif
     return found, total
 
 
+def cause_of(a: Any, b: Any, shape: tuple[int, ...]) -> str | None:
+    """The mistake that turns the parameters of layer ``b`` into those of ``a``, bit for bit; None if none is known."""
+    n = math.prod(shape)
+    if n * outputs_of(a, shape) > _NAMED:
+        return None
+    left, right = (dense_rows(layer, shape).reshape(-1, n) for layer in (a, b))
+    biases = [_dense_bias(layer, shape) if layer.bias is not None else None for layer in (a, b)]
+    if left.numel() > _WHOLE:
+        # Where none fits some of the rows, none fits all: outputs in another order alone are missed.
+        wrong = (left != right).any(1).nonzero().flatten()[:1].tolist()
+        rows = sorted({*wrong, *range(0, len(left), -(-len(left) // _SAMPLED))})
+        some = [None if bias is None else bias[rows] for bias in biases]
+        if name_cause(left[rows], right[rows], shape, *some) is None:
+            return None
+    found = name_cause(left, right, shape, *biases)
+    return None if found is None else found.sentence
+
+
+def _dense_bias(layer: Any, shape: tuple[int, ...]) -> Tensor:
+    """The bias at every position; zeros where there is none."""
+    bias = bias_of(layer)
+    bias = layer.weight.detach().new_zeros(layer.weight.shape[0]) if bias is None else bias
+    return bias.repeat_interleave(outputs_of(layer, shape) // len(bias))
+
+
 def _compare_bias(a: Any, b: Any, shape: tuple[int, ...], found: list[Difference]) -> int:
-    values = []
-    for layer in (a, b):
-        bias = bias_of(layer)
-        bias = layer.weight.detach().new_zeros(layer.weight.shape[0]) if bias is None else bias
-        values.append(bias.repeat_interleave(outputs_of(layer, shape) // len(bias)))
+    values = [_dense_bias(layer, shape) for layer in (a, b)]
     wrong = ~same_values(*values)
     for (output,) in wrong.nonzero()[:CAP].tolist():
         found.append(Difference(output, None, values[0][output].item(), values[1][output].item()))

@@ -17,17 +17,20 @@ import base64
 import ctypes
 import math
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from equiv._probing import CAP, Difference, Progress, Side, same_values, without_bias, word
+from equiv.causes import name_cause
 from equiv.errors import EquivError
 from equiv.numerics import declared, format_of
 
 _SLACK = 64  # functions may round inside more often than one layer does; what is no affine map is off by far more
 _STATE = 1
+_NAMED = 2**22  # entries of a matrix up to which what was read is kept, to name the cause of a difference
 
 
 @dataclass
@@ -86,6 +89,8 @@ class Reader:
         size = dtype.itemsize * (n + 2 * self.outputs) + (0 if self.apart else 96 * self.outputs)
         self.rows = max(1, min(n, chunk_bytes // size))
         self.tests = self._tests(seed)
+        self.is_small = n * self.outputs <= _NAMED
+        self._columns: list[tuple[Tensor, Tensor]] = []
         kinds = (torch.complex128 if dtype.is_complex else torch.float64) if self.floating else torch.int64
         self.sums = {
             side.name: (self._blank(kinds), self._blank(torch.float64 if self.floating else torch.int64))
@@ -122,6 +127,7 @@ class Reader:
         a, b = ([side.run(x, **without_bias(_layer(side))) for x in self._hot(columns, 1)] for side in self.sides)
         wrong = self._compare(a, b)
         self._record(wrong, columns, _column(a), _column(b))
+        self._keep(_column(a), _column(b))
 
     def _functions(self, columns: Tensor) -> None:
         """Functions, biases included: at one, and far out on the other side."""
@@ -144,6 +150,7 @@ class Reader:
         values = [torch.where(wrong & ~wrong_far, self._exact(a), b) for a, b in zip(first, second, strict=True)]
         wrong = (wrong | wrong_far) & ~self._flushes(*values)
         self._record(wrong, columns, *values)
+        self._keep(*values)
         self._unseen(far, seen, scale)
         for side, y, column in zip(self.sides, near, second, strict=True):
             if side.layer is None:
@@ -154,6 +161,7 @@ class Reader:
         """Integers are exact modulo ``2**bits``: a bias hides nothing."""
         read = [y - zero for y, zero in zip(near, self.zeros, strict=True)]
         self._record(read[0] != read[1], columns, *read)
+        self._keep(*read)
         for side, column, zero in zip(self.sides, read, self.zeros, strict=True):
             if side.layer is not None:
                 continue
@@ -284,6 +292,23 @@ class Reader:
                 index = None if columns is None else int(columns[row])
                 self.found.differences.append(Difference(output, index, a[row, output].item(), b[row, output].item()))
 
+    def _keep(self, a: Tensor, b: Tensor) -> None:
+        if self.is_small:
+            self._columns.append((a.to(self.dtype), b.to(self.dtype)))
+
+    def cause(self, shape: tuple[int, ...]) -> str | None:
+        """The mistake that turns the reference as it was read into the candidate; None if none is known.
+
+        Nothing is known of maps above 2^22 entries, nor of one that was not read from its first column to its last.
+        """
+        if sum(len(a) for a, _ in self._columns) < self.n:
+            return None
+        a, b = (torch.cat(columns).T.contiguous() for columns in zip(*self._columns, strict=True))
+        found = name_cause(a, b, shape, *self.zeros)
+        if found is not None and math.prod(shape[1:]) == 1:
+            return found.sentence.replace("channels", "inputs", 1)  # rows of n features: no map is known
+        return None if found is None else found.sentence
+
     # --- is it affine at all? -----------------------------------------------------------------------------------------
 
     def _tests(self, seed: int) -> Tensor:
@@ -381,7 +406,7 @@ class Reader:
         return {
             "version": _STATE,
             "method": "deterministic",
-            "of": self._fingerprint(),
+            "of": self._fingerprint,
             "next": found.next,
             "count": found.count,
             "differences": [[d.output, d.input, _plain(d.candidate), _plain(d.reference)] for d in found.differences],
@@ -398,7 +423,7 @@ class Reader:
         Raises:
             EquivError: It belongs to other layers, another dtype or another seed.
         """
-        mine = self._fingerprint()
+        mine = self._fingerprint
         if state.get("of") != mine:
             raise EquivError(
                 f"resume: expected a state of these very layers, dtype and seed ({mine}), got one of "
@@ -419,6 +444,7 @@ class Reader:
                 "start again without resume="
             ) from error
 
+    @cached_property
     def _fingerprint(self) -> str:
         parts = [word(self.dtype), str(self.n), str(self.outputs), str(self._digest(self.tests))]
         for side, zero in zip(self.sides, self.zeros, strict=True):

@@ -7,15 +7,16 @@ business of ``equiv._reading``, random integers in place of the weights that of 
 from __future__ import annotations
 
 import math
-import textwrap
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from equiv._certified import Certificate
 from equiv._certify_arguments import (
     check_fit,
     check_options,
@@ -25,8 +26,9 @@ from equiv._certify_arguments import (
     dtypes_of,
     shape_of,
 )
+from equiv._checkpoint import Checkpoint, printed
 from equiv._kernels import Pair, Plan, Weights, layout_word, pair_of, plan, probe
-from equiv._parameters import compare_parameters, outputs_of
+from equiv._parameters import cause_of, compare_parameters, outputs_of
 from equiv._probing import (
     CAP,
     Difference,
@@ -37,70 +39,13 @@ from equiv._probing import (
     word,
 )
 from equiv._reading import Reader
+from equiv._words import counted
+from equiv.errors import EquivError
+
+__all__ = ["Certificate", "certify"]
 
 _CHUNK_BYTES = 2**26
 _CHEAP = 2**35  # multiplications of reading every column that "auto" accepts: a second or so
-
-
-@dataclass(frozen=True)
-class Certificate:
-    """What :func:`certify` found. True in a condition if the two maps are equivalent.
-
-    Attributes:
-        equivalent: Nothing speaks against it, and the method went to its end.
-        method: ``"deterministic"`` or ``"random"``: what was done, which may be other than what was asked for.
-        probes: Inputs that each side was given.
-        error_probability: Bound on the probability that kernels which differ passed; 0.0 for the deterministic method.
-        differences: The first of them, as (output index, input index, candidate's value, reference's value). Indices
-            count in the flattened result and input; the input index is None for the bias.
-        difference_count: All of them.
-        reason: A few words: ``"equivalent"``, ``"weights differ"``, ``"bias differs"``, ``"kernels differ"``,
-            ``"not affine"``, ``"shapes differ"``, ``"dtypes differ"``, ``"not finished"``.
-        explanation: One paragraph: what was done, what follows for all inputs, and what was assumed.
-        scope: Where the kernels were probed: dtype, device, sizes, batch, layouts, threads, versions.
-        resolution: How far a weight may be off unseen because a bias that cannot be taken away hides its last bits.
-        state: Pass it as ``resume=`` to go on where a certificate was not finished. JSON's types only.
-    """
-
-    equivalent: bool
-    method: str
-    probes: int
-    error_probability: float
-    reason: str
-    explanation: str
-    differences: tuple[Difference, ...] = ()
-    difference_count: int = 0
-    scope: dict[str, Any] = field(default_factory=dict)
-    resolution: float = 0.0
-    state: dict[str, Any] = field(default_factory=dict, repr=False)
-
-    def __bool__(self) -> bool:
-        return self.equivalent
-
-    def to_dict(self) -> dict[str, Any]:
-        """The certificate in JSON's types; complex values, infinities and NaN become strings."""
-        found = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "state"}
-        found["differences"] = [
-            {name: _json(value) for name, value in difference._asdict().items()} for difference in self.differences
-        ]
-        return {**found, "scope": dict(self.scope), "state": dict(self.state)}
-
-    def __str__(self) -> str:
-        head = "EQUIVALENT for all inputs" if self.equivalent else f"NOT CERTIFIED: {self.reason}"
-        lines = textwrap.wrap(f"{head}. {self.explanation}", 79)
-        risk = "0" if self.error_probability == 0 else f"{self.error_probability:.1e}"
-        lines.append(f"  {'method':<12} {self.method}, {self.probes:,} probes, error probability {risk}")
-        if self.differences:
-            lines.append(f"  {'output':>12} {'input':>8} {'candidate':>24} {'reference':>24}")
-            for output, index, a, b in self.differences[:5]:
-                where = "bias" if index is None else str(index)
-                digits = 17 if self.scope.get("dtype") in ("float64", "complex128") else 9
-                lines.append(f"  {output:>12} {where:>8} {_number(a, digits):>24} {_number(b, digits):>24}")
-            rest = self.difference_count - min(5, len(self.differences))
-            lines += [f"  and {rest:,} more"] if rest > 0 else []
-        text = ", ".join(f"{name} {value}" for name, value in self.scope.items())
-        lines += textwrap.wrap(f"  {'scope':<12} {text}", 79, subsequent_indent=" " * 15)
-        return "\n".join(lines)
 
 
 def certify(
@@ -115,8 +60,9 @@ def certify(
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
     chunk_bytes: int = _CHUNK_BYTES,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     resume: Mapping[str, Any] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
 ) -> Certificate:
     """Certify that two affine maps are the same function for all inputs, bit by bit of their coefficients.
 
@@ -141,8 +87,10 @@ def certify(
         device: The same; default cpu.
         chunk_bytes: Bound on the probes and results that are held at once, in bytes.
         progress: Called as ``progress(done, total, state)`` after every chunk; returning False stops, and the
-            certificate's ``state`` allows to go on.
+            certificate's ``state`` allows to go on. True writes how far it is to standard error.
         resume: The ``state`` of a certificate or a progress call for the same layers, method and seed.
+        checkpoint: A file to keep the state in, about once a second and when it is interrupted. Where it exists, the
+            work goes on from there; it is removed when the certificate is complete.
 
     Raises:
         EquivError: Arguments that cannot be served: no shape, lazy or meta parameters, weights that are not finite, a
@@ -160,6 +108,14 @@ def certify(
         [(4, 10)]
     """
     check_options(method, error_probability, seed, chunk_bytes, progress, resume)
+    told = printed() if progress is True else progress or None
+    kept = None if checkpoint is None else Checkpoint(checkpoint)
+    if kept is not None:
+        if resume is not None:
+            raise EquivError(
+                "resume: expected None beside checkpoint=, got a state; the file holds one: pass one of both"
+            )
+        resume, told = kept.read(), kept.watching(told)
     shape = shape_of(candidate, reference, feature_shape, in_features)
     sides = [
         side_of(name, given, shape, feature_shape is not None)
@@ -179,9 +135,26 @@ def certify(
         values,
         torch.random.fork_rng(devices=devices, device_type=where.type if devices else "cuda"),
     ):  # dropouts draw
-        return _Case(sides[0], sides[1], shape, dtypes[0], where, chunk_bytes, seed, progress, resume).certify(
-            method, error_probability
-        )
+        case = _Case(sides[0], sides[1], shape, dtypes[0], where, chunk_bytes, seed, told, resume)
+        return _kept(case, method, error_probability, kept)
+
+
+def _kept(case: _Case, method: str, wanted: float, kept: Checkpoint | None) -> Certificate:
+    """The certificate, with its state in a file until it is complete."""
+    if kept is None:
+        return case.certify(method, wanted)
+    try:
+        found = case.certify(method, wanted)
+    except EquivError as error:
+        raise kept.foreign() if str(error).startswith("resume:") else error from error
+    except BaseException:  # an interrupt too
+        kept.write()
+        raise
+    if kept.stopped:
+        kept.write()
+    else:
+        kept.remove()
+    return found
 
 
 @dataclass(frozen=True)
@@ -264,6 +237,8 @@ class _Case:
         differences = (*found.differences, *extra)[:CAP]
         count = max(found.count, total, len(differences))
         passes = max(1, (reader.probes - 1) // self.n)
+        if found.bent is not None:
+            differences, count = (), 0  # what is no affine map has no coefficients
         certificate = Certificate(
             equivalent=finished and not count and found.bent is None,
             method="deterministic",
@@ -273,6 +248,7 @@ class _Case:
             explanation="",
             differences=differences,
             difference_count=count,
+            cause=self._cause(reader, total) if count else None,
             scope=self._scope(reader.rows),
             resolution=found.resolution,
             state=reader.state(),
@@ -280,19 +256,32 @@ class _Case:
         reason, text = self._words(certificate, reader, finished, total)
         return replace(certificate, reason=reason, explanation=" ".join(filter(None, (text, note))))
 
+    def _cause(self, reader: Reader, total: int) -> str | None:
+        """From the parameters where they differ, else from what was read."""
+        if self.layers is not None and total:
+            return cause_of(*self.layers, self.shape)
+        if self.resume is not None and reader.is_small:
+            # What was read before the interrupt is gone: such a map is read again in a second or so.
+            reader = Reader(*self.sides, self.n, self.dtype, self.device, self.chunk_bytes, self.seed)
+            reader.run(None)
+        return reader.cause(self.shape)
+
     def _words(self, found: Certificate, reader: Reader, finished: bool, total: int) -> tuple[str, str]:
-        entries = f"{(self.n + 1) * reader.outputs:,} entries ({self.n:,} columns and the bias)"
+        entries = (
+            f"{counted((self.n + 1) * reader.outputs, 'entry', 'entries')} ({counted(self.n, 'column')} and the bias)"
+        )
         if reader.found.bent is not None:
-            return "not affine", f"The {reader.found.bent}."
+            advice = "Certify the layers between the non-linearities one by one: each of them is affine."
+            return "not affine", f"The {reader.found.bent}. {advice}"
         if found.difference_count:
             reason = "bias differs" if all(d.input is None for d in found.differences) else "weights differ"
             if self.layers is not None and not total:
                 return (
                     "kernels differ",
-                    f"The parameters agree through the mapping, but {found.difference_count:,} entries that "
-                    "the kernels return for one-hot inputs do not.",
+                    f"The parameters agree through the mapping, but of {entries} that the kernels return for one-hot "
+                    f"inputs {found.difference_count:,} {'does' if found.difference_count == 1 else 'do'} not.",
                 )
-            return reason, f"{found.difference_count:,} of {entries} differ; the first of them follow."
+            return reason, _differ(found.difference_count, f"{found.difference_count:,} of {entries}")
         if not finished:
             return (
                 "not finished",
@@ -329,26 +318,25 @@ class _Case:
             check_origin(self.resume, state)
             state["next"] = int(self.resume["next"])
         weights = Weights(pair, chosen)
-        found = None
-        for draw in range(int(state["next"]), chosen.draws):
+        found, done = None, int(state["next"])
+        for draw in range(done, chosen.draws):
             x = weights.draw(self.seed * 1_000_003 + draw)
             found = probe(weights, x)
-            state = {**state, "next": draw + 1}
             done = draw + 1
             if found is not None:
-                break
+                break  # the state stays before this draw: who goes on finds the difference again
+            state = {**state, "next": done}
             if self.progress is not None and self.progress(done, chosen.draws, state) is False and done < chosen.draws:
                 break
-        return self._integers_say(chosen, state, found)
+        return self._integers_say(chosen, state, found, done)
 
     def _integers_say(
-        self, chosen: Plan, state: dict[str, Any], found: tuple[Difference, int | None] | None
+        self, chosen: Plan, state: dict[str, Any], found: tuple[Difference, int | None] | None, draws: int
     ) -> Certificate:
-        draws = int(state["next"])
         finished = draws == chosen.draws
         setting = (
             f"integers up to {chosen.weight:,} in place of the weights and up to {chosen.input:,} as inputs, "
-            f"{draws} draws of {chosen.rows} rows"
+            f"{counted(draws, 'draw')} of {counted(chosen.rows, 'row')}"
         )
         if found is not None:
             reason = "kernels differ"
@@ -395,10 +383,11 @@ class _Case:
 
     def _parameters_differ(self, method: str, found: list[Difference], total: int, probes: int) -> Certificate:
         reason = "bias differs" if all(d.input is None for d in found) else "weights differ"
-        text = (
-            f"{total:,} parameters differ once both layers are written as one dense matrix; the first of them follow."
+        text = _differ(total, counted(total, "parameter"), " once both layers are written as one dense matrix")
+        cause = None if self.layers is None else cause_of(*self.layers, self.shape)
+        return Certificate(
+            False, method, probes, 0.0, reason, text, tuple(found), total, scope=self._scope(1), cause=cause
         )
-        return Certificate(False, method, probes, 0.0, reason, text, tuple(found), total, scope=self._scope(1))
 
     def _scope(self, batch: int) -> dict[str, Any]:
         found: dict[str, Any] = {
@@ -419,17 +408,11 @@ class _Case:
         return found
 
 
+def _differ(count: int, what: str, when: str = "") -> str:
+    return (
+        f"{what} {'differs' if count == 1 else 'differ'}{when}; {'it follows' if count == 1 else 'the first follow'}."
+    )
+
+
 def _fallback(method: str, why: str) -> str:
     return f"Random probes were asked for, and not used: {why}." if method == "random" else ""
-
-
-def _json(value: Any) -> Any:
-    if isinstance(value, complex) or (isinstance(value, float) and not math.isfinite(value)):
-        return str(value)
-    return value
-
-
-def _number(value: Any, digits: int) -> str:
-    if isinstance(value, complex):
-        return f"{value.real:.{min(digits, 9)}g}{value.imag:+.{min(digits, 9)}g}j"
-    return f"{value:.{digits}g}" if isinstance(value, float) else str(value)

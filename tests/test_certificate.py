@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 import math
 
@@ -15,6 +16,7 @@ from torch import nn
 
 import equiv
 from equiv import Certificate, EquivError, certify
+from equiv._checkpoint import printed
 from equiv._kernels import plan
 
 RUN = settings(derandomize=True, database=None, deadline=None, max_examples=25)
@@ -198,6 +200,8 @@ def test_what_bends_is_no_affine_map(bend):
         assert not found
         assert found.reason == "not affine"
         assert "candidate is no affine map" in found.explanation
+        assert "Certify the layers between the non-linearities one by one" in found.explanation
+        assert (found.differences, found.difference_count, found.cause) == ((), 0, None)  # it has no coefficients
         assert certify(linear, bent).explanation.startswith("The reference is no affine map")
     if not isinstance(bend, nn.BatchNorm1d):
         assert all(torch.equal(state[name], value) for name, value in bend.state_dict().items())
@@ -427,6 +431,170 @@ def test_a_state_of_other_layers_is_refused():
         certify(conv, linear, resume={"next": 3})
 
 
+class StopError(Exception):
+    """As a Ctrl-C at a bad moment."""
+
+
+@pytest.mark.parametrize("method", ["deterministic", "random"])
+@pytest.mark.parametrize("how", [KeyboardInterrupt, StopError])
+def test_an_interrupted_certificate_goes_on_from_its_checkpoint(method, how, tmp_path):
+    linear = layer(32, 4)
+    conv = equiv.linear_to_full_conv(linear, (8, 2, 2))
+    file = tmp_path / "layer.json"
+    options = {"method": method, "chunk_bytes": 1200, "checkpoint": file}
+    steps = []
+
+    def interrupt(done, total, _):
+        steps.append(done)
+        if done < total:
+            raise how
+
+    with pytest.raises(how):
+        certify(conv, linear, progress=interrupt, **options)
+    assert json.loads(file.read_text())["next"] == steps[-1] > 0
+    heard = []
+    found = certify(conv, linear, progress=lambda done, *_: heard.append(done), **options)
+    assert found
+    assert min(heard) > steps[-1]
+    whole = certify(conv, linear, method=method, chunk_bytes=1200)
+    assert (found.probes, found.error_probability) == (whole.probes, whole.error_probability)
+    assert not [*tmp_path.iterdir()]  # complete: the next one starts anew
+
+
+def test_a_difference_found_before_the_interrupt_is_still_there_after_it(tmp_path):
+    linear = layer(32, 4)
+    other = copy.deepcopy(linear)
+    nudge(other.weight, 2, 3)
+    options = {"chunk_bytes": 4000, "checkpoint": str(tmp_path / "layer.json")}
+    certify(lambda x: other(x), linear, progress=lambda done, *_: done < 5, **options)
+    assert (tmp_path / "layer.json").exists()
+    found = certify(lambda x: other(x), linear, **options)
+    assert [(d.output, d.input) for d in found.differences] == [(2, 3)]
+    assert found.cause.startswith("one entry differs: weight[2, 3]")
+
+
+def test_a_wrong_kernel_found_by_random_integers_is_found_again_by_who_goes_on(monkeypatch):
+    linear = layer(32, 4)
+    conv = equiv.linear_to_full_conv(linear, (8, 2, 2))
+    right = F.conv2d
+    monkeypatch.setattr(F, "conv2d", lambda x, *a, **k: right(x.clone().index_fill_(1, torch.tensor([7]), 0), *a, **k))
+    found = certify(conv, linear, method="random")
+    assert found.reason == "kernels differ"
+    again = certify(conv, linear, method="random", resume=found.state)
+    assert (again.reason, again.differences) == (found.reason, found.differences)
+
+
+def test_a_checkpoint_is_written_on_the_way(tmp_path, monkeypatch):
+    """A process that is killed leaves what it had a second ago."""
+    monkeypatch.setattr("equiv._checkpoint._EVERY", 0.0)
+    linear, file = layer(32, 4), tmp_path / "layer.json"
+    seen = []
+    assert certify(
+        linear, linear, chunk_bytes=1200, checkpoint=file, progress=lambda *_: seen.append(json.loads(file.read_text()))
+    )
+    assert [state["next"] for state in seen] == sorted(state["next"] for state in seen)
+    assert len(seen) > 3
+
+
+def test_a_checkpoint_of_something_else_is_refused(tmp_path):
+    linear, file = layer(32, 4), tmp_path / "layer.json"
+    options = {"chunk_bytes": 1200, "progress": lambda *_: False, "checkpoint": file}
+    certify(linear, linear, **options)
+    with pytest.raises(
+        EquivError, match=r"^checkpoint: expected the state of .* in '.*layer.json', got something else"
+    ):
+        certify(layer(33, 4), layer(33, 4), **options)
+    for text in ("", "[]", '{"version": 1}', "\0"):
+        file.write_text(text)
+        with pytest.raises(EquivError, match=r"^checkpoint: .* remove this one to start again"):
+            certify(linear, linear, **options)
+    with pytest.raises(EquivError, match="checkpoint: expected a file in an existing folder"):
+        certify(linear, linear, checkpoint=tmp_path / "none" / "layer.json")
+    with pytest.raises(EquivError, match="checkpoint: expected the path of a file, got 3"):
+        certify(linear, linear, checkpoint=3)
+    with pytest.raises(EquivError, match="resume: expected None beside checkpoint="):
+        certify(linear, linear, checkpoint=file, resume={"version": 1, "method": "random", "of": "", "next": 0})
+
+
+def test_progress_is_written_to_standard_error_where_it_is_asked_for(capsys):
+    linear = layer(32, 4)
+    assert certify(linear, linear, chunk_bytes=1200, progress=True)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines()[-1] == "certify: 32 of 32 (100%)"
+    assert certify(linear, linear, progress=False)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_progress_writes_over_its_line_on_a_terminal():
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    out = Terminal()
+    line = printed(out)
+    for done in (1, 2, 3):
+        line(done, 3, {})
+    assert out.getvalue().startswith("\rcertify: 1 of 3 (33%)")
+    assert out.getvalue().endswith("certify: 3 of 3 (100%)".ljust(60) + "\n")
+    assert max(map(len, out.getvalue().splitlines())) <= 80
+
+
+# --- causes -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["deterministic", "random"])
+@pytest.mark.parametrize("as_function", [False, True])
+@pytest.mark.parametrize(
+    ("fault", "cause"),
+    [
+        (lambda conv: conv.weight.data.copy_(conv.weight.data.flip(3)), "kernel flipped along W"),
+        (lambda conv: conv.bias.data.zero_(), "the bias is dropped"),
+        (
+            lambda conv: conv.weight.data[:, 2:].zero_(),
+            "the last 16 of 48 columns are zero: the reduction is cut short",
+        ),
+    ],
+)
+def test_the_cause_of_a_difference_is_named(method, as_function, fault, cause):
+    linear = layer(48, 7)
+    conv = equiv.linear_to_full_conv(linear, (3, 4, 4))
+    fault(conv)
+    found = certify((lambda x: conv(x)) if as_function else conv, linear, feature_shape=(3, 4, 4), method=method)
+    assert not found
+    assert found.cause == cause
+    assert f"  cause        {cause}" in str(found)
+    assert found.to_dict()["cause"] == cause
+
+
+def test_the_cause_of_a_large_difference_is_named_from_a_sample_first():
+    linear = layer(2**14, 2**9)
+    conv = equiv.linear_to_full_conv(linear, (256, 8, 8))
+    conv.weight.data = conv.weight.data.flip(2).contiguous()
+    assert certify(conv, linear, method="random").cause == "kernel flipped along H"
+    conv = equiv.linear_to_full_conv(linear, (256, 8, 8))
+    nudge(conv.weight.data.view(2**9, -1), 333, 77)
+    assert certify(conv, linear, method="random").cause.startswith(
+        "one entry differs: weight[333, 77], input (1, 1, 5)"
+    )
+    conv.weight.data.mul_(torch.rand(1, 256, 8, 8))
+    assert certify(conv, linear, method="random").cause is None
+
+
+def test_a_cause_is_not_made_up():
+    linear, other = layer(48, 7), layer(48, 7)
+    other.weight.data.mul_(torch.rand(7, 48))
+    assert certify(other, linear).cause is None
+    assert certify(linear, linear).cause is None
+    assert "cause" not in str(certify(other, linear))
+
+
+def test_rows_have_inputs_not_channels():
+    linear = layer(12, 7)
+    found = certify(lambda x: linear(x[:, [3, 1, 4, 0, 5, 9, 2, 6, 11, 7, 8, 10]]), linear)
+    assert found.cause.startswith("inputs 11 of 12 moved")
+
+
 # --- printing, misuse -------------------------------------------------------------------------------------------------
 
 
@@ -439,9 +607,10 @@ def test_a_certificate_reads_well():
     assert (
         str(found)
         .replace("\n", " ")
-        .startswith("NOT CERTIFIED: weights differ. 1 of 65 entries (12 columns and the bias) differ; the first")
+        .startswith("NOT CERTIFIED: weights differ. 1 of 65 entries (12 columns and the bias) differs; it follows.")
     )
     assert any(line.split()[:2] == ["4", "10"] for line in lines)
+    assert any(line.startswith("  cause        one entry differs: weight[4, 10]") for line in lines)
     assert any(line.startswith("  scope        dtype float32, device cpu, input 3x2x2") for line in lines)
     assert max(map(len, lines)) <= 80
     plain = json.loads(json.dumps(found.to_dict()))
@@ -452,6 +621,7 @@ def test_a_certificate_reads_well():
 def test_shapes_and_dtypes_that_differ_are_told():
     assert certify(layer(6, 3), layer(6, 4)).reason == "shapes differ"
     assert certify(layer(6, 3), layer(6, 3).double()).reason == "dtypes differ"
+    assert not any(line.strip() == "scope" for line in str(certify(layer(6, 3), layer(6, 3).double())).splitlines())
     assert certify(lambda x: x, layer(6, 3)).reason == "shapes differ"
 
 

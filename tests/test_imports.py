@@ -23,7 +23,7 @@ HOME = Path(equiv.__file__).parent
 
 # From the bottom up: a room may use those of earlier lines, and its own.
 ROOMS = (
-    ("errors", "_options"),
+    ("errors", "_options", "_words"),
     ("_checks", "_dense", "mapping"),
     ("numerics",),
     ("_results", "verdict", "causes", "_slips", "_output_slips"),
@@ -33,7 +33,9 @@ ROOMS = (
         "_kron",
         "_witness_text",
         "certificate",
+        "_certified",
         "_certify_arguments",
+        "_checkpoint",
         "_kernels",
         "_parameters",
         "_probing",
