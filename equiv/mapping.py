@@ -11,6 +11,7 @@ no random numbers and leaves its source alone. The result holds contiguous copie
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Any, TypeVar
 
 import torch
@@ -46,6 +47,7 @@ __all__ = [
 ]
 
 _M = TypeVar("_M", nn.Linear, Conv)
+_Module = TypeVar("_Module", bound=nn.Module)
 _CONVS: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
 
@@ -146,7 +148,7 @@ def conv_to_linear(conv: Conv, feature_shape: FeatureShape, *, share: bool = Fal
     else:
         weight = _dense_weight(conv, shape, pads, positions)
         bias = None if conv.bias is None else _repeated(conv.bias, math.prod(positions))
-    linear = nn.Linear(in_features, out_features, bias=bias is not None, device="meta", dtype=torch.float32)
+    linear = undrawn(nn.Linear, in_features, out_features, bias=bias is not None, dtype=torch.float32)
     return _dressed(linear, weight, bias, conv)
 
 
@@ -193,14 +195,33 @@ def to_channels(x: Tensor, spatial_dims: int = 2) -> Tensor:
 # --- building ---------------------------------------------------------------------------------------------------------
 
 
+def undrawn(kind: type[_Module], *arguments: Any, **options: Any) -> _Module:
+    """``kind(*arguments, **options, device="meta")`` without the call of ``reset_parameters``.
+
+    On meta nothing is allocated, yet torch goes through every step of drawing a parameter that has no entries, which
+    takes three quarters of the time.
+
+    Example:
+        >>> undrawn(nn.Linear, 3, 2)
+        Linear(in_features=3, out_features=2, bias=True)
+    """
+    module: _Module = _without_reset(kind)(*arguments, device="meta", **options)
+    module.__class__ = kind
+    return module
+
+
+@cache
+def _without_reset(kind: Any) -> Any:
+    return type(kind.__name__, (kind,), {"reset_parameters": lambda _self: None})
+
+
 def _conv_of(linear: nn.Linear, channels: int, kernel: tuple[int, ...], share: bool) -> Conv:
     weight = _rearranged(linear.weight, (linear.out_features, channels, *kernel), share, "linear.weight")
     bias = None
     if linear.bias is not None:
         bias = _rearranged(linear.bias, (linear.out_features,), share, "linear.bias")
-    conv: Conv = _CONVS[len(kernel)](
-        channels, linear.out_features, kernel, bias=bias is not None, device="meta", dtype=torch.float32
-    )  # on meta nothing is allocated and nothing is drawn
+    kind = _CONVS[len(kernel)]
+    conv: Conv = undrawn(kind, channels, linear.out_features, kernel, bias=bias is not None, dtype=torch.float32)
     return _dressed(conv, weight, bias, linear)
 
 

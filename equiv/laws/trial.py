@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from equiv.backends import Backend, TorchEager
 from equiv.backends.eager import conv_kernel
 from equiv.laws.known import known_defect, known_refusal
-from equiv.mapping import linear_to_full_conv, linear_to_pointwise_conv, to_feature_map
+from equiv.mapping import linear_to_full_conv, linear_to_pointwise_conv, to_feature_map, undrawn
 from equiv.numerics import Reference, bit_equal, declared
 
 Coverage = dict[str, Counter[str]]
@@ -101,6 +101,7 @@ class Trial:
     deep: bool = False
     tally: dict[str, Tally] = field(default_factory=dict)
     coverage: Coverage = field(default_factory=dict)
+    _layer: tuple[Tensor, Tensor | None, nn.Linear] | None = field(default=None, init=False, repr=False)
 
     # -- building calls --------------------------------------------------------------------------------------------
 
@@ -108,7 +109,7 @@ class Trial:
         """The call that carries out ``(weight, bias)`` on ``x`` ``(*batch, n)`` in a form, by way of the mapping."""
         if form == "linear":
             return Call(form, x, weight, bias)
-        layer = as_linear(weight, bias)
+        layer = self._layer_of(weight, bias)
         dims, n = len(feature_shape) - 1, weight.shape[1]
         if form == "full":
             conv = linear_to_full_conv(layer, feature_shape, share=True)
@@ -117,6 +118,12 @@ class Trial:
             conv = linear_to_pointwise_conv(layer, dims, share=True)
             rows = x.reshape(-1, n, *(1,) * dims)
         return Call(form, rows, conv.weight.detach(), None if conv.bias is None else conv.bias.detach())
+
+    def _layer_of(self, weight: Tensor, bias: Tensor | None) -> nn.Linear:
+        """:func:`as_linear`, made once for the forms of a case that follow one another."""
+        if self._layer is None or self._layer[0] is not weight or self._layer[1] is not bias:
+            self._layer = (weight, bias, as_linear(weight, bias))
+        return self._layer[2]
 
     def run(self, call: Call, *, note: str = "") -> Tensor:
         """The result of a call as ``(rows, O)``, after a look at the shape and dtype that the backend returned."""
@@ -227,7 +234,10 @@ class Trial:
 
     def cover(self, condition: str, value: object) -> None:
         """Note that a condition took a value."""
-        self.coverage.setdefault(condition, Counter())[str(value)] += 1
+        counter = self.coverage.get(condition)
+        if counter is None:
+            counter = self.coverage[condition] = Counter()
+        counter[str(value)] += 1
 
     def _is_known(self, call: Call, gradient: str | None) -> bool:
         """Whether a failed comparison falls under a defect of torch that is written down."""
@@ -256,7 +266,7 @@ class Trial:
 
 def as_linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     """An ``nn.Linear`` that holds the given tensors themselves, strides and all."""
-    layer = nn.Linear(1, 1, bias=bias is not None, device="meta")
+    layer = undrawn(nn.Linear, 1, 1, bias=bias is not None)
     layer.in_features, layer.out_features = weight.shape[1], weight.shape[0]
     layer.weight = nn.Parameter(weight, requires_grad=False)
     if bias is not None:

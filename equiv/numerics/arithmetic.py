@@ -8,6 +8,7 @@ measured, the accelerator rows come from documentation and say so.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -109,35 +110,47 @@ def declared(dtype: torch.dtype, device: torch.device | str = "cpu", op: str = "
             f"dtype: expected one of {', '.join(map(_word, DTYPES))}, got {dtype!r:.60}; pass a torch dtype such as "
             "torch.float32"
         )
-    kind = check_device(device).type
-    out = format_of(dtype)
-    acc = format_of(torch.float64 if out.dtype == torch.float64 else torch.float32)
+    kind, out = check_device(device).type, format_of(dtype).dtype
+    if kind != "cpu":
+        return _accelerator(_ieee(out, kind, _flushing_is_on()), out, kind)
+    return _on_cpu(out, op, _flushing_is_on(), _cpu_products() if out == torch.float32 else "ieee")
+
+
+def _ieee(out: torch.dtype, kind: str, flushing: bool) -> Arithmetic:
+    """Results of dtype ``out``, rounded to nearest, from an accumulator of at least float32."""
+    acc = format_of(torch.float64 if out == torch.float64 else torch.float32)
     base = Arithmetic(
-        name=f"{_word(out.dtype)} on {kind}, {_word(acc.dtype)} accumulator",
-        output=out.dtype,
+        name=f"{_word(out)} on {kind}, {_word(acc.dtype)} accumulator",
+        output=out,
         u=acc.u,
         accumulator_max=acc.max,
         underflow=acc.min_subnormal,
         measured=kind == "cpu",
     )
-    if _flushing_is_on():
-        base = replace(base, flushes_inputs=True, flushes_outputs=True, underflow=acc.min_normal)
-    if kind != "cpu":
-        return _accelerator(base, out.dtype, kind)
-    if out.dtype == torch.bfloat16:
+    return _flushing(base, acc.min_normal) if flushing else base
+
+
+def _flushing(base: Arithmetic, min_normal: float) -> Arithmetic:
+    return replace(base, flushes_inputs=True, flushes_outputs=True, underflow=min_normal)
+
+
+@cache
+def _on_cpu(out: torch.dtype, op: str, flushing: bool, products: str) -> Arithmetic:
+    base = _ieee(out, "cpu", flushing)
+    if out == torch.bfloat16:
         # oneDNN's bfloat16 kernels treat subnormals as zero, from sizes and in forms that vary.
-        base = replace(base, flushes_inputs=True, flushes_outputs=True, underflow=acc.min_normal)
+        base = _flushing(base, format_of(torch.float32).min_normal)
         # docs/findings/infinity-spreads-in-bfloat16-conv.md: odd channels are padded to pairs.
         base = replace(base, infinity_spreads=op in ("full", "any"))
-    if out.dtype in (torch.bfloat16, torch.float16):
+    if out in (torch.bfloat16, torch.float16):
         if op in ("linear", "any"):
             # docs/findings/linear-rounds-bias-twice.md: matmul, then add_, for strided input of rank other than 2.
             base = replace(base, bias_rounding="either")
         if op == "grad_weight":
             # docs/findings/conv-weight-gradient-in-half.md: samples are accumulated in the dtype itself.
-            base = replace(_sixteen_bit(base), u=out.u, name=f"{_word(out.dtype)} on {kind}, 16-bit accumulator")
-    if out.dtype == torch.float32:
-        base = replace(base, relative=_PRODUCTS[_cpu_products()])
+            base = replace(_sixteen_bit(base), u=format_of(out).u, name=f"{_word(out)} on cpu, 16-bit accumulator")
+    if out == torch.float32:
+        base = replace(base, relative=_PRODUCTS[products])
     return base
 
 
@@ -208,9 +221,12 @@ def _reduced_precision_is_allowed(kind: str, dtype: torch.dtype) -> bool:
     return bool(matmul.allow_fp16_reduced_precision_reduction)
 
 
+_SUBNORMAL = 2.0**-1023
+
+
 def _flushing_is_on() -> bool:
     """Whether this thread flushes subnormals (``torch.set_flush_denormal``)."""
-    return float(torch.tensor(2.0**-1023, dtype=torch.float64) * 1.0) == 0.0
+    return _SUBNORMAL * 1.0 == 0.0  # Python's floats go through the same registers
 
 
 def _word(dtype: torch.dtype) -> str:

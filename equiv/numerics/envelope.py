@@ -62,6 +62,32 @@ class Exact:
 
 
 @dataclass(frozen=True)
+class Envelope:
+    """What right kernels of one arithmetic may give around exact outputs. Tensors share the outputs' shape.
+
+    Attributes:
+        dtype: Real dtype of the results.
+        lower: Smallest right output, float64.
+        upper: Largest right output, float64.
+        undecided: Bool; right kernels may disagree here.
+        any_undecided: Whether any is.
+        error: ``E``, how far the accumulator may be from the exact value before the result is rounded, float64.
+        zero: Bool; where a zero is right beside the interval, as subnormal results may be flushed. None for nowhere.
+        spilled: The infinity that is right beside the interval, or NaN for none, float64. None for nowhere.
+
+    """
+
+    dtype: torch.dtype
+    lower: Tensor
+    upper: Tensor
+    undecided: Tensor
+    any_undecided: bool
+    error: Tensor
+    zero: Tensor | None
+    spilled: Tensor | None
+
+
+@dataclass(frozen=True)
 class Judgement:
     """Every output against its envelope. Tensors share the output's shape; float64 but for the booleans.
 
@@ -126,8 +152,10 @@ def exact_affine(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Exact
     return Exact(value, low, uncertainty, magnitude, terms, b, subnormal, classes)
 
 
-def judge(result: Tensor, exact: Exact, arithmetic: Arithmetic) -> Judgement:
+def judge(result: Tensor, exact: Exact, arithmetic: Arithmetic, *, within: Envelope | None = None) -> Judgement:
     """Hold ``result`` ``(N, O)``, a real floating tensor, against the envelope of ``arithmetic`` around ``exact``.
+
+    ``within`` is ``envelope(exact, arithmetic)`` where it is known already: it does not depend on the result.
 
     Example:
         >>> from equiv.numerics.arithmetic import declared
@@ -136,8 +164,38 @@ def judge(result: Tensor, exact: Exact, arithmetic: Arithmetic) -> Judgement:
         True
 
     """
+    around = envelope(exact, arithmetic) if within is None else within
+    lower, upper, undecided = around.lower, around.upper, around.undecided
+    y, s, low = result.detach().double(), exact.value, exact.low
+    inside = (y >= lower) & (y <= upper)
+    if around.zero is not None:
+        inside = inside | ((y == 0) & around.zero)
+    if around.spilled is not None:
+        inside = inside | (y == around.spilled)
+    distance = y - s if low is None else (y - s) - low
+    if around.dtype.itemsize < 4:
+        # Speak of the accumulator: what the rounding of the result to 16 bits may have added is not its error.
+        distance, room = (distance.abs() - _half_ulp(result.detach(), around.dtype)).clamp(min=0.0), around.error
+    else:
+        room = torch.where(distance > 0, upper - s, s - lower)
+    ratio = torch.where(distance == 0, 0.0, distance.abs() / room)
+    within_one = ratio.nan_to_num(0.0).clamp(max=1.0)
+    if bool(inside.all()):
+        ratio = within_one
+    else:
+        ratio = torch.where(inside, within_one, ratio.nan_to_num(torch.inf, torch.inf).clamp(min=1.0))
+    if exact.classes is not None:
+        inside, undecided, ratio, lower, upper = _judge_classes(
+            y, exact.classes, arithmetic, inside, undecided, ratio, lower, upper
+        )
+    elif not around.any_undecided:
+        return Judgement(inside, undecided, ratio, lower, upper)
+    return Judgement(inside | undecided, undecided, torch.where(undecided, 0.0, ratio), lower, upper)
+
+
+def envelope(exact: Exact, arithmetic: Arithmetic) -> Envelope:
+    """The envelope of ``arithmetic`` around ``exact``, for any number of results; see :func:`judge`."""
     fmt = format_of(arithmetic.output)
-    y = result.detach().double()
     s, low = exact.value, exact.low
     error = arithmetic.error(exact.terms, exact.magnitude) + exact.uncertainty
     if arithmetic.flushes_inputs and exact.subnormal is not None:
@@ -149,7 +207,8 @@ def judge(result: Tensor, exact: Exact, arithmetic: Arithmetic) -> Judgement:
         products = s - exact.bias
         room = products.abs() + error * _SLOP
         # A sum of products that rounds to infinity stays there, whatever the bias takes away.
-        spilled = torch.where(rounds_twice & (room >= fmt.overflow), products.sign() * torch.inf, torch.nan)
+        spills = rounds_twice & (room >= fmt.overflow)
+        spilled = torch.where(spills, products.sign() * torch.inf, torch.nan) if bool(spills.any()) else None
         error = error + torch.where(rounds_twice, room * fmt.u + fmt.min_subnormal, 0.0)
     # S and K*u*S were themselves computed with up to K roundings in float64.
     error = error * (_SLOP + exact.terms * 2.0**-52)
@@ -158,38 +217,28 @@ def judge(result: Tensor, exact: Exact, arithmetic: Arithmetic) -> Judgement:
         below, above = _two_words(s, low, error)
     lower = round_down(below, fmt.dtype).double()
     upper = round_up(above, fmt.dtype).double()
-    # Round to nearest: infinity starts at max + ulp/2, not at max.
-    lower = torch.where((lower == -torch.inf) & (below > -fmt.overflow), -fmt.max, lower)
-    upper = torch.where((upper == torch.inf) & (above < fmt.overflow), fmt.max, upper)
-    lower = torch.where(below >= fmt.overflow, torch.inf, lower)
-    upper = torch.where(above <= -fmt.overflow, -torch.inf, upper)
-    inside = (y >= lower) & (y <= upper)
-    if arithmetic.flushes_outputs:
-        inside = inside | ((y == 0) & (s.abs() - error < fmt.min_normal))
-    if spilled is not None:
-        inside = inside | (y == spilled)
+    if not _at_most(fmt.max, -below, above):
+        # Round to nearest: infinity starts at max + ulp/2, not at max.
+        lower = torch.where((lower == -torch.inf) & (below > -fmt.overflow), -fmt.max, lower)
+        upper = torch.where((upper == torch.inf) & (above < fmt.overflow), fmt.max, upper)
+        lower = torch.where(below >= fmt.overflow, torch.inf, lower)
+        upper = torch.where(above <= -fmt.overflow, -torch.inf, upper)
+    zero = s.abs() - error < fmt.min_normal if arithmetic.flushes_outputs else None
     undecided = exact.magnitude * (1 + 2 * exact.terms * arithmetic.u) >= arithmetic.accumulator_max
-    if exact.plain and low is None and exact.classes is None:
+    any_undecided = bool(undecided.any())
+    if any_undecided and exact.plain and low is None and exact.classes is None:
         # Terms of one sign, or a term alone, overflow to one infinity in any order: the interval, which holds it,
         # decides. What the other sign may hide within float64's own error must not overflow by itself.
         one_sign = exact.magnitude - s.abs() <= 2.0**-40 * exact.magnitude
         hidden_is_small = exact.magnitude < 2.0**36 * arithmetic.accumulator_max
         undecided = undecided & ~((exact.terms <= 1) | (one_sign & hidden_is_small))
-    distance = y - s if low is None else (y - s) - low
-    if fmt.precision < 24:
-        # Speak of the accumulator: what the rounding of the result to 16 bits may have added is not its error.
-        distance, room = (distance.abs() - _half_ulp(result.detach(), fmt.dtype)).clamp(min=0.0), error
-    else:
-        room = torch.where(distance > 0, upper - s, s - lower)
-    ratio = torch.where(distance == 0, 0.0, distance.abs() / room)
-    ratio = torch.where(
-        inside, ratio.nan_to_num(0.0).clamp(max=1.0), ratio.nan_to_num(torch.inf, torch.inf).clamp(min=1.0)
-    )
-    if exact.classes is not None:
-        inside, undecided, ratio, lower, upper = _judge_classes(
-            y, exact.classes, arithmetic, inside, undecided, ratio, lower, upper
-        )
-    return Judgement(inside | undecided, undecided, torch.where(undecided, 0.0, ratio), lower, upper)
+        any_undecided = bool(undecided.any())
+    return Envelope(fmt.dtype, lower, upper, undecided, any_undecided, error, zero, spilled)
+
+
+def _at_most(limit: float, *values: Tensor) -> bool:
+    """Whether no entry is above the limit, or NaN."""
+    return all(v.numel() == 0 or float(v.max()) <= limit for v in values)
 
 
 def _half_ulp(result: Tensor, dtype: torch.dtype) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from equiv.errors import EquivError
 from equiv.numerics.arithmetic import Arithmetic, declared
-from equiv.numerics.envelope import Classes, Exact, Judgement, exact_affine, judge
+from equiv.numerics.envelope import Classes, Envelope, Exact, Judgement, envelope, exact_affine, judge
 from equiv.numerics.formats import FLOATS, format_of
 from equiv.numerics.reference import exact_integers
 
@@ -67,6 +67,7 @@ class Reference:
         bias = None if bias is None else bias.detach().resolve_conj()
         self.dtype = x.dtype
         self.parts: tuple[Exact, ...] = ()
+        self._kept: tuple[Arithmetic, tuple[Envelope, ...]] | None = None
         if x.is_complex():
             self._terms = _nonzero_terms(x, weight, bias)
             self.parts = _complex_parts(x, weight, bias, self._terms, gradient=gradient)
@@ -89,11 +90,20 @@ class Reference:
             raise TypeError("arithmetic is needed for floating and complex results")
         if len(self.parts) == 1:
             exact = self.parts[0]
-            return _assessment(judge(result, exact, arithmetic), exact)
+            return _assessment(judge(result, exact, arithmetic, within=self._within(arithmetic)[0]), exact)
         found = [
-            judge(part, exact, arithmetic) for part, exact in zip((result.real, result.imag), self.parts, strict=True)
+            judge(part, exact, arithmetic, within=within)
+            for part, exact, within in zip(
+                (result.real, result.imag), self.parts, self._within(arithmetic), strict=True
+            )
         ]
         return _joined(found, self.parts, self._terms)
+
+    def _within(self, arithmetic: Arithmetic) -> tuple[Envelope, ...]:
+        """The envelopes of the parts; those asked for last are kept, as forms are mostly judged in one arithmetic."""
+        if self._kept is None or self._kept[0] != arithmetic:
+            self._kept = (arithmetic, tuple(envelope(exact, arithmetic) for exact in self.parts))
+        return self._kept[1]
 
 
 def assess(result: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, arithmetic: Arithmetic | None) -> Assessment:
