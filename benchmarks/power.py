@@ -1,0 +1,202 @@
+"""The kill matrix: which faults the laws of equiv find, and which the rules find that people use instead.
+
+    python benchmarks/power.py --json power.json --table power.md --picture power.svg      # about 20 minutes
+    python benchmarks/power.py --seeds 3 --json power.json ...                             # goes on where it stopped
+    python benchmarks/power.py --only FAULT [FAULT ...] --json few.json                    # some faults or variants
+
+Every fault and legal variant of `equiv.testing.faults` is put in, in the first dtype that it names, and tried by
+- the laws, in the gate and the deep profile, all of them in the order of their numbers, up to the first broken one;
+- `torch.testing.assert_close`, the tolerances of onnxsim and NNSmith, PSNR > 60 dB, cosine > 0.99: each on random
+  normal inputs and on the cases that the laws draw;
+- a property test written by hand: 200 Hypothesis examples and a widened assert_close; its rule on our cases as well.
+All rules compare outputs and the gradients of input, weight and bias with those of the Linear. A fault counts as
+found where a rule is red that is green without the fault on the same input. A false alarm is any red on torch as it is
+or on a legal variant. Comparisons with a reference that is not finite, or where torch is known to be wrong, are left
+out for the rules. Seed 0 of the gate is what CI runs. Exit code 2 if something cannot be done as asked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import platform
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import torch
+from _power_oracles import ORACLES, WIDENED
+from _power_report import Cells, Column, Row, draw, markdown, write_table
+from _power_suites import UNBROKEN, Job, Mutant, Worker, dtype_of
+
+import equiv
+
+RIVALS = [name for name in ORACLES if name != WIDENED.name]
+COLUMNS = [
+    Column("gate", "equiv", "laws", "gate"),
+    Column("deep", "equiv", "laws", "deep"),
+    *(Column("normal", name, "normal", name) for name in RIVALS),
+    Column("hypothesis", WIDENED.name, "hypothesis", "Hypothesis suite"),
+    *(Column("equiv", name, "equiv", name) for name in ORACLES),
+]
+
+
+class Misuse(Exception):  # noqa: N818 - what the command says before it ends with 2
+    """Something asked for that cannot be done."""
+
+
+def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=1, help="how many, from 0 on")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="faults and variants; all by default")
+    parser.add_argument("--examples", type=int, help="cases a law in the gate, instead of the profile's 80")
+    parser.add_argument("--deep-examples", type=int, default=100, help="cases a law in deep; the profile's are 600")
+    parser.add_argument("--cases", type=int, default=80, help="cases that every rule is given, from either source")
+    parser.add_argument("--by-hand", type=int, default=200, help="examples of the property test written by hand")
+    parser.add_argument("--json", type=Path, help="where the results are kept, and taken up again")
+    parser.add_argument("--table", type=Path, help="a Markdown page; replaced between its markers if it has them")
+    parser.add_argument("--picture", type=Path, help="the matrix as .svg or .png; needs matplotlib")
+    parser.add_argument("--zoo", default="equiv.testing.faults", help="a module with FAULTS and VARIANTS")
+    return parser.parse_args(given)
+
+
+def checked(options: argparse.Namespace) -> tuple[list[Any], list[Any]]:
+    """The faults and the legal variants asked for.
+
+    Raises:
+        Misuse: A number below 1, a name or module that does not exist, a picture that cannot be drawn.
+    """
+    for name in ("seeds", "examples", "deep_examples", "cases", "by_hand"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise Misuse(f"--{name.replace('_', '-')}: expected an integer of at least 1, got {value}")
+    if options.picture is not None:
+        if options.picture.suffix not in (".svg", ".png"):
+            raise Misuse(f"--picture: expected a name that ends in .svg or .png, got {options.picture}")
+        try:
+            importlib.import_module("matplotlib")
+        except ImportError as error:
+            raise Misuse("--picture: needs matplotlib; run python -m pip install matplotlib") from error
+    for name in ("json", "table", "picture"):
+        path = getattr(options, name)
+        if path is not None and not path.resolve().parent.is_dir():
+            raise Misuse(f"--{name}: expected a file in a folder that exists, got {path}")
+    try:
+        zoo = importlib.import_module(options.zoo)
+        faults, variants = zoo.FAULTS, zoo.VARIANTS
+    except (ImportError, AttributeError) as error:
+        raise Misuse(f"--zoo: expected a module with FAULTS and VARIANTS, got {options.zoo} ({error})") from error
+    legal = {mutant.name: mutant for mutant in (*UNBROKEN, *variants.values())}
+    unknown = [name for name in options.only or () if name not in faults and name not in legal]
+    if unknown:
+        raise Misuse(f"--only: expected names among {', '.join((*faults, *legal))}; got {unknown[0]!r}")
+    wanted = set(options.only or (*faults, *legal))
+    return [f for f in faults.values() if f.name in wanted], [v for v in legal.values() if v.name in wanted]
+
+
+def jobs(options: argparse.Namespace, faults: Sequence[Mutant], legal: Sequence[Mutant]) -> Iterator[Job]:
+    """All there is to do, those of one dtype after another."""
+    counts = {
+        "gate": options.examples,
+        "deep": options.deep_examples,
+        "normal": options.cases,
+        "hypothesis": options.by_hand,
+        "equiv": options.cases,
+    }
+    for seed in range(options.seeds):
+        for mutant in sorted((*faults, *legal), key=dtype_of):
+            for runner, count in counts.items():
+                rules = tuple(c.oracle for c in COLUMNS if c.runner == runner and c.oracle in ORACLES)
+                yield Job(runner, mutant.name, seed, count, rules, options.zoo)
+
+
+def run(todo: Sequence[Job], cells: Cells) -> Iterator[str]:
+    """Fill in the cells of the jobs, and say each."""
+    with Worker() as worker:
+        for number, job in enumerate(todo, start=1):
+            found = cells[_key(job)] = worker.do(job)
+            said = ", ".join(f"{name} {_said(cell)}" for name, cell in found.items())
+            yield f"{number}/{len(todo)} {job.mutant}, seed {job.seed}, {job.runner}: {said}"
+
+
+def _key(job: Job) -> str:
+    return f"{job.runner}/{job.mutant}/{job.seed}"
+
+
+def _said(cell: dict[str, Any]) -> str:
+    if cell["died"]:
+        return "died: torch ended the process"
+    if not cell["red"]:
+        return f"green ({cell['cases']} cases)"
+    return f"red at case {cell['examples']} ({cell['seconds']:.2f} s; {cell['by']})"
+
+
+def versions() -> dict[str, str]:
+    return {
+        "equiv": equiv.__version__,
+        "torch": torch.__version__,
+        "hypothesis": hypothesis.__version__,
+        "python": platform.python_version(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def opened(options: argparse.Namespace) -> dict[str, Any]:
+    """The state to go on from.
+
+    Raises:
+        Misuse: The file is no state, or one of a run that was asked for something else.
+    """
+    asked = {name: getattr(options, name) for name in ("examples", "deep_examples", "cases", "by_hand", "zoo")}
+    if options.json is None or not options.json.exists():
+        return {"asked": asked, "versions": versions(), "cells": {}}
+    try:
+        state: dict[str, Any] = json.loads(options.json.read_text(encoding="utf-8"))
+        kept, _ = state["asked"], state["cells"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise Misuse(f"--json: expected results of this command, got {options.json}; name another file") from error
+    if kept != asked:
+        raise Misuse(f"--json: {options.json} was made with {kept}, not with {asked}; name another file")
+    return state
+
+
+def rows(mutants: Sequence[Mutant]) -> list[Row]:
+    return [
+        Row(m.name, m.title, getattr(m, "source", ""), getattr(m, "kind", ""), getattr(m, "profile", ""), dtype_of(m))
+        for m in mutants
+    ]
+
+
+def main(given: Sequence[str] | None = None) -> int:
+    options = arguments(given)
+    try:
+        faults, legal = checked(options)
+        state = opened(options)
+    except Misuse as error:
+        print(f"power.py: {error}", file=sys.stderr)
+        return 2
+    start = time.perf_counter()
+    todo = [job for job in jobs(options, faults, legal) if _key(job) not in state["cells"]]
+    for line in run(todo, state["cells"]):
+        print(f"[{time.perf_counter() - start:5.0f} s] {line}", flush=True)
+        if options.json is not None:
+            partial = options.json.with_suffix(".part")
+            partial.write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
+            partial.replace(options.json)
+    cells, on_faults, on_legal = state["cells"], rows(faults), rows(legal)
+    table = markdown(cells, COLUMNS, on_faults, on_legal, options.seeds)
+    print(f"\n{table}")
+    if options.table is not None:
+        write_table(options.table, table)
+    if options.picture is not None:
+        draw(options.picture, cells, COLUMNS, on_faults, on_legal, options.seeds)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
