@@ -14,6 +14,7 @@ class Options:
         examples: Cases per item, or None for the profile's number.
         seed: Of all items, or None.
         dtypes: Words, or None for all.
+        arithmetic: ``declared`` or ``measured``.
         devices: Such as ``cpu`` or ``cuda:0``.
     """
 
@@ -21,6 +22,7 @@ class Options:
     examples: int | None = None
     seed: int | None = None
     dtypes: tuple[str, ...] | None = None
+    arithmetic: str = "declared"
     devices: tuple[str, ...] = ("cpu",)
 
 

@@ -36,6 +36,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--equiv-examples", metavar="N", help="cases for each item, instead of the profile's number")
     group.addoption("--equiv-seed", metavar="N", help="other cases: vary it to randomize a derandomized profile")
     group.addoption(
+        "--equiv-arithmetic",
+        metavar="NAME",
+        help="what envelopes follow: declared (by dtype and device), or measured (of every call; slow)",
+    )
+    group.addoption(
         "--equiv-report", metavar="FILE.json", help="write every result and the coverage of conditions to a file"
     )
     parser.addini(
@@ -44,7 +49,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def _is_used(config: pytest.Config) -> bool:
-    given = (f"equiv_{name}" for name in ("profile", "devices", "dtypes", "examples", "seed", "report"))
+    given = (f"equiv_{name}" for name in ("profile", "devices", "dtypes", "examples", "seed", "arithmetic", "report"))
     return bool(config.getini("equiv_profile")) or any(config.getoption(name) is not None for name in given)
 
 
@@ -92,6 +97,11 @@ def _read_options(config: pytest.Config) -> None:
     options.seed = _number(config, "seed", 0)
     if options.seed is None:
         options.seed = _seed_of_hypothesis(config.getoption("hypothesis_seed", None))
+    options.arithmetic = str(config.getoption("equiv_arithmetic") or Options.arithmetic)
+    if options.arithmetic not in ("declared", "measured"):
+        raise EquivError(
+            f"--equiv-arithmetic: expected declared or measured, got {options.arithmetic!r:.60}; correct its spelling"
+        )
     options.dtypes = _dtypes(config.getoption("equiv_dtypes"))
     options.devices = _devices(config.getoption("equiv_devices"))
     _check_report(config.getoption("equiv_report"))

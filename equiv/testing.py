@@ -48,7 +48,13 @@ class Check:
     def __call__(self) -> Result:
         """Run the item as the pytest options, or their defaults, say."""
         __tracebackhide__ = True
-        result = run_item(self.item, profile=options.profile, examples=options.examples, seed=options.seed)
+        result = run_item(
+            self.item,
+            profile=options.profile,
+            examples=options.examples,
+            seed=options.seed,
+            arithmetic=options.arithmetic,
+        )
         if result.failure is not None:
             raise LawBroken(result)
         return result
@@ -183,6 +189,7 @@ def check_backend(
     profile: str = "dev",
     examples: int | None = None,
     seed: int | None = None,
+    arithmetic: str = "declared",
 ) -> list[Result]:
     """Run every law on a backend without a test framework, and return all results, broken laws included.
 
@@ -194,6 +201,7 @@ def check_backend(
         profile: ``dev``, ``gate`` or ``deep``.
         examples: Cases per item instead of the profile's number.
         seed: Repeats a run.
+        arithmetic: What envelopes follow: ``declared``, or ``measured``; see :func:`equiv.laws.run_item`.
 
     Raises:
         EquivError: Names that do not exist, or an object that is no backend.
@@ -204,7 +212,8 @@ def check_backend(
         [None]
     """
     found = checks([backend], laws=laws, forms=forms, dtypes=dtypes)
-    return [run_item(check.item, profile=profile, examples=examples, seed=seed) for check in found]
+    how = {"profile": profile, "examples": examples, "seed": seed, "arithmetic": arithmetic}
+    return [run_item(check.item, **how) for check in found]  # type: ignore[arg-type]
 
 
 __all__ = [

@@ -83,7 +83,8 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Laws that hold at once; the calls, for inspection."""
     calls: list[Any] = []
 
-    def run_item(item: Any, *, profile: str, examples: int | None, seed: int) -> laws.Result:
+    def run_item(item: Any, *, profile: str, examples: int | None, seed: int, arithmetic: str) -> laws.Result:
+        assert arithmetic == "declared"
         calls.append((item.id, profile, examples, seed))
         return _result(item, seed=seed)
 

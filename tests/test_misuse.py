@@ -407,6 +407,7 @@ OPTIONS: list[tuple[list[str], tuple[str, ...]]] = [
     (["--equiv-examples", "many"], ("--equiv-examples: expected", "got 'many'")),
     (["--equiv-examples", "9" * 5000], ("--equiv-examples: expected",)),
     (["--equiv-seed=-1"], ("--equiv-seed: expected an integer of at least 0, got '-1'",)),
+    (["--equiv-arithmetic", "guessed"], ("--equiv-arithmetic: expected declared or measured, got 'guessed'",)),
     (["--equiv-seed", "1.5"], ("--equiv-seed: expected", "got '1.5'")),
     (["--equiv-seed", "²"], ("--equiv-seed: expected", "got '²'")),
     (["--equiv-dtypes", "flot32"], ("--equiv-dtypes: expected", "got 'flot32'; did you mean 'float32'?")),

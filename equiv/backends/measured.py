@@ -70,7 +70,7 @@ def measure_form(
         _strides("lay_weight", lay_weight, (out_features, *of_weight), dtype, backend.device),
     )
 
-    who = _identity(backend) if keep else None
+    who = identity(backend) if keep else None
 
     def run(x: Tensor, weight: Tensor, b: Tensor | None) -> Tensor:
         given, kernel = x.reshape(of_input), weight.reshape(-1, *of_weight)
@@ -107,7 +107,7 @@ def _strides(
     return (laid.stride(), laid.storage_offset() % 64)
 
 
-def _identity(backend: Backend) -> Hashable | None:
+def identity(backend: Backend) -> Hashable | None:
     """What tells a backend from another one; None where nothing does, and nothing can be kept."""
     if type(backend) is TorchEager:  # all alike, unless somebody replaced the functions below it
         return ("eager", functional.linear, functional.conv1d, functional.conv2d, functional.conv3d)

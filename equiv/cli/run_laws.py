@@ -33,6 +33,7 @@ class Plan:
     profile: str
     examples: int | None
     seed: int
+    arithmetic: str = "declared"
 
     def items(self) -> list[Item]:
         """The items, in the order of the laws; the same in every process."""
@@ -41,7 +42,7 @@ class Plan:
 
     def run(self, item: Item) -> Result:
         """One item, in this process."""
-        return run_item(item, profile=self.profile, examples=self.examples, seed=self.seed)
+        return run_item(item, profile=self.profile, examples=self.examples, seed=self.seed, arithmetic=self.arithmetic)
 
 
 def default_jobs(count: int, devices: tuple[str, ...]) -> int:

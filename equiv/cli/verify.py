@@ -39,6 +39,12 @@ def verify(
     examples: Annotated[
         str | None, typer.Option("--examples", metavar="N", help="Cases per law and dtype, instead of the profile's.")
     ] = None,
+    arithmetic: Annotated[
+        str,
+        typer.Option(
+            "--arithmetic", metavar="NAME", help="What envelopes follow: declared, or measured of every call (slow)."
+        ),
+    ] = "declared",
     seed: Annotated[
         str | None, typer.Option("--seed", metavar="N", help="Repeat the run with this seed. Random if not given.")
     ] = None,
@@ -49,7 +55,7 @@ def verify(
     ] = None,
 ) -> int:
     """Try to break every law on every form and dtype. Exit code 1 if one is broken."""
-    run = _plan(law, form, dtype, device, profile, examples, seed, jobs, json)
+    run = _plan(law, form, dtype, device, profile, examples, arithmetic, seed, jobs, json)
     interrupted = False
     with _progress(run) as (starting, done):
         try:
@@ -113,6 +119,7 @@ def _plan(
     device: list[str] | None,
     profile: str,
     examples: str | None,
+    arithmetic: str,
     seed: str | None,
     jobs: str | None,
     json: str | None,
@@ -121,12 +128,14 @@ def _plan(
     from equiv.backends import FORMS
     from equiv.cli.run_laws import Plan, default_jobs
     from equiv.laws import LAWS, PROFILES
+    from equiv.laws.measuring import MODES
 
     laws = options.names("--law", law, LAWS)
     forms = options.names("--form", form, FORMS)
     dtypes = options.dtypes("--dtype", dtype)
     devices = tuple(options.devices("--device", device))
     name = options.one_name("--profile", profile.removeprefix("equiv-"), PROFILES)
+    follows = options.one_name("--arithmetic", arithmetic, MODES)
     count = None if examples is None else options.integer("--examples", examples, low=1, high=10**6)
     used = options.integer("--seed", seed, low=0, high=options.LARGEST_SEED) if seed is not None else None
     if used is None:
@@ -142,6 +151,7 @@ def _plan(
         name,
         count,
         used,
+        follows,
     )
     items = plan.items()
     if not items:
@@ -154,6 +164,7 @@ def _plan(
     words += [f" --device {','.join(devices)}"] if devices != ("cpu",) else []
     words += [f" --profile {name}"] if name != "dev" else []
     words += [f" --examples {count}"] if count is not None else []
+    words += [f" --arithmetic {follows}"] if follows != "declared" else []
     return Run(plan, items, processes or default_jobs(len(items), devices), "".join(words))
 
 
@@ -319,6 +330,7 @@ def _payload(run: Run) -> dict[str, Any]:
         "devices": list(run.plan.devices),
         "profile": run.plan.profile,
         "examples": run.plan.examples,
+        "arithmetic": run.plan.arithmetic,
         "seed": run.plan.seed,
         "jobs": run.jobs,
         "seconds": round(run.seconds, 3),

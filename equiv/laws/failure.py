@@ -8,6 +8,7 @@ from typing import Any
 
 from equiv.backends import Backend
 from equiv.causes import likely_cause
+from equiv.laws.measuring import weaker_arithmetic
 from equiv.laws.registry import Law
 from equiv.laws.snippet import program_of
 from equiv.laws.trial import Broken
@@ -103,7 +104,7 @@ def failure_of(broken: Broken, law: Law, *, dtype: str, backend: Backend, seed: 
         expected="" if broken.expected is None else str(broken.expected),
         envelope=None if broken.envelope is None else (str(broken.envelope[0]), str(broken.envelope[1])),
         ratio=broken.ratio,
-        cause=_cause(broken),
+        cause=_cause(broken, backend),
         snippet=program_of(broken, law, case, backend=backend),
         command=_again(law.id, dtype, backend.name, seed),
         case=repr(case),
@@ -123,8 +124,8 @@ def _device(backend: str) -> str:
     return kind if not index else f"{kind.removesuffix(index)}:{index}"
 
 
-def _cause(broken: Broken) -> str | None:
-    """The named mistake that gives the same outputs, if one does."""
+def _cause(broken: Broken, backend: Backend) -> str | None:
+    """The named mistake that gives the same outputs, or the weaker arithmetic that allows them, if there is one."""
     call, outputs = broken.call, broken.outputs
     if call is None or outputs is None or broken.gradient is not None:
         return None
@@ -135,6 +136,7 @@ def _cause(broken: Broken) -> str | None:
     if actual.shape[1] != o or call.input.numel() != actual.shape[0] * n:
         return None
     shape = tuple(call.weight.shape[1:]) if call.form == "full" else (n, 1)
-    return likely_cause(
+    mistake = likely_cause(
         actual, x=call.input.reshape(-1, n), weight=call.weight.reshape(o, n), bias=call.bias, feature_shape=shape
     )
+    return mistake or weaker_arithmetic(backend, call, actual)

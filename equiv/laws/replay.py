@@ -50,9 +50,9 @@ def check_case(law: str, case: Any, *, backend: Backend | None = None, forms: Se
         ) from broken
 
 
-def tried(law: Law, case: Any, *, backend: Backend, forms: tuple[str, ...]) -> Broken | None:
-    """How the law is broken by this case; None where it holds."""
-    trial = Trial(backend, case.dtype, forms)
+def tried(law: Law, case: Any, *, backend: Backend, forms: tuple[str, ...], measured: bool = False) -> Broken | None:
+    """How the law is broken by this case; None where it holds. For ``measured`` see :class:`equiv.laws.Trial`."""
+    trial = Trial(backend, case.dtype, forms, measured=measured)
     try:
         law.check(trial, case)
     except Broken as broken:

@@ -18,6 +18,7 @@ from hypothesis.errors import Flaky, HypothesisException, Unsatisfiable
 from equiv.backends import FORMS, Backend
 from equiv.errors import EquivError
 from equiv.laws.failure import Failure, failure_of
+from equiv.laws.measuring import MODES
 from equiv.laws.profiles import Profile, profile_of
 from equiv.laws.registry import LAWS, Context, Law, kind_of
 from equiv.laws.smaller import smaller
@@ -254,7 +255,12 @@ def _refusal(backend: Backend, dtype: torch.dtype, form: str) -> Exception | Non
 
 
 def run_item(
-    item: Item, *, profile: str | Profile = "dev", examples: int | None = None, seed: int | None = None
+    item: Item,
+    *,
+    profile: str | Profile = "dev",
+    examples: int | None = None,
+    seed: int | None = None,
+    arithmetic: str = "declared",
 ) -> Result:
     """Try one law on drawn cases, and shrink the first that breaks it.
 
@@ -263,12 +269,17 @@ def run_item(
         profile: ``dev``, ``gate`` or ``deep``.
         examples: Cases to try, instead of the profile's number.
         seed: Repeats a run; by default fixed in a derandomized profile and random in the others.
+        arithmetic: What envelopes follow. ``declared``: what right kernels of the dtype have on the device; a weaker
+            kernel breaks the law, and the failure says how it is weaker. ``measured``: what each call is found to
+            compute in, in its own sizes and layout, which takes 0.1 s or more for each; a kernel that is weaker than
+            declared passes, and the coverage says so under ``weaker than declared``. Gradients, maps larger than the
+            kernel, complex and integer dtypes follow what is declared in either case.
 
     Returns:
         The result; a broken law is a ``failure`` in it, not an exception.
 
     Raises:
-        EquivError: No item, an unknown profile, a number of examples below 1, or a seed below 0.
+        EquivError: No item, an unknown profile or arithmetic, a number of examples below 1, or a seed below 0.
     """
     if not isinstance(item, Item):
         raise EquivError(
@@ -277,11 +288,14 @@ def run_item(
     chosen = profile_of(profile)
     _check_integer("examples", examples, 1, "leave it out for the profile's number")
     _check_integer("seed", seed, 0, "leave it out for the profile's own")
+    if arithmetic not in MODES:
+        raise EquivError(f"arithmetic: expected declared or measured, got {_shown(arithmetic)}; correct its spelling")
+    measured = arithmetic == "measured"
     count = examples or max(1, round(chosen.max_examples * item.law.weight))
     if seed is None:
         seed = 0 if chosen.derandomize else SystemRandom().randrange(2**32)
     result = Result(item.id, item.law.id, item.word, item.backend.name, seed=seed)
-    trial = Trial(item.backend, item.dtype, item.forms, chosen.deep)
+    trial = Trial(item.backend, item.dtype, item.forms, chosen.deep, measured)
     last: list[tuple[Broken, Any]] = []
     context = Context(item.dtype, torch.device(item.backend.device), chosen.deep)
 
@@ -321,7 +335,7 @@ def run_item(
     result.forms = trial.tally
     result.coverage = {name: dict(sorted(counter.items())) for name, counter in sorted(trial.coverage.items())}
     if last:
-        broken, case = smaller(*last[0], law=item.law, backend=item.backend, forms=item.forms)
+        broken, case = smaller(*last[0], law=item.law, backend=item.backend, forms=item.forms, measured=measured)
         broken.note += note
         result.failure = failure_of(broken, item.law, dtype=item.word, backend=item.backend, seed=seed, case=case)
     for listener in listeners.copy():

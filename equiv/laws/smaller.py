@@ -36,6 +36,7 @@ def smaller(
     law: Law,
     backend: Backend,
     forms: tuple[str, ...],
+    measured: bool = False,
     trials: int = _TRIALS,
     seconds: float = _SECONDS,
 ) -> tuple[Broken, Any]:
@@ -47,13 +48,14 @@ def smaller(
         law: The law.
         backend: Who runs the forms.
         forms: Which of them.
+        measured: Whether envelopes follow measured arithmetic.
         trials: Most cases to try.
         seconds: Start no trial after this time.
     """
     recipe = case.recipe if isinstance(case, Case) else case
     if not isinstance(recipe, Recipe | Sizes):
         return broken, case
-    search = _Search(broken, recipe, law, backend, forms, trials, time.monotonic() + seconds)
+    search = _Search(broken, recipe, law, backend, forms, measured, trials, time.monotonic() + seconds)
     if broken.form in forms and len(forms) > 1:
         search.forms = (broken.form,)
     if not search.breaks(recipe):
@@ -82,11 +84,12 @@ class _Search:
         law: Law,
         backend: Backend,
         forms: tuple[str, ...],
+        measured: bool,
         trials: int,
         deadline: float,
     ) -> None:
         self.broken, self.best = broken, recipe
-        self.law, self.backend, self.forms = law, backend, forms
+        self.law, self.backend, self.forms, self.measured = law, backend, forms, measured
         self.left, self.deadline = trials, deadline
 
     def breaks(self, recipe: Recipe | Sizes | None) -> bool:
@@ -95,7 +98,7 @@ class _Search:
             return False
         self.left -= 1
         case = build_case(recipe) if isinstance(recipe, Recipe) else recipe
-        found = tried(self.law, case, backend=self.backend, forms=self.forms)
+        found = tried(self.law, case, backend=self.backend, forms=self.forms, measured=self.measured)
         if found is None:
             return False
         self.best, self.broken = recipe, found

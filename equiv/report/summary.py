@@ -101,6 +101,8 @@ def coverage_lines(coverage: dict[str, dict[str, int]]) -> list[str]:
     if known:
         text = ", ".join(f"docs/findings/{name}.md {count:,}" for name, count in known.items())
         lines += wrap(f"undecided for defects of torch itself: {text}", 79, subsequent_indent="  ")
+    for text, count in coverage.get("weaker than declared", {}).items():
+        lines += wrap(f"weaker than declared, {text}: {count:,} results judged by it", 79, subsequent_indent="  ")
     return lines + wrap(f"conv kernels chosen by torch: {kernels or 'none'}", 79, subsequent_indent="  ")
 
 

@@ -1,0 +1,142 @@
+"""The arithmetic of one call, measured: its backend, form, sizes, strides, stride and dilation, on values of its own.
+
+Used in two ways: to name the arithmetic behind a result that left the envelope, and, where the user asks for it, to
+take the measured arithmetic as the envelope, with a finding wherever it is weaker than the declared one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from equiv.backends import Backend
+from equiv.backends.measured import identity
+from equiv.errors import EquivError
+from equiv.numerics import Measured, Reference, measure
+
+if TYPE_CHECKING:
+    from equiv.laws.trial import Call
+
+MODES = ("declared", "measured")
+"""What an envelope follows: what right kernels of the dtype and device have, or what this one was found to have."""
+
+_REAL = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_LARGEST = 2**22  # entries of input, weight and result together: larger calls are taken as declared
+
+
+def arithmetic_of(backend: Backend, call: Call) -> Measured | None:
+    """What ``backend`` computes in, in this very form, size and layout; None where it cannot be measured.
+
+    Some 300 calls of the same sizes, 0.1 s for a small layer; kept for calls of the same sizes and strides.
+    Complex and integer dtypes, and a backend that fails the probes, are not measured.
+    """
+    if call.input.dtype not in _REAL or 0 in call.input.shape or 0 in call.weight.shape:
+        return None
+    dims = call.weight.ndim - 2
+    outputs, n = call.weight.shape[0], call.weight[0].numel()
+    rows = call.input.numel() // n
+    if rows * n + outputs * n + rows * outputs > _LARGEST:
+        return None
+    stride, dilation = call.stride or (1,) * dims, call.dilation or (1,) * dims
+
+    def run(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        given = _laid_as(x.reshape(call.input.shape), call.input)
+        kernel = weight.reshape(-1, *call.weight.shape[1:])
+        if kernel.shape == call.weight.shape:
+            kernel = _laid_as(kernel, call.weight)
+        if call.form == "linear":
+            y = backend.linear(given, kernel, bias)
+        else:
+            y = backend.conv(given, kernel, bias, stride=stride, dilation=dilation)
+        return y.reshape(rows, -1)
+
+    try:
+        return measure(
+            run,
+            dtype=call.input.dtype,
+            rows=rows,
+            out_features=outputs,
+            in_features=n,
+            bias=call.bias is not None,
+            device=call.input.device,
+            op=call.form,
+            subject=f"{call.form}, {backend.name}",
+            order_limit=0,
+            key=_key(backend, call, stride, dilation),
+        )
+    except EquivError:  # it computes something else altogether
+        return None
+
+
+def usable(measured: Measured | None) -> Measured | None:
+    """The measurement if an envelope may follow it: factors of a format that exists, and products right in it.
+
+    A kernel whose products are wrong in another way is no weaker arithmetic, and gets no wider envelope.
+    """
+    if measured is None:
+        return None
+    bits = measured.operands.value
+    whole = (bits is None or bits >= 24) and measured.arithmetic.relative > measured.declared.relative
+    unnamed = bits is not None and bits < 24 and bits not in (8, 11)
+    return None if unnamed or (whole and measured.reduction.value in (None, measured.accumulator.value)) else measured
+
+
+def weaker_arithmetic(backend: Backend, call: Call, y: Tensor) -> str | None:
+    """In which way the backend's arithmetic is weaker than declared, if that explains the result ``y`` ``(N, O)``."""
+    found = explains(backend, call, y)
+    return None if found is None else "weaker arithmetic than declared: " + "; ".join(found.discrepancies)
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """A result inside the measured envelope of a kernel that is weaker than declared."""
+
+    discrepancies: tuple[str, ...]
+    ratio: float
+
+
+def explains(backend: Backend, call: Call, y: Tensor) -> Explanation | None:
+    """Whether the measured arithmetic is weaker than declared and has ``y`` inside its envelope."""
+    n, outputs = call.weight[0].numel(), call.weight.shape[0]
+    if call.input.dtype not in _REAL or y.shape != (call.input.numel() // max(n, 1), outputs) or y.numel() == 0:
+        return None
+    measured = usable(arithmetic_of(backend, call))
+    discrepancies = () if measured is None else measured.agrees_with()
+    if measured is None or not discrepancies:
+        return None
+    x, weight = call.input.detach().reshape(-1, n).cpu(), call.weight.detach().reshape(outputs, n).cpu()
+    reference = Reference(x, weight, None if call.bias is None else call.bias.detach().cpu())
+    found = reference.assess(y.detach().cpu(), measured.arithmetic)
+    return Explanation(discrepancies, float(found.ratio.max())) if found.all_inside else None
+
+
+def _laid_as(values: Tensor, like: Tensor) -> Tensor:
+    """The values in the strides of another tensor of this shape, where those keep all entries apart."""
+    if values.stride() == like.stride() or not _is_apart(like):
+        return values
+    size = 1 + sum((length - 1) * step for length, step in zip(like.shape, like.stride(), strict=True))
+    room = torch.zeros(size, dtype=values.dtype, device=values.device)
+    return room.as_strided(like.shape, like.stride()).copy_(values)
+
+
+def _is_apart(t: Tensor) -> bool:
+    """Whether no two entries share memory: each stride reaches beyond what the smaller ones cover."""
+    reach = 0
+    for step, length in sorted((step, length) for step, length in zip(t.stride(), t.shape, strict=True) if length > 1):
+        if step <= reach:
+            return False
+        reach += step * (length - 1)
+    return True
+
+
+def _key(backend: Backend, call: Call, stride: tuple[int, ...], dilation: tuple[int, ...]) -> Hashable | None:
+    who = identity(backend)
+    layouts = [(tuple(t.shape), t.stride()) for t in (call.input, call.weight)]
+    return None if who is None else ("call", who, call.form, *layouts, stride, dilation)
+
+
+__all__ = ["MODES", "Explanation", "arithmetic_of", "explains", "usable", "weaker_arithmetic"]
