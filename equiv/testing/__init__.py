@@ -20,6 +20,7 @@ from equiv.backends import Backend, TorchEager
 from equiv.errors import EquivError
 from equiv.laws import Item, Result, items, run_item
 from equiv.laws.runner import check_backends, chosen_words
+from equiv.testing import faults
 
 
 class LawBroken(AssertionError):  # noqa: N818 - what it says is that a law is broken
@@ -222,5 +223,6 @@ __all__ = [
     "check_backend",
     "checks",
     "devices_under_test",
+    "faults",
     "parametrize_with_laws",
 ]
