@@ -2,7 +2,7 @@
 
 Three sources of layers with an input: random normal ones, a plain Hypothesis generator, and the cases that the laws of
 `equiv` draw. On each the forms run as `equiv.mapping` arranges them, and every result (output, and the gradients of
-input, weight and bias where the dtype has any) comes with the reference that a user would take: the Linear's own.
+input, weight and bias where the dtype has any) comes with a reference: what the Linear gives in torch as it is.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Pair:
     Attributes:
         label: Form and result; the same for the same comparison of another run.
         candidate: Of the form.
-        reference: Of the Linear on contiguous tensors.
+        reference: Of the Linear on contiguous tensors, in torch as it is.
         excused: Whether torch itself is known to be wrong here.
     """
 
@@ -179,39 +179,50 @@ def _collected(strategy: st.SearchStrategy[Any], seed: int, count: int) -> list[
 # -- comparisons -------------------------------------------------------------------------------------------------------
 
 
-def pairs(backend: TorchEager, problem: Problem) -> Iterator[Pair]:
-    """Everything to compare on one problem: each form's results with those of the Linear on the same values."""
-    trial = Trial(backend, problem.x.dtype, FORMS)
+References = dict[str, dict[str, Tensor]]
+
+
+def references(backend: TorchEager, problem: Problem) -> References:
+    """What the Linear gives on the contiguous values that each form gets, by form and result: asked of sound torch."""
     n = problem.weight.shape[1]
-    x = problem.x.reshape(-1, n)
-    original = Call("linear", x, problem.weight, problem.bias)
-    grad = _incoming(problem, len(x))
-    wanted: dict[str, Tensor] | None = None
+    original = Call("linear", problem.x.reshape(-1, n), problem.weight, problem.bias)
+    grad = _incoming(problem)
+    if problem.layouts is None:
+        return dict.fromkeys(FORMS, _results(backend, original, grad))
+    found = {}
     for form in FORMS:
-        if form == "linear" and not problem.layouts:
-            continue  # it would be compared with itself
+        call, laid, incoming = _arranged(backend, form, problem, grad)
+        # A broadcast view repeats values: then the Linear gets what the form gets.
+        given = original if _same_values(call, laid) else _flat(laid, n)
+        found[form] = _results(backend, given, incoming.clone(memory_format=torch.contiguous_format))
+    return found
+
+
+def pairs(backend: TorchEager, problem: Problem, wanted: References) -> Iterator[Pair]:
+    """Everything to compare on one problem: each form's results with those of the Linear."""
+    grad = _incoming(problem)
+    for form in FORMS:
         try:
-            call = trial.arrange(form, problem.x, problem.weight, problem.bias, problem.feature_shape)
-            if problem.layouts is None:
-                wanted = wanted or _results(backend, original, grad)
-                found = _results(backend, call, grad)
-            else:
-                laid, incoming = _laid_out(call, grad, problem)
-                # A broadcast view repeats values: then the Linear gets what the form gets.
-                given = original if _same_values(call, laid) else _flat(laid, n)
-                wanted = _results(backend, given, incoming.clone(memory_format=torch.contiguous_format))
-                call, found = laid, _results(backend, laid, incoming)
+            _, call, incoming = _arranged(backend, form, problem, grad)
+            found = _results(backend, call, incoming)
         except Exception as error:  # a crash is red for everybody
             yield Pair(f"{form} raised", None, None, known_refusal(error) is not None)
             continue
-        for name, reference in wanted.items():
+        for name, reference in wanted[form].items():
             gradient = None if name == "output" else name
             excused = known_defect(call, gradient) is not None or _stops_counting(call, gradient)
-            yield Pair(f"{form} {name}", found[name], reference, excused)
+            yield Pair(f"{form} {name}", found.get(name), reference, excused)
+
+
+def _arranged(backend: TorchEager, form: str, problem: Problem, grad: Tensor) -> tuple[Call, Call, Tensor]:
+    """The call of a form, the same laid out as the problem says, and the incoming gradient."""
+    trial = Trial(backend, problem.x.dtype, FORMS)
+    call = trial.arrange(form, problem.x, problem.weight, problem.bias, problem.feature_shape)
+    return call, *((call, grad) if problem.layouts is None else _laid_out(call, grad, problem))
 
 
 def _stops_counting(call: Call, gradient: str | None) -> bool:
-    """The weight gradient of a float16 convolution, docs/findings/conv-weight-gradient-in-half.md: torch is to blame."""
+    """The weight gradient of a float16 convolution; docs/findings/conv-weight-gradient-in-half.md."""
     return call.form != "linear" and call.input.dtype == torch.float16 and gradient == "weight"
 
 
@@ -220,8 +231,9 @@ def _same_values(before: Call, after: Call) -> bool:
     return all(a is b or (a is not None and b is not None and torch.equal(a, b)) for a, b in both)
 
 
-def _incoming(problem: Problem, rows: int) -> Tensor:
+def _incoming(problem: Problem) -> Tensor:
     generator = torch.Generator().manual_seed(problem.seed % 2**63 + 17)
+    rows = problem.x.numel() // problem.weight.shape[1]
     values = torch.randint(-1, 2, (rows, problem.weight.shape[0]), generator=generator)
     return values.to(problem.x.dtype)
 

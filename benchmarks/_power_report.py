@@ -16,9 +16,24 @@ GROUPS = {
     "hypothesis": "by hand",
     "equiv": "rule on cases of equiv",
 }
+NAMES = {
+    "arithmetic": "arithmetic",
+    "values": "special values",
+    "effect": "effects, state",
+    "gradient": "gradients",
+    "mapping": "mapping slips",
+    "transform": "transforms",
+}
+SORTS = {  # kernels: the first whose words a dimension has
+    "strides, sliding": ("free parameters", "dense", "groups", "padding"),
+    "layouts": ("strides", "layout", "offset", "broadcast", "views", "bounds"),
+    "sizes": ("reduction", "channels", "outputs", "spatial", "kernel"),
+    "batches": ("batch", "rank", "empty"),
+    "order": ("order",),
+}
 BEGIN, END = "<!-- results of power.py -->", "<!-- end of the results -->"
 DIED = "!"  # torch itself ended the process
-FOUND, SOME, MISSED, ALARM, QUIET = "#0072B2", "#56B4E9", "#E4E4E4", "#D55E00", "#FFFFFF"  # Okabe and Ito
+FOUND, ALARM = "#0072B2", "#D55E00"  # of Okabe and Ito: told apart by everybody, and by their lightness
 
 
 @dataclass(frozen=True)
@@ -37,10 +52,17 @@ class Row:
 
     name: str
     title: str
-    source: str
     kind: str
+    dimension: str
     profile: str
     dtype: str
+
+    @property
+    def group(self) -> str:
+        """Faults of a sort: the kind, and for the many of kernels also what their condition is about."""
+        if self.kind != "kernel":
+            return NAMES.get(self.kind, self.kind)
+        return next((name for name, words in SORTS.items() if any(word in self.dimension for word in words)), "sizes")
 
 
 @dataclass(frozen=True)
@@ -55,7 +77,7 @@ class Outcome:
 
 
 def outcome(cells: Cells, column: Column, name: str, seeds: Sequence[int]) -> Outcome | None:
-    found = [cells.get(f"{column.runner}/{name}/{seed}", {}).get(column.oracle) for seed in seeds]
+    found = [_cell(cells, column, name, seed) for seed in seeds]
     known = [cell for cell in found if cell is not None]
     if not known:
         return None
@@ -69,12 +91,20 @@ def outcome(cells: Cells, column: Column, name: str, seeds: Sequence[int]) -> Ou
     )
 
 
+def _cell(cells: Cells, column: Column, name: str, seed: int) -> dict[str, Any] | None:
+    """Of deep, where it was not run, what the gate said."""
+    here = cells.get(f"{column.runner}/{name}/{seed}")
+    if here is None and column.runner == "deep":
+        here = cells.get(f"gate/{name}/{seed}")
+    return None if here is None else here.get(column.oracle)
+
+
 def markdown(cells: Cells, columns: Sequence[Column], faults: Sequence[Row], legal: Sequence[Row], seeds: int) -> str:
     """The summary by column, then every fault and variant, one line each."""
     numbers = range(seeds)
     lines = [
-        "| oracle | inputs | faults found | false alarms | of these in float32 | cases to the first detection | seconds to it "
-        "| seconds of a green run | against the gate |",
+        "| oracle | inputs | faults found | false alarms | of these in float32 | cases to the first detection "
+        "| seconds to it | seconds of a green run | against the gate |",
         "|---|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     whole = {column: _whole(cells, column, legal, numbers) for column in columns}
@@ -155,7 +185,7 @@ def write_table(path: Path, table: str) -> None:
 def draw(
     path: Path, cells: Cells, columns: Sequence[Column], faults: Sequence[Row], legal: Sequence[Row], seeds: int
 ) -> None:
-    """The matrix: faults found in blue with the number of cases it took, false alarms in orange with a cross.
+    """The matrix by sorts of faults: the darker the more are found; below it false alarms, in orange.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -164,45 +194,55 @@ def draw(
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.patches import Rectangle
 
     mpl.rcParams.update({"svg.hashsalt": "equiv", "font.family": "DejaVu Sans"})
-    gap = 1.6
-    tops = [*(float(i) for i in range(len(faults))), *(len(faults) + gap + i for i in range(len(legal)))]
-    high = tops[-1] + 1
-    figure, axes = plt.subplots(figsize=(10, 0.235 * (high + 7.6)))
-    figure.subplots_adjust(left=0.27, right=0.995, top=1 - 7.0 / (high + 7.6), bottom=0.3 / (high + 7.6))
+    blue, orange = (LinearSegmentedColormap.from_list("", ["#FFFFFF", colour]) for colour in (FOUND, ALARM))
     shift = _shifts(columns)
-    for row, top in zip((*faults, *legal), tops, strict=True):
-        is_fault = top < len(faults)
-        for column in columns:
-            found = outcome(cells, column, row.name, range(seeds))
-            colour, text, ink = _look(found, is_fault=is_fault)
-            edge = "#9A9A9A" if colour == QUIET else "white"
-            left = shift[column]
-            axes.add_patch(Rectangle((left, top), 0.94, 0.9, facecolor=colour, edgecolor=edge, linewidth=0.4))
-            axes.text(left + 0.47, top + 0.47, text, ha="center", va="center", fontsize=7, color=ink)
-        name = row.name + (" (deep)" if row.profile == "deep" else "")
-        axes.text(-0.15, top + 0.47, name, ha="right", va="center", fontsize=8)
+    sorts = {name: [row for row in faults if row.group == name] for name in dict.fromkeys(row.group for row in faults)}
+    unbroken = [row for row in legal if row.title == "torch as it is"]
+    bands: list[list[tuple[str, Sequence[Row]]]] = [
+        [(f"all {len(faults)} faults", faults), *((f"{name}, {len(rows)}", rows) for name, rows in sorts.items())],
+        [
+            (f"torch as it is, {len(unbroken)} dtypes", unbroken),
+            (f"legal variants, {len(legal) - len(unbroken)}", [row for row in legal if row not in unbroken]),
+        ],
+    ]
+    high = sum(len(band) for band in bands) + 2.2
+    figure, axes = plt.subplots(figsize=(10, 0.3 * (high + 5.6)))
+    figure.subplots_adjust(left=0.2, right=0.99, top=1 - 5.2 / (high + 5.6), bottom=0.05 / (high + 5.6))
+    top = 0.0
+    for band, shades, words in zip(bands, (blue, orange), ("found", "false alarms"), strict=True):
+        axes.text(-0.15, top + 0.6, words, ha="right", va="center", fontsize=9, weight="bold", color=shades(1.0))
+        top += 1.0
+        for name, rows in band:
+            if not rows:
+                continue
+            whole = rows is faults
+            axes.text(
+                -0.15, top + 0.47, name, ha="right", va="center", fontsize=9, weight="bold" if whole else "normal"
+            )
+            for column in columns:
+                known = [o for row in rows if (o := outcome(cells, column, row.name, range(seeds))) is not None]
+                # Of several seeds, all must find a fault, and one is enough for a false alarm.
+                hits = sum(o.red == o.seeds if shades is blue else o.red > 0 for o in known)
+                share, left = hits / max(1, len(known)), shift[column]
+                face = shades(0.08 + 0.92 * share if hits else 0.0)
+                axes.add_patch(Rectangle((left, top), 0.95, 0.92, facecolor=face, edgecolor="#9A9A9A", linewidth=0.5))
+                ink = "white" if share > 0.55 else "black"
+                axes.text(left + 0.475, top + 0.47, str(hits), ha="center", va="center", fontsize=9, color=ink)
+            top += 1.0
+        top += 0.1
     for column in columns:
-        left = shift[column]
-        kills, alarms = _totals(cells, column, faults, legal, seeds)
-        axes.text(left + 0.47, -1.35, column.title, ha="left", va="bottom", rotation=45, fontsize=8)
-        axes.text(left + 0.47, -0.55, str(kills), ha="center", va="center", fontsize=8, weight="bold", color=FOUND)
-        axes.text(
-            left + 0.47, len(faults) + gap - 0.55, str(alarms), ha="center", va="center", fontsize=8, weight="bold",
-            color=ALARM if alarms else "black",
-        )  # fmt: skip
-    axes.text(-0.15, -0.55, f"found, of {len(faults)} faults", ha="right", va="center", fontsize=8, weight="bold")
-    below = len(faults) + gap - 0.55
-    axes.text(-0.15, below, f"alarms, of {len(legal)} legal", ha="right", va="center", fontsize=8, weight="bold")
+        axes.text(shift[column] + 0.4, -0.1, column.title, ha="left", va="bottom", rotation=40, fontsize=9)
     for group, words in GROUPS.items():
         lefts = [shift[c] for c in columns if c.group == group]
         if lefts:
-            middle = (min(lefts) + max(lefts) + 0.94) / 2
-            axes.plot([min(lefts), max(lefts) + 0.94], [-5.3, -5.3], color="black", linewidth=0.8, clip_on=False)
-            label = words.replace("laws of equiv", "laws of\nequiv").replace("by hand", "by\nhand")
-            axes.text(middle, -5.4, label, ha="center", va="bottom", fontsize=8, weight="bold")
+            axes.plot([min(lefts), max(lefts) + 0.95], [-3.9, -3.9], color="black", linewidth=0.8, clip_on=False)
+            label = words if len(lefts) > 2 else words.replace(" of ", "\nof ").replace("by ", "by\n")
+            middle = (min(lefts) + max(lefts) + 0.95) / 2
+            axes.text(middle, -4.0, label, ha="center", va="bottom", fontsize=9, weight="bold")
     axes.set_xlim(0, shift[columns[-1]] + 1)
     axes.set_ylim(high, 0)
     axes.axis("off")
@@ -214,21 +254,3 @@ def _shifts(columns: Sequence[Column]) -> dict[Column, float]:
     """Where each column stands: one apart, with half a column between groups."""
     groups = list(dict.fromkeys(column.group for column in columns))
     return {column: index + 0.5 * groups.index(column.group) for index, column in enumerate(columns)}
-
-
-def _look(found: Outcome | None, *, is_fault: bool) -> tuple[str, str, str]:
-    """Colour, text and colour of the text of one cell: told apart without colour too."""
-    if found is None:
-        return QUIET, "?", "black"
-    if not is_fault:
-        return (ALARM, "x", "white") if found.red else (QUIET, DIED if found.died else "", "black")
-    if not found.red:
-        return MISSED, DIED if found.died else "-", "#555555"
-    number = f"{found.examples:.0f}"
-    return (FOUND, number, "white") if found.red == found.seeds else (SOME, number, "black")
-
-
-def _totals(cells: Cells, column: Column, faults: Sequence[Row], legal: Sequence[Row], seeds: int) -> tuple[int, int]:
-    kills = [outcome(cells, column, row.name, range(seeds)) for row in faults]
-    alarms = [outcome(cells, column, row.name, range(seeds)) for row in legal]
-    return sum(o is not None and o.red == o.seeds for o in kills), sum(o is not None and o.red > 0 for o in alarms)

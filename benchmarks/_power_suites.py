@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, NoReturn, Protocol
 
 import torch
-from _power_cases import SOURCES, Problem, pairs
+from _power_cases import SOURCES, Problem, References, pairs, references
 from _power_oracles import ORACLES
 from hypothesis.errors import HypothesisException
 
@@ -61,7 +61,7 @@ class Cell:
         by: The law or the comparison that was red.
         red_cases: In how many cases something was red; 1 for the laws, which stop there.
         cases: How many were tried.
-        whole: Wall time of all cases; None where the run ended with the first that was red.
+        whole: Wall time of all cases; None where the run could end early.
         died: Whether torch ended the process before anything was said.
     """
 
@@ -131,8 +131,9 @@ def _found(law: str, error: Exception) -> NoReturn:
 
 @dataclass(frozen=True)
 class Baseline:
-    """What the rules say without a fault: per case what nobody should be asked, and what each rule calls red."""
+    """What is known without a fault, by case: the references, what nobody should be asked, what each rule calls red."""
 
+    references: list[References]
     left_out: list[frozenset[str]]
     red: Mapping[str, list[frozenset[str]]]
 
@@ -145,9 +146,10 @@ def problems_of(source: str, *, seed: int, dtype: str, count: int, deep: bool) -
 def baseline(problems: Sequence[Problem], names: Iterable[str]) -> Baseline:
     """Judge torch as it is, and leave out what has no finite reference, and where torch is known to be wrong."""
     left_out, red = [], {name: list[frozenset[str]]() for name in names}
-    for problem in problems:
+    wanted = [references(TorchEager(), problem) for problem in problems]
+    for problem, given in zip(problems, wanted, strict=True):
         out, found = set(), {name: set[str]() for name in red}
-        for pair in pairs(TorchEager(), problem):
+        for pair in pairs(TorchEager(), problem, given):
             reference = pair.reference
             if pair.excused or (reference is not None and not bool(torch.isfinite(reference).all())):
                 out.add(pair.label)
@@ -158,18 +160,25 @@ def baseline(problems: Sequence[Problem], names: Iterable[str]) -> Baseline:
         left_out.append(frozenset(out))
         for name in red:
             red[name].append(frozenset(found[name]))
-    return Baseline(left_out, red)
+    return Baseline(wanted, left_out, red)
 
 
 def rules_on(mutant: Mutant, problems: Sequence[Problem], without: Baseline, *, is_fault: bool) -> dict[str, Cell]:
-    """Every rule on every problem. On a fault only what is green without it counts as found."""
+    """Every rule on every problem; on a fault up to the one at which the last of them has found it.
+
+    On a fault only what is green without it counts as found.
+    """
     seconds, first = dict.fromkeys(without.red, 0.0), dict[str, Cell]()
-    red_cases = dict.fromkeys(without.red, 0)
+    red_cases, count = dict.fromkeys(without.red, 0), 0
     with mutant.applied(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for index, problem in enumerate(problems):
+            if is_fault and len(first) == len(without.red):
+                break
+            count += 1
             start = time.perf_counter()
-            compared = [pair for pair in pairs(TorchEager(), problem) if pair.label not in without.left_out[index]]
+            found = pairs(TorchEager(), problem, without.references[index])
+            compared = [pair for pair in found if pair.label not in without.left_out[index]]
             spent = time.perf_counter() - start
             for name in without.red:
                 start = time.perf_counter()
@@ -180,10 +189,11 @@ def rules_on(mutant: Mutant, problems: Sequence[Problem], without: Baseline, *, 
                 red_cases[name] += bool(by)
                 if by and name not in first:
                     first[name] = Cell(True, index + 1, seconds[name], by, 0, 0)
-    count = len(problems)
     never = {name: Cell(False, count, seconds[name], "", 0, count) for name in without.red}
     return {
-        name: replace(first.get(name, cell), red_cases=red_cases[name], cases=count, whole=seconds[name])
+        name: replace(
+            first.get(name, cell), red_cases=red_cases[name], cases=count, whole=None if is_fault else seconds[name]
+        )
         for name, cell in never.items()
     }
 
@@ -225,8 +235,7 @@ def work(job: Job) -> dict[str, dict[str, Any]]:
     """What every oracle of a job says, by name."""
     torch.set_num_threads(1)
     zoo = importlib.import_module(job.zoo)
-    named = {mutant.name: mutant for mutant in UNBROKEN}
-    mutant: Any = zoo.FAULTS.get(job.mutant) or zoo.VARIANTS.get(job.mutant) or named[job.mutant]
+    mutant: Any = {**{each.name: each for each in UNBROKEN}, **zoo.VARIANTS, **zoo.FAULTS}[job.mutant]
     if not job.rules:
         found = laws_on(mutant, profile=job.runner, seed=job.seed, examples=job.count)
     else:
