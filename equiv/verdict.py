@@ -10,15 +10,15 @@ import math
 import textwrap
 from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from equiv._blocks import assess_blocks, cause_of_outputs
 from equiv._results import check_results, layer_tensors, rows_of, tolerances_of, trimmed, word
-from equiv.causes import likely_cause
 from equiv.errors import EquivError
-from equiv.numerics import Arithmetic, Assessment, Reference, declared, same_bits
+from equiv.numerics import Arithmetic, Assessment, declared, same_bits
 
 
 class Outcome(Enum):
@@ -147,9 +147,40 @@ def compare(
         >>> verdict.equivalent
         True
     """
-    check_results(actual, expected)
     weight, bias = layer_tensors(layer, weight, bias)
-    tolerances = tolerances_of(rtol, atol)
+    verdict, wrong = compare_rows(
+        actual, expected, input, weight, bias, arithmetic=arithmetic, tolerances=tolerances_of(rtol, atol)
+    )
+    if wrong is None or input is None or weight is None:
+        return verdict
+    x, w = wrong.x, wrong.weight
+    shape = tuple(weight.shape[1:]) if weight.ndim > 2 else _map_of(tuple(input.shape), len(x), w.shape[1])
+    cause = cause_of_outputs(wrong.actual, wrong.output, x=x, weight=w, bias=wrong.bias, feature_shape=shape)
+    return replace(verdict, cause=cause)
+
+
+class Wrong(NamedTuple):
+    """Results that right kernels do not give, as rows: what a cause is looked for in."""
+
+    actual: Tensor
+    output: int
+    x: Tensor
+    weight: Tensor
+    bias: Tensor | None
+
+
+def compare_rows(
+    actual: Tensor,
+    expected: Tensor,
+    input: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    *,
+    arithmetic: Arithmetic | None = None,
+    tolerances: tuple[float, float] | None = None,
+) -> tuple[Verdict, Wrong | None]:
+    """:func:`compare` without a cause, and the rows to find one from where ``actual`` is outside the envelope."""
+    check_results(actual, expected)
     if arithmetic is not None and not isinstance(arithmetic, Arithmetic):
         raise EquivError(
             f"arithmetic: expected an equiv.numerics.Arithmetic, got {arithmetic!r:.60}; pass what "
@@ -158,7 +189,7 @@ def compare(
     device, other_device = actual.device, expected.device
     actual, expected = (t.detach().cpu().resolve_conj().resolve_neg() for t in (actual, expected))
     if trimmed(actual.shape) != trimmed(expected.shape):
-        return _shapes_differ(actual, expected)
+        return _shapes_differ(actual, expected), None
     if input is None or weight is None:
         if input is not None or weight is not None or bias is not None:
             missing = "weight (or layer)" if weight is None else "input"
@@ -166,18 +197,18 @@ def compare(
                 f"{missing}: expected together with its counterpart, got None; the envelope needs the input and "
                 "the layer"
             )
-        return _without_envelope(actual, expected, tolerances)
+        return _without_envelope(actual, expected, tolerances), None
     x, w, b = rows_of(input, weight, bias, actual)
-    reference = Reference(x, w, b)
-    chosen = arithmetic if arithmetic is not None or not reference.parts else declared(actual.dtype, device)
+    judged = w.is_floating_point() or w.is_complex()
+    chosen = arithmetic if arithmetic is not None or not judged else declared(actual.dtype, device)
     y, e = actual.reshape(len(x), len(w)), expected.reshape(len(x), len(w))
-    found = reference.assess(y, chosen)
-    other = reference.assess(e, declared(e.dtype, other_device) if reference.parts else None)
+    others = declared(e.dtype, other_device) if judged else None
+    found, other = assess_blocks((y, e), (chosen, others), x, w, b)
     verdict = _verdict(actual, y, e, found, other, chosen, tolerances)
     if found.all_inside or not len(x):
-        return verdict
-    shape = tuple(weight.shape[1:]) if weight.ndim > 2 else _map_of(tuple(input.shape), len(x), w.shape[1])
-    return replace(verdict, cause=likely_cause(y, x=x, weight=w, bias=b, feature_shape=shape))
+        return verdict, None
+    output = int(found.ratio.nan_to_num(math.inf, math.inf).amax(0).argmax())
+    return verdict, Wrong(y, output, x, w, b)
 
 
 def _map_of(shape: tuple[int, ...], rows: int, n: int) -> tuple[int, ...]:
@@ -271,7 +302,11 @@ def _index(flat: int, shape: tuple[int, ...], outputs: int) -> tuple[int, ...]:
     kept = trimmed(shape) or (1,)
     if outputs == 1 and len(kept) == 1 < len(shape):
         kept = (*kept, 1)
-    return tuple(int(i) for i in torch.unravel_index(torch.tensor(flat), kept))
+    index = []  # torch.unravel_index imports a second's worth of modules
+    for size in reversed(kept):
+        flat, place = divmod(flat, size)
+        index.append(place)
+    return tuple(reversed(index))
 
 
 def _explain(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 import torch
@@ -11,7 +12,8 @@ from torch.nn import functional as F  # noqa: N812 - the name that everybody giv
 
 import equiv
 from equiv import EquivError, NotEquivalent, Outcome, assert_equivalent
-from equiv.numerics import DTYPES
+from equiv._blocks import assess_blocks
+from equiv.numerics import DTYPES, declared
 
 SHAPE = (3, 2, 4)
 N, OUT = 24, 5
@@ -319,3 +321,117 @@ def bool_layer():
 def test_misuse_is_told(call, message):
     with pytest.raises(EquivError, match="^" + message):
         call()
+
+
+# Large layers
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=word)
+def test_blocks_of_outputs_say_what_the_whole_says(dtype, monkeypatch):
+    generator = torch.Generator().manual_seed(1)
+    layer = linear(dtype)
+    x = (torch.randn(7, N, generator=generator) * 50).to(dtype)
+    y = F.linear(x, layer.weight, layer.bias).clone()
+    y[3, 4] = 0
+    if dtype.is_floating_point:
+        x[1, 2], x[2, 3], layer.weight.data[1, 5] = math.inf, math.nan, -math.inf
+    arithmetic = declared(dtype) if dtype.is_floating_point or dtype.is_complex else None
+    given = (y, y + 1), (arithmetic,) * 2, x, layer.weight.data, layer.bias.data
+    whole = assess_blocks(*given)
+    monkeypatch.setattr("equiv._blocks._ENTRIES", 2 * N)
+    for one, other in zip(whole, assess_blocks(*given), strict=True):
+        for name in ("inside", "undecided", "terms"):
+            assert torch.equal(getattr(one, name), getattr(other, name)), name
+        for name in ("ratio", "exact", "lower", "upper", "magnitude"):  # matrix products of other sizes round elsewhere
+            torch.testing.assert_close(getattr(one, name), getattr(other, name), rtol=1e-6, atol=1e-12, equal_nan=True)
+
+
+WIDE = [dtype for dtype in DTYPES if dtype in (torch.float64, torch.complex128) or not dtype.is_floating_point]
+WIDE = [dtype for dtype in WIDE if dtype != torch.complex64]
+
+
+def large(dtype, outputs=300):
+    """A layer with more outputs than are judged once the budget is made small."""
+    layer = nn.Linear(N, outputs, device="meta")
+    generator = torch.Generator().manual_seed(3)
+    kind = torch.complex128 if dtype.is_complex else torch.float64
+    for name, shape in (("weight", (outputs, N)), ("bias", (outputs,))):
+        values = torch.randn(shape, generator=generator, dtype=kind)
+        values = values if dtype.is_floating_point or dtype.is_complex else (values.abs() * 9)
+        setattr(layer, name, nn.Parameter(values.to(dtype), requires_grad=False))
+    return layer
+
+
+@pytest.fixture
+def small_budget(monkeypatch):
+    monkeypatch.setattr("equiv._blocks._WIDE_TERMS", 2**14)
+    monkeypatch.setattr("equiv._blocks._WHOLE_TERMS", 2**14)
+
+
+@pytest.mark.parametrize("dtype", WIDE, ids=word)
+@pytest.mark.parametrize("output", [0, 17, 211, 299])
+def test_one_wrong_output_of_a_large_layer_is_among_those_that_are_judged(dtype, output, small_budget):
+    layer = large(dtype)
+
+    def wrong(x):
+        y = F.linear(x, layer.weight, layer.bias)
+        shifted = y[:, output] + 1
+        # One-hot inputs come out right: it takes a dense one to see it.
+        y[:, output] = torch.where((x != 0).sum(1) > 2, shifted, y[:, output])
+        return y
+
+    found = refuted(wrong, layer)
+    assert found.outcome is Outcome.DIFFERENT
+    assert found.worst.index[1] == output
+    assert re.match(
+        r"on inputs of -1, 0 and 1, judged at \d+ of 300 outputs \(those where the two differ most, and oth",
+        found.explanation,
+    )
+    assert found.counts["total"] < 32 * 300
+    assert_equivalent(lambda x: F.linear(x, layer.weight, layer.bias), layer)
+
+
+def test_a_small_layer_is_judged_at_every_output():
+    layer = large(torch.float64)
+    found = refuted(lambda x: F.linear(x, layer.weight, layer.bias) + 1, layer)
+    assert found.counts["total"] == (N + 1) * 300
+    assert "judged at" not in found.explanation
+
+
+def test_a_tolerance_is_held_against_every_output(small_budget):
+    layer = large(torch.float64)
+    layer.weight.data[:] = 1.0
+    layer.weight.data[200] = 1e9  # an ulp of this output is large, but small beside its terms
+    layer.bias.data[:] = 0.0
+
+    def nudged(x):
+        y = F.linear(x, layer.weight, layer.bias)
+        up = torch.nextafter(y, torch.tensor(math.inf, dtype=y.dtype))
+        up[:, 100:200], up[:, 201:] = y[:, 100:200], y[:, 201:]
+        return torch.where((x != 0).sum(1, keepdim=True) > 2, up, y)
+
+    x = torch.rand(32, N, dtype=torch.float64)
+    assert_equivalent(nudged, layer, x)
+    found = refuted(nudged, layer, x, rtol=0.0, atol=1e-8)
+    assert "exceed the tolerance" in found.explanation
+
+
+def test_infinite_weights_are_not_read_column_by_column():
+    layer = nn.Linear(600, 3)
+    layer.weight.data[1, 599] = math.inf
+    assert_equivalent(lambda x: F.linear(x, layer.weight, layer.bias), layer)
+    found = refuted(lambda x: F.linear(x, layer.weight, layer.bias).nan_to_num(), layer)
+    assert found.explanation.startswith("on the zero input and one-hot inputs, ")
+
+
+def test_a_layer_of_many_inputs_is_read_at_some_and_named_at_its_place():
+    layer = nn.Linear(600, 3)
+
+    def wrong(x):
+        y = F.linear(x, layer.weight, layer.bias)
+        y[5, 2] += 1  # the fifth of the one-hot inputs
+        return y
+
+    found = refuted(wrong, layer)
+    assert found.worst.index == (5, 2)
+    assert found.counts["total"] == 257 * 3
