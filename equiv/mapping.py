@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -205,7 +205,7 @@ def undrawn(kind: type[_Module], *arguments: Any, **options: Any) -> _Module:
         >>> undrawn(nn.Linear, 3, 2)
         Linear(in_features=3, out_features=2, bias=True)
     """
-    module: _Module = _without_reset(kind)(*arguments, device="meta", **options)
+    module: _Module = _without_reset(cast(Any, kind))(*arguments, device="meta", **options)
     module.__class__ = kind
     return module
 

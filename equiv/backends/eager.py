@@ -83,8 +83,13 @@ def conv_kernel(
 
 
 def _call(module: nn.Module, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    given = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
-    return cast(Tensor, torch.func.functional_call(module, given, (input,)))
+    """What ``torch.func.functional_call`` does, which takes 30 us to look for tied parameters first."""
+    held = module.__dict__["_parameters"]
+    module.__dict__["_parameters"] = {"weight": weight, "bias": bias}
+    try:
+        return cast(Tensor, module(input))
+    finally:
+        module.__dict__["_parameters"] = held
 
 
 def _each(value: int | Sequence[int], dims: int) -> tuple[int, ...]:

@@ -63,9 +63,11 @@ class Arithmetic:
 
     def error(self, terms: Tensor | int, magnitude: Tensor) -> Tensor:
         """Largest ``|acc - s|`` for ``terms`` non-zero terms of total ``magnitude`` (float64), same shape."""
-        relative = (terms + self.extra_terms) * (self.factor * self.u) + self.relative
+        relative = (terms + self.extra_terms if self.extra_terms else terms) * (self.factor * self.u)
+        if self.relative:
+            relative = relative + self.relative
         # `underflow` is charged for every product and every addition, as U = (2n+2)*nu does.
-        error = relative * magnitude + (2 * terms + 2) * self.underflow
+        error = relative * magnitude + (terms + 1) * (2 * self.underflow)
         if self.factor == 1 and not (self.extra_terms or self.relative):
             # One term alone: its product is rounded once, and that is the rounding of the result, short of underflow.
             alone = (torch.as_tensor(terms) <= 1) & (magnitude > 4 * self.underflow)

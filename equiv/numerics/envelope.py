@@ -9,6 +9,7 @@ arithmetic", SIAM J. Matrix Anal. Appl. 34(2), 2013), plus what underflow may ta
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
 import torch
@@ -129,17 +130,24 @@ def exact_affine(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Exact
     dtype = x.dtype
     x, weight = x.detach().double(), weight.detach().double()
     b = None if bias is None else bias.detach().double()
-    classes = _classes(x, weight, b, dtype)
-    if classes is not None:
+    absolute_x, absolute_w, absolute_b = x.abs(), weight.abs(), None if b is None else b.abs()
+    classes: Classes | None = None
+    if not _at_most(sys.float_info.max, absolute_x, absolute_w, absolute_b):
+        classes = _classes(x, weight, b, dtype)
         x, weight = x.nan_to_num(0.0, 0.0, 0.0), weight.nan_to_num(0.0, 0.0, 0.0)
         b = None if b is None else b.nan_to_num(0.0, 0.0, 0.0)
-    absolute_x, absolute_w = x.abs(), weight.abs()
+        absolute_x, absolute_w, absolute_b = x.abs(), weight.abs(), None if b is None else b.abs()
+    nonzero_x, nonzero_w, nonzero_b = x != 0, weight != 0, None if b is None else b != 0
     magnitude = absolute_x @ absolute_w.T
-    terms = (x != 0).double() @ (weight != 0).double().T
-    if b is not None:
-        magnitude = magnitude + b.abs()
-        terms = terms + (b != 0)
-    subnormal = _subnormal_mass(absolute_x, absolute_w, None if b is None else b.abs(), format_of(dtype).min_normal)
+    terms = nonzero_x.double() @ nonzero_w.double().T
+    if absolute_b is not None and nonzero_b is not None:
+        magnitude = magnitude + absolute_b
+        terms = terms + nonzero_b
+    subnormal: Tensor | None = None
+    least = format_of(dtype).min_normal
+    sizes = ((absolute_x, nonzero_x), (absolute_w, nonzero_w), (absolute_b, nonzero_b))
+    if not all(size is None or nonzero is None or torch.equal(size >= least, nonzero) for size, nonzero in sizes):
+        subnormal = _subnormal_mass(absolute_x, absolute_w, absolute_b, least)
     low: Tensor | None = None
     if dtype == torch.float64:
         value, low = dot_double_double(x, weight, b)
@@ -236,9 +244,9 @@ def envelope(exact: Exact, arithmetic: Arithmetic) -> Envelope:
     return Envelope(fmt.dtype, lower, upper, undecided, any_undecided, error, zero, spilled)
 
 
-def _at_most(limit: float, *values: Tensor) -> bool:
+def _at_most(limit: float, *values: Tensor | None) -> bool:
     """Whether no entry is above the limit, or NaN."""
-    return all(v.numel() == 0 or float(v.max()) <= limit for v in values)
+    return all(v is None or v.numel() == 0 or float(v.max()) <= limit for v in values)
 
 
 def _half_ulp(result: Tensor, dtype: torch.dtype) -> Tensor:
@@ -260,20 +268,15 @@ def _two_words(s: Tensor, low: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
     return lower, upper
 
 
-def _subnormal_mass(x: Tensor, w: Tensor, b: Tensor | None, min_normal: float) -> Tensor | None:
-    """Sum of |w||x| over the terms with a subnormal factor, counted generously; None where there is none."""
+def _subnormal_mass(x: Tensor, w: Tensor, b: Tensor | None, min_normal: float) -> Tensor:
+    """Sum of |w||x| over the terms with a subnormal factor, counted generously."""
     small_x, small_w = (x < min_normal) & (x > 0), (w < min_normal) & (w > 0)
-    small_b = None if b is None else (b < min_normal) & (b > 0)
-    if not (bool(small_x.any()) or bool(small_w.any()) or (small_b is not None and bool(small_b.any()))):
-        return None
     mass = torch.where(small_x, x, 0.0) @ w.T + x @ torch.where(small_w, w, 0.0).T
-    return mass if b is None or small_b is None else mass + torch.where(small_b, b, 0.0)
+    return mass if b is None else mass + torch.where((b < min_normal) & (b > 0), b, 0.0)
 
 
-def _classes(x: Tensor, w: Tensor, b: Tensor | None, dtype: torch.dtype) -> Classes | None:
+def _classes(x: Tensor, w: Tensor, b: Tensor | None, dtype: torch.dtype) -> Classes:
     """IEEE rules that no order of summation can change: NaN if any term is, or if infinities of both signs meet."""
-    if all(bool(t.isfinite().all()) for t in (x, w) + (() if b is None else (b,))):
-        return None
     nan_x, nan_w, inf_x, inf_w = (t.double() for t in (x.isnan(), w.isnan(), x.isinf(), w.isinf()))
     zero_x, zero_w = (x == 0).double(), (w == 0).double()
     tiny = format_of(dtype).min_normal

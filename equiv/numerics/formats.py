@@ -152,8 +152,9 @@ def round_down(values: Tensor, dtype: torch.dtype) -> Tensor:
     """
     if dtype == torch.float64:
         return values
-    nearest = values.to(dtype)
-    return torch.where(nearest.double() > values, from_ordinal(ordinal(nearest) - 1, dtype), nearest)
+    nearest = values.to(dtype)  # keeps the sign of what it rounds to zero, so that no step begins at the other zero
+    bits = as_bits(nearest)
+    return torch.where(nearest.double() > values, (bits - _away_from_zero(bits)).view(dtype), nearest)
 
 
 def round_up(values: Tensor, dtype: torch.dtype) -> Tensor:
@@ -161,4 +162,11 @@ def round_up(values: Tensor, dtype: torch.dtype) -> Tensor:
     if dtype == torch.float64:
         return values
     nearest = values.to(dtype)
-    return torch.where(nearest.double() < values, from_ordinal(ordinal(nearest) + 1, dtype), nearest)
+    bits = as_bits(nearest)
+    # Adding 0.0 makes the zero that lies above the negative numbers positive.
+    return torch.where(nearest.double() < values, (bits + _away_from_zero(bits)).view(dtype) + 0.0, nearest)
+
+
+def _away_from_zero(bits: Tensor) -> Tensor:
+    """What adds 1 to a number's value in ulp when it is added to its bits: 1, or -1 for negative numbers."""
+    return (bits >> (8 * bits.element_size() - 1)) | 1
