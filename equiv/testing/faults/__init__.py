@@ -47,6 +47,9 @@ _ROOMS = (
 FAULTS: Mapping[str, Fault] = _registry.FAULTS
 """Every fault by name. Names are stable; a missing one raises an EquivError with near ones."""
 
+SURVIVORS: Mapping[str, str] = _registry.SURVIVORS
+"""The faults that no law tells yet, and why: what the laws leave out, stated."""
+
 VARIANTS: Mapping[str, Variant] = _registry.VARIANTS
 """Every legal variant by name."""
 
@@ -64,4 +67,4 @@ def inject(name: str) -> AbstractContextManager[None]:
     return FAULTS[name].applied()
 
 
-__all__ = ["FAULTS", "VARIANTS", "Fault", "Variant", "find", "inject"]
+__all__ = ["FAULTS", "SURVIVORS", "VARIANTS", "Fault", "Variant", "find", "inject"]

@@ -184,6 +184,13 @@ def is_plain(t: Tensor) -> bool:
     return known and not t.is_meta and not torch._C._functorch.is_functorch_wrapped_tensor(t)
 
 
+@contextmanager
+def without_onednn() -> Iterator[None]:
+    """With ``torch.backends.mkldnn.enabled`` off."""
+    with torch.backends.mkldnn.flags(enabled=False):
+        yield
+
+
 # --- tools ------------------------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 
@@ -9,12 +12,15 @@ from equiv.testing.faults._build import kernel_fault
 from equiv.testing.faults._kernel import (
     KernelCall,
     has_odd_unit_strides,
+    instead,
     is_channels_last,
     is_strided,
     last_entry_off,
     read_as_contiguous,
     replaced,
+    without_onednn,
 )
+from equiv.testing.faults._registry import register
 
 LAYOUT = ("layout", "free_parameters", "purity", "dense")
 
@@ -59,11 +65,34 @@ kernel_fault(
     wrong=_weight_as_contiguous,
     laws=LAYOUT,
 )
+
+
+@contextmanager
+def _pointwise_without_onednn() -> Iterator[None]:
+    def kernel(c: KernelCall) -> Tensor:
+        wrong = c.is_pointwise and c.rows >= 64 and is_strided(c.weight)
+        return _weight_as_contiguous(c) if wrong else c.run()
+
+    with without_onednn(), instead(kernel):
+        yield
+
+
+register(
+    "pointwise-strided-weight-batch-64-without-onednn",
+    "oneDNN is off, and a 1x1 convolution of 64 samples or more reads a strided weight as if it were contiguous.",
+    _pointwise_without_onednn,
+    source="pytorch/pytorch#55781, with the flag of the thread",
+    kind="kernel",
+    dimension="weight strides x batch x flag",
+    profile="gate",
+    laws=LAYOUT,
+)
 kernel_fault(
     "strided-weight-batch-64-linear",
     "linear of 64 rows or more reads a strided weight as if it were contiguous.",
     source="pytorch/pytorch#55781, in linear",
     dimension="weight strides x batch",
+    profile="gate",
     when=lambda c: not c.is_conv and c.rows >= 64 and is_strided(c.weight),
     wrong=_weight_as_contiguous,
     laws=LAYOUT,

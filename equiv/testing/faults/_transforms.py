@@ -13,7 +13,7 @@ from torch.autograd import forward_ad
 from equiv.testing.faults._build import kernel_fault
 from equiv.testing.faults._kernel import KernelCall
 
-_fault = partial(kernel_fault, kind="transform", laws=("transforms",), traced=True)
+_fault = partial(kernel_fault, kind="transform", laws=("transforms", "round_trip"), traced=True)
 
 
 _unpacked: Callable[[Tensor], Any] = forward_ad.unpack_dual
@@ -60,6 +60,7 @@ _fault(
     "A compiled convolution with a kernel above 1 gives other results.",
     source="pytorch/pytorch#173068",
     dimension="compile",
+    profile="gate",
     when=lambda c: _compiling() and c.is_conv and not c.is_pointwise,
     wrong=_plus_one,
 )
@@ -68,6 +69,7 @@ _fault(
     "A compiled 1x1 convolution gives other results.",
     source="pytorch/pytorch#175854",
     dimension="compile",
+    profile="gate",
     when=lambda c: _compiling() and c.is_pointwise,
     wrong=_plus_one,
 )
@@ -85,6 +87,7 @@ _fault(
     "An exported convolution gives other results.",
     source="textbook: another decomposition in the exporter",
     dimension="export",
+    profile="gate",
     when=lambda c: torch.compiler.is_exporting() and c.is_conv,
     wrong=_plus_one,
 )

@@ -14,7 +14,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from equiv.testing.faults._kernel import Kernel, KernelCall, instead
+from equiv.testing.faults._kernel import Kernel, KernelCall, instead, without_onednn
 from equiv.testing.faults._registry import register_variant
 
 Sum = Callable[[Tensor, Tensor], Tensor]  # rows (*places, n) and weight (O, n) -> (*places, O)
@@ -239,13 +239,6 @@ def _threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-@contextmanager
-def without_onednn() -> Iterator[None]:
-    """With ``torch.backends.mkldnn.enabled`` off."""
-    with torch.backends.mkldnn.flags(enabled=False):
-        yield
 
 
 @contextmanager
