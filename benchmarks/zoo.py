@@ -4,8 +4,8 @@
     OMP_NUM_THREADS=1 python benchmarks/zoo.py --faults --only 'grad-*' --seeds 3
     OMP_NUM_THREADS=1 python benchmarks/zoo.py --variants --examples 5
 
-Each fault runs in its own profile, the hinted laws first, until a law is broken; each variant in the profile dev, in
-all laws, in which none may be. Runs are kept in the JSON file and not made again, so that an interrupted run goes on
+Each fault runs in its own profile, the hinted laws first, until a law is broken. A variant and a fault that no law tells
+yet run in all laws, with 5 cases of each. Runs are kept in the JSON file and not made again, so that an interrupted run goes on
 where it was. A run in which torch takes the process down with it is noted as crashed. The exit code is 1 where a fault
 survived that is not among `equiv.testing.faults.SURVIVORS`, where one of those was found, and on every false alarm.
 """
