@@ -264,7 +264,7 @@ def _flat(call: Call, n: int) -> Call:
 
 
 def _results(backend: TorchEager, call: Call, grad: Tensor) -> dict[str, Tensor]:
-    """Output ``(rows, O)`` and gradients ``(rows, n)``, ``(O, n)``, ``(O,)``, without those that have no entries."""
+    """Output ``(rows, O)`` and gradients ``(rows, n)``, ``(O, n)``, ``(O,)``; an output of a wrong shape stays so."""
     outputs, n = call.weight.shape[0], call.weight[0].numel()
     given = [t.detach() for t in (call.input, call.weight, call.bias) if t is not None]
     if backward := given[0].dtype.is_floating_point or given[0].dtype.is_complex:
@@ -274,13 +274,15 @@ def _results(backend: TorchEager, call: Call, grad: Tensor) -> dict[str, Tensor]
         y = backend.linear(given[0], given[1], bias)
     else:
         y = backend.conv(given[0], given[1], bias, stride=call.stride or 1)
-    y = y.reshape(-1, outputs)
+    lead = call.input.shape[:-1] if call.form == "linear" else call.input.shape[: 1 - call.weight.ndim]
+    if tuple(y.shape) == (*lead, outputs) + (1,) * (0 if call.form == "linear" else call.weight.ndim - 2):
+        y = y.reshape(-1, outputs)
     found = {"output": y.detach()}
     if backward:
         shapes = ((-1, n), (outputs, n), (outputs,))
         gradients = torch.autograd.grad(y, given, grad)
         found |= {name: g.reshape(shape) for name, g, shape in zip(GRADIENTS, gradients, shapes, strict=False)}
-    return {name: t for name, t in found.items() if t.numel()}
+    return found
 
 
 SOURCES: dict[str, Callable[..., list[Problem]]] = {"normal": normal, "hypothesis": plain, "equiv": same_cases}

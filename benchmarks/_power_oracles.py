@@ -53,8 +53,8 @@ def nnsmith(candidate: Tensor, reference: Tensor) -> bool:
 
 def psnr(candidate: Tensor, reference: Tensor) -> bool:
     """``20 log10((max|candidate| + 1e-5) / (rms(difference) + 1e-10)) > 60``; a NaN compares as red."""
-    if candidate.shape != reference.shape:
-        return True
+    if candidate.shape != reference.shape or not reference.numel():
+        return candidate.shape != reference.shape
     wide = torch.complex128 if reference.dtype.is_complex else torch.float64
     y, x = candidate.detach().to(wide), reference.detach().to(wide)
     peak, rms = float(y.abs().max()), float((x - y).abs().square().mean().sqrt())
