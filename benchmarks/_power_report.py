@@ -126,8 +126,19 @@ def markdown(cells: Cells, columns: Sequence[Column], faults: Sequence[Row], leg
             f"| {_number(examples, '.0f')} | {_number(seconds, '.2f')} "
             f"| {'-' if own is None else f'{own:.2f}'} | {ratio} |"
         )
-    lines += ["", *_lines("fault", cells, columns, faults, numbers), ""]
-    lines += _lines("legal variant", cells, columns, legal, numbers)
+    short = [f"{number} {c.title}, {GROUPS[c.group]}" for number, c in enumerate(columns, start=1)]
+    lines += [
+        "",
+        "<details><summary>Every fault and every variant: the cases up to the first that was red</summary>",
+        "",
+        f"Columns: {'; '.join(short)}. A dash is nothing found.",
+        "",
+        *_lines("fault", cells, columns, faults, numbers),
+        "",
+        *_lines("legal variant", cells, columns, legal, numbers),
+        "",
+        "</details>",
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -147,10 +158,8 @@ def _number(values: Sequence[float], shape: str) -> str:
 
 
 def _lines(what: str, cells: Cells, columns: Sequence[Column], rows: Sequence[Row], seeds: Sequence[int]) -> list[str]:
-    short = [f"{number}" for number in range(1, len(columns) + 1)]
-    legend = "; ".join(f"{n} {c.title}, {GROUPS[c.group]}" for n, c in zip(short, columns, strict=True))
-    lines = [f"Columns: {legend}." if what == "fault" else "", ""]
-    lines += [f"| {what} | what | dtype | {' | '.join(short)} |", f"|---|---|---|{'---:|' * len(columns)}"]
+    short = " | ".join(f"{number}" for number in range(1, len(columns) + 1))
+    lines = [f"| {what} | what | dtype | {short} |", f"|---|---|---|{'---:|' * len(columns)}"]
     for row in rows:
         marks = [_mark(outcome(cells, column, row.name, seeds)) for column in columns]
         deep = " (deep)" if row.profile == "deep" else ""
@@ -210,8 +219,8 @@ def draw(
         ],
     ]
     high = sum(len(band) for band in bands) + 2.2
-    figure, axes = plt.subplots(figsize=(10, 0.3 * (high + 5.6)))
-    figure.subplots_adjust(left=0.2, right=0.99, top=1 - 5.2 / (high + 5.6), bottom=0.05 / (high + 5.6))
+    figure, axes = plt.subplots(figsize=(10, 0.3 * (high + 6)))
+    figure.subplots_adjust(left=0.2, right=0.985, top=1 - 5.7 / (high + 6), bottom=0.05 / (high + 6))
     top = 0.0
     for band, shades, words in zip(bands, (blue, orange), ("found", "false alarms"), strict=True):
         axes.text(-0.15, top + 0.6, words, ha="right", va="center", fontsize=9, weight="bold", color=shades(1.0))
@@ -230,7 +239,7 @@ def draw(
                 share, left = hits / max(1, len(known)), shift[column]
                 face = shades(0.08 + 0.92 * share if hits else 0.0)
                 axes.add_patch(Rectangle((left, top), 0.95, 0.92, facecolor=face, edgecolor="#9A9A9A", linewidth=0.5))
-                ink = "white" if share > 0.55 else "black"
+                ink = "white" if share > 0.7 else "black"
                 axes.text(left + 0.475, top + 0.47, str(hits), ha="center", va="center", fontsize=9, color=ink)
             top += 1.0
         top += 0.1
@@ -239,11 +248,11 @@ def draw(
     for group, words in GROUPS.items():
         lefts = [shift[c] for c in columns if c.group == group]
         if lefts:
-            axes.plot([min(lefts), max(lefts) + 0.95], [-3.9, -3.9], color="black", linewidth=0.8, clip_on=False)
+            axes.plot([min(lefts), max(lefts) + 0.95], [-3.7, -3.7], color="black", linewidth=0.8, clip_on=False)
             label = words if len(lefts) > 2 else words.replace(" of ", "\nof ").replace("by ", "by\n")
             middle = (min(lefts) + max(lefts) + 0.95) / 2
-            axes.text(middle, -4.0, label, ha="center", va="bottom", fontsize=9, weight="bold")
-    axes.set_xlim(0, shift[columns[-1]] + 1)
+            axes.text(middle, -3.85, label, ha="center", va="bottom", fontsize=9, weight="bold")
+    axes.set_xlim(0, shift[columns[-1]] + 1.3)
     axes.set_ylim(high, 0)
     axes.axis("off")
     figure.savefig(path, dpi=200, metadata={"Date": None} if path.suffix == ".svg" else None, facecolor="white")

@@ -75,7 +75,7 @@ class Cell:
     died: bool = False
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return {name: round(value, 4) if isinstance(value, float) else value for name, value in asdict(self).items()}
 
 
 def dtype_of(mutant: Mutant) -> str:

@@ -181,6 +181,15 @@ def opened(options: argparse.Namespace) -> dict[str, Any]:
     return state
 
 
+def save(path: Path, state: dict[str, Any]) -> None:
+    """One line a cell. The file is whole at any time, also where the command is interrupted."""
+    head = {name: value for name, value in state.items() if name != "cells"}
+    cells = ",\n".join(f"{json.dumps(key)}: {json.dumps(cell)}" for key, cell in state["cells"].items())
+    partial = path.with_suffix(".part")
+    partial.write_text(f'{json.dumps(head)[:-1]}, "cells": {{\n{cells}\n}}}}\n', encoding="utf-8")
+    partial.replace(path)
+
+
 def rows(mutants: Sequence[Any]) -> list[Row]:
     return [
         Row(
@@ -208,9 +217,7 @@ def main(given: Sequence[str] | None = None) -> int:
     for line in run(todo, state["cells"], faults):
         print(f"[{time.perf_counter() - start:5.0f} s] {line}", flush=True)
         if options.json is not None:
-            partial = options.json.with_suffix(".part")
-            partial.write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
-            partial.replace(options.json)
+            save(options.json, state)
     cells, on_faults, on_legal = state["cells"], rows(faults), rows(legal)
     table = markdown(cells, COLUMNS, on_faults, on_legal, options.seeds)
     print(f"\n{table}")
