@@ -106,12 +106,12 @@ def linear_to_pointwise_conv(linear: nn.Linear, spatial_dims: int = 2, *, share:
     return _conv_of(linear, linear.in_features, (1,) * check_spatial_dims(spatial_dims), share)
 
 
-def conv_to_linear(conv: Conv, feature_shape: FeatureShape, *, share: bool = False) -> nn.Linear:
+def conv_to_linear(conv: Conv, feature_shape: FeatureShape | None = None, *, share: bool = False) -> nn.Linear:
     """Write any convolution on a fixed feature shape as one dense layer over the flattened map.
 
     Args:
         conv: Any stride, padding, padding mode, dilation and groups.
-        feature_shape: (C, *spatial) of its input, without batch.
+        feature_shape: (C, *spatial) of its input, without batch; by default the map that the kernel just covers.
         share: True makes the parameters views of the source's, which needs a kernel that covers the map exactly, one
             output position, one group and a weight that can be flattened in place; False copies.
 
@@ -129,9 +129,14 @@ def conv_to_linear(conv: Conv, feature_shape: FeatureShape, *, share: bool = Fal
         >>> _ = conv.weight.data.copy_(torch.tensor([[[5.0, 7.0]]]))
         >>> conv_to_linear(conv, (1, 3)).weight.tolist()
         [[5.0, 7.0, 0.0], [0.0, 5.0, 7.0]]
+        >>> conv_to_linear(conv).weight.tolist()
+        [[5.0, 7.0]]
     """
     check_conv(conv)
     check_share(share)
+    if feature_shape is None:
+        reach = (d * (k - 1) + 1 for k, d in zip(conv.kernel_size, conv.dilation, strict=True))
+        feature_shape = (conv.in_channels, *reach)
     shape = check_feature_shape(feature_shape)
     check_input_of(conv, shape)
     pads, positions = _geometry(conv, shape[1:])
@@ -148,7 +153,7 @@ def conv_to_linear(conv: Conv, feature_shape: FeatureShape, *, share: bool = Fal
     else:
         weight = _dense_weight(conv, shape, pads, positions)
         bias = None if conv.bias is None else _repeated(conv.bias, math.prod(positions))
-    linear = undrawn(nn.Linear, in_features, out_features, bias=bias is not None, dtype=torch.float32)
+    linear = undrawn(nn.Linear, bias=bias is not None, in_features=in_features, out_features=out_features)
     return _dressed(linear, weight, bias, conv)
 
 
@@ -195,24 +200,34 @@ def to_channels(x: Tensor, spatial_dims: int = 2) -> Tensor:
 # --- building ---------------------------------------------------------------------------------------------------------
 
 
-def undrawn(kind: type[_Module], *arguments: Any, **options: Any) -> _Module:
-    """``kind(*arguments, **options, device="meta")`` without the call of ``reset_parameters``.
+def undrawn(kind: type[_Module], *, bias: bool, **sizes: Any) -> _Module:
+    """A module as its constructor leaves it, but of other sizes, with parameters on meta that are to be replaced.
 
-    On meta nothing is allocated, yet torch goes through every step of drawing a parameter that has no entries, which
-    takes three quarters of the time.
+    The constructor draws parameters, on meta too, where they have no entries; that takes most of its time.
+
+    Args:
+        kind: `nn.Linear`, `nn.Conv1d`, `nn.Conv2d` or `nn.Conv3d`.
+        bias: Whether it has one.
+        sizes: The attributes that say how large it is, ``in_features`` or ``kernel_size`` for example.
 
     Example:
-        >>> undrawn(nn.Linear, 3, 2)
-        Linear(in_features=3, out_features=2, bias=True)
+        >>> undrawn(nn.Linear, bias=False, in_features=3, out_features=2)
+        Linear(in_features=3, out_features=2, bias=False)
     """
-    module: _Module = _without_reset(cast(Any, kind))(*arguments, device="meta", **options)
-    module.__class__ = kind
+    module = kind.__new__(kind)
+    state, own = _constructed(cast(Any, kind), bias)
+    module.__dict__.update(state)
+    module.__dict__.update({name: state[name].copy() for name in own})
+    module.__dict__.update(sizes)
     return module
 
 
 @cache
-def _without_reset(kind: Any) -> Any:
-    return type(kind.__name__, (kind,), {"reset_parameters": lambda _self: None})
+def _constructed(kind: Any, bias: bool) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The attributes of a module of sizes 1, and which of them (its hooks and parameters) each must have to itself."""
+    ones = (1, 1) if kind is nn.Linear else (1, 1, 1)
+    state = vars(kind(*ones, bias=bias, device="meta", dtype=torch.float32))
+    return state, tuple(name for name, value in state.items() if isinstance(value, (dict, set, list)))
 
 
 def _conv_of(linear: nn.Linear, channels: int, kernel: tuple[int, ...], share: bool) -> Conv:
@@ -220,8 +235,13 @@ def _conv_of(linear: nn.Linear, channels: int, kernel: tuple[int, ...], share: b
     bias = None
     if linear.bias is not None:
         bias = _rearranged(linear.bias, (linear.out_features,), share, "linear.bias")
-    kind = _CONVS[len(kernel)]
-    conv: Conv = undrawn(kind, channels, linear.out_features, kernel, bias=bias is not None, dtype=torch.float32)
+    conv: Conv = undrawn(
+        _CONVS[len(kernel)],
+        bias=bias is not None,
+        in_channels=channels,
+        out_channels=linear.out_features,
+        kernel_size=kernel,
+    )
     return _dressed(conv, weight, bias, linear)
 
 
@@ -235,19 +255,26 @@ def _dressed(module: _M, weight: Tensor, bias: Tensor | None, source: nn.Linear 
 
 
 def _parameter(data: Tensor, requires_grad: bool) -> nn.Parameter:
+    if data.is_inference() == torch.is_inference_mode_enabled():
+        return nn.Parameter(data, requires_grad=requires_grad)
     with torch.inference_mode(data.is_inference()):  # a view of an inference tensor may require grad in there only
         return nn.Parameter(data, requires_grad=requires_grad)
 
 
-@torch.inference_mode(False)
-@torch.no_grad()
 def _rearranged(source: Tensor, shape: tuple[int, ...], share: bool, name: str) -> Tensor:
     """The same entries, in the same order, in another shape: a view, or a contiguous copy."""
     source = source.detach()
-    if not share:
+    if share and not torch.is_inference_mode_enabled():
+        return _viewed(source, shape, name)
+    with torch.inference_mode(False), torch.no_grad():
+        if share:
+            return _viewed(source, shape, name)
         copy = source.new_empty(shape)
         copy.view(source.shape).copy_(source)
         return copy
+
+
+def _viewed(source: Tensor, shape: tuple[int, ...], name: str) -> Tensor:
     try:
         return source.view(shape)
     except RuntimeError as error:
