@@ -46,6 +46,7 @@ class Certificate:
     cause: str | None = None
 
     def __bool__(self) -> bool:
+        """Whether the two maps are equivalent."""
         return self.equivalent
 
     def to_dict(self) -> dict[str, Any]:
@@ -57,6 +58,7 @@ class Certificate:
         return {**found, "scope": dict(self.scope), "state": dict(self.state)}
 
     def __str__(self) -> str:
+        """A report of at most 79 columns."""
         head = "EQUIVALENT for all inputs" if self.equivalent else f"NOT CERTIFIED: {self.reason}"
         lines = textwrap.wrap(f"{head}. {self.explanation}", 79)
         risk = "0" if self.error_probability == 0 else f"{self.error_probability:.1e}"

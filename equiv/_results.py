@@ -13,12 +13,16 @@ from torch.nn.parameter import is_lazy
 
 from equiv.errors import EquivError
 from equiv.numerics import DTYPES
+from equiv.numerics.formats import ordinal
 
 
 def check_results(actual: Tensor, expected: Tensor) -> None:
     for name, value in (("actual", actual), ("expected", expected)):
         if not isinstance(value, Tensor):
-            raise EquivError(f"{name}: expected a torch.Tensor, got {type(value).__name__}; pass the result of a layer")
+            advice = "pass the result of a layer"
+            if callable(value):
+                advice += ", or compare two layers or functions with equiv.assert_equivalent or equiv.certify"
+            raise EquivError(f"{name}: expected a torch.Tensor, got {type(value).__name__}; {advice}")
         if value.dtype not in DTYPES:
             served = ", ".join(word(d) for d in DTYPES)
             raise EquivError(f"{name}: expected a dtype among {served}, got {word(value.dtype)}; convert it first")
@@ -130,6 +134,33 @@ def trimmed(shape: tuple[int, ...]) -> tuple[int, ...]:
     while end and shape[end - 1] == 1:
         end -= 1
     return tuple(shape[:end])
+
+
+_ULPS = 10**6  # a larger number of them tells a reader nothing
+
+
+def gap_words(value: Tensor, other: Tensor) -> str:
+    """How far apart two real numbers of one floating dtype are, in the words that fit; empty where none do.
+
+    Example:
+        >>> one = torch.tensor(1.0)
+        >>> gap_words(one, torch.nextafter(one, 2 * one)), gap_words(one, 3 * one), gap_words(one, -one)
+        ('1 ulp apart', 'a factor of 3 apart', 'of opposite sign')
+        >>> gap_words(one.double(), one.double() + 1e-5)
+        '1e-05 of its size apart'
+    """
+    if not value.is_floating_point() or not bool(torch.isfinite(value) & torch.isfinite(other)):
+        return ""
+    ulps = abs(int(ordinal(value)) - int(ordinal(other)))
+    if ulps <= _ULPS:
+        return f"{ulps:,} ulp apart"
+    a, b = float(value), float(other)
+    if a * b == 0:
+        return ""
+    if (a < 0) != (b < 0):
+        return "of opposite sign"
+    ratio = max(abs(a), abs(b)) / min(abs(a), abs(b))
+    return f"a factor of {ratio:.3g} apart" if ratio >= 1.01 else f"{abs(a - b) / abs(b):.2g} of its size apart"
 
 
 def word(dtype: torch.dtype) -> str:

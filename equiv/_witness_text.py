@@ -100,7 +100,7 @@ def _wide_name(layer: Structure) -> str:
 
 def snippet_equivalent(layer: Structure) -> str:
     if layer.w.numel() > _SHOWN:
-        return f"# The layer is a 1x1 convolution: {layer.n * layer.out} weights, no input tells them apart.\n"
+        return f"# The layer is a 1x1 convolution: {layer.n * layer.out:,} weights, no input tells them apart.\n"
     weight = [_literal("W", layer.w, "the layer's weight (out_features, in_features)")]
     bias = [] if layer.b is None else [_literal("b", layer.b, "the layer's bias")]
     return "\n".join([*_layer_source(layer, weight, bias), "assert found.equivalent", ""])

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from equiv._checks import FeatureShape, check_feature_shape
 from equiv._output_slips import Outputs, output_causes
+from equiv._results import gap_words
 from equiv._slips import ROUNDINGS, column_slips, flushed, matching, permutation_words, rounded, same
 from equiv.errors import EquivError
 from equiv.numerics.formats import format_of, from_ordinal, ordinal
@@ -270,9 +271,8 @@ def _bias_cause(b: Tensor, c: Tensor) -> Cause | None:
 
 def _versus(value: Tensor, right: Tensor) -> str:
     text = f"{value.item()!r} instead of {right.item()!r}"
-    if value.is_complex() or not value.is_floating_point() or not bool(torch.isfinite(value) & torch.isfinite(right)):
-        return text
-    return f"{text}, {abs(int(ordinal(value)) - int(ordinal(right)))} ulp away"
+    words = gap_words(value, right)
+    return f"{text}, {words}" if words else text
 
 
 def _common(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from equiv._blocks import cause_of_outputs, outputs_to_judge
-from equiv._results import tolerances_of
+from equiv._results import gap_words, tolerances_of
+from equiv._words import counted
 from equiv.causes import name_cause
 from equiv.errors import EquivError, NotEquivalent
 from equiv.mapping import check_feature_shape, conv_to_linear
-from equiv.numerics import DTYPES, one_hot_rows, ordinal, same_bits
+from equiv.numerics import DTYPES, one_hot_rows, same_bits
 from equiv.verdict import Entry, Outcome, Verdict, compare_rows
 
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -84,7 +85,7 @@ def assert_equivalent(
     if layer is None:
         raise EquivError(
             "reference: expected at least one side to be a Linear or a convolution, got two functions; pass the layer "
-            "whose weights define the right results"
+            "whose weights define the right results, or take equiv.certify, which reads two functions"
         )
     if shape is None:
         shape = (layer.in_features, 1)
@@ -227,11 +228,11 @@ def _parameter_verdict(
     right: nn.Linear,
     shape: tuple[int, ...],
 ) -> Verdict:
-    distance = ""
-    if a.is_floating_point():
-        distance = f", {abs(int(ordinal(a[index])) - int(ordinal(b[index]))):,} ulp apart"
+    words = gap_words(a[index], b[index])
+    distance = f", {words}" if words else ""
     text = (
-        f"{wrong:,} of {a.numel():,} entries of the {name} differ once both are written as one dense layer; "
+        f"{wrong:,} of {counted(a.numel(), 'entry', 'entries')} of the {name} "
+        f"{'differs' if wrong == 1 else 'differ'} once both are written as one dense layer; "
         f"the first, {name}{list(index)}, is {a[index].item()!r} in the candidate and "
         f"{b[index].item()!r} in the reference{distance}."
     )

@@ -23,6 +23,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from equiv._checks import FeatureShape, check_feature_shape, check_linear
 from equiv._kron import Readout, Structure, distances
 from equiv._witness_text import WIDTH, Scalar, picture, shortest, snippet_bias, snippet_equivalent, snippet_weight
+from equiv._words import counted
 from equiv.errors import EquivError
 
 _CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -101,28 +102,36 @@ class Counterexample:
 
     def __str__(self) -> str:
         """One screen: shapes, reason, smallest witness, what the convolution really is, distances."""
+        return self.render()
+
+    def render(self, width: int = WIDTH) -> str:
+        """The report as ``str`` gives it, with sentences wrapped at ``width`` columns."""
         c, o, hw = self.feature_shape[0], self.conv_output_shape[0], math.prod(self.feature_shape[1:])
         head = "EQUIVALENT" if self.equivalent else "NOT EQUIVALENT"
         tail = "is" if self.equivalent else "is not"
         read = {"positions": "flattened", "sum": "then summed over positions", "mean": "then averaged over positions"}
         lines = [
             _wrap(
+                width,
                 f"{head}: Linear({self.in_features} -> {self.out_features}) over a flattened map {self.feature_shape} "
-                f"{tail} a 1x1 conv over {c} channel{'s' * (c != 1)}, {read[self.readout]}."
+                f"{tail} a 1x1 conv over {counted(c, 'channel')}, {read[self.readout]}.",
             ),
-            f"  layer     {self.in_features} numbers -> {self.out_features}; {self.layer_weights} weights",
-            f"  1x1 conv  {self.feature_shape} -> {self.conv_output_shape}, {o * hw} numbers; "
-            f"{self.conv_weights} weight{'s' * (self.conv_weights != 1)}",
+            f"  layer     {counted(self.in_features, 'number')} -> {self.out_features:,}; "
+            f"{counted(self.layer_weights, 'weight')}",
+            f"  1x1 conv  {self.feature_shape} -> {self.conv_output_shape}, {counted(o * hw, 'number')}; "
+            f"{counted(self.conv_weights, 'weight')}",
             _wrap(
-                f"The 1x1 conv is one layer {c} -> {o} at each of {hw} position{'s' * (hw != 1)}: the dense matrix "
-                f"K (x) I_{hw}, where {self.dense_nonzeros} of {self.dense_entries} entries can be non-zero."
+                width,
+                f"The 1x1 conv is one layer {c} -> {o} at each of {counted(hw, 'position')}: the dense matrix "
+                f"K (x) I_{hw}, where {self.dense_nonzeros:,} of {counted(self.dense_entries, 'entry', 'entries')} can "
+                "be non-zero.",
             ),
-            _wrap(f"Reason: {self.reason}."),
+            _wrap(width, f"Reason: {self.reason}."),
         ]
         if self.witness is not None:
             index = "0" if self.witness_index is None else f"0 but x{list(self.witness_index)} = 1"
             lines += [
-                _wrap(f"Smallest witness: x = {index}."),
+                _wrap(width, f"Smallest witness: x = {index}."),
                 f"  output {list(self.output_index or ())}{' without bias' * self.without_bias}",
                 f"    layer     {self.expected!r}",
                 f"    1x1 conv  {self.actual!r}",
@@ -132,9 +141,15 @@ class Counterexample:
         if not self.equivalent:
             bound = "" if self.gap_is_exact else "at least "
             lines += [
-                f"Closest 1x1 conv: distance {self.distance:.6g} ({self.relative_distance:.3g} of the layer's norm)"
-                + (f", bias {self.bias_distance:.6g}" if self.bias_distance else ""),
-                f"  worst error for |x|_2 = 1: {bound}{self.gap:.6g}; for max|x| = 1: {self.gap_inf:.6g}",
+                _wrap(
+                    width,
+                    f"Closest 1x1 conv: distance {self.distance:.6g} ({self.relative_distance:.3g} of the layer's norm)"
+                    + (f", bias {self.bias_distance:.6g}" if self.bias_distance else ""),
+                ),
+                _wrap(
+                    width,
+                    f"  worst error for |x|_2 = 1: {bound}{self.gap:.6g}; for max|x| = 1: {self.gap_inf:.6g}",
+                ),
             ]
         return "\n".join(lines)
 
@@ -392,8 +407,8 @@ def _conv(linear: nn.Linear, layer: Structure) -> nn.Conv1d | nn.Conv2d | nn.Con
     return conv.train(linear.training)
 
 
-def _wrap(text: str) -> str:
-    return fill(text, WIDTH, subsequent_indent="  ", break_long_words=True)
+def _wrap(width: int, text: str) -> str:
+    return fill(text, width, subsequent_indent="  ", break_long_words=True)
 
 
 def _plain(value: Any) -> Any:

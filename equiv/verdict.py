@@ -7,102 +7,20 @@ is the business of ``equiv.numerics``; which inputs to try, of ``equiv.judge``.
 from __future__ import annotations
 
 import math
-import textwrap
-from dataclasses import asdict, dataclass, field, replace
-from enum import Enum
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from equiv._blocks import assess_blocks, cause_of_outputs
+from equiv._outcome import Entry, Outcome, Verdict
 from equiv._results import check_results, layer_tensors, rows_of, tolerances_of, trimmed, word
+from equiv._words import counted
 from equiv.errors import EquivError
 from equiv.numerics import Arithmetic, Assessment, declared, same_bits
 
-
-class Outcome(Enum):
-    """What a comparison found."""
-
-    IDENTICAL = "identical"
-    """Bit for bit the same (a NaN equals a NaN)."""
-    ROUNDING = "rounding"
-    """Inside the envelope: right kernels differ so."""
-    DIFFERENT = "different"
-    """Outside the envelope: no right kernel gives this."""
-    UNDECIDED = "undecided"
-    """Right kernels may disagree here, or too little is known to tell."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One output with everything known about it. Numbers are Python numbers (complex for complex dtypes).
-
-    ``magnitude`` is the sum of the sizes of its ``terms`` non-zero terms; ``error_in_uS`` the error of ``actual`` in
-    units of unit roundoff times that sum; ``bits_cancelled`` is ``log2(magnitude / |exact|)``.
-    """
-
-    index: tuple[int, ...]
-    actual: Any
-    expected: Any
-    exact: Any = None
-    lower: Any = None
-    upper: Any = None
-    ratio: float | None = None
-    magnitude: float | None = None
-    terms: int | None = None
-    error_in_uS: float | None = None  # noqa: N815 - the unit is u times S
-    bits_cancelled: float | None = None
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What :func:`compare` found.
-
-    Attributes:
-        outcome: One of :class:`Outcome`.
-        explanation: One paragraph with the numbers.
-        dtype: Dtype of ``actual``, as a word.
-        shape: Shape of ``actual``.
-        counts: Entries that are ``identical``, ``rounding``, ``different``, ``undecided``; they add up to ``total``.
-        max_ratio: Largest error of ``actual`` as a fraction of its envelope; None where no envelope is known.
-        worst: The entry that decides: the furthest outside, else the one with the largest ratio.
-        arithmetic: The arithmetic that the envelope belongs to, in words.
-        conditions: Tolerances that the caller asked for in addition, each with what came of it.
-        cause: The likely cause by name, if one fits.
-    """
-
-    outcome: Outcome
-    explanation: str
-    dtype: str
-    shape: tuple[int, ...]
-    counts: dict[str, int] = field(default_factory=dict)
-    max_ratio: float | None = None
-    worst: Entry | None = None
-    arithmetic: str | None = None
-    conditions: tuple[str, ...] = ()
-    cause: str | None = None
-
-    @property
-    def equivalent(self) -> bool:
-        """True for ``IDENTICAL`` and ``ROUNDING``."""
-        return self.outcome in (Outcome.IDENTICAL, Outcome.ROUNDING)
-
-    def __bool__(self) -> bool:
-        return self.equivalent
-
-    def to_dict(self) -> dict[str, Any]:
-        """The verdict in JSON's types; numbers that JSON lacks become strings."""
-        return {**_plain(asdict(self)), "outcome": self.outcome.value, "equivalent": self.equivalent}
-
-    def __str__(self) -> str:
-        lines = textwrap.wrap(f"{self.outcome.name}: {self.explanation}", 79)
-        if self.worst is not None:
-            lines += _entry_lines(self.worst)
-        lines += [f"  {'condition':<12} {text}" for text in self.conditions]
-        if self.cause:
-            lines += textwrap.wrap(f"likely cause  {self.cause}", 78, initial_indent="  ", subsequent_indent=" " * 16)
-        return "\n".join(lines)
+__all__ = ["Entry", "Outcome", "Verdict", "compare"]
 
 
 def compare(
@@ -321,14 +239,15 @@ def _explain(
 ) -> str:
     total, kind = counts["total"], arithmetic.name if arithmetic else f"{word(actual.dtype)}, exact modulo 2**bits"
     if outcome is Outcome.IDENTICAL:
-        return f"all {total:,} outputs are the same bit for bit ({kind})." if total else "both results are empty."
+        return f"{_all(total, 'are', 'is')} the same bit for bit ({kind})." if total else "both results are empty."
     if outcome is Outcome.ROUNDING:
         text = (
-            f"all {total:,} outputs lie inside the envelope of right kernels ({kind}); {counts['identical']:,} are "
-            f"the same bit for bit; the largest error is {max_ratio:.2g} of its envelope"
+            f"{_all(total, 'lie', 'lies')} inside the envelope of right kernels ({kind}); {counts['identical']:,} "
+            f"{_verb(counts['identical'], 'are', 'is')} the same bit for bit; the largest error is {max_ratio:.2g} of "
+            "its envelope"
         )
         if worst is not None and worst.error_in_uS is not None:
-            text += f", {worst.error_in_uS:.2g} units of u*S over {worst.terms:,} terms"
+            text += f", {worst.error_in_uS:.2g} units of u*S over {counted(worst.terms or 0, 'term')}"
         return text + "."
     if outcome is Outcome.UNDECIDED:
         return (
@@ -338,19 +257,33 @@ def _explain(
         )
     if not outside:
         return (
-            f"all {total:,} outputs lie inside the envelope of right kernels ({kind}), but {breaks:,} exceed the "
-            "tolerance that was asked for."
+            f"{_all(total, 'lie', 'lies')} inside the envelope of right kernels ({kind}), but {breaks:,} "
+            f"{_verb(breaks, 'exceed', 'exceeds')} the tolerance that was asked for."
         )
     if arithmetic is None:
-        return f"{outside:,} of {total:,} integer outputs are wrong: integers are exact in any order ({kind})."
-    return f"{outside:,} of {total:,} outputs lie outside the envelope: no right kernel gives them ({kind})."
+        said = _some(outside, total, "are", "is", "integer outputs")
+        return f"{said} wrong: integers are exact in any order ({kind})."
+    them = _verb(outside, "them", "it")
+    return f"{_some(outside, total, 'lie', 'lies')} outside the envelope: no right kernel gives {them} ({kind})."
+
+
+def _verb(count: int, many: str, one: str) -> str:
+    return one if count == 1 else many
+
+
+def _all(total: int, many: str, one: str) -> str:
+    return f"the one output {one}" if total == 1 else f"all {total:,} outputs {many}"
+
+
+def _some(count: int, total: int, many: str, one: str, what: str = "outputs") -> str:
+    return f"{count:,} of {total:,} {_verb(total, what, what.removesuffix('s'))} {_verb(count, many, one)}"
 
 
 def _blame(found: Assessment, other: Assessment) -> str:
     mine, theirs = int((~found.inside).sum()), int((~other.inside).sum())
     if mine == 0:
-        return f" It is `expected` that is outside ({theirs:,} outputs); all of `actual` is inside."
-    return f" `actual` is outside at {mine:,} outputs, `expected` at {theirs:,}."
+        return f" It is `expected` that is outside ({counted(theirs, 'output')}); all of `actual` is inside."
+    return f" `actual` is outside at {counted(mine, 'output')}, `expected` at {theirs:,}."
 
 
 def _shapes_differ(actual: Tensor, expected: Tensor) -> Verdict:
@@ -372,15 +305,16 @@ def _without_envelope(actual: Tensor, expected: Tensor, tolerances: tuple[float,
     outcome = _outcome(counts)
     total = counts["total"]
     if outcome is Outcome.IDENTICAL:
-        text = f"all {total:,} outputs are the same bit for bit." if total else "both results are empty."
+        text = f"{_all(total, 'are', 'is')} the same bit for bit." if total else "both results are empty."
     elif outcome is Outcome.DIFFERENT and integer:
-        text = f"{counts['different']:,} of {total:,} integer outputs differ: integers are exact in any order."
+        said = _some(counts["different"], total, "differ", "differs", "integer outputs")
+        text = f"{said}: integers are exact in any order."
     elif outcome is Outcome.DIFFERENT:
-        text = f"{counts['different']:,} of {total:,} outputs exceed the tolerance that was asked for."
+        text = f"{_some(counts['different'], total, 'exceed', 'exceeds')} the tolerance that was asked for."
     else:
         text = (
-            f"{counts['undecided']:,} of {total:,} outputs differ, and without the input and the layer nobody can tell "
-            "rounding from a defect. Pass input= and layer= (or weight= and bias=) for a verdict."
+            f"{_some(counts['undecided'], total, 'differ', 'differs')}, and without the input and the layer nobody can "
+            "tell rounding from a defect. Pass input= and layer= (or weight= and bias=) for a verdict."
         )
     worst = None
     if outcome is not Outcome.IDENTICAL:
@@ -407,46 +341,3 @@ def _conditions(y: Tensor, e: Tensor, tolerances: tuple[float, float] | None) ->
     close = torch.isclose(a, b, rtol=rtol, atol=atol, equal_nan=True)
     state = "holds" if bool(close.all()) else f"is exceeded at {int((~close).sum()):,} of {y.numel():,} outputs"
     return (f"rtol={rtol:g}, atol={atol:g}: {state}",), ~close
-
-
-def _entry_lines(entry: Entry) -> list[str]:
-    where = ", ".join(map(str, entry.index))
-    rows: list[tuple[str, str]] = [
-        ("worst at", f"[{where}]"),
-        ("actual", _number(entry.actual)),
-        ("expected", _number(entry.expected)),
-    ]
-    if entry.exact is not None:
-        rows.append(("exact", _number(entry.exact)))
-    if entry.magnitude is not None:
-        lower, upper = _number(entry.lower), _number(entry.upper)
-        if len(lower) + len(upper) > 60:
-            rows += [("envelope", f"[{lower},"), ("", f" {upper}]")]
-        else:
-            rows.append(("envelope", f"[{lower}, {upper}]"))
-        rows.append(("", f"{entry.terms:,} terms of total size {entry.magnitude:.6g}"))
-        parts = [] if entry.ratio is None else [f"{entry.ratio:.3g} of the envelope"]
-        parts += [] if entry.error_in_uS is None else [f"{entry.error_in_uS:.3g} u*S"]
-        parts += (
-            []
-            if not entry.bits_cancelled or entry.bits_cancelled < 1
-            else [f"{entry.bits_cancelled:.0f} bits cancelled"]
-        )
-        rows.append(("error", ", ".join(parts)))
-    return [f"  {name:<12} {value}".rstrip() for name, value in rows]
-
-
-def _number(value: Any) -> str:
-    if isinstance(value, complex):
-        return f"{value.real:.9g}{value.imag:+.9g}j"
-    return f"{value:.9g}" if isinstance(value, float) else str(value)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else str(value)
-    return value if value is None or isinstance(value, (bool, int, str)) else str(value)

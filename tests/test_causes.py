@@ -126,7 +126,7 @@ def test_one_entry_off_by_an_ulp_is_placed(dtype):
     cause = name_cause(wrong, w, SHAPE)
     assert cause.name == "one-entry"
     assert "weight[3, 13], input (1, 1, 1)," in cause.sentence
-    assert cause.sentence.endswith("1 ulp away")
+    assert cause.sentence.endswith("1 ulp apart")
 
 
 @RUN

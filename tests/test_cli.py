@@ -164,7 +164,6 @@ MISUSES = [
     (["verify", "--law", "dense", "--form", "linear"], "--law dense --form linear: expected a law that is about"),
     (["env", "--json", "no/such/folder/x.json"], "got 'no/such/folder/x.json'"),
     (["counterexample"], "MAP"),
-    (["counterexample", "3x4x4"], "--out: expected the number of outputs of the layer, got nothing"),
     (["counterexample", "3x4x4", "--out", "0"], "--out: expected a whole number from 1"),
     (["counterexample", "3x4x4", "--out", "many"], "got 'many'"),
     (["counterexample", "3", "--out", "8"], "got '3' with 0 spatial; for one position write 3x1x1"),
@@ -441,7 +440,7 @@ def test_a_counterexample_says_how_many_numbers_come_out(run: Runner) -> None:
     said = " ".join(run("counterexample", "3x4x4", "--out", "8")[1].split())
     assert "takes the 48 numbers of the map to 8." in said
     assert "takes them to 8 x 4x4 = 128 numbers, not 8" in said
-    assert "384 of 6144 entries can be non-zero" in said
+    assert "384 of 6,144 entries can be non-zero" in said
 
 
 def test_one_position_is_the_same_and_exits_0(run: Runner) -> None:
@@ -476,7 +475,7 @@ def test_a_counterexample_as_json(run: Runner, tmp_path: Path) -> None:
 # --- what it looks like -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("columns", [80, 120])
+@pytest.mark.parametrize("columns", [60, 80, 120])
 @pytest.mark.parametrize(
     "words",
     [
@@ -484,7 +483,7 @@ def test_a_counterexample_as_json(run: Runner, tmp_path: Path) -> None:
         ["env"],
         ["verify"],
         ["verify", "--full"],
-        ["counterexample", "3x4x4", "--out", "8"],
+        ["counterexample", "3x4x4"],
         ["counterexample", "2x2", "--out", "4", "--dtype", "complex128"],
         ["counterexample", "1x2x2", "--out", "3", "--dtype", "float64"],
     ],
@@ -532,6 +531,40 @@ def test_names_are_given_once_and_in_order() -> None:
 def test_a_suggestion_is_made_only_for_what_is_close() -> None:
     with pytest.raises(EquivError, match="choose one of these"):
         options.one_name("--form", "zzz", FORMS)
+
+
+@pytest.mark.parametrize("columns", [30, 45, 60, 80])
+def test_a_table_breaks_no_word_and_loses_none(
+    columns: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    rows = [
+        ("not_equivalent", "pointwise", "(2, 1, 3, 4)", "once or twice", "12,345"),
+        ("exact", "full", "(1,)", "once", "0"),
+    ]
+    terminal.table(terminal.console(), ("law", "form", "the shape", "rounded how often", "undecided"), rows, left=2)
+    said = capsys.readouterr().out
+    assert max(len(line) for line in said.splitlines()) <= columns
+    cells = [cell for row in rows for cell in row]
+    if columns < 60:  # as paragraphs, where every cell stands after the name of its column
+        said = " ".join(said.split())
+        assert "not_equivalent pointwise: the shape (2, 1, 3, 4); rounded how often once or twice; undecided" in said
+    words = [word for cell in cells for word in ([cell] if "(" in cell and columns >= 60 else cell.split())]
+    assert [word for word in words if word not in said] == []
+
+
+def test_the_legend_of_a_table_explains_its_columns(run: Runner, fake: Any) -> None:
+    for columns in (60, 80, 120):
+        for words in (["verify"], ["verify", "--full"]):
+            said = " ".join(run(*words, columns=columns)[1].split())
+            names = ["form", "identical", "rounding", "undecided", "broken", "worst"]
+            names += ["dtype"] * ("--full" in words) + ["cases", "compared"] * (columns == 120)
+            assert [name for name in names if f"{name}: " not in said] == []
+
+
+def test_a_counterexample_has_eight_outputs_where_none_are_asked_for(run: Runner) -> None:
+    assert run("counterexample", "3x4x4") == run("counterexample", "3x4x4", "--out", "8")
+    assert "[default: 8]" in run("counterexample", "--help")[1]
 
 
 def test_prose_is_no_wider_than_88_columns(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

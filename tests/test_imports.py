@@ -26,7 +26,7 @@ ROOMS = (
     ("errors", "_options", "_words"),
     ("_checks", "_dense", "mapping"),
     ("numerics",),
-    ("_results", "_blocks", "verdict", "causes", "_slips", "_output_slips"),
+    ("_results", "_blocks", "_outcome", "verdict", "causes", "_slips", "_output_slips"),
     (
         "judge",
         "refute",

@@ -167,7 +167,8 @@ def test_a_wrong_weight_is_refuted_and_named(mistake):
         wrong.bias.copy_(layer.bias.flip(0))
     v = refuted(equiv.linear_to_full_conv(wrong, SHAPE), layer)
     assert v.outcome is Outcome.DIFFERENT
-    assert "entries of the weight differ once both are written as one dense layer" in v.explanation
+    verb = "differs" if mistake == "one entry" else "differ"
+    assert f"entries of the weight {verb} once both are written as one dense layer" in v.explanation
     assert any(words in v.cause for words in SEEN[mistake]), v.cause
     assert v.worst.actual == wrong.weight[v.worst.index].item()
     assert v.worst.expected == layer.weight[v.worst.index].item()
@@ -182,7 +183,7 @@ def test_a_weight_that_differs_by_one_ulp_is_refuted():
     assert v.explanation.endswith("1 ulp apart.")
     layer.bias = wrong.bias = None  # a bias would hide it from one who sees outputs only
     v = refuted(lambda x: wrong(x), layer)
-    assert v.explanation.startswith("on the zero input and one-hot inputs, 1 of 125 outputs lie outside")
+    assert v.explanation.startswith("on the zero input and one-hot inputs, 1 of 125 outputs lies outside")
     assert v.worst.index == (6, 2)
 
 
@@ -435,3 +436,8 @@ def test_a_layer_of_many_inputs_is_read_at_some_and_named_at_its_place():
     found = refuted(wrong, layer)
     assert found.worst.index == (5, 2)
     assert found.counts["total"] == 257 * 3
+
+
+def test_two_functions_are_sent_to_certify():
+    with pytest.raises(EquivError, match=r"^reference: .* got two functions; .*equiv\.certify, which reads two"):
+        assert_equivalent(lambda x: x, lambda x: x)

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - the name that everybody gives it
 
-from equiv import EquivError, Outcome, compare
+from equiv import EquivError, Outcome, Verdict, compare
+from equiv._results import gap_words
 from equiv.numerics import FLOATS, declared, ordinal
 from equiv.numerics.formats import from_ordinal
 from equiv.strategies import Values
@@ -144,7 +145,7 @@ def test_expected_may_be_the_wrong_one_and_is_named():
     v = compare(y, wrong, input=x, weight=w, bias=b)
     assert v.outcome is DIFFERENT
     assert v.worst.index == (1, 2)
-    assert v.explanation.endswith("It is `expected` that is outside (1 outputs); all of `actual` is inside.")
+    assert v.explanation.endswith("It is `expected` that is outside (1 output); all of `actual` is inside.")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=word)
@@ -230,7 +231,7 @@ def test_integers_are_exact():
     assert v.outcome is DIFFERENT
     assert v.worst.index == (1, 1)
     assert (v.worst.actual, v.worst.expected, v.worst.exact) == (wrong[1, 1].item(), y[1, 1].item(), y[1, 1].item())
-    assert v.explanation.startswith("1 of 12 integer outputs are wrong: integers are exact in any order")
+    assert v.explanation.startswith("1 of 12 integer outputs is wrong: integers are exact in any order")
     assert v.arithmetic == "integers modulo 2**bits"
     assert (v.worst.magnitude, v.worst.terms) == (None, None)
     assert compare(y, wrong, input=x, weight=w, bias=b).worst.index == (1, 1)
@@ -295,7 +296,7 @@ def test_without_the_layer_only_bits_and_tolerances_are_judged():
     v = compare(a, b)
     assert v.outcome is UNDECIDED
     assert v.counts == {"identical": 2, "rounding": 0, "different": 0, "undecided": 1, "total": 3}
-    assert "1 of 3 outputs differ, and without the input and the layer nobody can tell" in v.explanation
+    assert "1 of 3 outputs differs, and without the input and the layer nobody can tell" in v.explanation
     assert (v.worst.index, v.worst.actual, v.worst.expected) == ((1,), 2.0, 2.5)
     assert (v.max_ratio, v.arithmetic, v.worst.exact) == (None, None, None)
     assert compare(a, b, atol=0.1).outcome is DIFFERENT
@@ -326,7 +327,7 @@ def test_a_tolerance_is_a_further_condition_and_is_named(tolerances, text, outco
     assert f"  condition    {text}" in str(v)
     if outcome is DIFFERENT:
         assert v.worst.index == (2, 1)
-        assert "1 exceed the tolerance that was asked for" in v.explanation
+        assert "1 exceeds the tolerance that was asked for" in v.explanation
 
 
 def test_a_tolerance_forgives_nothing():
@@ -417,7 +418,7 @@ def test_the_words_of_a_difference():
     x, w = torch.ones(1, 4), torch.ones(1, 4)
     v = compare(torch.tensor([[5.0]]), torch.tensor([[4.0]]), input=x, weight=w)
     assert str(v).splitlines() == [
-        "DIFFERENT: 1 of 1 outputs lie outside the envelope: no right kernel gives them",
+        "DIFFERENT: 1 of 1 output lies outside the envelope: no right kernel gives it",
         "(float32 on cpu, float32 accumulator).",
         "  worst at     [0, 0]",
         "  actual       5",
@@ -512,3 +513,48 @@ W = torch.ones(2, 2)
 def test_misuse_is_told(call, message):
     with pytest.raises(EquivError, match="^" + message):
         call()
+
+
+def test_a_verdict_is_true_where_it_is_equivalent_and_says_so():
+    a = torch.tensor([1.0, 2.0])
+    for actual, truth in ((a.clone(), True), (a + 1, False)):
+        v = compare(actual, a)
+        assert bool(v) is v.equivalent is truth  # UNDECIDED is no evidence: false
+    assert compare(a + 1, a).outcome is UNDECIDED
+    for text in ("``if verdict:``", "``str(verdict)``", "``UNDECIDED``"):
+        assert text in Verdict.__doc__
+
+
+def test_functions_in_place_of_results_are_sent_to_where_they_are_served():
+    with pytest.raises(EquivError, match=r"actual: expected a torch.Tensor, got function; .*equiv.assert_equivalent"):
+        compare(lambda x: x, lambda x: x)
+    with pytest.raises(EquivError, match=r"equiv\.certify"):
+        compare(nn.Linear(2, 2), nn.Linear(2, 2))
+    with pytest.raises(EquivError, match=r"actual: expected a torch.Tensor, got int; pass the result of a layer$"):
+        compare(1, 2)
+
+
+@pytest.mark.parametrize(
+    ("value", "other", "words"),
+    [
+        (1.0, 1.0, "0 ulp apart"),
+        (1.0, 1.0 + 2**-23, "1 ulp apart"),
+        (1.0, 1.0 + 2**-23 * 999_999, "999,999 ulp apart"),
+        (2.0**-149, 0.0, "1 ulp apart"),
+        (1.0, 0.0, ""),
+        (-1.0, 1.0, "of opposite sign"),
+        (-(2.0**-149), 2.0**-149, "2 ulp apart"),
+        (1.0, 100.0, "a factor of 100 apart"),
+        (1.0, math.inf, ""),
+        (math.nan, 1.0, ""),
+    ],
+)
+def test_the_distance_of_two_numbers_is_said_in_words_that_tell(value, other, words):
+    assert gap_words(torch.tensor(value), torch.tensor(other)) == words
+
+
+def test_the_distance_of_numbers_with_more_digits():
+    one = torch.tensor(1.0, dtype=torch.float64)
+    assert gap_words(one + 2**-30, one) == "9.3e-10 of its size apart"
+    assert gap_words(torch.tensor(3), torch.tensor(5)) == ""
+    assert gap_words(torch.tensor(3j), torch.tensor(5j)) == ""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
+from equiv._words import counted
 from equiv.cli import options
 from equiv.errors import EquivError
 from equiv.report import json as report_json
@@ -24,9 +25,7 @@ Readout = Literal["positions", "sum", "mean"]
 
 def counterexample(
     feature_map: Annotated[str, typer.Argument(metavar="MAP", help="Channels and 1 to 3 spatial sizes: 3x4x4.")],
-    outputs: Annotated[
-        str, typer.Option("--out", metavar="N", help="Outputs of the fully connected layer.", show_default=False)
-    ] = "",
+    outputs: Annotated[str, typer.Option("--out", metavar="N", help="Outputs of the fully connected layer.")] = "8",
     seed: Annotated[str, typer.Option("--seed", metavar="N", help="Seed of the layer's weights.")] = "0",
     dtype: Annotated[str, typer.Option("--dtype", metavar="NAME", help="Dtype of the layer.")] = "float32",
     readout: Annotated[
@@ -43,8 +42,6 @@ def counterexample(
     from equiv.refute import counterexample as search
 
     shape = options.feature_shape("MAP", feature_map)
-    if not outputs:
-        raise EquivError("--out: expected the number of outputs of the layer, got nothing; add for example --out 8")
     out = options.integer("--out", outputs, low=1, high=2**24)
     drawn = options.integer("--seed", seed, low=0, high=options.LARGEST_SEED)
     chosen = options.dtypes("--dtype", [dtype]) or []
@@ -108,18 +105,19 @@ def _show(found: Counterexample, dtype: str, seed: int) -> None:
     if positions == 1:
         term.paragraph(
             out,
-            f"""They are the same. The map has one position, so its {found.in_features} numbers are its {c} channels,
-            and a 1x1 convolution with the layer's {found.layer_weights} weights computes the same sums for every
-            input.""",
+            f"""They are the same. The map has one position, so its {found.in_features:,} numbers are its {c:,}
+            channels, and a 1x1 convolution with the layer's {found.layer_weights:,} weights computes the same sums for
+            every input.""",
         )
     else:
         term.paragraph(
             out,
-            f"""The fully connected layer takes the {found.in_features} numbers of the map to {found.out_features}. A
-            1x1 convolution over its {c} channel{"s" * (c != 1)} takes them to {found.conv_output_shape[0]} x {size} =
-            {found.conv_output_shape[0] * positions} numbers, {_read(found)}.""",
+            f"""The fully connected layer takes the {counted(found.in_features, "number")} of the map to
+            {found.out_features:,}. A 1x1 convolution over its {counted(c, "channel")} takes them to
+            {found.conv_output_shape[0]:,} x {size} = {found.conv_output_shape[0] * positions:,} numbers,
+            {_read(found)}.""",
         )
-    out.print(str(found), soft_wrap=True)
+    out.print(found.render(min(out.width, term.WIDEST_PROSE)), soft_wrap=True)
     out.print()
     if not found.equivalent:
         term.heading(out, "To run it yourself")
@@ -128,6 +126,6 @@ def _show(found: Counterexample, dtype: str, seed: int) -> None:
 
 def _read(found: Counterexample) -> str:
     if found.readout == "positions":
-        return f"which is {found.out_features} if they are flattened; the sizes fit, the functions do not"
+        return f"which is {found.out_features:,} if they are flattened; the sizes fit, the functions do not"
     done = "summed" if found.readout == "sum" else "averaged"
-    return f"not {found.out_features}; {done} over positions they are {found.out_features}"
+    return f"not {found.out_features:,}; {done} over positions they are {found.out_features:,}"

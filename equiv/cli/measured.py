@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from equiv.cli import options
+from equiv._words import counted
 from equiv.report import terminal as term
 
 if TYPE_CHECKING:
@@ -50,8 +50,7 @@ def show(out: Console, device: str, found: list[dict[str, Any]]) -> None:
         rows = [one for one in found if one["feature_shape"] == list(shape)]
         if not rows:
             continue
-        count = options.count
-        sizes = f"{count(rows[0]['rows'], 'row')}, {count(outputs, 'output')}, map {_times(shape)}"
+        sizes = f"{counted(rows[0]['rows'], 'row')}, {counted(outputs, 'output')}, map {_times(shape)}"
         term.heading(out, f"measured on {device}: {sizes}")
         term.table(
             out,
@@ -72,7 +71,7 @@ def show(out: Console, device: str, found: list[dict[str, Any]]) -> None:
     if not weaker:
         term.paragraph(out, "Nothing that was measured is weaker than declared.")
         return
-    term.heading(out, f"{options.count(len(weaker), 'finding')}: weaker than declared")
+    term.heading(out, f"{counted(len(weaker), 'finding')}: weaker than declared")
     for one, text in weaker:
         where = f"{one['dtype']} {one['layout']}, {one['rows']} rows, map {_times(one['feature_shape'])}"
         term.lines(out, [f"{where}: {text}"], hanging="  ")

@@ -137,16 +137,6 @@ def word(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def count(number: int, noun: str) -> str:
-    """A number with its noun.
-
-    Example:
-        >>> count(1, "law"), count(2, "law")
-        ('1 law', '2 laws')
-    """
-    return f"{number:,} {noun}{'s' * (number != 1)}"
-
-
 def feature_shape(argument: str, text: str) -> tuple[int, ...]:
     """``3x4x4`` as (3, 4, 4): channels, then 1 to 3 spatial sizes.
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from equiv._words import counted
 from equiv.cli import BROKEN, INTERRUPTED, OK, options
 from equiv.errors import EquivError
 from equiv.report import json as report_json
@@ -237,18 +238,27 @@ def _report(out: Console, run: Run, *, full: bool) -> None:
             term.heading(out, backend)
         _table(out, [result for result in run.results if result.backend == backend], full=full)
     if run.results:
-        term.paragraph(
-            out,
-            """identical: the same bits. rounding: inside the envelope, where right kernels differ. undecided: right
-            kernels may disagree, as where a sum overflows in some orders. broken: outside. worst: the largest error as
-            a fraction of its envelope, whose edge is 1, and the dtype it came in. Counts are of whole results.""",
-        )
+        term.paragraph(out, _legend(full=full, roomy=out.width >= _ROOMY))
     _failures(out, run.failures)
     term.paragraph(out, _summary(run))
 
 
+_ROOMY = 100  # columns from which there is room for the numbers of cases and comparisons
+
+
+def _legend(*, full: bool, roomy: bool) -> str:
+    """What the columns mean, those that are there."""
+    form = "form: Linear, a convolution as large as the map (full) or 1x1 (pointwise)."
+    dtype = "dtype: of input, weight and result. " * full
+    counts = "cases: layers with an input that were drawn, the same for all forms. compared: results judged. " * roomy
+    came_in = "" if full else ", and the dtype that it came in"
+    return f"""{form} {dtype}{counts}identical: the same bits. rounding: inside the envelope, where right kernels
+        differ. undecided: right kernels may disagree, as where a sum overflows in some orders. broken: outside. worst:
+        the largest error as a fraction of its envelope, whose edge is 1{came_in}. Counts are of whole results."""
+
+
 def _table(out: Console, results: list[Result], *, full: bool) -> None:
-    roomy = out.width >= 100
+    roomy = out.width >= _ROOMY
     columns = ["law", "form", *["dtype"] * full, *["cases", "compared"] * roomy]
     columns += ["identical", "rounding", "undecided", "broken", "worst", *["in"] * (not full)]
     cells, before = [], ""
@@ -277,7 +287,7 @@ def _failures(out: Console, failures: list[Failure]) -> None:
     out.print(failures[0].render(min(out.width, term.WIDEST_PROSE)), soft_wrap=True)
     out.print()
     if failures[1:]:
-        term.lines(out, [f"{len(failures) - 1} more:"])
+        term.lines(out, [f"{len(failures) - 1:,} more:"])
         for failure in failures[1:]:
             line = f"  {failure.law}, {failure.form}, {failure.dtype}, {failure.backend}: {failure.note}"
             out.print(line if len(line) <= out.width else line[: out.width - 4] + " ...", soft_wrap=True)
@@ -295,14 +305,15 @@ def _summary(run: Run) -> str:
     stopped = "" if run.complete else f"Interrupted after {len(results)} of {len(run.items)} laws x dtypes. "
     if not results:
         return f"{stopped}Nothing was checked. Seed {run.plan.seed}."
-    head = f"{options.count(len(laws), 'law')} {'holds' if len(laws) == 1 else 'hold'}"
+    head = f"{counted(len(laws), 'law')} {'holds' if len(laws) == 1 else 'hold'}"
     if not run.complete:
-        head = f"Nothing broken so far in {options.count(len(laws), 'law')}"
+        head = f"Nothing broken so far in {counted(len(laws), 'law')}"
     if broken:
-        head = f"{len(broken)} of {options.count(len(laws), 'law')} broken: {', '.join(broken)}"
+        head = f"{len(broken)} of {counted(len(laws), 'law')} broken: {', '.join(broken)}"
     return (
-        f"{stopped}{head}, in {sum(result.examples for result in results):,} cases and {judged:,} comparisons, over "
-        f"{options.count(len(dtypes), 'dtype')} ({', '.join(dtypes)}), on {', '.join(run.plan.devices)} with torch "
+        f"{stopped}{head}, in {counted(sum(result.examples for result in results), 'case')} and "
+        f"{counted(judged, 'comparison')}, over "
+        f"{counted(len(dtypes), 'dtype')} ({', '.join(dtypes)}), on {', '.join(run.plan.devices)} with torch "
         f"{torch.__version__}, in {run.seconds:.1f} s; profile {run.plan.profile}. To repeat it: --seed {run.plan.seed}"
     )
 

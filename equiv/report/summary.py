@@ -7,6 +7,8 @@ from collections import Counter
 from textwrap import wrap
 from typing import Any
 
+from equiv._words import counted
+
 Results = list[dict[str, Any]]
 _ROLES = ("x", "weight", "bias", "grad")
 _FEW = 24
@@ -26,7 +28,7 @@ def summary_lines(results: Results) -> list[str]:
     lines += coverage_lines(coverage_of(results))
     judged = sum(sum(_total([r])[o] for o in _OUTCOMES) for r in results)
     cases = sum(r["examples"] for r in results)
-    total = f"{len(results):,} items, {cases:,} cases, {judged:,} comparisons"
+    total = f"{counted(len(results), 'item')}, {counted(cases, 'case')}, {counted(judged, 'comparison')}"
     return [*lines, f"{total}; worst: largest error over its envelope"]
 
 

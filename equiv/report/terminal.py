@@ -82,7 +82,8 @@ def verbatim(out: Console, text: str, *, indent: str = "    ") -> None:
 def table(out: Console, columns: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1, gap: int = 2) -> None:
     """Columns under a rule, ``gap`` blanks apart, the first ``left`` of them flush left, the others flush right.
 
-    Lines end without blanks, and an empty line follows.
+    Lines end without blanks, and an empty line follows. No word is ever broken: where the width does not hold the
+    longest words side by side, each row becomes a paragraph of its own.
 
     Example:
         >>> table(console(), ("form", "weights"), [("linear", "8")])
@@ -91,18 +92,49 @@ def table(out: Console, columns: Sequence[str], rows: Iterable[Sequence[str]], *
           linear        8
         <BLANKLINE>
     """
+    cells = [list(row) for row in rows]
+    texts = [[name, *(row[number] for row in cells)] for number, name in enumerate(columns)]
+    whole = [any("(" in text or "," in text for text in column) for column in texts]  # shapes and numbers stay in one
+    least = [
+        max(len(part) for text in column for part in ([text] if kept else text.split() or [""]))
+        for column, kept in zip(texts, whole, strict=True)
+    ]
+    widths = _fitted([max(map(len, column)) for column in texts], least, out.width - gap * len(columns) - 1)
+    if widths is None:
+        _records(out, columns, cells, left)
+        return
     grid = Table(box=_RULED, show_edge=True, header_style="bold", pad_edge=True, padding=(0, 0, 0, gap - 1))
     for number, column in enumerate(columns):
-        grid.add_column(column, justify="left" if number < left else "right", overflow="fold")
-    for row in rows:
+        grid.add_column(column, justify="left" if number < left else "right", width=widths[number])
+    for row in cells:
         grid.add_row(*(Text(cell) for cell in row))
     with out.capture() as capture:
         out.print(grid)
     # Without the empty edges of the box, and without blanks at the ends of lines.
-    kept = [line.rstrip() for line in capture.get().splitlines()]
-    for line in kept:
+    kept_lines = [line.rstrip() for line in capture.get().splitlines()]
+    for line in kept_lines:
         if line:
             out.print(Text.from_ansi(line), soft_wrap=True)
+    out.print()
+
+
+def _fitted(widths: list[int], least: list[int], room: int) -> list[int] | None:
+    """Widths that fit the room, the widest that may become narrower first; None where the least do not fit."""
+    found = list(widths)
+    while sum(found) > room:
+        number = max(range(len(found)), key=lambda i: (found[i] > least[i], found[i]))
+        if found[number] == least[number]:
+            return None
+        found[number] -= 1
+    return found
+
+
+def _records(out: Console, columns: Sequence[str], rows: list[list[str]], left: int) -> None:
+    """Each row as a paragraph: what stood on the left, then every other cell after the name of its column."""
+    for row in rows:
+        head = " ".join(cell for cell in row[:left] if cell)
+        rest = "; ".join(f"{name} {cell}" for name, cell in zip(columns[left:], row[left:], strict=True) if cell)
+        lines(out, [f"{head}: {rest}" if head else rest], indent="  ", hanging="  ")
     out.print()
 
 
