@@ -187,8 +187,13 @@ def is_plain(t: Tensor) -> bool:
 @contextmanager
 def without_onednn() -> Iterator[None]:
     """With ``torch.backends.mkldnn.enabled`` off."""
-    with torch.backends.mkldnn.flags(enabled=False):
+    switch: Any = torch.backends.mkldnn  # its flags() would set what float32 products are rounded to as well
+    before = switch.enabled
+    switch.enabled = False
+    try:
         yield
+    finally:
+        switch.enabled = before
 
 
 # --- tools ------------------------------------------------------------------------------------------------------------

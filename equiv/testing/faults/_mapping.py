@@ -76,18 +76,22 @@ def slip(
 
 
 def with_weight(module: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """The module with another weight, of its own memory."""
+    """The module with another weight, of its own memory; itself where nothing changes."""
     weight = change(module.weight.detach())
+    if weight.shape == module.weight.shape and torch.equal(weight, module.weight):
+        return module
     fresh = weight.clone(memory_format=torch.contiguous_format)
     module.weight = nn.Parameter(fresh, requires_grad=module.weight.requires_grad)
     return module
 
 
 def with_bias(module: Any, change: Callable[[Tensor], Tensor | None]) -> Any:
-    """The module with another bias, of its own memory; None drops it."""
+    """The module with another bias, of its own memory; None drops it; itself where nothing changes."""
     if module.bias is not None:
         bias = change(module.bias.detach())
         wanted = module.bias.requires_grad
+        if bias is not None and torch.equal(bias, module.bias):
+            return module
         module.bias = None if bias is None else nn.Parameter(bias.clone(), requires_grad=wanted)
     return module
 

@@ -101,7 +101,7 @@ class Named(Mapping[str, _T], Generic[_T]):
             return self._entries[name]
         near = difflib.get_close_matches(str(name), self._entries, n=3, cutoff=0.4)
         advice = (
-            f"did you mean {' or '.join(map(repr, near))}?" if near else f"list(equiv.testing.faults.{self._table})"
+            f"did you mean {' or '.join(map(repr, near))}?" if near else f"see list(equiv.testing.faults.{self._table})"
         )
         raise UnknownName(
             f"{self._argument}: expected one of the {len(self._entries)} names of equiv.testing.faults.{self._table}, "
