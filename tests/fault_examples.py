@@ -276,6 +276,8 @@ def kernels(size: int, *kernel: int, channels: int = 4, **changes: Any) -> Call:
     return Call((size, channels, *kernel), (5, channels, *kernel), **changes)
 
 
+POISONED = but(LINEAR, values={"x": first_row_nan})
+ONE_HOT = but(LINEAR, values={"x": last_alone}, bias=False)
 STEPPED = but(LINEAR, {"weight": "step"})
 CALLS: dict[str, tuple[Call, Call | None]] = {
     # layouts
@@ -628,7 +630,7 @@ def rewritten(what: Mapped) -> list[Any]:
 def _fill(module: nn.Module, generator: torch.Generator) -> None:
     with torch.no_grad():
         for parameter in module.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+            parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype))
 
 
 BRICK = Mapped((3, 2, 3), 4)

@@ -245,13 +245,14 @@ slip(
 )
 
 
-def _one_by_one(_right: Right, linear: nn.Linear, feature_shape: Any, **_options: Any) -> Conv:
+def _one_by_one(right: Right, linear: nn.Linear, feature_shape: Any, **options: Any) -> Conv:
     """A 1x1 kernel over C channels with the weights of the first position."""
     shape = tuple(feature_shape)
     positions = math.prod(shape[1:])
-    conv: Conv = type(_right(linear, shape))(
-        shape[0], linear.out_features, 1, bias=linear.bias is not None, device="meta"
-    )
+    conv: Conv = right(linear, shape, **options)
+    if positions == 1:
+        return conv
+    conv = type(conv)(shape[0], linear.out_features, 1, bias=linear.bias is not None, device="meta")
     weight = linear.weight.detach()[:, ::positions].reshape(linear.out_features, shape[0], *(1,) * (len(shape) - 1))
     conv.weight = nn.Parameter(weight.clone(), requires_grad=linear.weight.requires_grad)
     if linear.bias is not None:

@@ -20,8 +20,9 @@ _TOP = """# The zoo of faults
 
 <!-- Made by `python -m equiv.testing.faults > docs/faults.md`; a test holds it against the registry. -->
 
-An oracle is as good as what it finds and what it spares. `equiv.testing.faults` holds {faults} faults and {variants} legal
-variants, each a context that changes torch's `linear` and `conv1d/2d/3d`, or one of equiv's mappings, under one stated condition:
+An oracle is as good as what it finds and what it spares. `equiv.testing.faults` holds {faults} faults and {variants}
+legal variants, each a context that changes torch's `linear` and `conv1d/2d/3d`, or one of equiv's mappings, under one
+stated condition:
 
 ```python
 from equiv.testing import faults
