@@ -263,10 +263,10 @@ def _parameter(data: Tensor, requires_grad: bool) -> nn.Parameter:
 
 def _rearranged(source: Tensor, shape: tuple[int, ...], share: bool, name: str) -> Tensor:
     """The same entries, in the same order, in another shape: a view, or a contiguous copy."""
-    source = source.detach()
     if share and not torch.is_inference_mode_enabled():
-        return _viewed(source, shape, name)
+        return _viewed(source.detach(), shape, name)
     with torch.inference_mode(False), torch.no_grad():
+        source = source.detach()
         if share:
             return _viewed(source, shape, name)
         copy = source.new_empty(shape)

@@ -163,11 +163,10 @@ class Trial:
         tally = self._tally(call.form)
         tally.judged += 1
         if found.all_inside:
-            ratio = float(found.ratio.max()) if found.ratio.numel() else 0.0
-            tally.max_ratio = max(tally.max_ratio, ratio)
-            if bool(found.undecided.any()):
+            tally.max_ratio = max(tally.max_ratio, found.max_ratio)
+            if found.any_undecided:
                 tally.undecided += 1
-            elif ratio == 0.0:
+            elif found.max_ratio == 0.0:
                 tally.identical += 1
             else:
                 tally.rounding += 1
@@ -294,8 +293,7 @@ class Trial:
 
 def as_linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     """An ``nn.Linear`` that holds the given tensors themselves, strides and all."""
-    layer = undrawn(nn.Linear, 1, 1, bias=bias is not None)
-    layer.in_features, layer.out_features = weight.shape[1], weight.shape[0]
+    layer = undrawn(nn.Linear, bias=bias is not None, in_features=weight.shape[1], out_features=weight.shape[0])
     layer.weight = nn.Parameter(weight, requires_grad=False)
     if bias is not None:
         layer.bias = nn.Parameter(bias, requires_grad=False)

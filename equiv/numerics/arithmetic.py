@@ -70,8 +70,9 @@ class Arithmetic:
         error = relative * magnitude + (terms + 1) * (2 * self.underflow)
         if self.factor == 1 and not (self.extra_terms or self.relative):
             # One term alone: its product is rounded once, and that is the rounding of the result, short of underflow.
-            alone = (torch.as_tensor(terms) <= 1) & (magnitude > 4 * self.underflow)
-            error = torch.where(alone, 0.0, error)
+            few = terms <= 1 if isinstance(terms, Tensor) else torch.tensor(terms <= 1)
+            alone = few & (magnitude > 4 * self.underflow)
+            error = error.masked_fill(alone, 0.0)
         return error
 
 
@@ -170,15 +171,16 @@ def _cpu_products() -> str:
 
 def _float32_settings(*places: str) -> set[str]:
     """``torch.backends.<place>.fp32_precision`` where this torch has it; older settings raise once these are used."""
-    found = set()
-    for place in places:
-        holder: object = torch.backends
-        for name in place.split("."):
-            holder = getattr(holder, name, None)
-        value = getattr(holder, "fp32_precision", None)
-        if isinstance(value, str):
-            found.add(value)
-    return found
+    values = (getattr(_setting(place), "fp32_precision", None) for place in places)
+    return {value for value in values if isinstance(value, str)}
+
+
+@cache
+def _setting(place: str) -> object:
+    holder: object = torch.backends
+    for name in place.split("."):
+        holder = getattr(holder, name, None)
+    return holder
 
 
 def _sixteen_bit(base: Arithmetic) -> Arithmetic:

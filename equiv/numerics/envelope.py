@@ -130,24 +130,22 @@ def exact_affine(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Exact
     dtype = x.dtype
     x, weight = x.detach().double(), weight.detach().double()
     b = None if bias is None else bias.detach().double()
-    absolute_x, absolute_w, absolute_b = x.abs(), weight.abs(), None if b is None else b.abs()
     classes: Classes | None = None
-    if not _at_most(sys.float_info.max, absolute_x, absolute_w, absolute_b):
+    sizes = _sizes(x, weight, b)
+    if not all(size.is_finite for size in sizes):
         classes = _classes(x, weight, b, dtype)
         x, weight = x.nan_to_num(0.0, 0.0, 0.0), weight.nan_to_num(0.0, 0.0, 0.0)
         b = None if b is None else b.nan_to_num(0.0, 0.0, 0.0)
-        absolute_x, absolute_w, absolute_b = x.abs(), weight.abs(), None if b is None else b.abs()
-    nonzero_x, nonzero_w, nonzero_b = x != 0, weight != 0, None if b is None else b != 0
-    magnitude = absolute_x @ absolute_w.T
-    terms = nonzero_x.double() @ nonzero_w.double().T
-    if absolute_b is not None and nonzero_b is not None:
-        magnitude = magnitude + absolute_b
-        terms = terms + nonzero_b
-    subnormal: Tensor | None = None
-    least = format_of(dtype).min_normal
-    sizes = ((absolute_x, nonzero_x), (absolute_w, nonzero_w), (absolute_b, nonzero_b))
-    if not all(size is None or nonzero is None or torch.equal(size >= least, nonzero) for size, nonzero in sizes):
-        subnormal = _subnormal_mass(absolute_x, absolute_w, absolute_b, least)
+        sizes = _sizes(x, weight, b)
+    magnitude = sizes[0].entries @ sizes[1].entries.T
+    if sizes[0].least > 0 and sizes[1].least > 0:
+        terms = torch.full_like(magnitude, x.shape[-1])
+    else:
+        terms = (x != 0).double() @ (weight != 0).double().T
+    if b is not None:
+        magnitude = magnitude + sizes[2].entries
+        terms = terms + (b != 0)
+    subnormal = _subnormal_mass(*sizes, min_normal=format_of(dtype).min_normal)
     low: Tensor | None = None
     if dtype == torch.float64:
         value, low = dot_double_double(x, weight, b)
@@ -156,7 +154,7 @@ def exact_affine(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Exact
     else:
         value = x @ weight.T
         value = value if b is None else value + b
-        uncertainty = torch.where(terms <= 1, 0.0, (x.shape[-1] + 4) * 2.0**-52 * magnitude)
+        uncertainty = ((x.shape[-1] + 4) * 2.0**-52 * magnitude).masked_fill(terms <= 1, 0.0)
     return Exact(value, low, uncertainty, magnitude, terms, b, subnormal, classes)
 
 
@@ -186,7 +184,7 @@ def judge(result: Tensor, exact: Exact, arithmetic: Arithmetic, *, within: Envel
         distance, room = (distance.abs() - _half_ulp(result.detach(), around.dtype)).clamp(min=0.0), around.error
     else:
         room = torch.where(distance > 0, upper - s, s - lower)
-    ratio = torch.where(distance == 0, 0.0, distance.abs() / room)
+    ratio = (distance.abs() / room).masked_fill(distance == 0, 0.0)
     within_one = ratio.nan_to_num(0.0).clamp(max=1.0)
     if bool(inside.all()):
         ratio = within_one
@@ -225,7 +223,7 @@ def envelope(exact: Exact, arithmetic: Arithmetic) -> Envelope:
         below, above = _two_words(s, low, error)
     lower = round_down(below, fmt.dtype).double()
     upper = round_up(above, fmt.dtype).double()
-    if not _at_most(fmt.max, -below, above):
+    if s.numel() and not (float(below.min()) >= -fmt.max and float(above.max()) <= fmt.max):
         # Round to nearest: infinity starts at max + ulp/2, not at max.
         lower = torch.where((lower == -torch.inf) & (below > -fmt.overflow), -fmt.max, lower)
         upper = torch.where((upper == torch.inf) & (above < fmt.overflow), fmt.max, upper)
@@ -242,11 +240,6 @@ def envelope(exact: Exact, arithmetic: Arithmetic) -> Envelope:
         undecided = undecided & ~((exact.terms <= 1) | (one_sign & hidden_is_small))
         any_undecided = bool(undecided.any())
     return Envelope(fmt.dtype, lower, upper, undecided, any_undecided, error, zero, spilled)
-
-
-def _at_most(limit: float, *values: Tensor | None) -> bool:
-    """Whether no entry is above the limit, or NaN."""
-    return all(v is None or v.numel() == 0 or float(v.max()) <= limit for v in values)
 
 
 def _half_ulp(result: Tensor, dtype: torch.dtype) -> Tensor:
@@ -268,11 +261,47 @@ def _two_words(s: Tensor, low: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
     return lower, upper
 
 
-def _subnormal_mass(x: Tensor, w: Tensor, b: Tensor | None, min_normal: float) -> Tensor:
-    """Sum of |w||x| over the terms with a subnormal factor, counted generously."""
-    small_x, small_w = (x < min_normal) & (x > 0), (w < min_normal) & (w > 0)
-    mass = torch.where(small_x, x, 0.0) @ w.T + x @ torch.where(small_w, w, 0.0).T
-    return mass if b is None else mass + torch.where((b < min_normal) & (b > 0), b, 0.0)
+@dataclass(frozen=True)
+class _Size:
+    """Magnitudes of a tensor's entries, float64, with the least and the largest of them."""
+
+    entries: Tensor
+    least: float
+    largest: float
+
+    @property
+    def is_finite(self) -> bool:
+        return self.largest <= sys.float_info.max  # False for NaN
+
+    def below(self, limit: float) -> Tensor | None:
+        """The entries below the limit, zeros elsewhere; None where all of these are zero."""
+        if self.least >= limit:
+            return None
+        small = self.entries < limit
+        small &= self.entries > 0
+        return torch.where(small, self.entries, 0.0) if bool(small.any()) else None
+
+
+def _sizes(*tensors: Tensor | None) -> list[_Size]:
+    found = []
+    for entries in (t.abs() for t in tensors if t is not None):
+        least, largest = torch.aminmax(entries) if entries.numel() else (1.0, 0.0)
+        found.append(_Size(entries, float(least), float(largest)))
+    return found
+
+
+def _subnormal_mass(x: _Size, w: _Size, b: _Size | None = None, *, min_normal: float) -> Tensor | None:
+    """Sum of |w||x| over the terms with a subnormal factor, counted generously; None where there is none."""
+    small_x, small_w = x.below(min_normal), w.below(min_normal)
+    small_b = None if b is None else b.below(min_normal)
+    if small_x is None and small_w is None and small_b is None:
+        return None
+    nothing = x.entries.new_zeros(())
+    mass = (nothing if small_x is None else small_x @ w.entries.T) + (
+        nothing if small_w is None else x.entries @ small_w.T
+    )
+    mass = mass.expand(len(x.entries), len(w.entries))
+    return mass if small_b is None else mass + small_b
 
 
 def _classes(x: Tensor, w: Tensor, b: Tensor | None, dtype: torch.dtype) -> Classes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor
@@ -40,10 +40,20 @@ class Assessment:
     magnitude: Tensor
     terms: Tensor
 
-    @property
+    @cached_property
     def all_inside(self) -> bool:
         """Whether no output is outside."""
         return bool(self.inside.all())
+
+    @cached_property
+    def any_undecided(self) -> bool:
+        """Whether right kernels may disagree somewhere."""
+        return bool(self.undecided.any())
+
+    @cached_property
+    def max_ratio(self) -> float:
+        """The largest error as a fraction of the envelope; 0.0 without outputs."""
+        return float(self.ratio.max()) if self.ratio.numel() else 0.0
 
 
 class Reference:
@@ -91,8 +101,9 @@ class Reference:
         if arithmetic is None:
             raise TypeError("arithmetic is needed for floating and complex results")
         chosen = _relevant(arithmetic, self.parts[0].bias is not None, self.parts[0].classes is not None)
-        if self._last is not None and self._last[0] == chosen and _equal(self._last[1], result):
-            return self._last[2]
+        last = self._last
+        if last is not None and (last[0] is chosen or last[0] == chosen) and _equal(last[1], result):
+            return last[2]
         found = [
             judge(part, exact, chosen, within=within)
             for part, exact, within in zip(_parts(result), self.parts, self._within(chosen), strict=True)
