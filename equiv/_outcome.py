@@ -96,7 +96,7 @@ class Verdict:
             lines += _entry_lines(self.worst)
         lines += [f"  {'condition':<12} {text}" for text in self.conditions]
         if self.cause:
-            lines += textwrap.wrap(f"likely cause  {self.cause}", 78, initial_indent="  ", subsequent_indent=" " * 16)
+            lines += textwrap.wrap(f"  likely cause {self.cause}", 79, subsequent_indent=" " * 15)
         return "\n".join(lines)
 
 
@@ -116,8 +116,8 @@ def _entry_lines(entry: Entry) -> list[str]:
         else:
             rows.append(("envelope", f"[{lower}, {upper}]"))
         rows.append(("", f"{counted(entry.terms or 0, 'term')} of total size {entry.magnitude:.6g}"))
-        parts = [] if entry.ratio is None else [f"{entry.ratio:.3g} of the envelope"]
-        parts += [] if entry.error_in_uS is None else [f"{entry.error_in_uS:.3g} u*S"]
+        parts = [] if entry.ratio is None else [share_words(entry.ratio)]
+        parts += [] if entry.error_in_uS is None or entry.error_in_uS > _MANY else [f"{entry.error_in_uS:.3g} u*S"]
         parts += (
             []
             if not entry.bits_cancelled or entry.bits_cancelled < 1
@@ -141,3 +141,18 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     return value if value is None or isinstance(value, (bool, int, str)) else str(value)
+
+
+_MANY = 1e6  # beyond it, how many times tells a reader nothing
+
+
+def share_words(ratio: float) -> str:
+    """An error as a share of its envelope.
+
+    Example:
+        >>> share_words(0.5), share_words(2e44), share_words(math.inf)
+        ('0.5 of the envelope', 'over a million times the envelope', 'beyond any multiple of the envelope')
+    """
+    if math.isinf(ratio):
+        return "beyond any multiple of the envelope"
+    return "over a million times the envelope" if ratio > _MANY else f"{ratio:.3g} of the envelope"

@@ -6,6 +6,7 @@ import textwrap
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from equiv._outcome import share_words
 from equiv.backends import Backend
 from equiv.causes import likely_cause
 from equiv.laws.measuring import weaker_arithmetic
@@ -65,7 +66,7 @@ class Failure:
         if self.envelope is not None:
             rows.append(("envelope", f"[{self.envelope[0]}, {self.envelope[1]}]"))
         if self.ratio is not None:
-            rows.append(("error", f"{self.ratio:.3g} times the envelope"))
+            rows.append(("error", share_words(self.ratio)))
         if self.cause:
             rows.append(("cause", self.cause))
         lines = textwrap.wrap(f"LAW BROKEN: {self.law}. {self.sentence}", width)
