@@ -1,25 +1,36 @@
 """Count the outputs of torch's own kernels that leave the envelope: none may. Exits with 1 if one does.
 
+    python benchmarks/soundness.py --outputs 10_000_000                     # every dtype and kind, three forms
+    python benchmarks/soundness.py --outputs 100_000_000 --state s.json     # stop it, start it again: it goes on
+    python benchmarks/soundness.py --show --state s.json                    # judge the tightest cases once more
+    python benchmarks/soundness.py --search --dtypes float32 --examples 500 # Hypothesis looks for the tightest case
+
 Every floating dtype, every kind of values that ``equiv.strategies`` draws, and the three forms, on layers of 1 to 2,048
 features; against references in float64, for float64 in double-double. ``worst`` is the largest error as a fraction of
-its envelope, of outputs of at least eight terms: with one term the envelope is the rounding itself.
-
-    python benchmarks/soundness.py --outputs 10_000_000
+its envelope, of outputs of at least eight terms: with one term the envelope is the rounding itself. The case that it
+came from is kept with the counts: it is made again from dtype, kind, turn and seed, or from a recipe where the search
+found it. The search hands ``worst`` to ``hypothesis.target``, which draws neighbours of the cases that score highest.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
+import os
+import sys
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
 
 import torch
+from _timing import versions
 from torch import Tensor
 
 from equiv.backends import FORMS, TorchEager
 from equiv.numerics import Reference, declared
-from equiv.strategies import KINDS, Values
+from equiv.strategies import FINITE_KINDS, KINDS, Case, Values, cases
 
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 SHAPES = (  # eleven, and thirteen below: no factor in common with the periods of sizes, partners and biases
@@ -37,6 +48,21 @@ SHAPES = (  # eleven, and thirteen below: no factor in common with the periods o
 )
 WIDE_SHAPES = (*SHAPES, (64, 4, 4), (32, 8, 8))  # beyond what double-double does quickly
 SIZES = ((64, 96), (2, 512), (128, 33), (32, 128))  # rows, outputs
+FEWEST_TERMS = 8
+SAVED_EVERY = 20.0  # seconds
+
+
+@dataclass
+class Tight:
+    """The output that comes closest to its envelope's edge: ``ratio``, and what makes its case again."""
+
+    ratio: float = 0.0
+    form: str = ""
+    index: tuple[int, ...] = ()
+    terms: int = 0
+    turn: int | None = None
+    seed: int | None = None
+    recipe: str | None = None
 
 
 @dataclass
@@ -46,14 +72,25 @@ class Cell:
     outputs: int = 0
     violations: int = 0
     undecided: int = 0
-    worst: float = 0.0
+    turns: int = 0
+    tight: Tight = field(default_factory=Tight)
 
     def add(self, other: Cell) -> None:
         """Count another cell in."""
         self.outputs += other.outputs
         self.violations += other.violations
         self.undecided += other.undecided
-        self.worst = max(self.worst, other.worst)
+        self.turns += other.turns
+        if other.tight.ratio > self.tight.ratio:
+            self.tight = other.tight
+
+    @classmethod
+    def of(cls, stored: dict[str, Any]) -> Cell:
+        """From the state file."""
+        return cls(**{**stored, "tight": Tight(**stored["tight"])})
+
+
+Cells = dict[tuple[str, str], Cell]
 
 
 def layer(dtype: torch.dtype, kind: str, turn: int, seed: int) -> tuple[Tensor, Tensor, Tensor | None, tuple[int, ...]]:
@@ -80,7 +117,7 @@ def layer(dtype: torch.dtype, kind: str, turn: int, seed: int) -> tuple[Tensor, 
 def run(backend: TorchEager, form: str, x: Tensor, w: Tensor, bias: Tensor | None, shape: tuple[int, ...]) -> Tensor:
     """One form's result ``(N, O)``."""
     if form == "linear":
-        if len(x) % 4 == 0:  # strided and of rank 3: the path that rounds the bias apart
+        if len(x) % 4 == 0 and len(x):  # strided and of rank 3: the path that rounds the bias apart
             pairs = x.view(-1, 2, x.shape[1]).transpose(0, 1).contiguous().transpose(0, 1)
             return backend.linear(pairs, w, bias).reshape(len(x), -1)
         return backend.linear(x, w, bias)
@@ -88,52 +125,178 @@ def run(backend: TorchEager, form: str, x: Tensor, w: Tensor, bias: Tensor | Non
     return backend.conv(x.view(-1, *rank), w.view(-1, *rank), bias).flatten(1)
 
 
-def count(backend: TorchEager, dtype: torch.dtype, kind: str, turn: int, seed: int) -> Cell:
+def judge(backend: TorchEager, x: Tensor, w: Tensor, bias: Tensor | None, shape: tuple[int, ...]) -> Cell:
     """One layer in all forms."""
-    x, w, bias, shape = layer(dtype, kind, turn, seed)
-    reference, cell = Reference(x, w, bias), Cell()
+    reference, cell = Reference(x, w, bias), Cell(turns=1)
     for form in FORMS:
-        found = reference.assess(run(backend, form, x, w, bias, shape), declared(dtype, "cpu", form))
-        ratio = found.ratio[found.inside & (found.terms >= 8)]
-        outside = int((~found.inside).sum())
-        worst = float(ratio.max()) if ratio.numel() else 0.0
-        cell.add(Cell(found.inside.numel(), outside, int(found.undecided.sum()), worst))
-        if outside:
-            print(f"VIOLATION: {outside} of {form} {dtype} {kind}, turn {turn}, seed {seed}", flush=True)
+        found = reference.assess(run(backend, form, x, w, bias, shape), declared(x.dtype, "cpu", form))
+        counted = found.inside & ~found.undecided & (found.terms >= FEWEST_TERMS)
+        ratio = torch.where(counted, found.ratio, 0.0)
+        cell.outputs += found.inside.numel()
+        cell.violations += int((~found.inside).sum())
+        cell.undecided += int(found.undecided.sum())
+        if ratio.numel() and float(ratio.max()) > cell.tight.ratio:
+            index = divmod(int(ratio.argmax()), ratio.shape[1])
+            cell.tight = Tight(float(ratio[index]), form, index, int(found.terms[index]))
     return cell
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--outputs", type=int, default=1_000_000, help="how many to judge, in all")
-    parser.add_argument("--dtypes", nargs="+", default=list(DTYPES), choices=[*DTYPES, "complex64", "complex128"])
-    parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS)
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    backend, start = TorchEager(), time.perf_counter()
-    cells = {(dtype, kind): Cell() for dtype in given.dtypes for kind in given.kinds}
-    each = -(-given.outputs // len(cells))
-    print(f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} thread(s)")
-    print(f"{'dtype':<12}{'kind':<16}{'outputs':>12}{'violations':>12}{'undecided':>12}{'worst':>9}")
+def count(backend: TorchEager, dtype: str, kind: str, turn: int, seed: int) -> Cell:
+    """One turn; a violation is said at once, with what makes it again."""
+    cell = judge(backend, *layer(getattr(torch, dtype), kind, turn, seed))
+    cell.tight.turn, cell.tight.seed = turn, seed
+    if cell.violations:
+        print(f"VIOLATION: {cell.violations} of {dtype} {kind}, turn {turn}, seed {seed}", flush=True)
+    return cell
+
+
+# --- the search -------------------------------------------------------------------------------------------------------
+
+
+def search(backend: TorchEager, dtype: str, kind: str, examples: int, seed: int) -> Cell:
+    """The tightest of this many cases of one kind of values, neighbours of tight ones preferred."""
+    from hypothesis import HealthCheck, Phase, given, settings, target
+    from hypothesis import seed as with_seed
+
     total = Cell()
-    with torch.no_grad():
-        for (dtype, kind), cell in cells.items():
-            turn = 0
-            while cell.outputs < each:
-                cell.add(count(backend, getattr(torch, dtype), kind, turn, given.seed + 3 * turn))
-                turn += 1
-            total.add(cell)
-            print(row(dtype, kind, cell), flush=True)
-    print(row("total", "", total))
-    print(f"{time.perf_counter() - start:.0f} s")
-    return 1 if total.violations else 0
+    drawn = cases(dtype=getattr(torch, dtype), kinds=(kind,), layouts=False, allow_empty=False, max_work=2**16)
+
+    @with_seed(seed)
+    @settings(
+        max_examples=examples,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate, Phase.target],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(drawn)
+    def score(case: Case) -> None:
+        rows, width = case.x.reshape(-1, case.weight.shape[1]), (1,) * (4 - len(case.feature_shape))
+        cell = judge(backend, rows, case.weight, case.bias, (*case.feature_shape, *width)[:4])
+        cell.tight.recipe = repr(case.recipe)
+        if cell.violations:
+            print(f"VIOLATION: {cell.violations} of {case!r}", flush=True)
+        total.add(cell)
+        target(cell.tight.ratio)
+
+    score()
+    return total
+
+
+# --- what is kept -----------------------------------------------------------------------------------------------------
+
+
+def load(path: Path | None, seed: int) -> Cells:
+    """The cells of a state file made on the same torch and seed, or none."""
+    if path is None or not path.exists():
+        return {}
+    stored = json.loads(path.read_text())
+    for name, wanted in (("torch", torch.__version__), ("seed", seed)):
+        if stored[name] != wanted:
+            raise SystemExit(
+                f"--state: expected a file of {name} {wanted}, got {stored[name]} in {path}; choose another"
+            )
+    return {(entry.pop("dtype"), entry.pop("kind")): Cell.of(entry) for entry in stored["cells"]}
+
+
+def save(path: Path | None, seed: int, cells: Cells) -> None:
+    """Write the state whole or not at all."""
+    if path is None:
+        return
+    entries = [{"dtype": dtype, "kind": kind, **asdict(cell)} for (dtype, kind), cell in cells.items()]
+    beside = path.with_name(path.name + ".new")
+    beside.write_text(json.dumps({"torch": torch.__version__, "seed": seed, "cells": entries}, indent=1))
+    os.replace(beside, path)
+
+
+def again(backend: TorchEager, dtype: str, kind: str, tight: Tight) -> float:
+    """The ratio of a kept case, made and judged once more."""
+    if tight.recipe is not None:
+        case = _built(tight.recipe)
+        x, shape = case.x.reshape(-1, case.weight.shape[1]), (*case.feature_shape, *(1,) * 3)[:4]
+        return judge(backend, x, case.weight, case.bias, shape).tight.ratio
+    if tight.turn is None or tight.seed is None:
+        return 0.0
+    return judge(backend, *layer(getattr(torch, dtype), kind, tight.turn, tight.seed)).tight.ratio
+
+
+def _built(recipe: str) -> Case:
+    from equiv import strategies
+
+    case: Case = strategies.build_case(eval(recipe, {"torch": torch, **vars(strategies)}))
+    return case
+
+
+def show(backend: TorchEager, cells: Cells) -> bool:
+    """Every kept case, judged once more; whether each has the ratio that was kept."""
+    right = True
+    for (dtype, kind), cell in cells.items():
+        if not cell.tight.ratio:
+            continue
+        found = again(backend, dtype, kind, cell.tight)
+        right &= found == cell.tight.ratio
+        made = cell.tight.recipe or f"turn {cell.tight.turn}, seed {cell.tight.seed}"
+        where = f"{cell.tight.form} at {tuple(cell.tight.index)}, {cell.tight.terms} terms"
+        print(f"{dtype:<10}{kind:<16}{cell.tight.ratio:.4f} again {found:.4f}  {where}; {made}")
+    return right
 
 
 def row(dtype: str, kind: str, cell: Cell) -> str:
     """One line of the table."""
-    numbers = f"{cell.outputs:>12,}{cell.violations:>12,}{cell.undecided:>12,}{cell.worst:>9.4f}"
+    numbers = f"{cell.outputs:>13,}{cell.violations:>12,}{cell.undecided:>12,}{cell.tight.ratio:>9.4f}"
     return f"{dtype:<12}{kind:<16}{numbers}"
 
 
+def arguments(given: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--outputs", type=int, default=1_000_000, help="how many to judge, in all")
+    parser.add_argument("--dtypes", nargs="+", default=list(DTYPES), choices=[*DTYPES, "complex64", "complex128"])
+    parser.add_argument("--kinds", nargs="+", default=None, choices=KINDS)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--state", type=Path, help="JSON file that the counts and tightest cases are kept in")
+    parser.add_argument("--search", action="store_true", help="look for the tightest cases with hypothesis.target")
+    parser.add_argument("--examples", type=int, default=300, help="of the search, for each dtype and kind")
+    parser.add_argument("--show", action="store_true", help="judge the kept cases once more, and nothing else")
+    return parser.parse_args(given)
+
+
+def main(given: list[str] | None = None) -> int:
+    asked, backend, start = arguments(given), TorchEager(), time.perf_counter()
+    cells = load(asked.state, asked.seed)
+    if asked.show:
+        return 0 if show(backend, cells) else 1
+    wanted = [(d, k) for d in asked.dtypes for k in asked.kinds or (FINITE_KINDS if asked.search else KINDS)]
+    print(versions())
+    print(f"{'dtype':<12}{'kind':<16}{'outputs':>13}{'violations':>12}{'undecided':>12}{'worst':>9}")
+    stopped, saved = False, time.perf_counter()
+    try:
+        with torch.no_grad():
+            for dtype, kind in wanted:
+                cell = cells.setdefault((dtype, kind), Cell())
+                if asked.search:
+                    found = search(backend, dtype, kind, asked.examples, asked.seed)
+                    found.turns = 0  # turns count what --outputs goes on from
+                    cell.add(found)
+                while not asked.search and cell.outputs < -(-asked.outputs // len(wanted)):
+                    cell.add(count(backend, dtype, kind, cell.turns, asked.seed + 3 * cell.turns))
+                    if time.perf_counter() - saved > SAVED_EVERY:
+                        save(asked.state, asked.seed, cells)
+                        saved = time.perf_counter()
+                print(row(dtype, kind, cell), flush=True)
+                if asked.search and cell.tight.recipe:
+                    print(f"{'':12}{cell.tight.form} at {tuple(cell.tight.index)}: {cell.tight.recipe}", flush=True)
+    except KeyboardInterrupt:
+        stopped = True
+    save(asked.state, asked.seed, cells)
+    total = Cell()
+    for cell in cells.values():
+        total.add(cell)
+    print(row("total", "", total))
+    seconds = f"{time.perf_counter() - start:.0f} s"
+    kept = f"; the same command goes on from {asked.state}" if asked.state else ""
+    print(f"stopped after {seconds}{kept}" if stopped else seconds)
+    return 130 if stopped else 1 if total.violations else 0
+
+
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(main())

@@ -1,0 +1,102 @@
+"""What the benchmarks share: Hypothesis without plug-ins, medians of alternating runs, the memory there was at most."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["HYPOTHESIS_NO_PLUGINS"] = "1"  # before hypothesis is imported: hypothesis-torch's reseeds torch every time
+
+import argparse
+import importlib
+import platform
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterable
+from types import ModuleType
+from typing import Any
+
+import hypothesis
+import torch
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import seed as with_seed
+from hypothesis.strategies import SearchStrategy
+
+
+def versions() -> str:
+    """One line: what ran on what."""
+    threads = f"{torch.get_num_threads()} thread" + "s" * (torch.get_num_threads() > 1)
+    return (
+        f"torch {torch.__version__}, Hypothesis {hypothesis.__version__}, Python {platform.python_version()}, "
+        f"{torch.backends.cpu.get_cpu_capability()}, {threads}"
+    )
+
+
+def add_hypothesis_torch(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--hypothesis-torch",
+        metavar="FOLDER",
+        help="where it was put by `pip install --no-deps --target FOLDER hypothesis-torch`, so that its plug-in stays "
+        "out of this environment; by default it is imported if it is there, else its rows are left out",
+    )
+
+
+def hypothesis_torch(folder: str | None) -> ModuleType | None:
+    """The module, or None where it is not installed."""
+    if folder is not None and folder not in sys.path:
+        sys.path.append(folder)
+    try:
+        return importlib.import_module("hypothesis_torch")
+    except ImportError:
+        if folder is not None:
+            raise SystemExit(
+                f"--hypothesis-torch: expected a folder that holds hypothesis_torch, got {folder}"
+            ) from None
+        return None
+
+
+def under_hypothesis(
+    strategy: SearchStrategy[Any], body: Callable[[Any], None], examples: int, *, seed: int = 0
+) -> float:
+    """Seconds of processor time that this many examples take, under settings that are the same for everybody."""
+    run = with_seed(seed)(
+        settings(
+            max_examples=examples,
+            deadline=None,
+            database=None,
+            phases=[Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        )(given(strategy)(body))
+    )
+    start = time.process_time()
+    run()
+    return time.process_time() - start
+
+
+def clocks() -> tuple[float, float]:
+    """Wall and processor time, in seconds."""
+    return time.perf_counter(), time.process_time()
+
+
+def in_turn(contenders: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
+    """Processor time of each call, the contenders one after another in every repeat, so that a busy moment hits all."""
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for call in contenders.values():
+        call()
+    for _ in range(repeats):
+        for name, call in contenders.items():
+            start = time.process_time()
+            call()
+            seconds[name].append(time.process_time() - start)
+    return seconds
+
+
+def median_ratio(above: Iterable[float], below: Iterable[float]) -> float:
+    """The median of the ratios of pairs that were measured next to each other."""
+    return statistics.median(a / b for a, b in zip(above, below, strict=True))
+
+
+def highest() -> int:
+    """Highest resident size of this process so far, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
