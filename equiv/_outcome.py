@@ -96,7 +96,7 @@ class Verdict:
             lines += _entry_lines(self.worst)
         lines += [f"  {'condition':<12} {text}" for text in self.conditions]
         if self.cause:
-            lines += textwrap.wrap(f"  likely cause {self.cause}", 79, subsequent_indent=" " * 15)
+            lines += textwrap.wrap(f"  {'cause':<12} {self.cause}", 79, subsequent_indent=" " * 15)
         return "\n".join(lines)
 
 
@@ -117,11 +117,11 @@ def _entry_lines(entry: Entry) -> list[str]:
             rows.append(("envelope", f"[{lower}, {upper}]"))
         rows.append(("", f"{counted(entry.terms or 0, 'term')} of total size {entry.magnitude:.6g}"))
         parts = [] if entry.ratio is None else [share_words(entry.ratio)]
-        parts += [] if entry.error_in_uS is None or entry.error_in_uS > _MANY else [f"{entry.error_in_uS:.3g} u*S"]
+        parts += [] if entry.error_in_uS is None or not entry.error_in_uS <= _MANY else [f"{entry.error_in_uS:.3g} u*S"]
         parts += (
             []
             if not entry.bits_cancelled or entry.bits_cancelled < 1
-            else [f"{entry.bits_cancelled:.0f} bits cancelled"]
+            else [f"{counted(round(entry.bits_cancelled), 'bit')} cancelled"]
         )
         rows.append(("error", ", ".join(parts)))
     return [f"  {name:<12} {value}".rstrip() for name, value in rows]
