@@ -59,8 +59,8 @@ def gradients_of(
     """Gradients of input, weight and bias of one call, for an incoming gradient ``(rows, O)``.
 
     They come back in the shapes ``(rows, n)``, ``(O, n)`` and ``(O,)``; ``grad`` reaches autograd with its own strides.
-    Nothing comes back where torch refuses the call for a defect of its own that is written down. The result computed
-    while gradients are recorded must be ``result``, where that is given.
+    Nothing comes back where torch refuses the call, or would damage memory, for a defect that is written down. The
+    result computed while gradients are recorded must be ``result``, where that is given.
     """
     leaves = [
         t.detach().requires_grad_() for t in (call.input, call.weight) + (() if call.bias is None else (call.bias,))
@@ -69,6 +69,8 @@ def gradients_of(
     y = trial.run(watched, note=note)
     if result is not None:
         trial.same(call, y, result, note=f"while gradients are recorded{', ' if note else ''}{note}")
+    if trial.is_known_to_corrupt(call):
+        return ()
     try:
         found = torch.autograd.grad(y, leaves, grad)
     except Exception as error:

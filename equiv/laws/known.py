@@ -1,8 +1,8 @@
 """Conditions under which torch itself is known to be wrong: each narrow, each with a finding that shows it.
 
 A comparison that fails under one of them on torch's own CPU kernels is counted as undecided and named in the coverage,
-instead of breaking the law. ``tests/test_findings.py`` tells when the behaviour changes, and the entry can go. Other
-backends are never excused.
+instead of breaking the law; a call that would damage memory is not made, and counted likewise. The tests in
+``tests/test_known_defects.py`` tell when the behaviour changes, and the entry can go. Other backends are never excused.
 """
 
 from __future__ import annotations
@@ -21,10 +21,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Known:
-    """One defect of torch: its finding under ``docs/findings/``, and the calls and gradients that it spoils."""
+    """One defect of torch: its finding under ``docs/findings/``, and the calls and gradients that it spoils.
+
+    ``corrupts`` where the kernel reads and writes beyond its tensors: it must not be called at all.
+    """
 
     finding: str
     spoils: Callable[[Call, str | None], bool]
+    corrupts: bool = False
 
 
 def _one_channel_channels_last(call: Call, gradient: str | None) -> bool:
@@ -39,12 +43,21 @@ def _one_channel_channels_last(call: Call, gradient: str | None) -> bool:
 
 
 def _strided_weight_gradient(call: Call, gradient: str | None) -> bool:
-    """bfloat16, a stride larger than the kernel, fewer than 16 channels, outputs a multiple of 16."""
+    """bfloat16, a last stride larger than the kernel's width, fewer than 16 channels."""
     if gradient != "weight" or call.input.dtype != torch.bfloat16:
         return False
-    outputs, channels, *kernel = call.weight.shape
-    beyond = any(step > size for step, size in zip(call.stride, kernel, strict=False))
-    return beyond and channels < 16 and outputs % 16 == 0
+    channels, width = call.weight.shape[1], call.weight.shape[-1]
+    return (call.stride or (1,))[-1] > width and channels < 16
+
+
+def _strided_pointwise_weight_gradient(call: Call, gradient: str | None) -> bool:
+    """float32, bfloat16, kernels of 1x1 with a stride, 2 to 15 channels, closest in memory in the input."""
+    x, kernel = call.input, call.weight
+    if gradient != "weight" or x.dtype not in (torch.float32, torch.bfloat16) or x.ndim < 4:
+        return False
+    steps = max(call.stride or (1,)) > 1 and all(size == 1 for size in kernel.shape[2:])
+    closest = any(size > 1 and x.stride(1) < step for size, step in zip(x.shape[2:], x.stride()[2:], strict=True))
+    return steps and 1 < kernel.shape[1] < 16 and closest
 
 
 def _nnpack(call: Call, gradient: str | None) -> bool:
@@ -88,7 +101,8 @@ def _whole_width_stride(call: Call, gradient: str | None) -> bool:
 KNOWN = (
     Known("one-channel-channels-last", _one_channel_channels_last),
     Known("tall-kernel-input-gradient", _tall_kernel_input_gradient),
-    Known("strided-weight-gradient-in-bfloat16", _strided_weight_gradient),
+    Known("strided-weight-gradient-in-bfloat16", _strided_weight_gradient, corrupts=True),
+    Known("strided-1x1-weight-gradient", _strided_pointwise_weight_gradient, corrupts=True),
     Known("whole-width-kernel-with-its-stride", _whole_width_stride),
     Known("transforms-in-nnpack", _nnpack),
 )
@@ -107,3 +121,10 @@ def known_defect(call: Call, gradient: str | None) -> str | None:
     if call.form == "linear" or call.input.device.type != "cpu":
         return None
     return next((known.finding for known in KNOWN if known.spoils(call, gradient)), None)
+
+
+def known_corruption(call: Call) -> str | None:
+    """The finding that says why torch's CPU kernels must not be asked for the gradients of this call, or None."""
+    if call.input.device.type != "cpu" or call.form == "linear":
+        return None
+    return next((known.finding for known in KNOWN if known.corrupts and known.spoils(call, "weight")), None)

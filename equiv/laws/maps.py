@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from hypothesis.strategies import SearchStrategy
 from torch import Tensor
 
-from equiv.laws.common import exact_cases, whole
+from equiv.laws.common import GRADIENT_NAMES, exact_cases, whole
 from equiv.laws.registry import Context, law
-from equiv.laws.trial import Call, Trial, as_linear
+from equiv.laws.trial import Broken, Call, Trial, as_linear, with_layout
 from equiv.numerics import exact_case
 from equiv.refute import counterexample
 from equiv.strategies import Case
 
 _DENSE_ENTRIES = 2**14  # of the flattened layer that a 1x1 convolution is
+_INCOMING = 255  # entries of an incoming gradient of -1, 1: a sum of so many is exact in every dtype
 
 
 def _windows(context: Context) -> SearchStrategy[Case]:
@@ -24,7 +26,10 @@ def _windows(context: Context) -> SearchStrategy[Case]:
 
 @law(12, "dense", draw=_windows, forms=("full", "pointwise"))
 def dense(trial: Trial, case: Case) -> None:
-    """The full form slid over a larger map is the layer on each window; the pointwise form is position-wise."""
+    """The full form slid over a larger map is the layer on each window; the pointwise form is position-wise.
+
+    Gradients are those of the windows, added where these overlap.
+    """
     generator = torch.Generator().manual_seed(case.seed % 2**63)
     channels, *spatial = case.feature_shape
     dims = len(spatial)
@@ -47,33 +52,77 @@ def dense(trial: Trial, case: Case) -> None:
     )
     x = _signs((rows, channels, *size), generator, case)
     for form in trial.forms:
+        laid = case.layouts["x"].apply(x)
         if form == "full":
-            call = Call(
-                form, case.layouts["x"].apply(x), case.layouts["weight"].apply(weight.view(kernel)), bias, tuple(stride)
-            )
-            windows = call.input
-            for d in range(dims):
-                windows = windows.unfold(2 + d, spatial[d], stride[d])
-            # (N, C, *positions, *kernel) -> (N, *positions, C, *kernel)
-            windows = windows.permute(0, *range(2, 2 + dims), 1, *range(2 + dims, 2 + 2 * dims))
-            wanted = whole(windows.reshape(-1, n), call.weight.reshape(kernel[0], n), bias)
-            expected = wanted.reshape(rows, -1, kernel[0]).transpose(1, 2)
+            call = Call(form, laid, case.layouts["weight"].apply(weight.view(kernel)), bias, tuple(stride))
             note = f"slid over a map of {tuple(size)} with stride {tuple(stride)}"
         else:
             taps = weight[:, :channels].reshape(kernel[0], channels, *(1,) * dims)
-            call = Call(form, case.layouts["x"].apply(x), case.layouts["weight"].apply(taps), bias)
-            columns = call.input.flatten(2).transpose(1, 2).reshape(-1, channels)
-            wanted = whole(columns, call.weight.reshape(kernel[0], channels), bias)
-            expected = wanted.reshape(rows, -1, kernel[0]).transpose(1, 2)
-            note = f"position-wise on a map of {tuple(size)}"
+            steps = tuple(stride) if case.seed % 4 >= 2 else (1,) * dims
+            call = Call(form, laid, case.layouts["weight"].apply(taps), bias, steps)
+            note = f"position-wise on a map of {tuple(size)} with stride {steps}"
+        windows = _windows_of(call)
+        wanted = whole(call.input.flatten(1)[:, windows].flatten(0, 1), call.weight.flatten(1), bias)
+        expected = wanted.reshape(rows, -1, kernel[0]).transpose(1, 2)
         y = _slide(trial, call, note)
         # One sample after another: (N, O, positions) as (N, O*positions).
         trial.same(call, y.reshape(rows, -1), expected.reshape(rows, -1), note=note)
+        if case.dtype.is_floating_point and not trial.is_known_to_corrupt(call):
+            _gradients_on_windows(trial, call, windows, case, generator, note)
+
+
+def _windows_of(call: Call) -> Tensor:
+    """Which entries of a flattened map each position sees: ``(positions, C * prod(kernel))``."""
+    channels, *size = call.input.shape[1:]
+    kernel = call.weight.shape[2:]
+    dims = len(size)
+    places = torch.arange(channels * math.prod(size), device=call.input.device).view(channels, *size)
+    for d in range(dims):
+        places = places.unfold(1 + d, kernel[d], call.stride[d])
+    # (C, *positions, *kernel) -> (*positions, C, *kernel)
+    return places.permute(*range(1, 1 + dims), 0, *range(1 + dims, 1 + 2 * dims)).reshape(
+        -1, channels * math.prod(kernel)
+    )
+
+
+def _gradients_on_windows(
+    trial: Trial, call: Call, windows: Tensor, case: Case, generator: torch.Generator, note: str
+) -> None:
+    """Backward on a larger map: each window's gradients, added where windows overlap.
+
+    Weights of -1, 0, 1 and at most ``_INCOMING`` non-zero incoming entries keep every sum exact in 16 bits.
+    """
+    rows, outputs, positions = call.input.shape[0], call.weight.shape[0], len(windows)
+    grad = torch.zeros(rows * outputs * positions)
+    chosen = torch.randperm(len(grad), generator=generator)[:_INCOMING]
+    grad[chosen] = torch.randint(0, 2, (len(chosen),), generator=generator) * 2.0 - 1.0
+    call = replace(call, weight=case.layouts["weight"].apply(call.weight.sign()))
+    leaves = [t.detach().requires_grad_() for t in (call.input, call.weight, call.bias) if t is not None]
+    y = _slide(trial, with_layout(call, **dict(zip(GRADIENT_NAMES, leaves, strict=False))), note)
+    plain = grad.to(y.dtype).to(y.device).view(y.shape)
+    incoming = case.layouts["grad"].apply(plain)
+    if int(incoming.count_nonzero()) > _INCOMING:  # broadcast: more of them than keep the sums exact
+        incoming = plain
+    try:
+        found = torch.autograd.grad(y, leaves, incoming)
+    except Exception as error:
+        if trial.is_known_refusal(call, error):
+            return
+        raise Broken(f"backward raised {type(error).__name__}: {error}, {note}", form=call.form, call=call) from error
+    grad = incoming.double().reshape(rows, outputs, positions)
+    x, weight = call.input.flatten(1).double(), call.weight.flatten(1).double()
+    per_window = torch.einsum("nop,oi->npi", grad, weight).flatten(1)
+    expected = (
+        torch.zeros_like(x).index_add(1, windows.flatten(), per_window).view(call.input.shape),
+        torch.einsum("nop,npi->oi", grad, x[:, windows]).view(call.weight.shape),
+        grad.sum((0, 2)),
+    )
+    for name, a, e in zip(GRADIENT_NAMES, found, expected, strict=False):
+        words = f"gradient of the {name}, {note}"
+        trial.same(call, a, e.to(a.dtype), note=words, gradient=(name, incoming))
 
 
 def _slide(trial: Trial, call: Call, note: str) -> Tensor:
-    from equiv.laws.trial import Broken
-
     dims = call.weight.ndim - 2
     try:
         return trial.backend.conv(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from equiv.backends import Backend, TorchEager
 from equiv.backends.eager import conv_kernel
-from equiv.laws.known import known_defect, known_refusal
+from equiv.laws.known import known_corruption, known_defect, known_refusal
 from equiv.laws.measuring import arithmetic_of, explains, usable
 from equiv.mapping import linear_to_full_conv, linear_to_pointwise_conv, to_feature_map, undrawn
 from equiv.numerics import Arithmetic, Reference, bit_equal, declared
@@ -245,15 +245,20 @@ class Trial:
 
     def _is_known(self, call: Call, gradient: str | None) -> bool:
         """Whether a failed comparison falls under a defect of torch that is written down."""
-        finding = known_defect(call, gradient) if isinstance(self.backend, TorchEager) else None
-        if finding is not None:
-            self._count(call.form, "undecided")
-            self.cover("known defect of torch", finding)
-        return finding is not None
+        return self._is_torchs(call, known_defect(call, gradient) if self._is_torch() else None)
 
     def is_known_refusal(self, call: Call, error: Exception) -> bool:
         """Whether torch raised what it is known to raise by mistake."""
-        finding = known_refusal(error) if isinstance(self.backend, TorchEager) else None
+        return self._is_torchs(call, known_refusal(error) if self._is_torch() else None)
+
+    def is_known_to_corrupt(self, call: Call) -> bool:
+        """Whether torch is known to damage memory when it is asked for the gradients of this call."""
+        return self._is_torchs(call, known_corruption(call) if self._is_torch() else None)
+
+    def _is_torch(self) -> bool:
+        return isinstance(self.backend, TorchEager)
+
+    def _is_torchs(self, call: Call, finding: str | None) -> bool:
         if finding is not None:
             self._count(call.form, "undecided")
             self.cover("known defect of torch", finding)
