@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import fields
 
 from hypothesis import Phase, settings
+from hypothesis.errors import HypothesisWarning
 
 from equiv.backends import TorchEager
 from equiv.errors import EquivError
@@ -61,7 +63,9 @@ def find(
         heard = listeners.copy()
         listeners.clear()
         try:
-            with chosen.applied():
+            with warnings.catch_warnings(), chosen.applied():
+                # A case that is not shrunk may be long in words.
+                warnings.filterwarnings("ignore", "Generating overly large repr", HypothesisWarning)
                 result = run_item(item, profile=first, examples=examples, seed=seed)
         finally:
             listeners[:] = heard
