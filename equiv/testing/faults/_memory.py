@@ -52,6 +52,7 @@ kernel_fault(
     "conv2d with a kernel above 1 in both directions reads a slice w[:, :, ::2, ::2] as if it were contiguous.",
     source="pytorch/pytorch#1246",
     dimension="weight strides",
+    profile="gate",
     when=_is_step_slice,
     wrong=_weight_as_contiguous,
     laws=LAYOUT,

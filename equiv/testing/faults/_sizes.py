@@ -41,6 +41,15 @@ def _without_terms(start: int) -> Kernel:
     return wrong
 
 
+def _unwritten(c: KernelCall) -> Tensor:
+    """NaN, or 85 for integers, where memory holds what it held before."""
+    y = c.run()
+    kept = torch.ones(y.shape, dtype=torch.bool, device=y.device)
+    kept[(-1,) * y.ndim] = False
+    left = torch.nan if y.is_floating_point() or y.is_complex() else 85
+    return torch.where(kept, y, torch.full_like(y, left))
+
+
 # --- reduction --------------------------------------------------------------------------------------------------------
 
 kernel_fault(
@@ -131,7 +140,7 @@ kernel_fault(
 kernel_fault(
     "odd-channels-bfloat16",
     "A convolution over an odd number of channels errs in its last entry in bfloat16.",
-    source="oneapi-src/oneDNN#4684 family: channels in pairs",
+    source="oneDNN#4684 family: channels in pairs",
     dimension="channels x dtype",
     dtypes=("bfloat16",),
     when=lambda c: c.is_conv and c.channels % 2 == 1 and c.weight.dtype == torch.bfloat16,
@@ -217,6 +226,15 @@ kernel_fault(
     when=lambda c: c.is_conv and max(c.spatial) > 2**15 - 1,
     wrong=_last_off,
     laws=("boundaries",),
+)
+kernel_fault(
+    "last-entry-unwritten",
+    "The last entry of a result is never written where 4 does not divide the number of entries.",
+    source="textbook: the remainder of a vector store",
+    dimension="results modulo vector",
+    when=lambda c: c.rows > 0 and c.rows * c.outputs % 4 != 0,
+    wrong=_unwritten,
+    laws=SIZES,
 )
 kernel_fault(
     "bias-beyond-32-outputs",

@@ -24,7 +24,7 @@ def _last_off(c: KernelCall) -> Tensor:
 kernel_fault(
     "stride-equals-kernel-bfloat16",
     "A convolution in bfloat16 whose stride equals its kernel, above 1, errs in its last entry where the width is 1.",
-    source="pytorch/pytorch#188426, oneapi-src/oneDNN#4684",
+    source="pytorch/pytorch#188426, oneDNN#4684",
     dimension="dtype x free parameters",
     profile="gate",
     dtypes=("bfloat16",),
@@ -41,7 +41,7 @@ kernel_fault(
 kernel_fault(
     "patch-embedding-stride",
     "conv2d whose stride equals its kernel, above 1, errs in its last entry.",
-    source="oneapi-src/oneDNN#2303, in float32",
+    source="oneDNN#2303, in float32",
     dimension="free parameters",
     profile="gate",
     when=lambda c: c.dims == 2 and c.stride == c.kernel and min(c.kernel) > 1,
@@ -158,7 +158,7 @@ kernel_fault(
 kernel_fault(
     "padding-repeats-the-edge",
     "A convolution with padding errs in its last entry.",
-    source="warmspringwinds/tensorflow-fcn#27, of the kernel",
+    source="tensorflow-fcn#27, of the kernel",
     dimension="padding",
     profile="deep",
     when=lambda c: c.is_conv and not (c.padding == "valid" or c.padding in (0, (0,) * c.dims)),
