@@ -62,6 +62,7 @@ kernel_fault(
     "A 1x1 convolution of 64 samples or more reads a strided weight as if it were contiguous.",
     source="pytorch/pytorch#55781",
     dimension="weight strides x batch",
+    profile="gate",
     when=lambda c: c.is_pointwise and c.rows >= 64 and is_strided(c.weight),
     wrong=_weight_as_contiguous,
     laws=LAYOUT,
@@ -103,7 +104,7 @@ kernel_fault(
     "A strided weight is read as if it were contiguous where 16 does not divide the batch but for one row, above 16.",
     source="pytorch/pytorch#55781, at a remainder of the batch",
     dimension="weight strides x batch",
-    profile="gate",
+    profile="deep",
     when=lambda c: c.rows > 16 and c.rows % 16 == 1 and is_strided(c.weight),
     wrong=_weight_as_contiguous,
     laws=LAYOUT,
@@ -169,6 +170,7 @@ kernel_fault(
     "linear with n a multiple of 8 errs in its last entry where the input's offset is no multiple of 4.",
     source="textbook: an aligned vector load chosen by size alone",
     dimension="storage offset",
+    profile="gate",
     when=lambda c: not c.is_conv and c.n % 8 == 0 and c.x.storage_offset() % 4 != 0,
     wrong=_last_off,
     laws=LAYOUT,
@@ -266,7 +268,7 @@ kernel_fault(
         c.dims == 2 and c.is_batched and c.channels % 4 != 0 and is_channels_last(c.x) and is_channels_last(c.weight)
     ),
     wrong=_last_off,
-    laws=LAYOUT,
+    laws=("free_parameters", "layout"),
 )
 kernel_fault(
     "channel-slice-of-channels-last",

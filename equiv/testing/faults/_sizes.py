@@ -132,7 +132,7 @@ kernel_fault(
     "conv2d over 3 channels with a square kernel above 1 errs in its last entry.",
     source="tenstorrent/tt-xla#5173",
     dimension="channels x kernel",
-    profile="gate",
+    profile="deep",
     when=lambda c: c.dims == 2 and c.channels == 3 and c.kernel[0] == c.kernel[1] > 1,
     wrong=_last_off,
     laws=("exact", "readback", "free_parameters", "forward"),
