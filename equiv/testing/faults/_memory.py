@@ -263,7 +263,7 @@ kernel_fault(
     "conv2d errs in its last entry where input and weight are both channels-last and 4 does not divide the channels.",
     source="textbook: vectors along the channels",
     dimension="layout x channels",
-    profile="gate",
+    profile="deep",
     when=lambda c: (
         c.dims == 2 and c.is_batched and c.channels % 4 != 0 and is_channels_last(c.x) and is_channels_last(c.weight)
     ),
