@@ -23,8 +23,13 @@ def _batched(t: Tensor) -> bool:
     return not torch.compiler.is_compiling() and bool(torch._C._functorch.is_batchedtensor(t))
 
 
+def _exporting() -> bool:
+    """Whether torch.export traces: it does not go through dynamo, unless it is told to be strict."""
+    return torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling()
+
+
 def _compiling() -> bool:
-    return torch.compiler.is_compiling() and not torch.compiler.is_exporting()
+    return torch.compiler.is_dynamo_compiling()
 
 
 def _plus_one(c: KernelCall) -> Tensor:
@@ -88,7 +93,7 @@ _fault(
     source="textbook: another decomposition in the exporter",
     dimension="export",
     profile="gate",
-    when=lambda c: torch.compiler.is_exporting() and c.is_conv,
+    when=lambda c: _exporting() and c.is_conv,
     wrong=_plus_one,
 )
 _fault(
