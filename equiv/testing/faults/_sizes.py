@@ -282,6 +282,7 @@ kernel_fault(
     "conv3d with a kernel above 1 in all three directions errs in its last entry.",
     source="pytorch/pytorch#197114, of the kernel",
     dimension="kernel",
+    profile="gate",
     when=lambda c: c.dims == 3 and min(c.kernel) > 1,
     wrong=_last_off,
     laws=VALUES,
