@@ -35,8 +35,8 @@ def find(
 ) -> Result | None:
     """The first law that torch breaks under a fault, or None if every law still holds.
 
-    The laws and dtypes that the fault names come first, then the other laws that could tell. The failing case is as it
-    was drawn: shrinking is left out. Listeners of :mod:`equiv.laws` hear nothing of these runs.
+    The laws and dtypes that the fault names come first, then the other laws that could tell. Hypothesis does not
+    shrink the failing case. Listeners of :mod:`equiv.laws` hear nothing of these runs.
 
     Args:
         fault: One of :data:`FAULTS` or :data:`VARIANTS`, or its name. For a variant the answer must be None.

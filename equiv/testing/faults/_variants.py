@@ -201,7 +201,7 @@ def _linear_by_conv(c: KernelCall) -> Tensor:
     if c.is_conv or not _is_simple(c) or not c.x.numel():
         return c.run()
     rows = c.x.reshape(-1, c.n)[..., None].contiguous()
-    y = torch.conv1d(rows, c.weight[..., None].contiguous(), c.bias)  # a convolution is passed on
+    y = torch.conv1d(rows, c.weight[..., None].contiguous(), c.bias)
     return y[..., 0].reshape(*c.x.shape[:-1], c.outputs)
 
 
