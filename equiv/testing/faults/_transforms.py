@@ -83,7 +83,7 @@ _fault(
     "Compiled linear of more than 16 rows and more than 32 outputs gives other results.",
     source="pytorch/pytorch#175854, behind a size threshold",
     dimension="compile x sizes",
-    profile="gate",
+    profile="deep",
     when=lambda c: _compiling() and not c.is_conv and c.x.shape[0] > 16 and c.outputs > 32,
     wrong=_plus_one,
 )

@@ -179,6 +179,7 @@ kernel_fault(
     source="textbook: max and min that drop NaN",
     kind="values",
     dimension="special values",
+    profile="gate",
     when=lambda c: c.is_conv and is_of(torch.float32)(c),
     wrong=given(lambda t: torch.where(t.isnan(), torch.zeros_like(t), t), "weight"),
     laws=SPECIAL,
