@@ -31,6 +31,7 @@ SORTS = {  # kernels: the first whose words a dimension has
     "batches": ("batch", "rank", "empty"),
     "order": ("order",),
 }
+UNBROKEN = "torch as it is"
 BEGIN, END = "<!-- results of power.py -->", "<!-- end of the results -->"
 DIED = "!"  # torch itself ended the process
 FOUND, ALARM = "#0072B2", "#D55E00"  # of Okabe and Ito: told apart by everybody, and by their lightness
@@ -104,11 +105,12 @@ def markdown(cells: Cells, columns: Sequence[Column], faults: Sequence[Row], leg
     numbers = range(seeds)
     lines = [
         "| oracle | inputs | faults found | false alarms | of these in float32 | cases to the first detection "
-        "| seconds to it | seconds of a green run | against the gate |",
-        "|---|---|---:|---:|---:|---:|---:|---:|---:|",
+        "| seconds to it | cases of a run | seconds per 100 cases | a run against the gate's |",
+        "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
-    whole = {column: _whole(cells, column, legal, numbers) for column in columns}
-    gate = whole[columns[0]]
+    rates = {column: _rate(cells, column, legal, numbers) for column in columns}
+    runs = {column: _cases(cells, column, faults, numbers) for column in columns}
+    gate = rates[columns[0]] * runs[columns[0]]
     for column in columns:
         on_faults = [outcome(cells, column, row.name, numbers) for row in faults]
         on_legal = [outcome(cells, column, row.name, numbers) for row in legal]
@@ -118,13 +120,13 @@ def markdown(cells: Cells, columns: Sequence[Column], faults: Sequence[Row], leg
         seconds = [o.seconds for o in on_faults if o is not None and o.seconds is not None]
         alarms = [row for row, o in zip(legal, on_legal, strict=True) if o is not None and o.red > 0]
         single = [row for row in legal if row.dtype == "float32"]
-        own = whole[column]
-        ratio = f"{own / gate:.3f}" if own and gate else "-"
+        cost = rates[column] * runs[column] / gate if gate else 0.0
         lines.append(
             f"| {column.title} | {GROUPS[column.group]} | {always} of {len(faults)}{f' (+{some})' if some else ''} "
             f"| {len(alarms)} of {len(legal)} | {sum(row in single for row in alarms)} of {len(single)} "
             f"| {_number(examples, '.0f')} | {_number(seconds, '.2f')} "
-            f"| {'-' if own is None else f'{own:.2f}'} | {ratio} |"
+            f"| {runs[column] or '-'} | {f'{100 * rates[column]:.2f}' if rates[column] else '-'} "
+            f"| {f'{cost:.3f}' if cost else '-'} |"
         )
     short = [f"{number} {c.title}, {GROUPS[c.group]}" for number, c in enumerate(columns, start=1)]
     lines += [
@@ -142,15 +144,17 @@ def markdown(cells: Cells, columns: Sequence[Column], faults: Sequence[Row], leg
     return "\n".join(lines) + "\n"
 
 
-def _whole(cells: Cells, column: Column, legal: Sequence[Row], seeds: Sequence[int]) -> float | None:
-    """Median seconds of a run over all cases: on the legal variants, where a rule goes on after an alarm."""
-    found = [
-        cells[key][column.oracle]["whole"]
-        for row in legal
-        for seed in seeds
-        if (key := f"{column.runner}/{row.name}/{seed}") in cells and cells[key][column.oracle]["whole"] is not None
-    ]
-    return statistics.median(found) if found else None
+def _rate(cells: Cells, column: Column, legal: Sequence[Row], seeds: Sequence[int]) -> float:
+    """Median seconds a case on torch as it is; 0 where that was not run."""
+    known = [_cell(cells, column, row.name, seed) for row in legal if row.title == UNBROKEN for seed in seeds]
+    found = [cell["whole"] / cell["cases"] for cell in known if cell is not None and cell["whole"]]
+    return statistics.median(found) if found else 0.0
+
+
+def _cases(cells: Cells, column: Column, faults: Sequence[Row], seeds: Sequence[int]) -> int:
+    """Cases of a run in which nothing is found; 0 where every fault was."""
+    known = [cells.get(f"{column.runner}/{row.name}/{seed}") for row in faults for seed in seeds]
+    return max((cell[column.oracle]["cases"] for cell in known if cell and not cell[column.oracle]["red"]), default=0)
 
 
 def _number(values: Sequence[float], shape: str) -> str:
@@ -210,7 +214,7 @@ def draw(
     blue, orange = (LinearSegmentedColormap.from_list("", ["#FFFFFF", colour]) for colour in (FOUND, ALARM))
     shift = _shifts(columns)
     sorts = {name: [row for row in faults if row.group == name] for name in dict.fromkeys(row.group for row in faults)}
-    unbroken = [row for row in legal if row.title == "torch as it is"]
+    unbroken = [row for row in legal if row.title == UNBROKEN]
     bands: list[list[tuple[str, Sequence[Row]]]] = [
         [(f"all {len(faults)} faults", faults), *((f"{name}, {len(rows)}", rows) for name, rows in sorts.items())],
         [

@@ -8,12 +8,14 @@ os.environ["HYPOTHESIS_NO_PLUGINS"] = "1"  # before hypothesis is imported: hypo
 
 import argparse
 import importlib
+import math
 import platform
 import resource
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -100,3 +102,12 @@ def median_ratio(above: Iterable[float], below: Iterable[float]) -> float:
 def highest() -> int:
     """Highest resident size of this process so far, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def resident() -> float:
+    """Resident size of this process now, in bytes; NaN where there is no /proc."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return math.nan
+    return pages * resource.getpagesize()

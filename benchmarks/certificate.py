@@ -16,12 +16,12 @@ from __future__ import annotations
 import argparse
 import copy
 import math
-import resource
 import statistics
 import sys
 import time
 
 import torch
+from _timing import clocks, highest
 from torch import nn
 
 import equiv
@@ -64,11 +64,6 @@ def power(trials: int) -> bool:
     return right
 
 
-def highest() -> int:
-    """Highest resident size of this process so far, in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
 def cost(repeats: int, in_channels: int, outputs: int) -> bool:
     small = nn.Linear(SPATIAL**2, 8)
     equiv.certify(
@@ -83,9 +78,6 @@ def cost(repeats: int, in_channels: int, outputs: int) -> bool:
             linear(x)
             conv(x.view(16, in_channels, SPATIAL, SPATIAL))
 
-    def clocks() -> tuple[float, float]:
-        return time.perf_counter(), time.process_time()
-
     forward()
     before = highest()
     rows = []
@@ -99,7 +91,7 @@ def cost(repeats: int, in_channels: int, outputs: int) -> bool:
         rows.append((b[0] - a[0], c[0] - b[0], b[1] - a[1], c[1] - b[1]))
     copies = (highest() - before) / (linear.weight.numel() * linear.weight.element_size())
     forward_wall, wall, forward_cpu, cpu = (statistics.median(column) for column in zip(*rows, strict=True))
-    print(f"\n{linear.in_features} -> {outputs}, float32, {certificate.probes} probes, ", end="")
+    print(f"{linear.in_features} -> {outputs}, float32, {certificate.probes} probes, ", end="")
     print(f"error probability {certificate.error_probability:.1e}, {repeats} repeats")
     print(f"certificate over one forward pass of both at batch 16: {wall / forward_wall:.2f} on the clock, ", end="")
     print(f"{cpu / forward_cpu:.2f} in processor time (aim: {MOST_PASSES:.0f})")

@@ -1,7 +1,6 @@
 """How fast float32 tensors are drawn, and how many are full of distinct entries: ours, hypothesis-torch, NumPy's.
 
-    pip install --no-deps -c constraints.txt hypothesis-torch     # optional; its rows are left out without it
-    python -m benchmarks.drawing [--examples 300] [--repeats 3]   # from the repository root; about a minute
+    python benchmarks/drawing.py [--examples 300] [--repeats 3] [--hypothesis-torch FOLDER]   # about a minute
 
 Every contender runs in this process under the same settings, with Hypothesis's plug-ins off: the one that comes with
 hypothesis-torch reseeds torch before every example of every test in the environment, which would slow down all rows.
@@ -13,17 +12,14 @@ distinct ones.
 from __future__ import annotations
 
 import argparse
-import os
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
-
-os.environ["HYPOTHESIS_NO_PLUGINS"] = "1"  # before hypothesis is imported
 
 import numpy as np
 import torch
-from hypothesis import HealthCheck, given, settings
+from _timing import add_hypothesis_torch, hypothesis_torch, under_hypothesis
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -46,7 +42,7 @@ class Row:
     failure: str = ""
 
 
-def contenders() -> dict[str, Callable[[int], st.SearchStrategy[Any]]]:
+def contenders(theirs: ModuleType | None) -> dict[str, Callable[[int], st.SearchStrategy[Any]]]:
     width = {"width": 32, "allow_nan": False, "allow_infinity": False}
     dense = {"elements": st.floats(**width), "fill": st.nothing()}
     found: dict[str, Callable[[int], st.SearchStrategy[Any]]] = {
@@ -57,31 +53,18 @@ def contenders() -> dict[str, Callable[[int], st.SearchStrategy[Any]]]:
         "numpy arrays": lambda n: hnp.arrays(np.float32, n),
         "numpy arrays, no fill": lambda n: hnp.arrays(np.float32, n, **dense),
     }
-    try:
-        import hypothesis_torch as ht
-    except ImportError:
-        return found
-    found["hypothesis-torch"] = lambda n: ht.tensor_strategy(torch.float32, n)
-    found["hypothesis-torch, no fill"] = lambda n: ht.tensor_strategy(torch.float32, n, **dense)
+    if theirs is not None:
+        found["hypothesis-torch"] = lambda n: theirs.tensor_strategy(torch.float32, n)
+        found["hypothesis-torch, no fill"] = lambda n: theirs.tensor_strategy(torch.float32, n, **dense)
     return found
 
 
 def measure(name: str, size: int, strategy: st.SearchStrategy[Any], examples: int) -> Row:
     drawn: list[Any] = []
-
-    @settings(
-        max_examples=examples, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck)
-    )
-    @given(strategy)
-    def run(value: Any) -> None:
-        drawn.append(value)
-
-    start = time.process_time()
     try:
-        run()
+        seconds = under_hypothesis(strategy, lambda value: drawn.append(value), examples)  # given needs a function
     except Exception as error:  # Hypothesis gives up: that is the finding
         return Row(name, size, failure=type(error).__name__)
-    seconds = time.process_time() - start
     flats = [np.asarray(torch.as_tensor(value).detach()).reshape(-1) for value in drawn]
     full = [bool((flat != 0).all()) for flat in flats]
     distinct = [len(np.unique(flat)) == size for flat in flats]
@@ -90,30 +73,28 @@ def measure(name: str, size: int, strategy: st.SearchStrategy[Any], examples: in
     return Row(name, size, n / seconds, sum(full) / n, sum(distinct) / n, both / seconds)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--examples", type=int, default=300)
-    parser.add_argument("--repeats", type=int, default=3)
-    options = parser.parse_args()
+def report(examples: int, repeats: int, theirs: ModuleType | None) -> None:
+    """The table, and the last size in words."""
     rows: dict[tuple[str, int], list[Row]] = {}
-    for _ in range(options.repeats):
+    entrants = contenders(theirs)
+    for _ in range(repeats):
         for size in SIZES:  # contenders in turn, so that a busy moment hits all of them
-            for name, make in contenders().items():
+            for name, make in entrants.items():
                 dense = name.endswith("no fill")  # they take seconds to give up, and do at the second size already
                 measured = rows.setdefault((name, size), [])
                 if not (dense and (size > SIZES[1] or measured)):
-                    measured.append(measure(name, size, make(size), 5 if dense else options.examples))
+                    measured.append(measure(name, size, make(size), 5 if dense else examples))
     print(f"{'':28}{'entries':>8}{'examples/s':>12}{'full':>7}{'distinct':>10}{'good/s':>9}")
-    for (name, size), measured in sorted(rows.items(), key=lambda item: list(contenders()).index(item[0][0])):
+    for (name, size), measured in sorted(rows.items(), key=lambda item: list(entrants).index(item[0][0])):
         if measured and measured[0].failure:
             print(f"{name:28}{size:8}   {measured[0].failure}")
         elif measured:
             row = sorted(measured, key=lambda row: row.rate)[len(measured) // 2]
             print(f"{name:28}{size:8}{row.rate:12.0f}{row.full:7.0%}{row.distinct:10.0%}{row.good:9.0f}")
-    theirs = rows.get(("hypothesis-torch", SIZES[-1]))
-    if theirs:
+    others = rows.get(("hypothesis-torch", SIZES[-1]))
+    if others and not others[0].failure:
         pairs = zip(
-            rows["equiv, kinds=distinct", SIZES[-1]], theirs, rows["floor: one integer", SIZES[-1]], strict=True
+            rows["equiv, kinds=distinct", SIZES[-1]], others, rows["floor: one integer", SIZES[-1]], strict=True
         )
         ratios = sorted(
             (a.good / b.rate, a.rate / b.rate, (1 / b.rate - 1 / c.rate) / (1 / a.rate - 1 / c.rate))
@@ -123,6 +104,15 @@ def main() -> None:
         print(f"\n{SIZES[-1]} entries, equiv against hypothesis-torch: {any_:.1f} times the examples a second;")
         print(f"counting ours only if full and distinct, theirs all: {good:.1f} (aim: {TARGET:.0f});")
         print(f"time above that of an example with one integer: 1 / {above:.1f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--examples", type=int, default=300)
+    parser.add_argument("--repeats", type=int, default=3)
+    add_hypothesis_torch(parser)
+    options = parser.parse_args()
+    report(options.examples, options.repeats, hypothesis_torch(options.hypothesis_torch))
 
 
 if __name__ == "__main__":

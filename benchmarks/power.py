@@ -64,7 +64,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--examples", type=int, help="cases a law in the gate, instead of the profile's 80")
     parser.add_argument("--deep-examples", type=int, default=100, help="cases a law in deep; the profile's are 600")
     parser.add_argument(
-        "--legal-examples", type=int, default=20, help="cases a law on legal variants, in gate and deep"
+        "--legal-examples", type=int, default=10, help="cases a law on legal variants, in gate and deep"
     )
     parser.add_argument("--cases", type=int, default=80, help="cases that every rule is given, from either source")
     parser.add_argument("--by-hand", type=int, default=200, help="examples of the property test written by hand")

@@ -4,8 +4,8 @@
     OMP_NUM_THREADS=1 python benchmarks/zoo.py --faults --only 'grad-*' --seeds 3
     OMP_NUM_THREADS=1 python benchmarks/zoo.py --variants --examples 5
 
-Each fault runs in its own profile, the hinted laws first, until a law is broken; in the profile deep the hinted laws
-alone. A variant, and a fault that no law tells yet, run in all laws with 5 cases of each. Runs are kept in the JSON
+Each fault runs in its own profile and in the laws that it names, until one is broken; with --every-law in the others
+too. A variant, and a fault that no law tells yet, run in all laws with 5 cases of each. Runs are kept in the JSON
 file and not made again, so that an interrupted run goes on where it was. A run in which torch takes the process down
 with it is noted as crashed. The exit code is 1 where a fault survived that is not among
 `equiv.testing.faults.SURVIVORS`, where one of those was found, and on every false alarm.
@@ -25,6 +25,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 LONG = 5  # cases per law and dtype of runs that are to find nothing
 
@@ -54,13 +55,13 @@ class Run:
     note: str = ""
 
 
-def run(name: str, seed: int, is_fault: bool, examples: int | None) -> Run:
+def run(name: str, seed: int, is_fault: bool, examples: int | None, every_law: bool) -> Run:
     from equiv.testing import faults
 
     warnings.simplefilter("ignore")
     start = perf_counter()
-    deep = is_fault and faults.FAULTS[name].profile == "deep"
-    found = faults.find(name, seed=seed, examples=examples, laws=faults.FAULTS[name].laws if deep else None)
+    hinted = is_fault and name not in faults.SURVIVORS and not every_law
+    found = faults.find(name, seed=seed, examples=examples, laws=faults.FAULTS[name].laws if hinted else None)
     seconds = round(perf_counter() - start, 2)
     if found is None or found.failure is None:
         return Run(name, seed, "survived" if is_fault else "spared", seconds=seconds)
@@ -79,13 +80,13 @@ class Runner:
         """One process, which starts with nothing of this one."""
         return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
 
-    def run(self, name: str, seed: int, is_fault: bool, examples: int | None) -> Run:
+    def run(self, *what: Any) -> Run:
         """A run, also if it takes its process down with it."""
         try:
-            return self.pool.submit(run, name, seed, is_fault, examples).result()
+            return self.pool.submit(run, *what).result()
         except BrokenProcessPool:
             self.pool = self.fresh()
-            return Run(name, seed, "crashed", note="the process ended")
+            return Run(what[0], what[1], "crashed", note="the process ended")
 
 
 def chosen(options: argparse.Namespace) -> Iterator[tuple[str, bool]]:
@@ -148,6 +149,7 @@ def main() -> int:
     parser.add_argument(
         "--examples", type=int, help="cases per law and dtype; by default the profile's, 5 where nothing is to be found"
     )
+    parser.add_argument("--every-law", action="store_true", help="also those that the fault does not name")
     parser.add_argument("--only", default="*", help="names or patterns, with commas between")
     parser.add_argument("--json", type=Path, help="keeps every run, and takes up those that are there")
     options = parser.parse_args()
@@ -163,7 +165,7 @@ def main() -> int:
         runs = []
         for seed in seeds_of(options, name):
             if (name, seed) not in kept:
-                kept[name, seed] = runner.run(name, seed, is_fault, examples_of(options, name))
+                kept[name, seed] = runner.run(name, seed, is_fault, examples_of(options, name), options.every_law)
                 if options.json is not None:
                     options.json.write_text(json.dumps([asdict(each) for each in kept.values()], indent=0))
             runs.append(kept[name, seed])

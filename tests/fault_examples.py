@@ -379,6 +379,7 @@ CALLS: dict[str, tuple[Call, Call | None]] = {
     "outputs-over-65536-conv": (Call((1, 1, 1), (65537, 1, 1)), Call((1, 1), (65537, 1))),
     "outputs-large-linear": (Call((1, 2), (4096, 2)), Call((1, 2), (4095, 2))),
     "spatial-size-over-32767": (Call((1, 1, 32768), (1, 1, 32768)), Call((1, 1, 32767), (1, 1, 32767))),
+    "last-entry-unwritten": (Call((3, 6), (5, 6)), Call((4, 6), (5, 6))),
     "bias-beyond-32-outputs": (out(33), out(32)),
     "all-sizes-3-modulo-4": (Call((3, 7), (3, 7)), Call((3, 7), (4, 7))),
     "one-output-of-large-sums": (Call((64, 64), (1, 64)), Call((64, 64), (2, 64))),

@@ -67,7 +67,7 @@ def folded(line: str) -> list[str]:
 
     Example:
         >>> folded("x = torch.tensor([" + ", ".join(["1.5"] * 16) + "])")[1]
-        '    1.5])'
+        '    1.5, 1.5, 1.5, 1.5, 1.5])'
     """
     lines, indent, start = [], " " * (len(line) - len(line.lstrip()) + 4), 0
     while len(line) > WIDTH:

@@ -61,14 +61,17 @@ class Arithmetic:
     measured: bool = True
     note: str = ""
 
-    def error(self, terms: Tensor | int, magnitude: Tensor) -> Tensor:
-        """Largest ``|acc - s|`` for ``terms`` non-zero terms of total ``magnitude`` (float64), same shape."""
+    def error(self, terms: Tensor | int, magnitude: Tensor, *, fewest: int = 0) -> Tensor:
+        """Largest ``|acc - s|`` for ``terms`` non-zero terms of total ``magnitude`` (float64), same shape.
+
+        ``fewest`` is a lower bound of ``terms``, where one is known.
+        """
         relative = (terms + self.extra_terms if self.extra_terms else terms) * (self.factor * self.u)
         if self.relative:
             relative = relative + self.relative
         # `underflow` is charged for every product and every addition, as U = (2n+2)*nu does.
         error = relative * magnitude + (terms + 1) * (2 * self.underflow)
-        if self.factor == 1 and not (self.extra_terms or self.relative):
+        if fewest <= 1 and self.factor == 1 and not (self.extra_terms or self.relative):
             # One term alone: its product is rounded once, and that is the rounding of the result, short of underflow.
             few = terms <= 1 if isinstance(terms, Tensor) else torch.tensor(terms <= 1)
             alone = few & (magnitude > 4 * self.underflow)

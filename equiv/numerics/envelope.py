@@ -9,6 +9,7 @@ arithmetic", SIAM J. Matrix Anal. Appl. 34(2), 2013), plus what underflow may ta
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import dataclass
 
@@ -48,6 +49,8 @@ class Exact:
         subnormal: Sum of the magnitudes of the terms with a subnormal factor (``F``), or None for none.
         classes: What NaN and infinity among the inputs make of each output, or None where all are finite.
         plain: A real sum of products; not a part of a complex one, whose kernels may add real and imaginary parts.
+        fewest: No output has fewer terms; 0 where that is not known.
+        reach: No output's ``S * (1 + 2*K*u)`` is larger, for any ``u`` up to 2^-8; infinite where that is not known.
 
     """
 
@@ -60,6 +63,12 @@ class Exact:
     subnormal: Tensor | None
     classes: Classes | None
     plain: bool = True
+    fewest: int = 0
+    reach: float = math.inf
+
+    def stays_below(self, arithmetic: Arithmetic) -> bool:
+        """Whether it is known that no sum of an output's terms overflows the accumulator, in any order."""
+        return self.reach < arithmetic.accumulator_max and arithmetic.u <= 2.0**-8
 
 
 @dataclass(frozen=True)
@@ -138,10 +147,8 @@ def exact_affine(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Exact
         b = None if b is None else b.nan_to_num(0.0, 0.0, 0.0)
         sizes = _sizes(x, weight, b)
     magnitude = sizes[0].entries @ sizes[1].entries.T
-    if sizes[0].least > 0 and sizes[1].least > 0:
-        terms = torch.full_like(magnitude, x.shape[-1])
-    else:
-        terms = (x != 0).double() @ (weight != 0).double().T
+    fewest = x.shape[-1] if sizes[0].least > 0 and sizes[1].least > 0 else 0
+    terms = torch.full_like(magnitude, fewest) if fewest else (x != 0).double() @ (weight != 0).double().T
     if b is not None:
         magnitude = magnitude + sizes[2].entries
         terms = terms + (b != 0)
@@ -154,8 +161,11 @@ def exact_affine(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Exact
     else:
         value = x @ weight.T
         value = value if b is None else value + b
-        uncertainty = ((x.shape[-1] + 4) * 2.0**-52 * magnitude).masked_fill(terms <= 1, 0.0)
-    return Exact(value, low, uncertainty, magnitude, terms, b, subnormal, classes)
+        uncertainty = (x.shape[-1] + 4) * 2.0**-52 * magnitude
+        uncertainty = uncertainty if fewest > 1 else uncertainty.masked_fill(terms <= 1, 0.0)
+    largest = x.shape[-1] * sizes[0].largest * sizes[1].largest + (sizes[2].largest if b is not None else 0.0)
+    reach = 1.001 * largest * (1 + (x.shape[-1] + 1) * 2.0**-7)
+    return Exact(value, low, uncertainty, magnitude, terms, b, subnormal, classes, fewest=fewest, reach=reach)
 
 
 def judge(result: Tensor, exact: Exact, arithmetic: Arithmetic, *, within: Envelope | None = None) -> Judgement:
@@ -203,7 +213,7 @@ def envelope(exact: Exact, arithmetic: Arithmetic) -> Envelope:
     """The envelope of ``arithmetic`` around ``exact``, for any number of results; see :func:`judge`."""
     fmt = format_of(arithmetic.output)
     s, low = exact.value, exact.low
-    error = arithmetic.error(exact.terms, exact.magnitude) + exact.uncertainty
+    error = arithmetic.error(exact.terms, exact.magnitude, fewest=exact.fewest) + exact.uncertainty
     if arithmetic.flushes_inputs and exact.subnormal is not None:
         error = error + exact.subnormal
     spilled: Tensor | None = None
@@ -230,16 +240,24 @@ def envelope(exact: Exact, arithmetic: Arithmetic) -> Envelope:
         lower = torch.where(below >= fmt.overflow, torch.inf, lower)
         upper = torch.where(above <= -fmt.overflow, -torch.inf, upper)
     zero = s.abs() - error < fmt.min_normal if arithmetic.flushes_outputs else None
-    undecided = exact.magnitude * (1 + 2 * exact.terms * arithmetic.u) >= arithmetic.accumulator_max
-    any_undecided = bool(undecided.any())
-    if any_undecided and exact.plain and low is None and exact.classes is None:
+    undecided = _undecided(exact, arithmetic)
+    any_undecided = undecided is not None and bool(undecided.any())
+    undecided = torch.zeros_like(s, dtype=torch.bool) if undecided is None else undecided
+    return Envelope(fmt.dtype, lower, upper, undecided, any_undecided, error, zero, spilled)
+
+
+def _undecided(exact: Exact, arithmetic: Arithmetic) -> Tensor | None:
+    """Where an intermediate sum may overflow in one order and not in another; None for nowhere."""
+    if exact.stays_below(arithmetic):
+        return None
+    s, undecided = exact.value, exact.magnitude * (1 + 2 * exact.terms * arithmetic.u) >= arithmetic.accumulator_max
+    if exact.plain and exact.low is None and exact.classes is None:
         # Terms of one sign, or a term alone, overflow to one infinity in any order: the interval, which holds it,
         # decides. What the other sign may hide within float64's own error must not overflow by itself.
         one_sign = exact.magnitude - s.abs() <= 2.0**-40 * exact.magnitude
         hidden_is_small = exact.magnitude < 2.0**36 * arithmetic.accumulator_max
         undecided = undecided & ~((exact.terms <= 1) | (one_sign & hidden_is_small))
-        any_undecided = bool(undecided.any())
-    return Envelope(fmt.dtype, lower, upper, undecided, any_undecided, error, zero, spilled)
+    return undecided
 
 
 def _half_ulp(result: Tensor, dtype: torch.dtype) -> Tensor:

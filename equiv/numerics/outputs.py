@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
@@ -115,6 +116,18 @@ class Reference:
         self._last = (chosen, result.clone(), assessment)  # a copy: a kernel may write its next result into this one
         return assessment
 
+    def is_attained(self, result: Tensor, arithmetic: Arithmetic) -> bool:
+        """Whether every output is the exact value itself and none can overflow on the way.
+
+        Such a result lies in any envelope, with an error of 0; nothing else needs to be computed. False says nothing.
+        """
+        if len(self.parts) != 1:
+            return False
+        exact = self.parts[0]
+        if exact.classes is not None or exact.low is not None or not exact.stays_below(arithmetic):
+            return False
+        return torch.equal(result.detach().double(), exact.value)
+
     def _within(self, arithmetic: Arithmetic) -> tuple[Envelope, ...]:
         """The envelopes of the parts; those asked for last are kept, as forms are mostly judged in one arithmetic."""
         if self._kept is None or self._kept[0] != arithmetic:
@@ -201,12 +214,20 @@ def _complex_parts(
         magnitude = magnitude + torch.view_as_real(bias).double().nan_to_num(0.0, 0.0, 0.0).abs().sum(-1)
     classes = _complex_classes(x, weight, bias)
     uncertainty = real.uncertainty + imag.uncertainty
-    three = {"terms": torch.where(terms > 0, 2 * terms + 10, 0.0), "magnitude": magnitude}
-    two = three if gradient else {"terms": torch.where(terms > 0, 2 * terms + 2, 0.0)}
-    return (
-        replace(real, uncertainty=uncertainty, classes=classes, plain=False, **two),
-        replace(imag, uncertainty=uncertainty, classes=classes, plain=False, **three),
+    widest = replace(
+        imag,
+        uncertainty=uncertainty,
+        classes=classes,
+        plain=False,
+        terms=torch.where(terms > 0, 2 * terms + 10, 0.0),
+        magnitude=magnitude,
+        fewest=0,
+        reach=math.inf,
     )
+    other = replace(widest, value=real.value, low=real.low, bias=real.bias, subnormal=real.subnormal)
+    if gradient:
+        return other, widest
+    return replace(other, terms=torch.where(terms > 0, 2 * terms + 2, 0.0), magnitude=real.magnitude), widest
 
 
 def _complex_classes(x: Tensor, weight: Tensor, bias: Tensor | None) -> Classes | None:

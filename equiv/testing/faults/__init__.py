@@ -1,8 +1,9 @@
 """A zoo of faults and of legal variants, to test an oracle with: it is as good as what it finds and what it spares.
 
-Each fault is a context in which torch's ``linear`` and ``conv1d/2d/3d``, or one of equiv's mappings, is wrong under one
-stated condition: reduced from a thread in which something like it broke, from a slip that people make when they rewrite
-layers, or from a textbook. Each variant is a context in which torch computes otherwise, and rightly.
+Each fault is a context in which torch's ``linear`` and ``conv1d/2d/3d`` (those of ``torch.nn.functional``, which
+modules call), or one of equiv's mappings, is wrong under one stated condition: reduced from a thread in which something
+like it broke, from a slip that people make when they rewrite layers, or from a textbook. Each variant is a context in
+which torch computes otherwise, and rightly.
 
 Example:
     >>> import torch

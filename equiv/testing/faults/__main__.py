@@ -4,4 +4,5 @@ import sys
 
 from equiv.testing.faults._table import page
 
-sys.stdout.write(page())
+if __name__ == "__main__":
+    sys.stdout.write(page())

@@ -1,7 +1,8 @@
 """torch's four kernels replaced: what a call looks like to a replacement, where it is put, and tools to write one.
 
-``nn.Linear``, ``nn.Conv1d/2d/3d`` and everything else in Python looks the kernels up in ``torch.nn.functional`` or
-``torch`` at each call, so that is where they are replaced.
+``nn.Linear``, ``nn.Conv1d/2d/3d`` and everything else in Python looks the kernels up in ``torch.nn.functional`` at each
+call, so that is where they are replaced. ``torch.conv1d/2d/3d`` stay: dynamo makes its table of known functions from
+that namespace when it first compiles, and keeps it.
 """
 
 from __future__ import annotations
@@ -16,15 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-_PLACES = (
-    (functional, "linear"),
-    (functional, "conv1d"),
-    (functional, "conv2d"),
-    (functional, "conv3d"),
-    (torch, "conv1d"),
-    (torch, "conv2d"),
-    (torch, "conv3d"),
-)
+_NAMES = ("linear", "conv1d", "conv2d", "conv3d")
 
 
 @dataclass(frozen=True)
@@ -128,16 +121,15 @@ def instead(kernel: Kernel, *, traced: bool = False) -> Iterator[None]:
         traced: Whether it also stands in where torch traces a program or wraps its tensors (compile, export, vmap, the
             meta device); otherwise the right kernel is called there, because memory means nothing to such tensors.
     """
-    before = [(place, name, getattr(place, name)) for place, name in _PLACES]
+    before = {name: getattr(functional, name) for name in _NAMES}
     try:
-        for place, name, right in before:
-            setattr(
-                place, name, _linear(right, kernel, traced) if name == "linear" else _conv(name, right, kernel, traced)
-            )
+        for name, right in before.items():
+            put = _linear(right, kernel, traced) if name == "linear" else _conv(name, right, kernel, traced)
+            setattr(functional, name, put)
         yield
     finally:
-        for place, name, right in before:
-            setattr(place, name, right)
+        for name, right in before.items():
+            setattr(functional, name, right)
 
 
 def _linear(right: Callable[..., Tensor], kernel: Kernel, traced: bool) -> Callable[..., Tensor]:

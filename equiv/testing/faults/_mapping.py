@@ -143,7 +143,7 @@ slip(
     "The kernel is written in the order HWC into memory that is read as CHW.",
     of=(FULL,),
     wrong=_weights(_written_as_hwc),
-    source="mapping slip: MarvinTeichmann/tensorflow-fcn#47 family, axis order of the kernel",
+    source="mapping slip: FCN.tensorflow#47, axis order of the kernel",
     dimension="flatten order",
     laws=EXACT,
 )
@@ -327,7 +327,7 @@ slip(
     "The convolution pads the map with half its kernel on each side.",
     of=(FULL,),
     wrong=_with_option("padding", lambda conv: tuple(k // 2 for k in conv.kernel_size)),
-    source="mapping slip: MarvinTeichmann/tensorflow-fcn#27",
+    source="mapping slip: tensorflow-fcn#27",
     dimension="padding",
     laws=("transforms", "round_trip"),
 )

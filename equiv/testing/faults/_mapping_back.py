@@ -34,7 +34,7 @@ slip(
     "A convolution over the whole map becomes a layer over a map flattened in the order HWC.",
     of=(BACK,),
     wrong=_linear_from(lambda conv: conv.weight.detach().movedim(1, -1)),
-    source="mapping slip: Ubi-cc/FCN.tensorflow#47 family, axis order",
+    source="mapping slip: FCN.tensorflow#47, axis order",
     dimension="flatten order",
     laws=BACKWARDS,
 )
@@ -100,7 +100,7 @@ slip(
     "The layer of a convolution with padding is that of the same convolution without.",
     of=(BACK,),
     wrong=_as_if("padding", lambda conv: (0,) * len(conv.kernel_size)),
-    source="mapping slip: MarvinTeichmann/tensorflow-fcn#27, the other way round",
+    source="mapping slip: tensorflow-fcn#27, the other way round",
     dimension="padding",
     profile="deep",
     laws=BACKWARDS,

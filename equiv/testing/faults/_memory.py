@@ -52,6 +52,7 @@ kernel_fault(
     "conv2d with a kernel above 1 in both directions reads a slice w[:, :, ::2, ::2] as if it were contiguous.",
     source="pytorch/pytorch#1246",
     dimension="weight strides",
+    profile="gate",
     when=_is_step_slice,
     wrong=_weight_as_contiguous,
     laws=LAYOUT,
@@ -61,6 +62,7 @@ kernel_fault(
     "A 1x1 convolution of 64 samples or more reads a strided weight as if it were contiguous.",
     source="pytorch/pytorch#55781",
     dimension="weight strides x batch",
+    profile="gate",
     when=lambda c: c.is_pointwise and c.rows >= 64 and is_strided(c.weight),
     wrong=_weight_as_contiguous,
     laws=LAYOUT,
@@ -102,7 +104,7 @@ kernel_fault(
     "A strided weight is read as if it were contiguous where 16 does not divide the batch but for one row, above 16.",
     source="pytorch/pytorch#55781, at a remainder of the batch",
     dimension="weight strides x batch",
-    profile="gate",
+    profile="deep",
     when=lambda c: c.rows > 16 and c.rows % 16 == 1 and is_strided(c.weight),
     wrong=_weight_as_contiguous,
     laws=LAYOUT,
@@ -168,6 +170,7 @@ kernel_fault(
     "linear with n a multiple of 8 errs in its last entry where the input's offset is no multiple of 4.",
     source="textbook: an aligned vector load chosen by size alone",
     dimension="storage offset",
+    profile="gate",
     when=lambda c: not c.is_conv and c.n % 8 == 0 and c.x.storage_offset() % 4 != 0,
     wrong=_last_off,
     laws=LAYOUT,
@@ -260,12 +263,12 @@ kernel_fault(
     "conv2d errs in its last entry where input and weight are both channels-last and 4 does not divide the channels.",
     source="textbook: vectors along the channels",
     dimension="layout x channels",
-    profile="gate",
+    profile="deep",
     when=lambda c: (
         c.dims == 2 and c.is_batched and c.channels % 4 != 0 and is_channels_last(c.x) and is_channels_last(c.weight)
     ),
     wrong=_last_off,
-    laws=LAYOUT,
+    laws=("free_parameters", "layout"),
 )
 kernel_fault(
     "channel-slice-of-channels-last",

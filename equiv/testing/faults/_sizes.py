@@ -41,6 +41,15 @@ def _without_terms(start: int) -> Kernel:
     return wrong
 
 
+def _unwritten(c: KernelCall) -> Tensor:
+    """NaN, or 85 for integers, where memory holds what it held before."""
+    y = c.run()
+    kept = torch.ones(y.shape, dtype=torch.bool, device=y.device)
+    kept[(-1,) * y.ndim] = False
+    left = torch.nan if y.is_floating_point() or y.is_complex() else 85
+    return torch.where(kept, y, torch.full_like(y, left))
+
+
 # --- reduction --------------------------------------------------------------------------------------------------------
 
 kernel_fault(
@@ -123,7 +132,7 @@ kernel_fault(
     "conv2d over 3 channels with a square kernel above 1 errs in its last entry.",
     source="tenstorrent/tt-xla#5173",
     dimension="channels x kernel",
-    profile="gate",
+    profile="deep",
     when=lambda c: c.dims == 2 and c.channels == 3 and c.kernel[0] == c.kernel[1] > 1,
     wrong=_last_off,
     laws=("exact", "readback", "free_parameters", "forward"),
@@ -131,7 +140,7 @@ kernel_fault(
 kernel_fault(
     "odd-channels-bfloat16",
     "A convolution over an odd number of channels errs in its last entry in bfloat16.",
-    source="oneapi-src/oneDNN#4684 family: channels in pairs",
+    source="oneDNN#4684 family: channels in pairs",
     dimension="channels x dtype",
     dtypes=("bfloat16",),
     when=lambda c: c.is_conv and c.channels % 2 == 1 and c.weight.dtype == torch.bfloat16,
@@ -219,6 +228,15 @@ kernel_fault(
     laws=("boundaries",),
 )
 kernel_fault(
+    "last-entry-unwritten",
+    "The last entry of a result is never written where 4 does not divide the number of entries.",
+    source="textbook: the remainder of a vector store",
+    dimension="results modulo vector",
+    when=lambda c: c.rows > 0 and c.rows * c.outputs % 4 != 0,
+    wrong=_unwritten,
+    laws=SIZES,
+)
+kernel_fault(
     "bias-beyond-32-outputs",
     "The bias is added to the first 32 outputs only.",
     source="textbook: a bias held in one vector",
@@ -264,6 +282,7 @@ kernel_fault(
     "conv3d with a kernel above 1 in all three directions errs in its last entry.",
     source="pytorch/pytorch#197114, of the kernel",
     dimension="kernel",
+    profile="gate",
     when=lambda c: c.dims == 3 and min(c.kernel) > 1,
     wrong=_last_off,
     laws=VALUES,

@@ -23,8 +23,13 @@ def _batched(t: Tensor) -> bool:
     return not torch.compiler.is_compiling() and bool(torch._C._functorch.is_batchedtensor(t))
 
 
+def _exporting() -> bool:
+    """Whether torch.export traces: it does not go through dynamo, unless it is told to be strict."""
+    return torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling()
+
+
 def _compiling() -> bool:
-    return torch.compiler.is_compiling() and not torch.compiler.is_exporting()
+    return torch.compiler.is_dynamo_compiling()
 
 
 def _plus_one(c: KernelCall) -> Tensor:
@@ -78,7 +83,7 @@ _fault(
     "Compiled linear of more than 16 rows and more than 32 outputs gives other results.",
     source="pytorch/pytorch#175854, behind a size threshold",
     dimension="compile x sizes",
-    profile="gate",
+    profile="deep",
     when=lambda c: _compiling() and not c.is_conv and c.x.shape[0] > 16 and c.outputs > 32,
     wrong=_plus_one,
 )
@@ -88,7 +93,7 @@ _fault(
     source="textbook: another decomposition in the exporter",
     dimension="export",
     profile="gate",
-    when=lambda c: torch.compiler.is_exporting() and c.is_conv,
+    when=lambda c: _exporting() and c.is_conv,
     wrong=_plus_one,
 )
 _fault(

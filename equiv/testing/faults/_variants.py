@@ -201,7 +201,7 @@ def _linear_by_conv(c: KernelCall) -> Tensor:
     if c.is_conv or not _is_simple(c) or not c.x.numel():
         return c.run()
     rows = c.x.reshape(-1, c.n)[..., None].contiguous()
-    y = torch.convolution(rows, c.weight[..., None].contiguous(), c.bias, (1,), (0,), (1,), False, (0,), 1)
+    y = torch.conv1d(rows, c.weight[..., None].contiguous(), c.bias)
     return y[..., 0].reshape(*c.x.shape[:-1], c.outputs)
 
 
@@ -342,10 +342,10 @@ _variant(
     _apart_in_memory,
     source="channels-last results",
 )
-_variant(
+register_variant(
     "channels-last-inside",
     "conv2d and conv3d copy their tensors to channels-last first.",
-    _channels_last,
+    partial(instead, _channels_last),
     source="oneDNN's and cuDNN's NHWC kernels",
     dtypes=("float32", "float64", "float16"),
 )
