@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.nn import functional
 
 import equiv.laws
 import equiv.testing
@@ -97,3 +98,45 @@ def test_a_broken_kernel_fails_the_laws_that_it_breaks_and_no_others(fault, dtyp
     assert set(found) == set(breaks)
     said = " ".join(f"{failure.cause} {failure.note} {failure.form}" for failure in found.values())
     assert words in said
+
+
+class OnMaps(torch.autograd.Function):
+    """A gradient that is wrong where the output has more than one position, and right elsewhere."""
+
+    @staticmethod
+    def forward(ctx, t, wrong):
+        ctx.wrong = wrong
+        return t.view_as(t)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * (2 if ctx.wrong() else 1), None
+
+
+class WrongBackOnMaps:
+    """Doubles one gradient on maps larger than the kernel."""
+
+    name, device = "mine", torch.device("cpu")
+
+    def __init__(self, role):
+        self.role = role
+
+    def conv(self, input, weight, bias=None, *, stride=1, dilation=1):
+        where = []
+        given = {"input": input, "weight": weight, "bias": bias}
+        if given[self.role] is not None:
+            given[self.role] = OnMaps.apply(given[self.role], lambda: where[0] > 1)
+        conv = (functional.conv1d, functional.conv2d, functional.conv3d)[weight.ndim - 3]
+        y = conv(given["input"], given["weight"], given["bias"], stride=stride, dilation=dilation)
+        where.append(y.shape[2:].numel())
+        return y
+
+    def linear(self, input, weight, bias=None):
+        return functional.linear(input, weight, bias)
+
+
+@pytest.mark.parametrize("role", ["input", "weight", "bias"])
+def test_a_gradient_that_is_wrong_on_larger_maps_alone_breaks_dense(role):
+    found = broken_by(WrongBackOnMaps(role), "float32", ["dense", "gradients", "free_parameters"], 20)
+    assert set(found) == {"dense"}
+    assert f"gradient of the {role}" in found["dense"].note

@@ -256,10 +256,10 @@ class Trial:
 
     def is_known_to_corrupt(self, call: Call) -> bool:
         """Whether torch is known to damage memory when it is asked for the gradients of this call."""
-        return self._is_torchs(call, known_corruption(call) if self._is_torch() else None)
+        return self._is_torchs(call, known_corruption(call) if isinstance(self.backend, TorchEager) else None)
 
     def _is_torch(self) -> bool:
-        return isinstance(self.backend, TorchEager)
+        return type(self.backend) is TorchEager  # what is derived from it is a backend of somebody's own
 
     def _is_torchs(self, call: Call, finding: str | None) -> bool:
         if finding is not None:
