@@ -1,6 +1,6 @@
 """The kill matrix: which faults the laws of equiv find, and which the rules find that people use instead.
 
-    python benchmarks/power.py --json power.json --table power.md --picture power.svg      # about 20 minutes, 1 core
+    python benchmarks/power.py --json power.json --table power.md --picture power.svg      # half an hour, 1 core
     python benchmarks/power.py --every 1 --seeds 3 --json power.json ...                   # goes on from there: hours
     python benchmarks/power.py --only FAULT [FAULT ...] --json few.json                    # some faults or variants
 

@@ -37,6 +37,7 @@ class Run:
     Attributes:
         name: Of the fault or variant.
         seed: Of the run.
+        profile: Of the fault when it was made; empty for a variant.
         outcome: ``found``, ``survived``, ``spared``, ``alarm`` or ``crashed``.
         law: That was broken.
         dtype: In which it was.
@@ -47,6 +48,7 @@ class Run:
 
     name: str
     seed: int
+    profile: str
     outcome: str
     law: str = ""
     dtype: str = ""
@@ -59,15 +61,16 @@ def run(name: str, seed: int, is_fault: bool, examples: int | None, every_law: b
     from equiv.testing import faults
 
     warnings.simplefilter("ignore")
+    profile = faults.FAULTS[name].profile if is_fault else ""
     start = perf_counter()
     hinted = is_fault and name not in faults.SURVIVORS and not every_law
     found = faults.find(name, seed=seed, examples=examples, laws=faults.FAULTS[name].laws if hinted else None)
     seconds = round(perf_counter() - start, 2)
     if found is None or found.failure is None:
-        return Run(name, seed, "survived" if is_fault else "spared", seconds=seconds)
+        return Run(name, seed, profile, "survived" if is_fault else "spared", seconds=seconds)
     outcome = "found" if is_fault else "alarm"
     note = f"{found.failure.form}: {found.failure.note}; {found.failure.shapes}"
-    return Run(name, seed, outcome, found.law, found.dtype, found.examples, seconds, note)
+    return Run(name, seed, profile, outcome, found.law, found.dtype, found.examples, seconds, note)
 
 
 class Runner:
@@ -86,7 +89,7 @@ class Runner:
             return self.pool.submit(run, *what).result()
         except BrokenProcessPool:
             self.pool = self.fresh()
-            return Run(what[0], what[1], "crashed", note="the process ended")
+            return Run(what[0], what[1], profile_of(what[0]), "crashed", note="the process ended")
 
 
 def chosen(options: argparse.Namespace) -> Iterator[tuple[str, bool]]:
@@ -100,6 +103,12 @@ def chosen(options: argparse.Namespace) -> Iterator[tuple[str, bool]]:
         for name in sorted(names, key=depth) if wanted else ():
             if any(fnmatch.fnmatch(name, pattern) for pattern in options.only.split(",")):
                 yield name, is_fault
+
+
+def profile_of(name: str) -> str:
+    from equiv.testing import faults
+
+    return faults.FAULTS[name].profile if name in faults.FAULTS else ""
 
 
 def depth(name: str) -> bool:
@@ -164,7 +173,7 @@ def main() -> int:
     for name, is_fault in chosen(options):
         runs = []
         for seed in seeds_of(options, name):
-            if (name, seed) not in kept:
+            if (name, seed) not in kept or kept[name, seed].profile != profile_of(name):
                 kept[name, seed] = runner.run(name, seed, is_fault, examples_of(options, name), options.every_law)
                 if options.json is not None:
                     options.json.write_text(json.dumps([asdict(each) for each in kept.values()], indent=0))

@@ -223,6 +223,7 @@ kernel_fault(
     source="textbook: floats compared and ordered as integers",
     kind="values",
     dimension="signed zeros",
+    profile="gate",
     when=is_of(torch.float32),
     wrong=given(
         lambda t: torch.where((t == 0) & torch.signbit(t), torch.full_like(t, torch.finfo(t.dtype).min), t), "x"
