@@ -186,8 +186,9 @@ def test_a_stride_beyond_the_width_damages_a_process(pytestconfig):
 
 
 @only_here
-def test_the_weight_gradient_of_a_strided_1x1_convolution_kills_a_process(pytestconfig):
-    done = page_alone(pytestconfig, "strided-1x1-weight-gradient")
+@pytest.mark.parametrize("finding", ["strided-1x1-weight-gradient", "wide-strided-input-gradient"])
+def test_a_gradient_that_writes_beyond_its_memory_kills_a_process(pytestconfig, finding):
+    done = page_alone(pytestconfig, finding)
     if done.returncode == 0:
         pytest.fail("fixed in this torch: remove the entry from equiv/laws/known.py and correct the finding")
     assert done.returncode < 0
@@ -213,6 +214,44 @@ def test_calls_beside_a_strided_1x1_convolution_are_asked_for_their_gradients(op
     assert known_corruption(strided_pointwise()) == "strided-1x1-weight-gradient"
     assert known_corruption(strided_pointwise(dtype=torch.bfloat16)) == "strided-1x1-weight-gradient"
     assert known_corruption(strided_pointwise(**options)) is None
+
+
+def wide(width=511, stride=2, dtype=torch.bfloat16):
+    return Call("full", torch.zeros(1, 1, width, dtype=dtype), torch.zeros(256, 1, width, dtype=dtype), None, (stride,))
+
+
+def test_wide_kernels_with_a_stride_are_not_asked_for_gradients():
+    assert known_corruption(wide()) == "wide-strided-input-gradient"
+    assert known_corruption(wide(dtype=torch.float32)) == "wide-strided-input-gradient"
+    for options in ({"width": 128}, {"stride": 1}, {"dtype": torch.float64}):
+        assert known_corruption(wide(**options)) is None
+
+
+def one_map(rows=32, width=16, samples=1, channels=1, dtype=torch.float32):
+    x = torch.arange(rows * width).remainder(7).to(dtype).expand(samples, channels, -1)
+    x = x.reshape(samples, channels, rows, width)
+    call = Call("full", x, torch.zeros(2, channels, rows, width, dtype=dtype, requires_grad=True), None)
+    (found,) = torch.autograd.grad(torch.conv2d(call.input, call.weight).sum(), call.weight)
+    return call, torch.equal(found, x.sum(0).expand_as(found))
+
+
+@only_here
+def test_the_weight_gradient_of_one_map_is_wrong():
+    call, right = one_map()
+    if right:
+        pytest.fail("fixed in this torch: remove the entry from equiv/laws/known.py and correct the finding")
+    assert known_defect(call, "weight") == "weight-gradient-of-one-map"
+    assert known_defect(call, "input") is None
+
+
+NEARBY = ({"rows": 31}, {"width": 13}, {"width": 20}, {"samples": 2}, {"channels": 8}, {"dtype": torch.float64})
+
+
+@pytest.mark.parametrize("options", NEARBY, ids=str)
+def test_the_weight_gradient_of_a_map_nearby_is_right_and_not_excused(options):
+    call, right = one_map(**options)
+    assert right
+    assert known_defect(call, "weight") is None
 
 
 def test_gradients_that_damage_memory_are_never_asked_for(monkeypatch):

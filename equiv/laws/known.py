@@ -60,9 +60,30 @@ def _strided_pointwise_weight_gradient(call: Call, gradient: str | None) -> bool
     return steps and 1 < kernel.shape[1] < 16 and closest
 
 
+def _wide_strided_input_gradient(call: Call, gradient: str | None) -> bool:
+    """float32, bfloat16, kernels wider than 128 with a stride along the width."""
+    if gradient != "input" or call.input.dtype not in (torch.float32, torch.bfloat16):
+        return False
+    return call.weight.shape[-1] > 128 and (call.stride or (1,))[-1] > 1
+
+
+def _weight_gradient_of_one_map(call: Call, gradient: str | None) -> bool:
+    """float32, one sample, kernel as wide as the map, 14 to 19 columns, 32 rows, no stride; not 4 to 15 channels."""
+    x, kernel = call.input, call.weight
+    if gradient != "weight" or x.dtype != torch.float32 or kernel.ndim != 4 or max(call.stride or (1,)) > 1:
+        return False
+    rows, width = x.shape[-2:]
+    one = x.ndim == 3 or x.shape[0] == 1
+    wide = width == kernel.shape[-1] and 14 <= width <= 19 and rows >= 32 and kernel.shape[-2] >= 4
+    return one and wide and kernel.shape[1] not in range(4, 16)
+
+
 def _nnpack(call: Call, gradient: str | None) -> bool:
-    """float32 or complex64 with oneDNN off: NNPACK convolves by transforms, which round where a sum would be exact."""
-    if gradient is not None:
+    """float32 or complex64 with oneDNN off: NNPACK convolves by transforms, which round where a sum would be exact.
+
+    The derivative with respect to an incoming gradient is a convolution forward again.
+    """
+    if gradient not in (None, "incoming"):
         return False
     x, kernel = (t.real if t.is_complex() else t for t in (call.input, call.weight))
     ones = (1,) * (kernel.ndim - 2)
@@ -103,6 +124,8 @@ KNOWN = (
     Known("tall-kernel-input-gradient", _tall_kernel_input_gradient),
     Known("strided-weight-gradient-in-bfloat16", _strided_weight_gradient, corrupts=True),
     Known("strided-1x1-weight-gradient", _strided_pointwise_weight_gradient, corrupts=True),
+    Known("wide-strided-input-gradient", _wide_strided_input_gradient, corrupts=True),
+    Known("weight-gradient-of-one-map", _weight_gradient_of_one_map),
     Known("whole-width-kernel-with-its-stride", _whole_width_stride),
     Known("transforms-in-nnpack", _nnpack),
 )
@@ -127,4 +150,5 @@ def known_corruption(call: Call) -> str | None:
     """The finding that says why torch's CPU kernels must not be asked for the gradients of this call, or None."""
     if call.input.device.type != "cpu" or call.form == "linear":
         return None
-    return next((known.finding for known in KNOWN if known.corrupts and known.spoils(call, "weight")), None)
+    asked = ("input", "weight")
+    return next((k.finding for k in KNOWN if k.corrupts and any(k.spoils(call, name) for name in asked)), None)
