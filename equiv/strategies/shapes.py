@@ -52,6 +52,13 @@ def _sizes(low: int, high: int) -> st.SearchStrategy[int]:
 
 
 @lru_cache(maxsize=4096)
+def _channels(high: int, of_images: bool) -> st.SearchStrategy[int]:
+    """Numbers of channels; those of square images are 3 in a quarter of the draws, as in a patch embedding."""
+    table = _table(1, high)
+    return st.sampled_from(table + (3,) * (len(table) // 3 if of_images and high >= 3 else 0))
+
+
+@lru_cache(maxsize=4096)
 def _rows(high: int, allow_empty: bool) -> st.SearchStrategy[int]:
     """Numbers of rows; 0 comes last, in about one of 16 places."""
     table = _table(1, high)
@@ -74,13 +81,16 @@ def factorisations(product: int, parts: int) -> tuple[Shape, ...]:
 
 
 @lru_cache(maxsize=4096)
-def _sides(place: int, low: int, high: int) -> st.SearchStrategy[tuple[int, int]]:
-    """Sides of a feature map in low..high, 1 and its neighbours more often; places stay apart (see above)."""
+def _sides(place: int, low: int, high: int, first: int) -> st.SearchStrategy[tuple[int, int]]:
+    """Sides of a feature map in low..high, 1 and its neighbours more often; places stay apart (see above).
+
+    A ``first`` side above 1 comes again in a quarter of the draws: square maps and cubes are what most people have.
+    """
     near = range(low, min(high, max(16, low)) + 1)
     far = [size for size in BOUNDARIES if max(16, low) < size <= high]
-    return st.sampled_from(
-        [(place, s) for s in near for _ in range(max(1, 60 // s**2, 16 // s))] + [(place, s) for s in far]
-    )
+    table = [(place, s) for s in near for _ in range(max(1, 60 // s**2, 16 // s))] + [(place, s) for s in far]
+    again = len(table) // 3 if first > 1 and low <= first <= high else 0
+    return st.sampled_from(table + [(place, first)] * again)
 
 
 @lru_cache(maxsize=16)
@@ -91,12 +101,13 @@ def _ranks(ranks: tuple[int, ...]) -> st.SearchStrategy[int]:
 def draw_feature_shape(draw: st.DrawFn, spatial_dims: tuple[int, ...], min_positions: int, max_features: int) -> Shape:
     """A feature shape ``(C, *spatial)``: its rank, each side, then C within what is left: three to five choices."""
     rank, positions = draw(_ranks(spatial_dims)), 1
-    sides = []
+    sides: list[int] = []
     for place in range(rank):
         least = -(-min_positions // positions) if place == rank - 1 else 1
-        sides.append(draw(_sides(place, least, max_features // positions))[1])
+        sides.append(draw(_sides(place, least, max_features // positions, sides[0] if sides else 1))[1])
         positions *= sides[-1]
-    return (draw(_sizes(1, max_features // positions)), *sides)
+    of_images = rank == 2 and sides[0] == sides[1] > 1
+    return (draw(_channels(max_features // positions, of_images)), *sides)
 
 
 def draw_size(draw: st.DrawFn, high: int) -> int:
@@ -187,7 +198,8 @@ def feature_shapes(
 
     The product and ``C`` reach 1, 2, 3, the vector widths with their neighbours (7, 8, 9, 15, 16, 17, 31, 32, 33, 63,
     64, 65, 127, 128, 129), 105, primes and powers of two; a fifth of the shapes are 1x1 maps (if ``min_positions``
-    allows), and a side of 1 beside a longer one is common. Shrinks to ``(1, 1)``.
+    allows), a side of 1 beside a longer one is common, and so are
+    squares and cubes. Shrinks to ``(1, 1)``.
 
     Args:
         spatial_dims: how many spatial dimensions, any of 1, 2, 3.

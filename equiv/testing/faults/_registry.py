@@ -131,8 +131,6 @@ class UnknownName(EquivError, KeyError):  # noqa: N818 - an EquivError that a Ma
 SURVIVORS = {
     "batch-100-alone": "the strategies draw no batch of 100",
     "dilation-ignored": "no law dilates a kernel above 1",
-    "grad-input-pointwise-nhwc": "no law takes gradients over maps larger than the kernel",
-    "grad-input-sliding": "no law takes gradients over maps larger than the kernel",
     "groups-ignored": "a backend's conv has no groups",
     "linear-bias-tiled": "no law turns a convolution with several positions into a layer",
     "linear-ignores-dilation": "no law turns a dilated convolution into a layer",
