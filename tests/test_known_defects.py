@@ -11,6 +11,7 @@ from equiv.backends.eager import conv_kernel
 from equiv.laws import Broken, Call, Trial
 from equiv.laws.common import gradients_of
 from equiv.laws.known import KNOWN, known_corruption, known_defect, known_refusal
+from equiv.testing import faults
 
 HERE = torch.__version__.startswith("2.13") and torch.backends.cpu.get_cpu_capability() == "AVX512"
 only_here = pytest.mark.skipif(not HERE, reason="seen with torch 2.13 on a CPU with AVX512")
@@ -76,6 +77,15 @@ def test_nnpack_is_excused_where_torch_chooses_it_alone():
     with torch.backends.nnpack.flags(enabled=False):
         assert known_defect(call, None) is None
     assert known_defect(call, "input") is None
+
+
+def test_nnpack_is_excused_in_second_derivatives_where_torch_chooses_it():
+    call = Call("full", torch.ones(1, 16, 1, 4), torch.ones(1, 16, 1, 4), None)
+    turned = Call("full", torch.ones(16, 1, 1, 4), torch.ones(1, 1, 1, 1), None)
+    with faults.VARIANTS["without-onednn"].applied():
+        for name, asked in (("incoming", call), ("weight again", turned)):
+            assert known_defect(call, name) == ("transforms-in-nnpack" if chosen(asked) == "NnpackSpatial" else None)
+    assert known_defect(call, "weight again") is None
 
 
 def chosen(call):
@@ -222,7 +232,8 @@ def wide(width=511, stride=2, dtype=torch.bfloat16):
 
 def test_wide_kernels_with_a_stride_are_not_asked_for_gradients():
     assert known_corruption(wide()) == "wide-strided-input-gradient"
-    assert known_corruption(wide(dtype=torch.float32)) == "wide-strided-input-gradient"
+    for dtype in (torch.float32, torch.complex64):
+        assert known_corruption(wide(dtype=dtype)) == "wide-strided-input-gradient"
     for options in ({"width": 128}, {"stride": 1}, {"dtype": torch.float64}):
         assert known_corruption(wide(**options)) is None
 

@@ -99,7 +99,7 @@ def _second_order(trial: Trial, call: Call, x: Tensor, case: Case, grad: Tensor)
         grad_w.reshape(case.weight.shape),
         whole(grad.T, flat_v.T),
         note=f"{note} weight",
-        gradient=("weight", grad),
+        gradient=("weight again", grad),
     )
     trial.same(call, grad_g, whole(flat_v, case.weight), note=f"{note} incoming gradient", gradient=("incoming", grad))
 

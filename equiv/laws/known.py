@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from equiv.laws.trial import Call
 
 
+_OF_FLOAT32 = (torch.float32, torch.complex64, torch.bfloat16)
+"""Where kernels of float32 and bfloat16 run: a complex convolution is made of three real ones."""
+
+
 @dataclass(frozen=True)
 class Known:
     """One defect of torch: its finding under ``docs/findings/``, and the calls and gradients that it spoils.
@@ -51,9 +55,9 @@ def _strided_weight_gradient(call: Call, gradient: str | None) -> bool:
 
 
 def _strided_pointwise_weight_gradient(call: Call, gradient: str | None) -> bool:
-    """float32, bfloat16, kernels of 1x1 with a stride, 2 to 15 channels, closest in memory in the input."""
+    """float32, complex64, bfloat16, 1x1 kernels with a stride, 2 to 15 channels, closest in memory in the input."""
     x, kernel = call.input, call.weight
-    if gradient != "weight" or x.dtype not in (torch.float32, torch.bfloat16) or x.ndim < 4:
+    if gradient != "weight" or x.dtype not in _OF_FLOAT32 or x.ndim < 4:
         return False
     steps = max(call.stride or (1,)) > 1 and all(size == 1 for size in kernel.shape[2:])
     closest = any(size > 1 and x.stride(1) < step for size, step in zip(x.shape[2:], x.stride()[2:], strict=True))
@@ -61,19 +65,22 @@ def _strided_pointwise_weight_gradient(call: Call, gradient: str | None) -> bool
 
 
 def _wide_strided_input_gradient(call: Call, gradient: str | None) -> bool:
-    """float32, bfloat16, kernels wider than 128 with a stride along the width."""
-    if gradient != "input" or call.input.dtype not in (torch.float32, torch.bfloat16):
+    """float32, complex64, bfloat16, kernels wider than 128 with a stride along the width."""
+    if gradient != "input" or call.input.dtype not in _OF_FLOAT32:
         return False
     return call.weight.shape[-1] > 128 and (call.stride or (1,))[-1] > 1
 
 
 def _weight_gradient_of_one_map(call: Call, gradient: str | None) -> bool:
-    """float32, one sample, kernel as wide as the map, 14 to 19 columns, 32 rows, no stride; not 4 to 15 channels."""
+    """float32, complex64, no stride, one sample of 32 rows and 14 to 19 columns, as wide as the kernel.
+
+    And fewer than 4 channels, or more than 15.
+    """
     x, kernel = call.input, call.weight
-    if gradient != "weight" or x.dtype != torch.float32 or kernel.ndim != 4 or max(call.stride or (1,)) > 1:
+    if gradient != "weight" or x.dtype not in (torch.float32, torch.complex64) or kernel.ndim != 4:
         return False
     rows, width = x.shape[-2:]
-    one = x.ndim == 3 or x.shape[0] == 1
+    one = (x.ndim == 3 or x.shape[0] == 1) and max(call.stride or (1,)) == 1
     wide = width == kernel.shape[-1] and 14 <= width <= 19 and rows >= 32 and kernel.shape[-2] >= 4
     return one and wide and kernel.shape[1] not in range(4, 16)
 
@@ -81,13 +88,20 @@ def _weight_gradient_of_one_map(call: Call, gradient: str | None) -> bool:
 def _nnpack(call: Call, gradient: str | None) -> bool:
     """float32 or complex64 with oneDNN off: NNPACK convolves by transforms, which round where a sum would be exact.
 
-    The derivative with respect to an incoming gradient is a convolution forward again.
+    The derivatives of a derivative are convolutions forward again: with respect to an incoming gradient the same one,
+    with respect to the weight one whose samples are the channels, and whose kernel is the incoming gradient.
     """
-    if gradient not in (None, "incoming"):
+    if gradient not in (None, "incoming", "weight again"):
         return False
     x, kernel = (t.real if t.is_complex() else t for t in (call.input, call.weight))
     ones = (1,) * (kernel.ndim - 2)
-    return conv_kernel(x, kernel, None, call.stride or ones, call.dilation or ones) == "NnpackSpatial"
+    stride, dilation = call.stride or ones, call.dilation or ones
+    if gradient == "weight again":
+        if x.ndim != kernel.ndim:
+            return False
+        turned = torch.empty((kernel.shape[0], x.shape[0], *ones), dtype=x.dtype)
+        return conv_kernel(x.transpose(0, 1), turned, None, dilation, stride) == "NnpackSpatial"
+    return conv_kernel(x, kernel, None, stride, dilation) == "NnpackSpatial"
 
 
 def _is_channels_last(t: torch.Tensor) -> bool:
