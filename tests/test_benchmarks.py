@@ -40,6 +40,7 @@ def stored(path: Path) -> list[dict]:
 SOME = ("--dtypes", "float32", "--kinds", "normals", "constant")
 
 
+@pytest.mark.slow
 def test_a_count_goes_on_from_its_state_and_ends_with_the_same_numbers(soundness, tmp_path):
     twice, once = tmp_path / "twice.json", tmp_path / "once.json"
     for outputs in (100_000, 400_000):
@@ -76,6 +77,7 @@ def test_the_tightest_cases_are_judged_again_with_the_same_ratio(soundness, tmp_
     assert soundness("--show", "--state", path) == 1
 
 
+@pytest.mark.slow
 def test_the_search_keeps_a_recipe_that_builds_its_case_again(soundness, tmp_path):
     path = tmp_path / "state.json"
     assert soundness("--search", "--dtypes", "float32", "--kinds", "constant", "--examples", 30, "--state", path) == 0
@@ -109,6 +111,7 @@ def test_a_state_of_another_seed_is_refused(soundness, tmp_path):
 # --- speed ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_speed_prints_a_row_for_what_it_measures(load, capsys):
     small = ["--examples", "5", "--repeats", "1", "--in-channels", "4", "--outputs", "16", "--dtypes", "float32"]
     load("speed").main(["--part", "examples", "verdicts", "conversion", *small])

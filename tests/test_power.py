@@ -85,6 +85,7 @@ def test_nan_is_red_but_for_the_rule_that_calls_it_equal(oracles: ModuleType) ->
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_three_mutants_give_the_table_and_are_taken_up_again(
     power: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -136,6 +137,7 @@ def test_misuse_ends_with_2_and_says_why(
     assert text in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_process_that_ends_is_neither_a_finding_nor_the_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.syspath_prepend(ROOM)
     monkeypatch.syspath_prepend(tmp_path)
