@@ -14,6 +14,7 @@ from hypothesis.strategies import SearchStrategy
 from torch import Tensor, nn
 
 from equiv.laws.common import exact_cases, rows_of, value_cases, whole
+from equiv.laws.convolutions import any_convolution
 from equiv.laws.registry import Context, law
 from equiv.laws.trial import Broken, Call, Trial, as_linear
 from equiv.mapping import conv_to_linear, linear_to_full_conv, linear_to_pointwise_conv, to_feature_map
@@ -52,7 +53,10 @@ def _shaped(form: str, x: Tensor, feature_shape: tuple[int, ...]) -> Tensor:
 
 @law(10, "round trip", draw=_anything, needs_torch=True)
 def round_trip(trial: Trial, case: Case) -> None:
-    """There and back gives the same bits; state_dict, deepcopy, pickle and torch.export survive."""
+    """There and back gives the same bits; state_dict, deepcopy, pickle and torch.export survive.
+
+    So does any other convolution on its way to a layer; and what is to be shared shares its memory.
+    """
     fs = case.feature_shape
     layer = as_linear(case.weight, case.bias)
     for form in trial.forms:
@@ -61,6 +65,7 @@ def round_trip(trial: Trial, case: Case) -> None:
             assert isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d))
             shape = fs if form == "full" else (case.weight.shape[1], *(1,) * (len(fs) - 1))
             _same_parameters(trial, form, conv_to_linear(module, shape), layer, "there and back")
+            _shares(trial, form, layer, fs)
         _same_parameters(trial, form, copy.deepcopy(module), module, "deepcopy")
         _same_parameters(trial, form, pickle.loads(pickle.dumps(module)), module, "pickle")
         file = io.BytesIO()
@@ -75,6 +80,8 @@ def round_trip(trial: Trial, case: Case) -> None:
         _same_parameters(trial, form, fresh, module, "state_dict")
     if case.seed % _EXPORTED == 0 and len(rows_of(case)):
         _exported(trial, case, layer)
+    if "full" in trial.forms and (case.dtype.is_floating_point or case.dtype.is_complex):
+        any_convolution(trial, case)
 
 
 def _same_parameters(trial: Trial, form: str, found: nn.Module, wanted: nn.Module, how: str) -> None:
@@ -82,6 +89,16 @@ def _same_parameters(trial: Trial, form: str, found: nn.Module, wanted: nn.Modul
         a, b = getattr(found, name), getattr(wanted, name)
         same = (a is None and b is None) or (a is not None and b is not None and bit_equal(a, b))
         trial.holds(same, form, f"{how}: the {name} has not the same bits")
+
+
+def _shares(trial: Trial, form: str, layer: nn.Linear, feature_shape: tuple[int, ...]) -> None:
+    """A mapping with ``share=True`` holds the layer's own memory."""
+    if form == "full":
+        there = linear_to_full_conv(layer, feature_shape, share=True)
+    else:
+        there = linear_to_pointwise_conv(layer, len(feature_shape) - 1, share=True)
+    same = there.weight.untyped_storage().data_ptr() == layer.weight.untyped_storage().data_ptr()
+    trial.holds(same, form, "share=True: the weight has memory of its own")
 
 
 def _exported(trial: Trial, case: Case, layer: nn.Linear) -> None:

@@ -82,7 +82,7 @@ slip(
     wrong=_as_if("stride", lambda conv: (1,) * len(conv.kernel_size)),
     source="mapping slip: stride ignored",
     dimension="stride",
-    profile="deep",
+    profile="gate",
     laws=BACKWARDS,
 )
 slip(
@@ -92,7 +92,7 @@ slip(
     wrong=_as_if("dilation", lambda conv: (1,) * len(conv.kernel_size)),
     source="mapping slip: dilation ignored",
     dimension="dilation",
-    profile="deep",
+    profile="gate",
     laws=BACKWARDS,
 )
 slip(
@@ -102,7 +102,7 @@ slip(
     wrong=_as_if("padding", lambda conv: (0,) * len(conv.kernel_size)),
     source="mapping slip: tensorflow-fcn#27, the other way round",
     dimension="padding",
-    profile="deep",
+    profile="gate",
     laws=BACKWARDS,
 )
 
@@ -127,7 +127,7 @@ slip(
     wrong=_groups_merged,
     source="mapping slip: groups ignored",
     dimension="groups",
-    profile="deep",
+    profile="gate",
     laws=BACKWARDS,
 )
 
@@ -146,7 +146,7 @@ slip(
     wrong=_bias_tiled,
     source="mapping slip: repeat for repeat_interleave",
     dimension="bias",
-    profile="deep",
+    profile="gate",
     laws=BACKWARDS,
 )
 

@@ -130,16 +130,7 @@ class UnknownName(EquivError, KeyError):  # noqa: N818 - an EquivError that a Ma
 
 SURVIVORS = {
     "batch-100-alone": "the strategies draw no batch of 100",
-    "dilation-ignored": "no law dilates a kernel above 1",
-    "groups-ignored": "a backend's conv has no groups",
-    "linear-bias-tiled": "no law turns a convolution with several positions into a layer",
-    "linear-ignores-dilation": "no law turns a dilated convolution into a layer",
-    "linear-ignores-groups": "no law turns a convolution in groups into a layer",
-    "linear-ignores-padding": "no law turns a convolution with padding into a layer",
-    "linear-ignores-stride": "no law turns a convolution with several positions into a layer",
     "linear-rank-3-batch-over-65536": "the law of the boundaries passes matrices alone",
-    "memory-copied-when-shared": "no law looks whether share=True shares",
-    "padding-repeats-the-edge": "a backend's conv has no padding",
 }
 
 FAULTS: Named[Fault] = Named("fault")

@@ -140,30 +140,30 @@ kernel_fault(
     "A convolution with a kernel above 1 is not dilated, whatever its dilation.",
     source="textbook: dilation ignored",
     dimension="dense x free parameters",
-    profile="deep",
+    profile="gate",
     when=lambda c: c.is_conv and any(d > 1 and k > 1 for d, k in zip(c.dilation, c.kernel, strict=True)),
     wrong=lambda c: c.run(dilation=(1,) * c.dims)[tuple(slice(0, s) for s in c.run().shape)].contiguous(),
-    laws=("dense", "free_parameters"),
+    laws=("round_trip",),
 )
 kernel_fault(
     "groups-ignored",
     "A convolution in groups gives every group the weights of the first.",
     source="textbook: groups ignored",
     dimension="groups",
-    profile="deep",
+    profile="gate",
     when=lambda c: c.groups > 1,
     wrong=lambda c: c.run(weight=c.weight[: c.outputs // c.groups].repeat(c.groups, *(1,) * (c.dims + 1))),
-    laws=("dense",),
+    laws=("round_trip",),
 )
 kernel_fault(
     "padding-repeats-the-edge",
     "A convolution with padding errs in its last entry.",
     source="tensorflow-fcn#27, of the kernel",
     dimension="padding",
-    profile="deep",
+    profile="gate",
     when=lambda c: c.is_conv and not (c.padding == "valid" or c.padding in (0, (0,) * c.dims)),
     wrong=_last_off,
-    laws=("dense",),
+    laws=("round_trip",),
 )
 
 # --- sliding ----------------------------------------------------------------------------------------------------------

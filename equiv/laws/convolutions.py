@@ -1,0 +1,76 @@
+"""Any convolution, its dense layer, and what both must give: stride, dilation, padding and its modes, groups."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from equiv.laws.trial import Trial
+from equiv.mapping import conv_to_linear
+from equiv.strategies import Case
+
+_MODES = ("zeros", "reflect", "replicate", "circular")
+_CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+def any_convolution(trial: Trial, case: Case) -> None:
+    """A small convolution of -1, 0, 1 and its dense layer must both give the exact result; all is drawn from the seed.
+
+    At most 81 terms and a bias: no sum is rounded in any dtype.
+    """
+    generator = torch.Generator().manual_seed(case.seed % 2**63 + 3)
+
+    def upto(high: int, low: int = 1) -> int:
+        return int(torch.randint(low, high + 1, (1,), generator=generator))
+
+    dims = len(case.feature_shape) - 1
+    groups = upto(3)
+    channels, outputs = groups * upto(3), groups * upto(3)
+    kernel, stride, dilation, padding = (tuple(upto(h, low) for _ in range(dims)) for h, low in _RANGES)
+    # 16-bit and complex padding other than with zeros is not served by every torch.
+    mode = _MODES[upto(3, 0)] if case.dtype in (torch.float32, torch.float64) else "zeros"
+    kind: Any = _CONVS[dims - 1]
+    more = {"padding_mode": mode, "bias": case.bias is not None, "device": "meta", "dtype": case.dtype}
+    conv = kind(channels, outputs, kernel, stride=stride, padding=padding, dilation=dilation, groups=groups, **more)
+    reach = [e * (k - 1) + 1 for k, e in zip(kernel, dilation, strict=True)]
+    size = tuple(max(r + upto(2, 0), p + 1) for r, p in zip(reach, padding, strict=True))
+
+    def ternary(*shape: int) -> Tensor:
+        return torch.randint(-1, 2, shape, generator=generator).to(case.dtype).to(case.device)
+
+    for name, parameter in tuple(conv.named_parameters()):  # made on meta: nothing is drawn from the global state
+        setattr(conv, name, nn.Parameter(ternary(*parameter.shape), requires_grad=False))
+    with torch.no_grad():
+        x = ternary(2, channels, *size)
+        exact = _exact(conv, x).flatten(1)
+        what = f"{conv} on a map of {size}"
+        trial.holds(torch.equal(conv(x).flatten(1), exact), "full", f"{what} does not give the exact result")
+        layer = conv_to_linear(conv, (channels, *size))
+        trial.holds(torch.equal(layer(x.flatten(1)), exact), "full", f"the layer of {what} does not give its result")
+
+
+_RANGES = ((3, 1), (3, 1), (2, 1), (2, 0))
+"""Highest and lowest of kernel, stride, dilation and padding."""
+
+
+def _exact(conv: nn.Conv1d | nn.Conv2d | nn.Conv3d, x: Tensor) -> Tensor:
+    """The result ``(N, O, *positions)``: the windows of the padded map, entry by entry, summed in float64."""
+    assert not isinstance(conv.padding, str)
+    wide = torch.complex128 if x.is_complex() else torch.float64
+    around = [p for side in reversed(conv.padding) for p in (side, side)]
+    mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
+    windows = functional.pad(x.to(wide), around, mode=mode)
+    dims = len(conv.kernel_size)
+    for d, (k, s, e) in enumerate(zip(conv.kernel_size, conv.stride, conv.dilation, strict=True)):
+        windows = windows.unfold(2 + d, e * (k - 1) + 1, s)[..., ::e]
+    # (N, C, *positions, *kernel) -> (N, groups, C / groups, positions, kernel)
+    positions = windows.shape[2 : 2 + dims]
+    parts = windows.reshape(len(x), conv.groups, x.shape[1] // conv.groups, positions.numel(), -1)
+    weight = conv.weight.to(wide).reshape(conv.groups, -1, parts.shape[2], parts.shape[-1])
+    y = (parts[:, :, None] * weight[None, :, :, :, None]).sum((3, 5)).reshape(len(x), -1, *positions)
+    if conv.bias is not None:
+        y = y + conv.bias.to(wide).view(-1, *(1,) * dims)
+    return y.to(x.dtype)
