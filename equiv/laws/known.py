@@ -114,7 +114,7 @@ def _tall_kernel_input_gradient(call: Call, gradient: str | None) -> bool:
     x, outputs = call.input, call.weight.shape[0]
     if gradient != "input" or x.dtype != torch.bfloat16 or x.ndim < 4 or x.shape[0] != 1:
         return False
-    tall = call.weight.shape[-2] >= 32 and call.weight.shape[-1] == 1
+    tall = max(call.weight.shape[2:-1]) >= 32 and call.weight.shape[-1] == 1
     return tall and outputs > 32 and outputs % 32 != 0 and 1 in (x.stride(1), call.weight.stride(1))
 
 
