@@ -225,6 +225,7 @@ def test_a_variant_is_another_kernel_than_torchs(name: str) -> None:
     assert any(not torch.equal(a, b) or a.stride() != b.stride() for a, b in zip(right, other, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VARIANTS)
 def test_no_law_refuses_a_legal_variant(name: str) -> None:
     """Every law in one dtype, one law in each dtype; benchmarks/zoo.py runs all of them."""
