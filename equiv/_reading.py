@@ -13,8 +13,6 @@ the real part at ``x = e_i`` and at ``x = i*e_i`` is compared, and the imaginary
 
 from __future__ import annotations
 
-import base64
-import ctypes
 import math
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from equiv._packed import packed, plain, unpacked, value_of
 from equiv._probing import CAP, Difference, Progress, Side, same_values, without_bias, word
 from equiv.causes import name_cause
 from equiv.errors import EquivError
@@ -409,12 +408,12 @@ class Reader:
             "of": self._fingerprint,
             "next": found.next,
             "count": found.count,
-            "differences": [[d.output, d.input, _plain(d.candidate), _plain(d.reference)] for d in found.differences],
+            "differences": [[d.output, d.input, plain(d.candidate), plain(d.reference)] for d in found.differences],
             "flushed": found.flushed,
             "unseen": found.unseen,
             "resolution": found.resolution,
             "bent": found.bent,
-            "sums": {name: [_packed(t) for t in pair] for name, pair in self.sums.items()},
+            "sums": {name: [packed(t) for t in pair] for name, pair in self.sums.items()},
         }
 
     def resume(self, state: dict[str, Any]) -> None:
@@ -430,14 +429,14 @@ class Reader:
                 f"{state.get('of')}; start again without resume="
             )
         try:
-            differences = [Difference(o, i, _value(a), _value(b)) for o, i, a, b in state["differences"]]
+            differences = [Difference(o, i, value_of(a), value_of(b)) for o, i, a, b in state["differences"]]
             counts = {name: int(state[name]) for name in ("next", "count", "flushed", "unseen")}
             self.found = Reading(
                 **counts, differences=differences, resolution=float(state["resolution"]), bent=state["bent"]
             )
             for name, pair in self.sums.items():
                 for tensor, text in zip(pair, state["sums"][name], strict=True):
-                    tensor.copy_(_unpacked(text, tensor))
+                    tensor.copy_(unpacked(text, tensor))
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise EquivError(
                 f"resume: expected a state as a certificate holds it, got one that cannot be read ({error!r:.60}); "
@@ -485,25 +484,3 @@ def _short(value: Tensor) -> str:
 
 def _some(y: Tensor) -> str:
     return f"{int((~y.isfinite()).sum()):,} of {y.numel():,} infinite or not a number"
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, complex):
-        return [value.real.hex(), value.imag.hex()]
-    return value.hex() if isinstance(value, float) else value
-
-
-def _value(value: Any) -> Any:
-    if isinstance(value, list):
-        return complex(float.fromhex(value[0]), float.fromhex(value[1]))
-    return float.fromhex(value) if isinstance(value, str) else int(value)
-
-
-def _packed(values: Tensor) -> str:
-    flat = (torch.view_as_real(values) if values.is_complex() else values).cpu().contiguous().view(torch.uint8)
-    return base64.b64encode(ctypes.string_at(flat.data_ptr(), flat.numel())).decode()
-
-
-def _unpacked(text: str, like: Tensor) -> Tensor:
-    flat = torch.frombuffer(bytearray(base64.b64decode(text)), dtype=torch.uint8)
-    return flat.view(like.dtype).view(like.shape)

@@ -38,6 +38,7 @@ ROOMS = (
         "_checkpoint",
         "_kernels",
         "_parameters",
+        "_packed",
         "_probing",
         "_reading",
     ),

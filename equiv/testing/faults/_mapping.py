@@ -1,112 +1,25 @@
-"""Slips that people make when they rewrite a layer as a convolution or back.
-
-A slip takes the place of one of the five functions of ``equiv.mapping``, in every loaded module that holds it: in the
-laws, in the public face of ``equiv``, in a caller's own module. A name that was bound inside a function before keeps
-the right one.
-"""
+"""Slips that people make when they rewrite a layer as a convolution, or its input as a map."""
 
 from __future__ import annotations
 
-import functools
 import math
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from equiv import mapping
 from equiv.mapping import Conv
-from equiv.testing.faults._registry import register
-
-Right = Callable[..., Any]
-Slip = Callable[..., Any]  # of the right function and its arguments
-
-FULL, POINTWISE, BACK = "linear_to_full_conv", "linear_to_pointwise_conv", "conv_to_linear"
-
-
-@contextmanager
-def instead_of(names: tuple[str, ...], slip: Slip) -> Iterator[None]:
-    """Put ``slip`` in the place of functions of ``equiv.mapping``, wherever they are bound."""
-    before = [(name, getattr(mapping, name)) for name in names]
-    wrong = [(right, functools.wraps(right)(partial(slip, right))) for _, right in before]
-    try:
-        for right, replacement in wrong:
-            _rebind(right, replacement)
-        yield
-    finally:
-        for right, replacement in wrong:
-            _rebind(replacement, right)
-
-
-def _rebind(old: object, new: object) -> None:
-    for module in list(sys.modules.values()):
-        held = getattr(module, "__dict__", None)
-        if isinstance(held, dict):
-            for name in [name for name, value in list(held.items()) if value is old]:
-                held[name] = new
-
-
-def slip(
-    name: str,
-    title: str,
-    *,
-    of: tuple[str, ...],
-    wrong: Slip,
-    source: str,
-    dimension: str,
-    laws: tuple[str, ...],
-    profile: str = "dev",
-    dtypes: tuple[str, ...] = ("float32",),
-) -> None:
-    register(
-        name,
-        title,
-        partial(instead_of, of, wrong),
-        source=source,
-        kind="mapping",
-        dimension=dimension,
-        laws=laws,
-        profile=profile,
-        dtypes=dtypes,
-    )
-
-
-def with_weight(module: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """The module with another weight, of its own memory; itself where nothing changes."""
-    weight = change(module.weight.detach())
-    if weight.shape == module.weight.shape and torch.equal(weight, module.weight):
-        return module
-    fresh = weight.clone(memory_format=torch.contiguous_format)
-    module.weight = nn.Parameter(fresh, requires_grad=module.weight.requires_grad)
-    return module
-
-
-def with_bias(module: Any, change: Callable[[Tensor], Tensor | None]) -> Any:
-    """The module with another bias, of its own memory; None drops it; itself where nothing changes."""
-    if module.bias is not None:
-        bias = change(module.bias.detach())
-        wanted = module.bias.requires_grad
-        if bias is not None and torch.equal(bias, module.bias):
-            return module
-        module.bias = None if bias is None else nn.Parameter(bias.clone(), requires_grad=wanted)
-    return module
-
-
-def _weights(change: Callable[[Tensor], Tensor]) -> Slip:
-    return lambda right, *args, **options: with_weight(right(*args, **options), change)
-
-
-def biases(change: Callable[[Tensor], Tensor | None]) -> Slip:
-    return lambda right, *args, **options: with_bias(right(*args, **options), change)
-
-
-def _everything(change: Callable[[Tensor], Tensor]) -> Slip:
-    return lambda right, *args, **options: with_bias(with_weight(right(*args, **options), change), change)
-
+from equiv.testing.faults._slip import (
+    FULL,
+    POINTWISE,
+    Right,
+    Slip,
+    biases,
+    everything,
+    slip,
+    weights,
+)
 
 # --- order ------------------------------------------------------------------------------------------------------------
 
@@ -133,7 +46,7 @@ slip(
     "flattened-hwc",
     "The weight is taken for one over a map that was flattened in the order HWC.",
     of=(FULL,),
-    wrong=_weights(_read_as_hwc),
+    wrong=weights(_read_as_hwc),
     source="mapping slip: vlfeat/matconvnet#657",
     dimension="flatten order",
     laws=EXACT,
@@ -142,7 +55,7 @@ slip(
     "kernel-written-hwc",
     "The kernel is written in the order HWC into memory that is read as CHW.",
     of=(FULL,),
-    wrong=_weights(_written_as_hwc),
+    wrong=weights(_written_as_hwc),
     source="mapping slip: FCN.tensorflow#47, axis order of the kernel",
     dimension="flatten order",
     laws=EXACT,
@@ -151,7 +64,7 @@ slip(
     "flattened-spatial-reversed",
     "The weight is taken for one over a map that was flattened with its spatial dimensions in reverse order.",
     of=(FULL,),
-    wrong=_weights(_read_transposed),
+    wrong=weights(_read_transposed),
     source="mapping slip: H and W exchanged",
     dimension="flatten order",
     laws=EXACT,
@@ -160,7 +73,7 @@ slip(
     "square-kernels-transposed",
     "H and W of a square kernel are exchanged.",
     of=(FULL,),
-    wrong=_weights(lambda w: w.transpose(-1, -2) if w.ndim > 3 and w.shape[-1] == w.shape[-2] else w),
+    wrong=weights(lambda w: w.transpose(-1, -2) if w.ndim > 3 and w.shape[-1] == w.shape[-2] else w),
     source="mapping slip: H and W exchanged where shapes do not tell",
     dimension="flatten order",
     profile="gate",
@@ -170,7 +83,7 @@ slip(
     "kernel-flipped",
     "The kernel is turned around in all spatial dimensions: the convolution of mathematics.",
     of=(FULL,),
-    wrong=_weights(lambda w: w.flip(*range(2, w.ndim))),
+    wrong=weights(lambda w: w.flip(*range(2, w.ndim))),
     source="mapping slip: convolution for correlation",
     dimension="kernel orientation",
     laws=EXACT,
@@ -179,7 +92,7 @@ slip(
     "channels-reversed",
     "The channels are in reverse order, as BGR for RGB.",
     of=(FULL,),
-    wrong=_weights(lambda w: w.flip(1)),
+    wrong=weights(lambda w: w.flip(1)),
     source="mapping slip: BGR for RGB",
     dimension="channel order",
     laws=EXACT,
@@ -188,7 +101,7 @@ slip(
     "in-and-out-exchanged-when-square",
     "The weight of a layer with as many outputs as inputs is transposed in the pointwise form.",
     of=(POINTWISE,),
-    wrong=_weights(lambda w: w.transpose(0, 1) if w.shape[0] == w.shape[1] else w),
+    wrong=weights(lambda w: w.transpose(0, 1) if w.shape[0] == w.shape[1] else w),
     source="mapping slip: C_in and C_out exchanged where shapes do not tell",
     dimension="weight orientation",
     laws=("layout", *EXACT),
@@ -197,7 +110,7 @@ slip(
     "outputs-reversed",
     "The outputs are in reverse order.",
     of=(FULL, POINTWISE),
-    wrong=_weights(lambda w: w.flip(0)),
+    wrong=weights(lambda w: w.flip(0)),
     source="mapping slip: labels in another order",
     dimension="output order",
     laws=EXACT,
@@ -221,7 +134,7 @@ slip(
     "only-the-first-outputs",
     "Only the first 32 rows of the weight are copied, the others stay zero.",
     of=(FULL, POINTWISE),
-    wrong=_weights(_zero_from(32)),
+    wrong=weights(_zero_from(32)),
     source="mapping slip: a partial copy of weights",
     dimension="outputs",
     laws=("readback", "exact", "boundaries", "forward"),
@@ -238,7 +151,7 @@ slip(
     "last-tap-missing",
     "The last entry of every kernel larger than 1 is zero.",
     of=(FULL,),
-    wrong=_weights(lambda w: _last_tap_zero(w) if math.prod(w.shape[2:]) > 1 else w),
+    wrong=weights(lambda w: _last_tap_zero(w) if math.prod(w.shape[2:]) > 1 else w),
     source="mapping slip: a slice that ends one early",
     dimension="kernel",
     laws=EXACT,
@@ -352,7 +265,7 @@ slip(
     "copied-through-float16",
     "Weight and bias pass through float16.",
     of=(FULL, POINTWISE),
-    wrong=_everything(_through(torch.float16)),
+    wrong=everything(_through(torch.float16)),
     source="mapping slip: a checkpoint in half precision",
     dimension="precision",
     laws=("readback", "forward", "exact", "round_trip"),
@@ -361,7 +274,7 @@ slip(
     "copied-through-float32",
     "Weight and bias of a float64 layer pass through float32.",
     of=(FULL, POINTWISE),
-    wrong=_everything(_through(torch.float32)),
+    wrong=everything(_through(torch.float32)),
     source="mapping slip: torch's default dtype",
     dimension="precision",
     dtypes=("float64",),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from equiv.mapping import Conv
-from equiv.testing.faults._mapping import BACK, Right, Slip, biases, slip, with_bias, with_weight
+from equiv.testing.faults._slip import BACK, Right, Slip, biases, slip, with_bias, with_weight
 
 # --- back to a layer --------------------------------------------------------------------------------------------------
 
