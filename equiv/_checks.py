@@ -194,8 +194,9 @@ def _check_plain(module: nn.Module, kind: type[nn.Module], name: str) -> None:
     got, plain = f"got {_described(module)}", f"torch.nn.{kind.__name__}"
     if any(parameter is not None and is_lazy(parameter) for parameter in module._parameters.values()):
         raise EquivError(f"{name}: expected an initialized layer, {got}; run it once on an example input first")
+    parametrized = parametrize.is_parametrized(module)
     for key in ("weight", "bias"):
-        if parametrize.is_parametrized(module, key):
+        if parametrized and parametrize.is_parametrized(module, key):
             raise EquivError(
                 f"{name}: expected a layer without parametrizations, {got} whose {key} is computed; call "
                 f"torch.nn.utils.parametrize.remove_parametrizations(layer, {key!r}) on a copy first"

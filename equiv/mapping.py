@@ -247,10 +247,11 @@ def _conv_of(linear: nn.Linear, channels: int, kernel: tuple[int, ...], share: b
 
 def _dressed(module: _M, weight: Tensor, bias: Tensor | None, source: nn.Linear | Conv) -> _M:
     """Give a module built on meta its parameters, and the source's ``requires_grad`` and training mode."""
-    module.weight = _parameter(weight, source.weight.requires_grad)
+    held = module._parameters  # setting attributes takes three times as long, for checks that hold here
+    held["weight"] = _parameter(weight, source.weight.requires_grad)
     if bias is not None and source.bias is not None:
-        module.bias = _parameter(bias, source.bias.requires_grad)
-    module.train(source.training)
+        held["bias"] = _parameter(bias, source.bias.requires_grad)
+    module.training = source.training
     return module
 
 

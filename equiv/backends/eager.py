@@ -79,7 +79,12 @@ def conv_kernel(
         chosen = select(batched, weight, bias, list(stride), [0] * dims, list(dilation), False, [0] * dims, 1, None)
     except (TypeError, RuntimeError):
         return "unknown"
-    return str(chosen).rsplit(".", 1)[-1]
+    return _name(chosen)
+
+
+@cache
+def _name(kernel: Any) -> str:
+    return str(kernel).rsplit(".", 1)[-1]
 
 
 def _call(module: nn.Module, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -333,7 +333,10 @@ def run_item(
         raise EquivError(f"{item.id}: no case could be drawn") from error
     result.seconds = time.perf_counter() - start
     result.forms = trial.tally
-    result.coverage = {name: dict(sorted(counter.items())) for name, counter in sorted(trial.coverage.items())}
+    result.coverage = {
+        name: dict(sorted((str(value), count) for value, count in counter.items()))
+        for name, counter in sorted(trial.coverage.items())
+    }
     if last:
         broken, case = smaller(*last[0], law=item.law, backend=item.backend, forms=item.forms, measured=measured)
         broken.note += note

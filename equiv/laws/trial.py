@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from equiv.laws.measuring import arithmetic_of, explains, usable
 from equiv.mapping import linear_to_full_conv, linear_to_pointwise_conv, to_feature_map, undrawn
 from equiv.numerics import Arithmetic, Reference, bit_equal, declared
 
-Coverage = dict[str, Counter[str]]
+Coverage = dict[str, Counter[Hashable]]
 
 
 @dataclass
@@ -105,6 +105,7 @@ class Trial:
     tally: dict[str, Tally] = field(default_factory=dict)
     coverage: Coverage = field(default_factory=dict)
     _layer: tuple[Tensor, Tensor | None, nn.Linear] | None = field(default=None, init=False, repr=False)
+    _declared: dict[str, Arithmetic] = field(default_factory=dict, init=False, repr=False)
 
     # -- building calls --------------------------------------------------------------------------------------------
 
@@ -239,12 +240,12 @@ class Trial:
 
     # -- bookkeeping -----------------------------------------------------------------------------------------------
 
-    def cover(self, condition: str, value: object) -> None:
-        """Note that a condition took a value."""
+    def cover(self, condition: str, value: Hashable) -> None:
+        """Note that a condition took a value; those of one condition are of one type."""
         counter = self.coverage.get(condition)
         if counter is None:
             counter = self.coverage[condition] = Counter()
-        counter[str(value)] += 1
+        counter[value] += 1
 
     def _is_known(self, call: Call, gradient: str | None) -> bool:
         """Whether a failed comparison falls under a defect of torch that is written down."""
@@ -269,7 +270,9 @@ class Trial:
 
     def _arithmetic(self, call: Call, op: str | None) -> Arithmetic:
         """What the envelope of a result follows: what is declared, or what this very call is measured to compute in."""
-        expected = declared(self.dtype, self.backend.device, op or call.form)
+        expected = self._declared.get(op or call.form)
+        if expected is None:  # no law changes torch's settings
+            expected = self._declared[op or call.form] = declared(self.dtype, self.backend.device, op or call.form)
         found = usable(arithmetic_of(self.backend, call)) if self.measured and op is None else None
         if found is None:
             return expected
@@ -302,9 +305,9 @@ class Trial:
 def as_linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     """An ``nn.Linear`` that holds the given tensors themselves, strides and all."""
     layer = undrawn(nn.Linear, bias=bias is not None, in_features=weight.shape[1], out_features=weight.shape[0])
-    layer.weight = nn.Parameter(weight, requires_grad=False)
+    layer._parameters["weight"] = nn.Parameter(weight, requires_grad=False)
     if bias is not None:
-        layer.bias = nn.Parameter(bias, requires_grad=False)
+        layer._parameters["bias"] = nn.Parameter(bias, requires_grad=False)
     return layer
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 _SPLIT = 2.0**27 + 1.0
 _CHUNK = 1 << 20  # elements of (rows, O, n) worked on at once: 8 MiB a tensor
 _FLOOR = -1000  # terms this many binary orders below the largest one count for less than 2^-1000 of it
+_MODERATE = 2.0**400  # products of entries between this and its inverse, and their errors, stay in range as they are
 
 
 def dot_double_double(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -36,19 +37,37 @@ def dot_double_double(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> 
     high, low = x.new_zeros(rows, outputs), x.new_zeros(rows, outputs)
     if rows == 0 or outputs == 0:
         return high, low
+    block = _block if all(map(_is_moderate, (x, weight, bias))) else _scaled_block
     wide = max(1, _CHUNK // max(1, n))
     step_o = min(outputs, wide)
     step_r = max(1, wide // step_o)
     for r in range(0, rows, step_r):
         for o in range(0, outputs, step_o):
             part = None if bias is None else bias[o : o + step_o]
-            high[r : r + step_r, o : o + step_o], low[r : r + step_r, o : o + step_o] = _block(
+            high[r : r + step_r, o : o + step_o], low[r : r + step_r, o : o + step_o] = block(
                 x[r : r + step_r], weight[o : o + step_o], part
             )
     return high, low
 
 
+def _is_moderate(values: Tensor | None) -> bool:
+    if values is None or not values.numel():
+        return True
+    sizes = values.abs()
+    least, largest = torch.aminmax(torch.where(sizes == 0, 1.0, sizes))
+    return float(least) >= 1 / _MODERATE and float(largest) <= _MODERATE
+
+
 def _block(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    high, low = _two_product(x[:, None, :], weight[None, :, :])  # (r, o, n)
+    if bias is not None:
+        high = torch.cat([high, bias[None, :, None].expand(*high.shape[:2], 1)], -1)
+        low = torch.cat([low, low.new_zeros(()).expand(*high.shape[:2], 1)], -1)
+    return _summed(high, low)
+
+
+def _scaled_block(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The same with mantissas and exponents apart, the largest term of each output scaled to about 1."""
     mantissa_x, exponent_x = torch.frexp(x)
     mantissa_w, exponent_w = torch.frexp(weight)
     high, low = _two_product(mantissa_x[:, None, :], mantissa_w[None, :, :])  # (r, o, n)
@@ -60,11 +79,18 @@ def _block(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tens
         low = torch.cat([low, torch.zeros(shape, dtype=low.dtype, device=low.device)], -1)
         exponent = torch.cat([exponent, exponent_b.long()[None, :, None].expand(shape)], -1)
     if high.shape[-1] == 0:
-        return x.new_zeros(high.shape[:2]), x.new_zeros(high.shape[:2])
+        return _summed(high, low)
     exponent = torch.where(high == 0, -(1 << 20), exponent)
     top = exponent.amax(-1, keepdim=True).clamp(min=-2200)
     scale = _power_of_two(exponent - top)
-    high, low = high * scale, low * scale
+    high, low = _summed(high * scale, low * scale)
+    return _scaled(high, top[..., 0]), _scaled(low, top[..., 0])
+
+
+def _summed(high: Tensor, low: Tensor) -> tuple[Tensor, Tensor]:
+    """The double-double sum over the last dimension, in pairs; zero without terms."""
+    if high.shape[-1] == 0:
+        return high.new_zeros(high.shape[:-1]), high.new_zeros(high.shape[:-1])
     while high.shape[-1] > 1:
         half = (high.shape[-1] + 1) // 2
         rest = high.shape[-1] - half
@@ -72,7 +98,7 @@ def _block(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tens
         e = e + (low[..., :rest] + low[..., half:])
         s, e = _fast_two_sum(s, e)
         high, low = torch.cat([s, high[..., rest:half]], -1), torch.cat([e, low[..., rest:half]], -1)
-    return _scaled(high[..., 0], top[..., 0]), _scaled(low[..., 0], top[..., 0])
+    return high[..., 0], low[..., 0]
 
 
 def _scaled(values: Tensor, exponent: Tensor) -> Tensor:
