@@ -144,15 +144,15 @@ def _problem(case: Any) -> Problem:
     x, weight, bias = exact_case(  # of the law about sizes
         seed=case.seed,
         style=case.style,
-        rows=case.rows,
+        rows=math.prod(case.batch_shape),
         in_features=case.in_features,
         out_features=case.out_features,
         bias=case.bias,
         dtype=case.dtype,
         device=case.device,
-        reduction=max(case.rows, case.in_features, case.out_features),
+        reduction=max(math.prod(case.batch_shape), case.in_features, case.out_features),
     )
-    return Problem(x, weight, bias, case.feature_shape, case.seed, {})
+    return Problem(x.view(*case.batch_shape, -1), weight, bias, case.feature_shape, case.seed, {})
 
 
 def _collected(strategy: st.SearchStrategy[Any], seed: int, count: int) -> list[Any]:

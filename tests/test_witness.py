@@ -316,7 +316,7 @@ def test_a_wrong_argument_is_named(arguments: tuple[Any, Any], text: str) -> Non
     [
         Recipe((1, 2, 3), 127, (4, 5), Values("distinct", 3), Values("normals", 9, Window(3, None, 1))),
         Recipe((1, 1), 1, (), Values("zeros"), Values("zeros"), Values("constant"), layouts=(Layout("step", 4),) * 4),
-        Sizes(1, 2, 3, (2, 1), True, "dense", 2**31, torch.bfloat16, torch.device("cpu")),
+        Sizes((1,), 2, 3, (2, 1), True, "dense", 2**31, torch.bfloat16, torch.device("cpu")),
         (1,),
         (),
         ("a", None, (torch.float16, 1.5)),

@@ -122,11 +122,11 @@ def free_parameters(trial: Trial, case: Case) -> None:
     dims = len(case.feature_shape) - 1
     generator = torch.Generator().manual_seed(case.seed % 2**63)
     dilates = _serves_dilation(trial, case)
-    stride, dilation = (_free_sizes(case, generator, dims) for _ in range(2))
     expected = whole(rows_of(case), case.weight, case.bias)
     backward = case.dtype.is_floating_point or case.dtype.is_complex
     for form in trial.forms:
         plain = trial.arrange(form, case.x, case.weight, case.bias, case.feature_shape)
+        stride, dilation = (_free_sizes(case, generator, dims) for _ in range(2))
         # A kernel of size 1 along a dimension is not dilated, whatever the dilation: free there in either form.
         free = tuple(d if k == 1 and dilates else 1 for d, k in zip(dilation, plain.weight.shape[2:], strict=True))
         call = _laid_out(

@@ -24,6 +24,7 @@ from equiv.strategies import Case
 # torch.export and torch.compile take most of a second each: of all cases these take part, chosen by the case itself so
 # that a failing case fails again.
 _EXPORTED, _COMPILED = 24, 12
+_MANY = 33  # rows that half of the compiled programs get at least: the case's own, again and again
 
 
 def _anything(context: Context) -> SearchStrategy[Case]:
@@ -137,7 +138,8 @@ def transforms(trial: Trial, case: Case) -> None:
             ways["vmap over rows"] = lambda m=module, f=form: _over_rows(m, f, x, case)  # type: ignore[misc]
             ways["vmap over weights"] = lambda m=module, f=form: _over_weights(m, f, x, case)  # type: ignore[misc]
         if len(x) > 1 and case.seed % _COMPILED == 0:
-            ways["compile"] = lambda m=module, f=form: _compiled(m, f, x, case)  # type: ignore[misc]
+            times = 1 if case.seed % (2 * _COMPILED) else -(-_MANY // len(x))
+            ways["compile"] = lambda m=module, f=form, times=times: _compiled(m, f, x, case, times)  # type: ignore[misc]
         for name, way in ways.items():
             trial.cover("transform", name)
             try:
@@ -233,13 +235,14 @@ def _over_weights(module: nn.Module, form: str, x: Tensor, case: Case) -> Tensor
     return y[0].reshape(len(x), case.weight.shape[0])
 
 
-def _compiled(module: nn.Module, form: str, x: Tensor, case: Case) -> Tensor:
+def _compiled(module: nn.Module, form: str, x: Tensor, case: Case, times: int) -> Tensor:
+    """The last rows of what a compiled module gives for an input repeated this many times."""
     torch.compiler.reset()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # dynamo's and functorch's own deprecations
         compiled = torch.compile(module, backend="aot_eager", fullgraph=True, dynamic=False)
-        y: Tensor = compiled(_shaped(form, x, case.feature_shape))
-    return y.detach().reshape(len(x), case.weight.shape[0])
+        y: Tensor = compiled(_shaped(form, x.repeat(times, 1), case.feature_shape))
+    return y.detach().reshape(times * len(x), case.weight.shape[0])[-len(x) :]
 
 
 def _autocast(trial: Trial, case: Case, form: str, lower: torch.dtype) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -14,15 +15,17 @@ from equiv.laws.trial import Trial
 from equiv.numerics import STYLES, exact_case
 
 _VECTORS = (1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257)
-_LARGE = (511, 512, 513, 1023, 1024, 1025, 2047, 2048, 2049, 4096, 4097, 32767, 32768, 32769, 65535, 65536, 65537)
+_FAR = (32767, 32768, 32769, 65535, 65536, 65537)
+_LARGE = (511, 512, 513, 1023, 1024, 1025, 2047, 2048, 2049, 4096, 4097, *_FAR, 32769, 65537)
 _WORK, _DEEP_WORK = 2**18, 2**21
+_ORDERS = st.sampled_from([("n", "out", "rows"), ("out", "rows", "n"), ("rows", "n", "out")])
 
 
 @dataclass(frozen=True)
 class Sizes:
     """A layer by its sizes, with the probe that fills it; prints as what it is."""
 
-    rows: int
+    batch_shape: tuple[int, ...]
     in_features: int
     out_features: int
     feature_shape: tuple[int, ...]
@@ -36,10 +39,12 @@ class Sizes:
 @st.composite
 def _sizes(draw: st.DrawFn, context: Context) -> Sizes:
     sizes = _VECTORS + _LARGE if context.deep else _VECTORS
-    work = _DEEP_WORK if context.deep else _WORK
-    n = draw(st.sampled_from(sizes))
-    out = draw(st.sampled_from([s for s in sizes if s * n <= work]))
-    rows = draw(st.sampled_from([s for s in sizes if s * n * out <= work]))
+    left = _DEEP_WORK if context.deep else _WORK
+    drawn = {}
+    for name in draw(_ORDERS):  # what comes first takes any of the sizes, also the largest
+        drawn[name] = draw(st.sampled_from([s for s in sizes if s <= left]))
+        left //= drawn[name]
+    n, out, rows = drawn["n"], drawn["out"], drawn["rows"]
     divisors = [d for d in range(1, min(n, 16) + 1) if n % d == 0]
     along = draw(st.sampled_from(divisors))
     shape = draw(
@@ -47,10 +52,11 @@ def _sizes(draw: st.DrawFn, context: Context) -> Sizes:
             [(n // along, along), (n // along, along, 1), (n // along, 1, along), (along, n // along, 1, 1)]
         )
     )
+    batch = draw(st.sampled_from([(rows,), (1, rows), (rows, 1)]))
     bias = draw(st.booleans())
     style = draw(st.sampled_from(STYLES))
     seed = draw(st.integers(0, 2**32 - 1))
-    return Sizes(rows, n, out, shape, bias, style, seed, context.dtype, context.device)
+    return Sizes(batch, n, out, shape, bias, style, seed, context.dtype, context.device)
 
 
 def _draw(context: Context) -> SearchStrategy[Sizes]:
@@ -60,19 +66,20 @@ def _draw(context: Context) -> SearchStrategy[Sizes]:
 @law(15, "boundaries", draw=_draw, weight=1.5)
 def boundaries(trial: Trial, sizes: Sizes) -> None:
     """All of this holds at the sizes where kernels change: 1, 2, 3, vector widths, their neighbours, and beyond."""
+    rows = math.prod(sizes.batch_shape)
     x, weight, bias = exact_case(
         seed=sizes.seed,
         style=sizes.style,
-        rows=sizes.rows,
+        rows=rows,
         in_features=sizes.in_features,
         out_features=sizes.out_features,
         bias=sizes.bias,
         dtype=sizes.dtype,
         device=sizes.device,
-        reduction=max(sizes.rows, sizes.in_features, sizes.out_features),
+        reduction=max(rows, sizes.in_features, sizes.out_features),
     )
     expected = whole(x, weight, bias)
-    for name, size in (("n", sizes.in_features), ("O", sizes.out_features), ("rows", sizes.rows)):
+    for name, size in (("n", sizes.in_features), ("O", sizes.out_features), ("rows", rows)):
         trial.cover(f"boundary {name}", size)
     backward = sizes.dtype.is_floating_point or sizes.dtype.is_complex
     grad = (
@@ -82,7 +89,7 @@ def boundaries(trial: Trial, sizes: Sizes) -> None:
     )
     wanted = exact_gradients(x, weight, grad, bias=bias is not None) if backward else ()
     for form in trial.forms:
-        call = trial.arrange(form, x, weight, bias, sizes.feature_shape)
+        call = trial.arrange(form, x.view(*sizes.batch_shape, -1), weight, bias, sizes.feature_shape)
         trial.same(call, trial.run(call), expected)
         if backward:
             for name, a, e in zip(

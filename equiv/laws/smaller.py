@@ -152,17 +152,15 @@ def _with(recipe: Recipe | Sizes, **changes: Any) -> Any:
 
 def _sizes(recipe: Recipe | Sizes) -> Iterator[tuple[Callable[[Any], int], Change]]:
     """How to read each size of a recipe and how to change it. The spatial sides keep more than one position apart."""
+    for place in range(len(recipe.batch_shape)):
+        yield _reader("batch_shape", place), _changer("batch_shape", place)
+    yield lambda r: int(r.out_features), lambda r, size: replace(r, out_features=size)
     if isinstance(recipe, Sizes):
-        yield lambda r: int(r.rows), lambda r, size: replace(r, rows=size)
-        yield lambda r: int(r.out_features), lambda r, size: replace(r, out_features=size)
         yield (
             lambda r: int(r.in_features),
             lambda r, size: replace(r, in_features=size, feature_shape=(size, *(1,) * (len(r.feature_shape) - 1))),
         )
         return
-    for place in range(len(recipe.batch_shape)):
-        yield _reader("batch_shape", place), _changer("batch_shape", place)
-    yield lambda r: int(r.out_features), lambda r, size: replace(r, out_features=size)
     for place in range(len(recipe.feature_shape)):
         if place == 0 or math.prod(recipe.feature_shape[1:]) == 1:
             yield _reader("feature_shape", place), _changer("feature_shape", place)

@@ -69,14 +69,25 @@ def _exact_but_for_the_last_rounding(trial: Trial, case: Case) -> None:
 
 @law(3, "weights read back", draw=_finite)
 def readback(trial: Trial, case: Case) -> None:
-    """One-hot inputs return exactly the weights that were put in, and the zero input returns the bias."""
+    """One-hot inputs return exactly the weights that were put in, and the zero input returns the bias.
+
+    Read the other way: one-hot weights return exactly the inputs.
+    """
     n = case.weight.shape[1]
     columns = _some_columns(n, case.seed)
     probes = one_hot_rows(columns, n, case.dtype, case.device)
     weights = case.weight[:, columns.to(case.device)].T
     reference = Reference(probes.cpu(), case.weight.cpu())
     strict = case.dtype in (torch.float32, torch.float64, torch.float16) or not reference.parts
+    inputs = rows_of(case)[:, columns.to(case.device)]
+    passed = Reference(rows_of(case).cpu(), probes.cpu())
     for form in trial.forms:
+        call = trial.arrange(form, case.x, probes, None, case.feature_shape)
+        y = trial.run(call, note="one-hot weights")
+        if strict:
+            trial.same(call, y, inputs, note="an output must be the input that its weights choose")
+        else:
+            trial.judge(call, y, passed, note="an output must be the input that its weights choose")
         call = trial.arrange(form, probes, case.weight, None, case.feature_shape)
         y = trial.run(call, note="one-hot inputs")
         if strict:
@@ -108,11 +119,37 @@ def _specials(context: Context) -> SearchStrategy[Case]:
 
 @law(8, "special values", draw=_specials, kinds=("float",))
 def special_values(trial: Trial, case: Case) -> None:
-    """NaN, infinities and signed zeros propagate alike; where overflow frees right kernels, nothing is judged."""
-    reference = Reference(rows_of(case).cpu(), case.weight.cpu(), None if case.bias is None else case.bias.cpu())
-    for form in trial.forms:
-        call = trial.arrange(form, case.x, case.weight, case.bias, case.feature_shape)
-        trial.judge(call, trial.run(call), reference)
+    """NaN, infinities and signed zeros propagate alike; where overflow frees right kernels, nothing is judged.
+
+    So does a single one in input, weight or bias, among numbers of ordinary size.
+    """
+    note, single = _with_one_special(case)
+    for x, weight, bias, words in ((case.x, case.weight, case.bias, ""), (*single, note)):
+        rows = x.reshape(-1, weight.shape[1])
+        reference = Reference(rows.cpu(), weight.cpu(), None if bias is None else bias.cpu())
+        for form in trial.forms:
+            call = trial.arrange(form, x, weight, bias, case.feature_shape)
+            trial.judge(call, trial.run(call, note=words), reference, note=words)
+
+
+def _with_one_special(case: Case) -> tuple[str, tuple[Tensor, Tensor, Tensor | None]]:
+    """The case's ordinary numbers, with NaN or an infinity in one place of one tensor; the case itself chooses."""
+    generator = torch.Generator().manual_seed(case.seed % 2**63)
+
+    def below(count: int) -> int:
+        return int(torch.randint(0, count, (1,), generator=generator))
+
+    tensors = {"input": case.x, "weight": case.weight, "bias": case.bias}
+    ordinary = {name: None if t is None else torch.where(t.abs() <= 8, t, 1.0) for name, t in tensors.items()}
+    chosen = [name for name, t in ordinary.items() if t is not None and t.numel()]
+    name, value = chosen[below(len(chosen))], (torch.nan, torch.inf, -torch.inf)[below(3)]
+    changed = ordinary[name]
+    assert changed is not None
+    changed.view(-1)[below(changed.numel())] = value
+    x, weight, bias = ordinary.values()
+    assert x is not None
+    assert weight is not None
+    return f"{value} in the {name} alone", (x, weight, bias)
 
 
 def _scalable(context: Context) -> SearchStrategy[Case]:

@@ -33,11 +33,11 @@ BOUNDARIES = tuple(
         | {5, 6, 11, 13, 14, 19, 37, 61, 104, 105, 106, 113, 251, 509, 1021, 4093, 32749}
     )
 )
-_BETWEEN = {*range(1, 34), *range(35, 64, 3), *range(67, 128, 5), *range(131, 1024, 27)}  # residues of every kind
+_BETWEEN = {*range(1, 257), 1000, *range(257, 1024, 27)}  # every size up to 256, and residues of every kind beyond
 _SIZES = tuple(
     size
     for size in sorted({*BOUNDARIES, *_BETWEEN})
-    for _ in range(4 if size > 1024 else max(2 if size in BOUNDARIES else 1, 12 // size))  # 1 twelve times, 2 six, ...
+    for _ in range(4 if size > 1024 else max(3 if size in BOUNDARIES else 1, 12 // size))  # 1 twelve times, 2 six, ...
 )
 
 
@@ -80,6 +80,9 @@ def factorisations(product: int, parts: int) -> tuple[Shape, ...]:
     return tuple((head, *rest) for head in divisors for rest in factorisations(product // head, parts - 1))
 
 
+_OF_SIDES = {1: 50, 2: 30, 3: 20, 4: 12, 5: 8, 7: 8, 8: 6, 14: 6, 16: 6}  # of 3 for other sides up to 16, 1 beyond
+
+
 @lru_cache(maxsize=4096)
 def _sides(place: int, low: int, high: int, first: int) -> st.SearchStrategy[tuple[int, int]]:
     """Sides of a feature map in low..high, 1 and its neighbours more often; places stay apart (see above).
@@ -88,7 +91,7 @@ def _sides(place: int, low: int, high: int, first: int) -> st.SearchStrategy[tup
     """
     near = range(low, min(high, max(16, low)) + 1)
     far = [size for size in BOUNDARIES if max(16, low) < size <= high]
-    table = [(place, s) for s in near for _ in range(max(1, 60 // s**2, 16 // s))] + [(place, s) for s in far]
+    table = [(place, s) for s in near for _ in range(_OF_SIDES.get(s, 3))] + [(place, s) for s in far]
     again = len(table) // 3 if first > 1 and low <= first <= high else 0
     return st.sampled_from(table + [(place, first)] * again)
 
@@ -100,7 +103,7 @@ def _ranks(ranks: tuple[int, ...]) -> st.SearchStrategy[int]:
 
 def draw_feature_shape(draw: st.DrawFn, spatial_dims: tuple[int, ...], min_positions: int, max_features: int) -> Shape:
     """A feature shape ``(C, *spatial)``: its rank, each side, then C within what is left: three to five choices."""
-    rank, positions = draw(_ranks(spatial_dims)), 1
+    rank, positions = draw(_ranks(spatial_dims + (2,) * (2 in spatial_dims))), 1
     sides: list[int] = []
     for place in range(rank):
         least = -(-min_positions // positions) if place == rank - 1 else 1
@@ -197,9 +200,9 @@ def feature_shapes(
     """Feature shapes ``(C, *spatial)`` with ``C * prod(spatial) <= max_features``.
 
     The product and ``C`` reach 1, 2, 3, the vector widths with their neighbours (7, 8, 9, 15, 16, 17, 31, 32, 33, 63,
-    64, 65, 127, 128, 129), 105, primes and powers of two; a fifth of the shapes are 1x1 maps (if ``min_positions``
-    allows), a side of 1 beside a longer one is common, and so are
-    squares and cubes. Shrinks to ``(1, 1)``.
+    64, 65, 127, 128, 129), primes and powers of two more often than others. Half the shapes have two spatial
+    dimensions, half of these with both sides above 1; squares, cubes, and a side of 1 beside a longer one are common;
+    a tenth are 1x1 maps (if ``min_positions`` allows). Shrinks to ``(1, 1)``.
 
     Args:
         spatial_dims: how many spatial dimensions, any of 1, 2, 3.
