@@ -148,7 +148,7 @@ def test_batch_shapes_shrink_to_the_least_rank_with_sides_of_one() -> None:
 
 
 def test_feature_shapes_reach_the_boundaries_in_their_product_and_in_their_channels() -> None:
-    shapes = drawn(est.feature_shapes(), 1800)
+    shapes = drawn(est.feature_shapes(), 3000)
     n, c = {int(np.prod(s)) for s in shapes}, {s[0] for s in shapes}
     assert n >= WIDTHS
     assert c >= WIDTHS

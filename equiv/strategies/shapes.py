@@ -6,7 +6,7 @@ side of a feature shape is drawn by itself and bounded by what the others leave,
 
 Two habits of Hypothesis shape this module. It draws the integers of a wide range near 0 (of 0..2^19, three in four are
 below 2^15), and most of its examples are earlier ones with one part copied over another of the same label; integers
-all share one label, whereas ``sampled_from`` has one for each table. So tables stay short, a few hundred places, and
+all share one label, whereas ``sampled_from`` has one for each table. So tables stay short, some hundred places, and
 a tensor or a case draws one integer (see ``tensors.draw_windows``). So hardly two parts of a case share a label, and
 nearly every example has sizes of its own: 197 of 200 cases, against 42 when each choice was an integer.
 """
@@ -37,7 +37,7 @@ _BETWEEN = {*range(1, 257), 1000, *range(257, 1024, 27)}  # every size up to 256
 _SIZES = tuple(
     size
     for size in sorted({*BOUNDARIES, *_BETWEEN})
-    for _ in range(4 if size > 1024 else max(3 if size in BOUNDARIES else 1, 12 // size))  # 1 twelve times, 2 six, ...
+    for _ in range(max(8 if size in BOUNDARIES else 1, 60 // size))  # 1 sixty times, 2 thirty, ...
 )
 
 
@@ -80,7 +80,7 @@ def factorisations(product: int, parts: int) -> tuple[Shape, ...]:
     return tuple((head, *rest) for head in divisors for rest in factorisations(product // head, parts - 1))
 
 
-_OF_SIDES = {1: 50, 2: 30, 3: 20, 4: 12, 5: 8, 7: 8, 8: 6, 14: 6, 16: 6}  # of 3 for other sides up to 16, 1 beyond
+_OF_SIDES = {1: 70, 2: 30, 3: 20, 4: 12, 5: 8, 7: 8, 8: 6, 14: 6, 16: 6}  # of 3 for other sides up to 16, 1 beyond
 
 
 @lru_cache(maxsize=4096)
@@ -201,8 +201,8 @@ def feature_shapes(
 
     The product and ``C`` reach 1, 2, 3, the vector widths with their neighbours (7, 8, 9, 15, 16, 17, 31, 32, 33, 63,
     64, 65, 127, 128, 129), primes and powers of two more often than others. Half the shapes have two spatial
-    dimensions, half of these with both sides above 1; squares, cubes, and a side of 1 beside a longer one are common;
-    a tenth are 1x1 maps (if ``min_positions`` allows). Shrinks to ``(1, 1)``.
+    dimensions, nearly half of these with both sides above 1; squares, cubes, and a side of 1 beside a longer one are
+    common; a seventh are 1x1 maps (if ``min_positions`` allows). Shrinks to ``(1, 1)``.
 
     Args:
         spatial_dims: how many spatial dimensions, any of 1, 2, 3.
