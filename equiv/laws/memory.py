@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -26,8 +27,12 @@ from equiv.laws.trial import Call, Trial
 from equiv.mapping import linear_to_full_conv, linear_to_pointwise_conv, to_channels, to_feature_map
 from equiv.numerics import bit_equal
 from equiv.strategies import Case, Layout, all_layouts
+from equiv.strategies.shapes import factorisations
 
-_BATCH_SHAPES = ((), (0,), (1,), (3,), (2, 1), (1, 3, 2), (2, 1, 1, 2), (1, 2, 1, 1, 2), (3, 0, 2))
+_BATCH_SHAPES = ((), (1,), (3,), (2, 1), (1, 3, 2), (2, 1, 1, 2), (1, 2, 1, 1, 2))
+_EMPTY_SHAPES = ((0,), (3, 0), (0, 2), (3, 0, 2), (0, 1, 1, 0))
+_MANY_ROWS = (*range(2, 66), 100, 127, 128, 129, 255, 256, 257)
+_RESHAPED_WORK = 2**19
 
 
 def _gradient_cases(context: Context) -> SearchStrategy[Case]:
@@ -218,18 +223,29 @@ def _cut(trial: Trial, call: Call, x: Tensor, expected: Tensor) -> None:
 
 
 def _reshaped(trial: Trial, case: Case, form: str, x: Tensor, expected: Tensor) -> None:
-    """The same rows under another leading shape, which the seed picks; rows are repeated or left out to fill it."""
-    shape = _BATCH_SHAPES[case.seed % len(_BATCH_SHAPES)]
-    size = math.prod(shape)
-    if len(x) == 0 and size:
-        return
-    picked = torch.arange(size, device=x.device) % max(1, len(x))
-    if form == "linear":
-        call = trial.arrange(form, x[picked].reshape(*shape, x.shape[1]), case.weight, case.bias, case.feature_shape)
-    else:
-        call = trial.arrange(form, x[picked], case.weight, case.bias, case.feature_shape)
-    trial.cover("batch rank", len(shape))
-    trial.same(call, trial.run(call), expected[picked], note=f"batch shape {shape}")
+    """The same rows under other leading shapes, which the seed picks; rows are repeated or left out to fill them."""
+    for shape in _other_shapes(case):
+        size = math.prod(shape)
+        if len(x) == 0 and size:
+            continue
+        picked = torch.arange(size, device=x.device) % max(1, len(x))
+        rows = x[picked].reshape(*shape, x.shape[1]) if form == "linear" else x[picked]
+        call = trial.arrange(form, rows, case.weight, case.bias, case.feature_shape)
+        trial.cover("batch rank", len(shape))
+        trial.same(call, trial.run(call), expected[picked], note=f"batch shape {shape}")
+
+
+def _other_shapes(case: Case) -> tuple[tuple[int, ...], ...]:
+    """One of few rows, one of none, and one of many rows in any rank."""
+    generator = torch.Generator().manual_seed(case.seed % 2**63)
+    most = max(2, _RESHAPED_WORK // case.weight.numel())
+    totals = [rows for rows in _MANY_ROWS if rows <= most]
+
+    def one_of(choices: Sequence[Any]) -> Any:
+        return choices[int(torch.randint(0, len(choices), (1,), generator=generator))]
+
+    many = one_of(factorisations(one_of(totals), one_of(range(1, 6))))
+    return one_of(_BATCH_SHAPES), one_of(_EMPTY_SHAPES), many
 
 
 def _anything(context: Context) -> SearchStrategy[Case]:
