@@ -40,9 +40,10 @@ class Sizes:
 def _sizes(draw: st.DrawFn, context: Context) -> Sizes:
     sizes = _VECTORS + _LARGE if context.deep else _VECTORS
     left = _DEEP_WORK if context.deep else _WORK
-    drawn = {}
+    drawn: dict[str, int] = {}
     for name in draw(_ORDERS):  # what comes first takes any of the sizes, also the largest
-        drawn[name] = draw(st.sampled_from([s for s in sizes if s <= left]))
+        # Each dimension has a table of its own: Hypothesis copies what it drew from one table over another draw of it.
+        drawn.update([draw(st.sampled_from([(name, size) for size in sizes if size <= left]))])
         left //= drawn[name]
     n, out, rows = drawn["n"], drawn["out"], drawn["rows"]
     divisors = [d for d in range(1, min(n, 16) + 1) if n % d == 0]
@@ -63,7 +64,7 @@ def _draw(context: Context) -> SearchStrategy[Sizes]:
     return _sizes(context)
 
 
-@law(15, "boundaries", draw=_draw, weight=1.5)
+@law(15, "boundaries", draw=_draw, weight=2)
 def boundaries(trial: Trial, sizes: Sizes) -> None:
     """All of this holds at the sizes where kernels change: 1, 2, 3, vector widths, their neighbours, and beyond."""
     rows = math.prod(sizes.batch_shape)
