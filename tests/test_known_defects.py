@@ -288,3 +288,36 @@ def test_gradients_that_damage_memory_are_never_asked_for(monkeypatch):
     assert known_corruption(call(2)) == "strided-weight-gradient-in-bfloat16"
     assert known_corruption(call(1)) is None
     assert known_corruption(whole_width()) is None
+
+
+class Wrapping:
+    """A backend of somebody's own that hands the work to torch."""
+
+    name, device = "wrapping", torch.device("cpu")
+
+    def linear(self, input, weight, bias=None):
+        return torch.nn.functional.linear(input, weight, bias)
+
+    def conv(self, input, weight, bias=None, *, stride=1, dilation=1):
+        return torch.nn.functional.conv1d(input, weight, bias, stride=stride, dilation=dilation) * 1
+
+
+class ByWindows(Wrapping):
+    """One whose convolution is a matrix product."""
+
+    name = "windows"
+
+    def conv(self, input, weight, bias=None, *, stride=1, dilation=1):
+        windows = input.unfold(-1, weight.shape[-1], stride[0]).permute(0, 2, 1, 3).flatten(2)
+        return torch.nn.functional.linear(windows, weight.flatten(1), bias).transpose(1, 2)
+
+
+def test_other_backends_are_spared_what_damages_memory_only_where_torch_differentiates_them():
+    x, w = torch.ones(1, 5, 1, dtype=torch.bfloat16), torch.ones(32, 5, 1, dtype=torch.bfloat16)
+    call, incoming = Call("pointwise", x, w, None, (2,)), torch.ones(1, 32, dtype=torch.bfloat16)
+    trial = Trial(Wrapping(), torch.bfloat16, ("pointwise",))
+    assert gradients_of(trial, call, incoming) == ()
+    assert trial.coverage["known defect of torch"] == {"strided-weight-gradient-in-bfloat16": 1}
+    trial = Trial(ByWindows(), torch.bfloat16, ("pointwise",))
+    assert [tuple(g.shape) for g in gradients_of(trial, call, incoming)] == [(1, 5), (32, 5)]
+    assert "known defect of torch" not in trial.coverage

@@ -1,8 +1,9 @@
 """Conditions under which torch itself is known to be wrong: each narrow, each with a finding that shows it.
 
 A comparison that fails under one of them on torch's own CPU kernels is counted as undecided and named in the coverage,
-instead of breaking the law; a call that would damage memory is not made, and counted likewise. The tests in
-``tests/test_known_defects.py`` tell when the behaviour changes, and the entry can go. Other backends are never excused.
+instead of breaking the law; a gradient that would damage memory is not asked for, and counted likewise, also where
+another backend leaves it to torch. The tests in ``tests/test_known_defects.py`` tell when the behaviour changes, and
+the entry can go. Results of other backends are never excused.
 """
 
 from __future__ import annotations
@@ -166,3 +167,17 @@ def known_corruption(call: Call) -> str | None:
         return None
     asked = ("input", "weight")
     return next((k.finding for k in KNOWN if k.corrupts and any(k.spoils(call, name) for name in asked)), None)
+
+
+def differentiated_by_torch(y: torch.Tensor) -> bool:
+    """Whether the gradients of ``y`` pass through torch's own convolution."""
+    waiting, met = [y.grad_fn], set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in met:
+            continue
+        if type(node).__name__ == "ConvolutionBackward0":
+            return True
+        met.add(node)
+        waiting += [following for following, _ in node.next_functions]
+    return False

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from equiv.backends import Backend, TorchEager
 from equiv.backends.eager import conv_kernel
-from equiv.laws.known import known_corruption, known_defect, known_refusal
+from equiv.laws.known import differentiated_by_torch, known_corruption, known_defect, known_refusal
 from equiv.laws.measuring import arithmetic_of, explains, usable
 from equiv.mapping import linear_to_full_conv, linear_to_pointwise_conv, to_feature_map, undrawn
 from equiv.numerics import Arithmetic, Reference, bit_equal, declared
@@ -255,9 +255,15 @@ class Trial:
         """Whether torch raised what it is known to raise by mistake."""
         return self._is_torchs(call, known_refusal(error) if self._is_torch() else None)
 
-    def is_known_to_corrupt(self, call: Call) -> bool:
-        """Whether torch is known to damage memory when it is asked for the gradients of this call."""
-        return self._is_torchs(call, known_corruption(call) if isinstance(self.backend, TorchEager) else None)
+    def is_known_to_corrupt(self, call: Call, y: Tensor) -> bool:
+        """Whether torch is known to damage memory when it is asked for the gradients of ``y``, which this call gave.
+
+        Also where a backend of somebody's own leaves them to torch.
+        """
+        finding = known_corruption(call)
+        if finding is None or not (isinstance(self.backend, TorchEager) or differentiated_by_torch(y)):
+            return False
+        return self._is_torchs(call, finding)
 
     def _is_torch(self) -> bool:
         return type(self.backend) is TorchEager  # what is derived from it is a backend of somebody's own
