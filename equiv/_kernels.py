@@ -7,6 +7,14 @@ probability at most ``1/(2W+1) + (2R+1)**-r`` (Schwartz 1980, Zippel 1979; for o
 ``s`` draws multiply. Weights are rows of one random table, each from its own random place out of ``2**20``: two sums
 of shifted rows cancel for at most one place, which adds ``2**-20`` to a draw and makes it nearly as cheap as a copy.
 
+Integer dtypes compute modulo ``2**b``, which is no field, and that bound is not theirs: ``(w*x) << (b - 1)`` is zero
+unless ``w`` and ``x`` are both odd, however many values they have. Let ``2**k``, ``k < b``, be the largest power of two
+in all coefficients of the difference. It is zero only if the rest is, modulo ``2**(b-k)`` and so modulo 2, where it is
+not the zero map and sees nothing of ``w``, ``x`` and ``b`` but their parities. So the argument is carried out over the
+field of two elements. Ranges have as many odd as even integers; a linear form in independent fair bits that is not the
+zero form takes either value with probability 1/2; so a draw shows nothing with probability at most
+``1/2 + 2**-20 + 2**-(r+1)`` (a form in the bias: 1/2). The fault above attains it, but for the ``2**-20``.
+
 Sums stay within the accumulator's exact range, so nothing rounds on the way: all of them, or for long sums each one but
 for a chance below 1e-30 that no order of summation that is fixed beforehand can raise (Hoeffding; right kernels would
 then be called different, never the reverse). A 16-bit result is rounded at the end
@@ -30,6 +38,7 @@ from equiv.mapping import Conv, conv_to_linear
 from equiv.numerics import declared, entry_range, exact_range, format_of
 
 _PLACES = 2**20
+_RADII = (1, 2, 3, 5, 8, 13, 21, 55, 2**8, 2**12, 2**16)
 _ROW_BYTES = 2**21
 _CERTAIN = 70  # exp(-70) is below 1e-30
 _WEIGHT_COST = 24  # putting weights in place and packing them costs about as much as this many rows of a batch
@@ -40,7 +49,8 @@ class Plan:
     """How weights, bias and inputs are drawn.
 
     Attributes:
-        weight: Largest integer W of a weight.
+        weight: Largest integer W of a weight. Integer dtypes leave out -W, and for uint8 W is odd: as many odd integers
+            as even ones. The same holds for the next two.
         bias: Largest integer of a bias entry.
         input: Largest integer R of an input.
         rows: r, the batch.
@@ -66,6 +76,8 @@ class Plan:
 def plan(terms: int, dtype: torch.dtype, device: torch.device, repeats: int, wanted: float) -> Plan | None:
     """The cheapest way to stay below an error probability, or None where the dtype has no room for exact sums.
 
+    In integer dtypes a draw halves the probability, hardly more: 1e-12 takes 42 draws instead of 3.
+
     Args:
         terms: Longest sum.
         dtype: Of weights, input and result.
@@ -78,26 +90,45 @@ def plan(terms: int, dtype: torch.dtype, device: torch.device, repeats: int, wan
         >>> found.draws, found.error_probability < 1e-12
         (3, True)
     """
-    floating = dtype.is_floating_point or dtype.is_complex
-    budget = exact_range(dtype) if floating else min(int(torch.iinfo(dtype).max), 2**53)
+    if not (dtype.is_floating_point or dtype.is_complex):
+        return _integers(terms, dtype, repeats, wanted)
+    budget = exact_range(dtype)
     budget //= 4 if dtype.is_complex else 1  # (|wr|+|wi|)(|xr|+|xi|): a conv that multiplies with three products
     largest = min(entry_range(dtype), 2**53) // (repeats * (2 if dtype.is_complex else 1))
-    if floating and declared(dtype, device).relative and dtype == torch.float32:
+    if declared(dtype, device).relative and dtype == torch.float32:
         largest = min(largest, 2**7)  # what TF32 and bfloat16 products still hold
-    if floating and format_of(dtype).precision < 24:
+    if format_of(dtype).precision < 24:
         return _sixteen_bits(terms, dtype, largest, wanted)
-    sign = 1 if dtype == torch.uint8 else 2
     best: Plan | None = None
-    for radius in (1, 2, 3, 5, 8, 13, 21, 55, 2**8, 2**12, 2**16):
+    for radius in _RADII:
         factor = 2 / 3 if radius == 1 else float(radius**2)
-        likely = int(budget * 0.9 / math.sqrt(2 * factor * terms * _CERTAIN)) if floating else 0
+        likely = int(budget * 0.9 / math.sqrt(2 * factor * terms * _CERTAIN))
         weight = min(largest, max(likely, budget * 9 // 10 // (terms * radius)))
         bias = min(largest, budget // 10)
         if weight < 1 or bias < 1 or radius > largest:
             continue
         for rows in range(1, 33):
-            miss = max(1 / (sign * weight + 1) + 1 / _PLACES + (sign * radius + 1.0) ** -rows, 1 / (sign * bias + 1))
+            miss = max(1 / (2 * weight + 1) + 1 / _PLACES + (2 * radius + 1.0) ** -rows, 1 / (2 * bias + 1))
             best = _cheaper(best, Plan(weight, bias, radius, rows, 0, miss), wanted)
+    return best
+
+
+def _integers(terms: int, dtype: torch.dtype, repeats: int, wanted: float) -> Plan | None:
+    """Weights and inputs of about the same size, as only their parities count; no sum leaves the range of the dtype."""
+    budget = min(int(torch.iinfo(dtype).max), 2**53)
+    bias = min(budget // 10, budget // repeats)
+    found: tuple[int, int] | None = None
+    for radius in _RADII:
+        weight = min(budget // repeats, budget * 9 // 10 // (terms * radius))
+        if dtype == torch.uint8:
+            radius, weight, bias = (value - (value + 1) % 2 for value in (radius, weight, bias))
+        if weight >= (radius if found else 1):
+            found = weight, radius
+    if found is None or bias < 1:
+        return None
+    best: Plan | None = None
+    for rows in range(1, 33):
+        best = _cheaper(best, Plan(found[0], bias, found[1], rows, 0, 1 / 2 + 1 / _PLACES + 0.5 ** (rows + 1)), wanted)
     return best
 
 
@@ -231,8 +262,9 @@ class Weights:
         return held
 
     def _integers(self, radius: int, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        low = 0 if self.dtype == torch.uint8 else -radius
-
+        low = -radius
+        if not (self.dtype.is_floating_point or self.dtype.is_complex):  # as many odd integers as even ones
+            low = 0 if self.dtype == torch.uint8 else 1 - radius
         kind = torch.int32 if radius < 2**31 - 1 else torch.int64
 
         def draw() -> Tensor:

@@ -30,6 +30,7 @@ def value_cases(context: Context, **options: Any) -> SearchStrategy[Case]:
 def _cases(context: Context, **options: Any) -> SearchStrategy[Case]:
     if context.deep:
         options = {"max_features": 2048, "max_out": 1024, "max_rows": 1024, **options}
+    options.setdefault("max_features", 1024)  # the patches of a vision transformer have 768
     return cases(dtype=context.dtype, device=context.device, **options)
 
 

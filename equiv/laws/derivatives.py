@@ -48,7 +48,8 @@ def gradients(trial: Trial, case: Case) -> None:
             found = gradients_of(trial, call, incoming, note=words, result=result)
             for name, a, e in zip(GRADIENT_NAMES, found, expected, strict=False):
                 trial.same(call, a, e, note=f"gradient of the {name} {words}", gradient=(name, incoming))
-        _one_leaf_at_a_time(trial, call, x, case, grad)
+        _some_leaves(trial, call, x, case, grad)
+        _scaled_and_special(trial, call, x, case, grad)
         _second_order(trial, call, x, case, grad)
         if form != "linear" and rows:
             # Without a batch dimension kernels take another path back.
@@ -62,46 +63,77 @@ def gradients(trial: Trial, case: Case) -> None:
         _on_ordinary_values(trial, case, rows)
 
 
-def _one_leaf_at_a_time(trial: Trial, call: Call, x: Tensor, case: Case, grad: Tensor) -> None:
-    """Kernels take other paths when only some of the gradients are asked for."""
+def _some_leaves(trial: Trial, call: Call, x: Tensor, case: Case, grad: Tensor) -> None:
+    """Kernels take other paths when only some of the gradients are asked for; asked twice, they are the same."""
     expected = exact_gradients(x, case.weight, grad, bias=case.bias is not None)
-    which = case.seed % len(expected)
-    name = GRADIENT_NAMES[which]
-    leaf = getattr(call, name).detach().requires_grad_()
-    y = trial.run(replace(call, **{name: leaf}))
-    (found,) = torch.autograd.grad(y, leaf, grad)
-    trial.same(
-        call,
-        found.reshape(expected[which].shape),
-        expected[which],
-        note=f"gradient of the {name} alone",
-        gradient=(name, grad),
-    )
+    which = 1 + case.seed % (2 ** len(expected) - 2)  # a bit for each; neither none nor all
+    names = [name for bit, name in enumerate(GRADIENT_NAMES) if which >> bit & 1]
+    leaves = {name: getattr(call, name).detach().requires_grad_() for name in names}
+    y = trial.run(replace(call, **leaves))
+    for again in ("", ", asked for once more"):
+        found = torch.autograd.grad(y, [*leaves.values()], grad, retain_graph=True)
+        for name, gradient in zip(names, found, strict=True):
+            wanted = expected[GRADIENT_NAMES.index(name)]
+            note = f"gradient of {' and '.join(names)} alone{again}: that of the {name}"
+            trial.same(call, gradient.reshape(wanted.shape), wanted, note=note, gradient=(name, grad))
+
+
+def _scaled_and_special(trial: Trial, call: Call, x: Tensor, case: Case, grad: Tensor) -> None:
+    """An incoming gradient times a power of two multiplies all gradients; a NaN in it reaches its row and output."""
+    if not len(x) or not case.dtype.is_floating_point:
+        return
+    expected = exact_gradients(x, case.weight, grad, bias=case.bias is not None)
+    factor = 2.0 ** ((-8, 2) if case.dtype == torch.float16 else (-40, 40))[case.seed % 2]
+    safe = [wanted.abs().max() * factor < torch.finfo(case.dtype).max for wanted in expected if wanted.numel()]
+    if all(safe):
+        incoming = grad * factor
+        found = gradients_of(trial, call, incoming, note=f"incoming gradient times {factor:g}")
+        for name, a, e in zip(GRADIENT_NAMES, found, expected, strict=False):
+            note = f"gradient of the {name} for an incoming gradient times {factor:g}"
+            trial.same(call, a, e * factor, note=note, gradient=(name, incoming))
+    row, output = case.seed % len(x), case.seed % case.weight.shape[0]
+    incoming = grad.clone()
+    incoming[row, output] = torch.nan
+    found = gradients_of(trial, call, incoming, note="NaN in the incoming gradient")
+    for name, a, e in zip(GRADIENT_NAMES, found, expected, strict=False):
+        wanted = e.clone()
+        wanted[row if name == "input" else output] = torch.nan
+        note = f"gradient of the {name} for a NaN in the incoming gradient at {[row, output]}"
+        trial.same(call, a, wanted, note=note, gradient=(name, incoming))
 
 
 def _second_order(trial: Trial, call: Call, x: Tensor, case: Case, grad: Tensor) -> None:
-    """The layer is bilinear: with ``L = <grad_x, v>``, dL/dW = g.T @ v and dL/dg = v @ W.T (real dtypes).
+    """The layer is bilinear: with ``L = <grad_x, v>``, dL/dW = g.T @ conj(v) and dL/dg = v @ W.T.
 
-    ``v`` is the sign of the input, so that the sums stay as small as those of the probe and exact.
+    With ``L = <grad_W, u>``, dL/dx = g @ conj(u) and dL/dg = x @ u.T. ``v`` and ``u`` are the signs of the (real parts
+    of the) input and the weight, so that the sums stay as small as those of the probe and exact.
     """
-    if case.dtype.is_complex or len(x) == 0:
+    if len(x) == 0:
         return
-    leaf_x, leaf_w = call.input.detach().requires_grad_(), call.weight.detach().requires_grad_()
+    names = GRADIENT_NAMES[: 2 + (call.bias is not None and case.seed % 2)]
+    leaves = {name: getattr(call, name).detach().requires_grad_() for name in names}
     leaf_g = grad.detach().requires_grad_()
-    y = trial.run(replace(call, input=leaf_x, weight=leaf_w))
-    (grad_x,) = torch.autograd.grad(y, leaf_x, leaf_g, create_graph=True)
-    v = call.input.detach().sign()
-    grad_w, grad_g = torch.autograd.grad(grad_x, (leaf_w, leaf_g), v)
-    flat_v = v.reshape(x.shape)
-    note = "second order: the derivative of <grad of input, sign of input> with respect to the"
-    trial.same(
-        call,
-        grad_w.reshape(case.weight.shape),
-        whole(grad.T, flat_v.T),
-        note=f"{note} weight",
-        gradient=("weight again", grad),
-    )
-    trial.same(call, grad_g, whole(flat_v, case.weight), note=f"{note} incoming gradient", gradient=("incoming", grad))
+    y = trial.run(replace(call, **leaves))
+    through = GRADIENT_NAMES[case.seed // 2 % 2]
+    other = "weight" if through == "input" else "input"
+    (first,) = torch.autograd.grad(y, leaves[through], leaf_g, create_graph=True)
+    v = _signs(getattr(call, through))
+    again, incoming = torch.autograd.grad(first, (leaves[other], leaf_g), v)
+    conj_v = v.conj().resolve_conj()
+    if through == "input":
+        flat_v = v.reshape(x.shape)
+        wanted, wanted_g = whole(grad.T, conj_v.reshape(x.shape).T), whole(flat_v, case.weight)
+    else:
+        flat_v = v.reshape(case.weight.shape)
+        wanted, wanted_g = whole(grad, conj_v.reshape(case.weight.shape).T), whole(x, flat_v)
+    note = f"second order: the derivative of <grad of {through}, sign of {through}> with respect to the"
+    trial.same(call, again.reshape(wanted.shape), wanted, note=f"{note} {other}", gradient=(f"{other} again", grad))
+    trial.same(call, incoming, wanted_g, note=f"{note} incoming gradient", gradient=("incoming", grad))
+
+
+def _signs(t: Tensor) -> Tensor:
+    t = t.detach().resolve_conj()
+    return torch.complex(t.real.sign(), torch.zeros_like(t.real)) if t.is_complex() else t.sign()
 
 
 def _on_ordinary_values(trial: Trial, case: Case, rows: int) -> None:

@@ -67,8 +67,24 @@ def dense(trial: Trial, case: Case) -> None:
         y = _slide(trial, call, note)
         # One sample after another: (N, O, positions) as (N, O*positions).
         trial.same(call, y.reshape(rows, -1), expected.reshape(rows, -1), note=note)
+        _copies(trial, call, windows, generator, note)
         if case.dtype.is_floating_point:
             _gradients_on_windows(trial, call, windows, case, generator, note)
+
+
+def _copies(trial: Trial, call: Call, windows: Tensor, generator: torch.Generator, note: str) -> None:
+    """A kernel with a single 1 copies one entry of each window, with all its bits."""
+    rows, outputs, n = call.input.shape[0], call.weight.shape[0], call.weight[0].numel()
+    dtype = call.input.dtype
+    if not dtype.is_floating_point:
+        return
+    taps = torch.randint(0, n, (outputs,), generator=generator).to(call.input.device)
+    weight = torch.zeros_like(call.weight.flatten(1)).scatter_(1, taps[:, None], 1.0).view(call.weight.shape)
+    x = torch.randn(call.input.shape, generator=generator, dtype=torch.float64).to(dtype).to(call.input.device)
+    copying = replace(call, input=x, weight=weight, bias=None)
+    wanted = x.flatten(1)[:, windows[:, taps].T]  # (N, O, positions)
+    y = _slide(trial, copying, note)
+    trial.same(copying, y.reshape(rows, -1), wanted.reshape(rows, -1), note=f"one entry of each window, {note}")
 
 
 def _windows_of(call: Call) -> Tensor:

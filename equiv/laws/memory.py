@@ -36,7 +36,8 @@ _RESHAPED_WORK = 2**19
 
 
 def _gradient_cases(context: Context) -> SearchStrategy[Case]:
-    return exact_cases(context, gradients=context.kind != "integer")
+    # Each case runs in dozens of layouts: sizes beyond are for other laws.
+    return exact_cases(context, gradients=context.kind != "integer", max_features=2048 if context.deep else 256)
 
 
 @law(4, "layout", draw=_gradient_cases)
@@ -46,6 +47,7 @@ def layout(trial: Trial, case: Case) -> None:
     backward = case.dtype.is_floating_point or case.dtype.is_complex
     grad = integer_grad(case, math.prod(case.batch_shape))
     _square(trial, case)
+    _shared(trial, case)
     plain = _Wanted(rows_of(case), case.weight, case.bias, grad if backward else None)
     for form in trial.forms:
         arranged = trial.arrange(form, case.x, case.weight, case.bias, case.feature_shape)
@@ -81,6 +83,26 @@ def _square(trial: Trial, case: Case) -> None:
             changed: dict[str, Any] = {name: Layout("permuted").apply(getattr(call, name))}
             turned = replace(call, **changed)
             trial.same(turned, trial.run(turned), wanted, note=f"a square layer, {name} transposed in memory")
+
+
+def _shared(trial: Trial, case: Case) -> None:
+    """Tensors that lie in each other's memory, and rows whose leading dimensions are exchanged in memory."""
+    weight, n = case.weight, case.weight.shape[1]
+    for x, bias, note in (
+        (weight, None, "the weight as the input"),
+        (rows_of(case)[:1], weight[:, 0], "the first column of the weight as the bias"),
+    ):
+        if len(x) and stays_exact(x, weight, bias):
+            wanted = whole(x, weight, bias)
+            for form in trial.forms:
+                call = trial.arrange(form, x, weight, bias, case.feature_shape)
+                trial.same(call, trial.run(call), wanted, note=note)
+    if "linear" in trial.forms and len(rows_of(case)):
+        picked = rows_of(case)[torch.arange(6) % len(rows_of(case))]
+        turned = picked.view(3, 2, n).transpose(0, 1)
+        call = Call("linear", turned, weight, case.bias)
+        wanted = whole(turned.reshape(6, n), weight, case.bias)
+        trial.same(call, trial.run(call), wanted, note="leading dimensions exchanged in memory")
 
 
 class _Wanted:
@@ -262,6 +284,7 @@ def purity(trial: Trial, case: Case) -> None:
         before = [t.clone() for t in given]
         first = trial.run(call).clone()
         again = trial.run(call)
+        trial.owns(call, again)
         trial.holds(
             all(bit_equal(a, b) for a, b in zip(given, before, strict=True)), form, "the call changed its inputs", call
         )
@@ -273,7 +296,16 @@ def purity(trial: Trial, case: Case) -> None:
             call,
         )
         trial.holds(not again.requires_grad, form, "the result requires a gradient although nothing given does", call)
+        _follows_its_weight(trial, plain)
     _mapping_is_pure(trial, case)
+
+
+def _follows_its_weight(trial: Trial, call: Call) -> None:
+    """What was prepared for a weight must not outlive a change of it in place, as an optimizer makes."""
+    call = replace(call, weight=call.weight.clone(), bias=None)
+    before = trial.run(call).clone()
+    call.weight.neg_()
+    trial.same(call, trial.run(call), -before, note="after its weight was negated in place")
 
 
 def _mapping_is_pure(trial: Trial, case: Case) -> None:

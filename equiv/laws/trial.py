@@ -238,6 +238,13 @@ class Trial:
         if not condition:
             raise Broken(note, form=form, call=call)
 
+    def owns(self, call: Call, y: Tensor) -> None:
+        """The memory of a result is its own: writing to it must not change what the call was given."""
+        if y.numel():
+            given = {t.untyped_storage().data_ptr() for t in (call.input, call.weight, call.bias) if t is not None}
+            own = y.untyped_storage().data_ptr() not in given
+            self.holds(own, call.form, "the result lies in the memory of what the call was given", call)
+
     # -- bookkeeping -----------------------------------------------------------------------------------------------
 
     def cover(self, condition: str, value: Hashable) -> None:

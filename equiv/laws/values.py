@@ -84,6 +84,7 @@ def readback(trial: Trial, case: Case) -> None:
     for form in trial.forms:
         call = trial.arrange(form, case.x, probes, None, case.feature_shape)
         y = trial.run(call, note="one-hot weights")
+        trial.owns(call, y)
         if strict:
             trial.same(call, y, inputs, note="an output must be the input that its weights choose")
         else:
@@ -99,6 +100,7 @@ def readback(trial: Trial, case: Case) -> None:
             call = trial.arrange(form, zeros, case.weight, case.bias, case.feature_shape)
             nothing = Reference(zeros.cpu(), case.weight.cpu(), case.bias.cpu())
             y = trial.run(call, note="zero input")
+            trial.owns(call, y)
             if strict:
                 trial.same(call, y, case.bias[None, :], note="a zero input must return the bias")
             else:

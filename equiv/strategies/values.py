@@ -101,9 +101,10 @@ class Values:
     ``small_integers``, -4..4; ``distinct``, integers that differ from each other and from 0 as far as the dtype holds
     that many (float32: 33,554,432, float16: 4,096, bfloat16: 512, int8: 254); ``normals``; ``repeated``, normals in
     equal neighbours along the last dimension; ``wide``, exponents over half of the dtype's range, for integers the
-    whole range; ``cancelling``, neighbours along the last dimension that cancel but for a few ulp; ``subnormal``, half
-    of them subnormal; ``near_overflow``, a quarter within a factor 4 of the largest finite number; ``specials``, NaN,
-    both infinities and both zeros among normals, at least one. Integer dtypes have ``INTEGER_KINDS``.
+    whole range with both its ends; ``cancelling``, neighbours along the last dimension that cancel but for a few ulp;
+    ``subnormal``, half of them subnormal and a quarter just above; ``near_overflow``, a quarter within a factor 4 of
+    the largest finite number; ``specials``, NaN, both infinities and both zeros among normals, at least one. Integer
+    dtypes have ``INTEGER_KINDS``.
 
     Attributes:
         kind: one of ``KINDS``.
@@ -232,7 +233,9 @@ def _wide(n: int, last: int, dtype: torch.dtype, seed: int, g: torch.Generator) 
         bounds = torch.iinfo(dtype)
         values = torch.empty(n, dtype=dtype)
         high = None if dtype == torch.int64 else bounds.max + 1  # None: the whole range of int64
-        return values.random_(bounds.min, high, generator=g)
+        values.random_(bounds.min, high, generator=g)
+        ends = torch.tensor([bounds.min, bounds.max], dtype=dtype)
+        return torch.where(_chosen(n, 16, g), ends[torch.randint(0, 2, (n,), generator=g)], values)
     quarter = int(math.log2(torch.finfo(dtype).max)) // 4
     exponents = torch.randint(-quarter, quarter + 1, (n,), generator=g, dtype=torch.int32)
     work = torch.float64 if dtype == torch.float64 else torch.float32
@@ -250,7 +253,8 @@ def _cancelling(n: int, last: int, dtype: torch.dtype, seed: int, g: torch.Gener
 def _subnormal(n: int, last: int, dtype: torch.dtype, seed: int, g: torch.Generator) -> torch.Tensor:
     bits = torch.randint(1, 2 ** _MANTISSA[dtype], (n,), generator=g, dtype=_BITS[dtype])
     signs = torch.randint(0, 2, (n,), generator=g, dtype=_BITS[dtype]) * torch.iinfo(_BITS[dtype]).min
-    normals = _normals(n, last, dtype, seed, g)
+    above = torch.randint(1, 6, (n,), generator=g, dtype=_BITS[dtype]) << _MANTISSA[dtype]
+    normals = torch.where(_chosen(n, 2, g), (bits | above | signs).view(dtype), _normals(n, last, dtype, seed, g))
     return torch.where(_chosen(n, 2, g), (bits | signs).view(dtype), normals)
 
 
