@@ -141,10 +141,15 @@ def check_state(state: Mapping[str, Any] | None, method: str) -> None:
         )
 
 
-def check_origin(state: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
-    """Refuse a state of other layers or options."""
-    if state["of"] != mine["of"] or not isinstance(state["next"], int) or state["next"] < 0:
+def check_origin(state: Mapping[str, Any], mine: Mapping[str, Any], draws: int) -> None:
+    """Refuse a state of other layers or options, or one that is further than there are draws."""
+    done = state["next"]
+    if state["of"] != mine["of"]:
         raise EquivError(
-            f"resume: expected a state of these very layers, dtype, error probability and seed ({mine['of']:.60}), got "
-            f"one of {state['of']!r:.60}; start again without resume="
+            f"resume: expected a state of these very layers, dtype, error probability, seed and settings of torch "
+            f"({mine['of']:.12}), got one of {state['of']!r:.60}; start again without resume="
+        )
+    if isinstance(done, bool) or not isinstance(done, int) or not 0 <= done <= draws:
+        raise EquivError(
+            f"resume: expected a state with 0 to {draws} draws done, got {done!r:.60}; start again without resume="
         )

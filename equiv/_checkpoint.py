@@ -30,9 +30,18 @@ class Checkpoint:
     def __init__(self, path: object) -> None:
         if not isinstance(path, str | os.PathLike):
             raise EquivError(f"checkpoint: expected the path of a file, got {path!r:.60}; pass such as 'layer.json'")
-        self.path = Path(os.fspath(path))
-        if self.path.is_dir() or not self.path.parent.is_dir():
-            raise EquivError(f"checkpoint: expected a file in an existing folder, got {str(self.path)!r}; name one")
+        self.path = Path(os.fsdecode(path))
+        try:
+            taken = self.path.is_dir() or not self.path.parent.is_dir()
+        except (OSError, ValueError):  # too long, or with a character that no path has
+            taken = True
+        if taken:
+            raise EquivError(
+                f"checkpoint: expected a file in an existing folder, got {str(self.path)!r:.200}; name one"
+            )
+        self._half = self.path.with_name(f"{self.path.name}.{os.getpid()}")
+        self._put("")  # so that a folder that takes no file is told before the work, not after it
+        self._half.unlink()
         self._state: Mapping[str, Any] | None = None
         self._written = time.monotonic()
         self.stopped = False
@@ -43,7 +52,7 @@ class Checkpoint:
             found = json.loads(self.path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise self.foreign() from error
         if not isinstance(found, dict) or not set(found) >= KEYS:
             raise self.foreign()
@@ -73,14 +82,31 @@ class Checkpoint:
         """The last state heard of, if any. A reader finds the old one or the new one, never half of one."""
         if self._state is None:
             return
-        half = self.path.with_name(f"{self.path.name}.{os.getpid()}")
-        half.write_text(json.dumps(self._state), encoding="utf-8")
-        half.replace(self.path)
+        self._put(json.dumps(self._state))
+        try:
+            self._half.replace(self.path)
+        except OSError as error:
+            raise self._unwritable(error) from error
         self._written = time.monotonic()
+
+    def _put(self, text: str) -> None:
+        try:
+            self._half.write_text(text, encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: Exception) -> EquivError:
+        return EquivError(
+            f"checkpoint: expected to write {str(self.path)!r:.200}, got {type(error).__name__}: "
+            f"{getattr(error, 'strerror', None) or error}; name a file in a folder that can be written to"
+        )
 
     def remove(self) -> None:
         """The certificate is complete: the next one starts anew."""
-        self.path.unlink(missing_ok=True)
+        try:
+            self.path.unlink(missing_ok=True)
+        except OSError as error:
+            raise self._unwritable(error) from error
 
 
 def printed(stream: TextIO | None = None) -> Progress:

@@ -14,45 +14,22 @@ the real part at ``x = e_i`` and at ``x = i*e_i`` is compared, and the imaginary
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from equiv._packed import packed, plain, unpacked, value_of
-from equiv._probing import CAP, Difference, Progress, Side, same_values, without_bias, word
+from equiv._origin import digest, is_told, origin
+from equiv._probing import CAP, Difference, Progress, Side, same_values, without_bias
+from equiv._state import Reading, reading_of, state_of
 from equiv.causes import name_cause
 from equiv.errors import EquivError
 from equiv.numerics import declared, format_of
 
 _SLACK = 64  # functions may round inside more often than one layer does; what is no affine map is off by far more
-_STATE = 1
 _NAMED = 2**22  # entries of a matrix up to which what was read is kept, to name the cause of a difference
-
-
-@dataclass
-class Reading:
-    """What has been read so far.
-
-    Attributes:
-        next: The first column that has not been read.
-        count: Entries that differ, those of the bias included.
-        differences: The first of them.
-        flushed: Entries where one kernel treats a subnormal as zero, as the dtype's kernels may.
-        unseen: Entries of which a bias hides the last bits.
-        resolution: How far such a weight may be off unseen, at most.
-        bent: Which side is no affine map and why, or None.
-    """
-
-    next: int = 0
-    count: int = 0
-    differences: list[Difference] = field(default_factory=list)
-    flushed: int = 0
-    unseen: int = 0
-    resolution: float = 0.0
-    bent: str | None = None
 
 
 class Reader:
@@ -79,7 +56,7 @@ class Reader:
         seed: int,
     ) -> None:
         self.sides = (candidate, reference)
-        self.n, self.dtype, self.device = n, dtype, device
+        self.n, self.dtype, self.device, self.seed = n, dtype, device, seed
         self.floating = dtype.is_floating_point or dtype.is_complex
         self.apart = all(side.layer is not None for side in self.sides)
         self.found = Reading()
@@ -92,7 +69,7 @@ class Reader:
         self._columns: list[tuple[Tensor, Tensor]] = []
         kinds = (torch.complex128 if dtype.is_complex else torch.float64) if self.floating else torch.int64
         self.sums = {
-            side.name: (self._blank(kinds), self._blank(torch.float64 if self.floating else torch.int64))
+            side.name: [self._blank(kinds), self._blank(torch.float64 if self.floating else torch.int64)]
             for side in self.sides
             if side.layer is None
         }
@@ -401,67 +378,33 @@ class Reader:
 
     def state(self) -> dict[str, Any]:
         """All that is needed to go on, in JSON's types."""
-        found = self.found
-        return {
-            "version": _STATE,
-            "method": "deterministic",
-            "of": self._fingerprint,
-            "next": found.next,
-            "count": found.count,
-            "differences": [[d.output, d.input, plain(d.candidate), plain(d.reference)] for d in found.differences],
-            "flushed": found.flushed,
-            "unseen": found.unseen,
-            "resolution": found.resolution,
-            "bent": found.bent,
-            "sums": {name: [packed(t) for t in pair] for name, pair in self.sums.items()},
-        }
+        return state_of(self.found, self.origin, self.sums)
 
-    def resume(self, state: dict[str, Any]) -> None:
+    def resume(self, state: Mapping[str, Any]) -> None:
         """Go on from :meth:`state`.
 
+        Plain layers, and modules of which the hash takes in all, go on after the last column that was read. What a
+        function reads is in no hash: with one, the reading starts again from the first column.
+
         Raises:
-            EquivError: It belongs to other layers, another dtype or another seed.
+            EquivError: It belongs to other layers, another dtype or another seed, or holds what no state can.
         """
-        mine = self._fingerprint
-        if state.get("of") != mine:
+        if state.get("of") != self.origin:
             raise EquivError(
-                f"resume: expected a state of these very layers, dtype and seed ({mine}), got one of "
-                f"{state.get('of')}; start again without resume="
+                f"resume: expected a state of these very layers, dtype, seed and settings of torch ({self.origin:.12}), "
+                f"got one of {state.get('of')!r:.60}; start again without resume="
             )
-        try:
-            differences = [Difference(o, i, value_of(a), value_of(b)) for o, i, a, b in state["differences"]]
-            counts = {name: int(state[name]) for name in ("next", "count", "flushed", "unseen")}
-            self.found = Reading(
-                **counts, differences=differences, resolution=float(state["resolution"]), bent=state["bent"]
-            )
-            for name, pair in self.sums.items():
-                for tensor, text in zip(pair, state["sums"][name], strict=True):
-                    tensor.copy_(unpacked(text, tensor))
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise EquivError(
-                f"resume: expected a state as a certificate holds it, got one that cannot be read ({error!r:.60}); "
-                "start again without resume="
-            ) from error
+        sums = {name: [torch.empty_like(t) for t in tensors] for name, tensors in self.sums.items()}
+        found = reading_of(state, self.n, self.outputs, sums)
+        if all(is_told(side) for side in self.sides):
+            self.found, self.sums = found, sums
 
     @cached_property
-    def _fingerprint(self) -> str:
-        parts = [word(self.dtype), str(self.n), str(self.outputs), str(self._digest(self.tests))]
-        for side, zero in zip(self.sides, self.zeros, strict=True):
-            parts.append(str(self._digest(zero)))
-            parts += [] if side.layer is None else [str(self._digest(side.layer.weight))]
-        return "-".join(parts)
-
-    def _digest(self, values: Tensor) -> int:
-        """A checksum that sees every bit of a tensor and, among its rows, their order."""
-        bits = values.detach().resolve_conj().resolve_neg()
-        bits = (
-            (torch.view_as_real(bits) if bits.is_complex() else bits)
-            .contiguous()
-            .view(torch.uint8)
-            .reshape(len(values), -1)
-        )
-        rows = bits.sum(1, dtype=torch.int64)
-        return int((rows * torch.arange(1, len(rows) + 1, device=rows.device)).sum()) & 0xFFFFFFFFFFFF
+    def origin(self) -> str:
+        """A hash of all that the answers of both sides depend on; see ``equiv._origin``."""
+        seen = [digest(values) for values in (self.tests, *self.zeros)]
+        facts = ("deterministic", self.seed, self.n, self.outputs, *seen)
+        return origin(self.sides, self.dtype, self.device, *facts, values=True)
 
 
 def _layer(side: Side) -> Any:

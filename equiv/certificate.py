@@ -28,6 +28,7 @@ from equiv._certify_arguments import (
 )
 from equiv._checkpoint import Checkpoint, printed
 from equiv._kernels import Pair, Plan, Weights, layout_word, pair_of, plan, probe
+from equiv._origin import origin
 from equiv._parameters import cause_of, compare_parameters, outputs_of
 from equiv._probing import (
     CAP,
@@ -229,7 +230,7 @@ class _Case:
             return Certificate(False, "deterministic", 1, 0.0, "dtypes differ", text.strip())
         reader = Reader(*self.sides, self.n, self.dtype, self.device, self.chunk_bytes, self.seed)
         if self.resume is not None:
-            reader.resume(dict(self.resume))
+            reader.resume(self.resume)
         finished = reader.run(self.progress)
         found = reader.found
         known = {(d.output, d.input) for d in found.differences}
@@ -311,11 +312,13 @@ class _Case:
 
     def _random(self, pair: Pair, chosen: Plan) -> Certificate:
         check_state(self.resume, "random")
+        # Without the values of the weights: they are compared bit by bit in every run, and no draw depends on them.
         layers = [geometry(layer) for layer in self.layers or ()]
-        origin = f"{self.seed}-{self.shape}-{word(self.dtype)}-{chosen}-{layers}"
-        state: dict[str, Any] = {"version": 1, "method": "random", "of": origin, "next": 0}
+        facts = ("random", self.seed, self.shape, chosen, *layers)
+        of = origin(self.sides, self.dtype, self.device, *facts, values=False)
+        state: dict[str, Any] = {"version": 1, "method": "random", "of": of, "next": 0}
         if self.resume is not None:
-            check_origin(self.resume, state)
+            check_origin(self.resume, state, chosen.draws)
             state["next"] = int(self.resume["next"])
         weights = Weights(pair, chosen)
         found, done = None, int(state["next"])
