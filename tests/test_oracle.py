@@ -78,14 +78,14 @@ BROKEN = {  # fault, dtype: laws that it breaks, laws that it keeps, what is sai
     ("products-in-bfloat16", "float32"): (("exact", "forward"), ("scaling", "purity"), "bfloat16"),
     ("products-in-tf32", "float32"): (("exact", "readback"), ("scaling", "purity"), "TF32"),
     ("bfloat16-accumulator", "bfloat16"): (("exact", "forward"), ("scaling", "purity"), ""),
-    ("int8-saturates", "int8"): (("exact", "forward"), ("purity",), ""),
+    ("int8-saturates", "int8"): (("exact", "forward", "purity"), (), ""),
     ("rows-shifted", "float16"): (("exact", "batch"), ("scaling", "purity"), ""),
-    ("packed-weight-cached-by-shape", "float32"): (("boundaries",), ("purity",), ""),
+    ("packed-weight-cached-by-shape", "float32"): (("boundaries", "purity"), (), "in place"),
     ("input-altered-batch-of-one", "float32"): (("purity",), (), "the call changed its inputs"),
     ("stride-ignored", "int32"): (("dense",), ("exact", "readback", "free_parameters"), "full"),
     ("batch-of-one-squeezed", "float32"): (("batch",), (), "linear"),
 }
-EXAMPLES = {"layout": 40, "special_values": 40}
+EXAMPLES = {"layout": 40, "readback": 40, "special_values": 40}
 
 
 @pytest.mark.parametrize(("fault", "dtype"), BROKEN)

@@ -80,35 +80,19 @@ def factorisations(product: int, parts: int) -> tuple[Shape, ...]:
     return tuple((head, *rest) for head in divisors for rest in factorisations(product // head, parts - 1))
 
 
-_FAMOUS = ((3, 4, 4), (3, 7, 7), (3, 8, 8), (16, 5, 5), (3, 14, 14), (64, 3, 3), (3, 16, 16), (1, 28, 28))
-"""What is replaced most: patches of images, and the maps before a classifier."""
-
-
-@lru_cache(maxsize=256)
-def _kinds(spatial_dims: tuple[int, ...], min_positions: int, max_features: int) -> st.SearchStrategy[int | Shape]:
-    """A number of spatial dimensions, two in half of the draws, or in one of ten or so a whole shape."""
-    ranks = spatial_dims + (2,) * (2 in spatial_dims)
-    famous = tuple(
-        shape
-        for shape in _FAMOUS
-        if 2 in spatial_dims and math.prod(shape) <= max_features and math.prod(shape[1:]) >= min_positions
-    )
-    return st.sampled_from([rank for rank in ranks for _ in range(64 // len(ranks))] + [*famous])
-
-
-_OF_SIDES = {1: 70, 2: 30, 3: 20, 4: 12, 5: 8, 7: 8, 8: 6, 14: 6, 16: 6}  # of 3 for other sides up to 16, 1 beyond
+_OF_SIDES = {1: 70, 2: 30, 3: 20, 4: 14, 5: 8, 7: 14, 8: 8, 14: 12, 16: 12}  # of 3 for other sides up to 16, 1 beyond
 
 
 @lru_cache(maxsize=4096)
 def _sides(place: int, low: int, high: int, first: int) -> st.SearchStrategy[tuple[int, int]]:
     """Sides of a feature map in low..high, 1 and its neighbours more often; places stay apart (see above).
 
-    A ``first`` side above 1 comes again in a quarter of the draws: square maps and cubes are what most people have.
+    A ``first`` side above 1 comes again in a third of the draws: square maps and cubes are what most people have.
     """
     near = range(low, min(high, max(16, low)) + 1)
     far = [size for size in BOUNDARIES if max(16, low) < size <= high]
     table = [(place, s) for s in near for _ in range(_OF_SIDES.get(s, 3))] + [(place, s) for s in far]
-    again = len(table) // 3 if first > 1 and low <= first <= high else 0
+    again = len(table) // 2 if first > 1 and low <= first <= high else 0
     return st.sampled_from(table + [(place, first)] * again)
 
 
@@ -119,9 +103,7 @@ def _ranks(ranks: tuple[int, ...]) -> st.SearchStrategy[int]:
 
 def draw_feature_shape(draw: st.DrawFn, spatial_dims: tuple[int, ...], min_positions: int, max_features: int) -> Shape:
     """A feature shape ``(C, *spatial)``: its rank, each side, then C within what is left: three to five choices."""
-    rank, positions = draw(_kinds(spatial_dims, min_positions, max_features)), 1
-    if isinstance(rank, tuple):
-        return rank
+    rank, positions = draw(_ranks(spatial_dims + (2,) * (2 in spatial_dims))), 1
     sides: list[int] = []
     for place in range(rank):
         least = -(-min_positions // positions) if place == rank - 1 else 1
@@ -220,8 +202,8 @@ def feature_shapes(
     The product and ``C`` reach 1, 2, 3, the vector widths with their neighbours (7, 8, 9, 15, 16, 17, 31, 32, 33, 63,
     64, 65, 127, 128, 129), primes and powers of two more often than others. Half the shapes have two spatial
     dimensions, nearly half of these with both sides above 1; squares, cubes, and a side of 1 beside a longer one are
-    common, and so are patches of images such as (3, 16, 16), from which Hypothesis finds smaller ones; an eighth are
-    1x1 maps (if ``min_positions`` allows). Shrinks to ``(1, 1)``.
+    common, and so are patches of images such as (3, 16, 16); a seventh are 1x1 maps (if ``min_positions`` allows).
+    Shrinks to ``(1, 1)``.
 
     Args:
         spatial_dims: how many spatial dimensions, any of 1, 2, 3.
