@@ -24,11 +24,13 @@ from torch import Tensor
 from equiv._origin import digest, is_told, origin
 from equiv._probing import CAP, Difference, Progress, Side, same_values, without_bias
 from equiv._state import Reading, reading_of, state_of
+from equiv._structure import Structure, structure_of
+from equiv._superposition import Superposition
+from equiv._words import counted
 from equiv.causes import name_cause
 from equiv.errors import EquivError
-from equiv.numerics import declared, format_of
+from equiv.numerics import Exact, declared, format_of
 
-_SLACK = 64  # functions may round inside more often than one layer does; what is no affine map is off by far more
 _NAMED = 2**22  # entries of a matrix up to which what was read is kept, to name the cause of a difference
 
 
@@ -62,20 +64,15 @@ class Reader:
         self.found = Reading()
         self.zeros = [self._at_zero(side) for side in self.sides]
         self.outputs = self.zeros[0].shape[0]
-        size = dtype.itemsize * (n + 2 * self.outputs) + (0 if self.apart else 96 * self.outputs)
+        size = dtype.itemsize * (n + 2 * self.outputs) + (0 if self.apart else 192 * self.outputs)
         self.rows = max(1, min(n, chunk_bytes // size))
-        self.tests = self._tests(seed)
+        self.tests = Superposition(n, dtype, device, seed)
         self.is_small = n * self.outputs <= _NAMED
         self._columns: list[tuple[Tensor, Tensor]] = []
-        kinds = (torch.complex128 if dtype.is_complex else torch.float64) if self.floating else torch.int64
-        self.sums = {
-            side.name: [self._blank(kinds), self._blank(torch.float64 if self.floating else torch.int64)]
-            for side in self.sides
-            if side.layer is None
-        }
+        self.sums = {} if self.apart else {side.name: self.tests.blank(self.outputs) for side in self.sides}
         spare = 2 if dtype.is_complex else 1
-        passes = 1 if self.apart or dtype == torch.uint8 else 2
-        self.probes = 1 + n * spare * passes
+        passes = 1 if self.apart or dtype == torch.uint8 else 2 * spare + 1 if self.floating else 2
+        self.probes = 1 + n * (spare if self.apart else passes)
 
     # --- the course ---------------------------------------------------------------------------------------------------
 
@@ -93,9 +90,8 @@ class Reader:
             self.found.next = stop
             if progress is not None and progress(stop, self.n, self.state()) is False and stop < self.n:
                 return False
-        for side in self.sides:
-            if side.name in self.sums and self.found.bent is None:
-                self.found.bent = self._superposed(side)
+        if self.sums and self.found.bent is None:
+            self._superposed()
         return True
 
     def _weights(self, columns: Tensor) -> None:
@@ -128,10 +124,15 @@ class Reader:
         self._record(wrong, columns, *values)
         self._keep(*values)
         self._unseen(far, seen, scale)
-        for side, y, column in zip(self.sides, near, second, strict=True):
+        doubts = [
+            self.tests.hidden(column, self._doubt(y, ok, scale))
+            for column, y, ok in zip(second, far, seen, strict=True)
+        ]
+        for side, y, column, doubt in zip(self.sides, near, second, doubts, strict=True):
             if side.layer is None:
                 self._straight(side, y, column, columns, scale)
-                self._add(side, columns, column)
+            self.tests.add(self.sums[side.name], columns, column, doubt)
+        self._once_more(columns, second, doubts, scale / 2)
 
     def _integers(self, columns: Tensor, near: list[Tensor]) -> None:
         """Integers are exact modulo ``2**bits``: a bias hides nothing."""
@@ -139,10 +140,8 @@ class Reader:
         self._record(read[0] != read[1], columns, *read)
         self._keep(*read)
         for side, column, zero in zip(self.sides, read, self.zeros, strict=True):
-            if side.layer is not None:
-                continue
-            self._add(side, columns, column)
-            if self.dtype != torch.uint8:
+            self.tests.add(self.sums[side.name], columns, column)
+            if self.dtype != torch.uint8 and side.layer is None:
                 back = side.run(self._hot(columns, -1)[0])
                 if bool((back != zero - column).any()):
                     row = int((back != zero - column).any(1).nonzero()[0])
@@ -287,30 +286,11 @@ class Reader:
 
     # --- is it affine at all? -----------------------------------------------------------------------------------------
 
-    def _tests(self, seed: int) -> Tensor:
-        """Exact inputs of both signs, dense and sparse, large and small: ``(rows, n)``."""
-        generator = torch.Generator("cpu").manual_seed(seed & 0x7FFFFFFFFFFFFFFF)
-        signs = torch.randint(0, 2, (6, self.n), generator=generator, device="cpu") * 2.0 - 1.0
-        signs[0], signs[1] = 1.0, -1.0
-        signs[2] *= 64.0
-        if self.floating:
-            signs[3] /= 64.0
-        for row in (4, 5):
-            keep = torch.randperm(self.n, generator=generator, device="cpu")[:4]
-            few = torch.zeros(self.n, device="cpu")
-            few[keep] = signs[row, keep] * torch.randint(1, 8, (len(keep),), generator=generator, device="cpu")
-            signs[row] = few
-        if self.dtype == torch.uint8:
-            signs = signs.abs()
-        if self.dtype.is_complex:
-            return (signs * (1 - 2j)).to(self.dtype).to(self.device)
-        return signs.to(self.dtype).to(self.device)
-
     def _repeats(self, side: Side) -> None:
         """A function must give the same bits twice, and the same for a row with and without others, up to rounding."""
         if side.layer is not None:
             return
-        first, second = side.run(self.tests), side.run(self.tests)
+        first, second = side.run(self.tests.dense), side.run(self.tests.dense)
         if not bool(same_values(first, second).all()):
             raise EquivError(
                 f"{side.name}: expected the same bits for the same input twice, got different ones; a dropout or "
@@ -323,7 +303,7 @@ class Reader:
         for unit, y in zip((1, 1j), near, strict=False):
             expected = zero + unit * column
             distance = (self._exact(y) - expected).abs()
-            bent = distance > self._bound(1, expected, (column.abs() + zero.abs()).amax(1, keepdim=True))
+            bent = distance > self.tests.bound(1, expected, (column.abs() + zero.abs()).amax(1, keepdim=True))
             if bool(bent.any()) and self.found.bent is None:
                 row, output = (int(i) for i in bent.nonzero()[0])
                 index = int(columns[row])
@@ -332,47 +312,101 @@ class Reader:
                     f"but its values at 0 and -{scale:.3g}*e{index} make {_short(expected[row, output])}"
                 )
 
-    def _add(self, side: Side, columns: Tensor, column: Tensor) -> None:
-        total, size = self.sums[side.name]
-        x = self.tests[:, columns].to(total.dtype)
-        column = column.to(total.dtype)
-        total += x @ column
-        size += (x.abs() @ column.abs()).to(size.dtype)
+    def _once_more(self, columns: Tensor, read: list[Tensor], doubts: list[Tensor], scale: float) -> None:
+        """Every column at a full mantissa far out on the positive side."""
+        x = self.tests.mantissas[columns]
+        hot = self._hot(columns, 1)[0] * (x * scale).to(self.dtype)[:, None]
+        results = [side.run(hot) for side in self.sides]
+        for side, y, zero, column, doubt in zip(self.sides, results, self.zeros, read, doubts, strict=True):
+            expected = column * x[:, None] * scale + self._exact(zero)
+            if side.layer is None:
+                largest = (column.abs() * x[:, None] * scale + self._exact(zero).abs()).amax(1, keepdim=True)
+                self._bends(side, hot, y, expected, self.tests.bound(1, expected, largest))
+            if self._is_single(side):
+                exact = self.tests.single_expected(column, x, scale, zero, doubt)
+                self._rough(side, hot, y, exact, results)
 
-    def _superposed(self, side: Side) -> str | None:
-        """Dense inputs must give the sum of what their entries give alone."""
-        total, size = self.sums[side.name]
-        zero = self.zeros[0 if side is self.sides[0] else 1]
-        y = side.run(self.tests)
-        alone = torch.cat([side.run(row[None]) for row in self.tests])
-        if not self.floating:
-            bent = (y != (total + zero).to(self.dtype)) | (alone != y)
-        else:
-            expected = total + self._exact(zero)
-            largest = (size + zero.abs()).amax(1, keepdim=True)
-            bound = self._bound(self.tests.count_nonzero(1)[:, None], expected, largest)
-            distance = torch.maximum((self._exact(y) - expected).abs(), (self._exact(alone) - expected).abs())
-            bent = ~(distance <= bound) & (largest < format_of(self.dtype).max / 16)
-        if not bool(bent.any()):
-            return None
-        row, output = (int(i) for i in bent.nonzero()[0])
-        wanted = (total + zero)[row, output]
-        return (
-            f"{side.name} is no affine map of single rows: output {output} is {_short(y[row, output])} in a batch and "
-            f"{_short(alone[row, output])} alone at an input with {int(self.tests[row].count_nonzero())} entries, "
-            f"whose values one by one add up to {_short(wanted)}"
-        )
+    def _superposed(self) -> None:
+        """Dense inputs, and few entries of any size, must give the sum of what their entries give alone."""
+        x = self.tests.dense
+        results = [side.run(x) for side in self.sides]
+        for side, y, zero in zip(self.sides, results, self.zeros, strict=True):
+            sums = self.sums[side.name]
+            alone = torch.cat([side.run(row[None]) for row in x])
+            if not self.floating:
+                expected = (sums[0] + zero).to(self.dtype)
+                for some in (y, alone):
+                    self._bends(side, x, some, expected, torch.zeros_like(expected))
+                continue
+            expected = sums[0] + self._exact(zero)
+            largest = (sums[1] + self._exact(zero).abs()).amax(1, keepdim=True)
+            bound = self.tests.bound(x.count_nonzero(1)[:, None], expected, largest)
+            bound = torch.where(largest < format_of(self.dtype).max / 16, bound, torch.inf)
+            if side.layer is None:
+                self._bends(side, x, y, expected, bound)
+                self._bends(side, x, alone, expected, bound)
+            if self._is_single(side):
+                self._rough(side, x, y, self.tests.dense_expected(sums, zero), results)
+        if self.floating:
+            self._sparse()
 
-    def _bound(self, terms: Tensor | int, expected: Tensor, size: Tensor) -> Tensor:
-        """Generous rounding of a few layers one after the other, in units of what the whole row holds."""
-        arithmetic = declared(self.dtype, self.device)
-        u, out = arithmetic.u, format_of(self.dtype).u
-        unit = _SLACK * (torch.as_tensor(terms, device=size.device) + 8) * u + 16 * (out + arithmetic.relative)
-        found = unit * size + arithmetic.underflow * _SLACK * (self.n + 8) + 8 * format_of(self.dtype).min_normal
-        return found.expand(expected.shape)
+    def _sparse(self) -> None:
+        """The rows of a few entries, as many at once as one-hot rows."""
+        for start in range(0, len(self.tests.few), self.rows):
+            some = slice(start, start + self.rows)
+            x = self.tests.spread(self.tests.few[some])
+            results = [side.run(x) for side in self.sides]
+            for side, y, zero in zip(self.sides, results, self.zeros, strict=True):
+                expected, size, exact = self.tests.few_expected(self.sums[side.name], zero, some)
+                largest = (size + self._exact(zero).abs()).amax(1, keepdim=True)
+                bound = self.tests.bound(x.count_nonzero(1)[:, None], expected, largest)
+                bound = torch.where(largest < format_of(self.dtype).max / 16, bound, torch.inf)
+                if side.layer is None:
+                    self._bends(side, x, y, expected, bound)
+                if self._is_single(side):
+                    self._rough(side, x, y, exact, results)
 
-    def _blank(self, dtype: torch.dtype) -> Tensor:
-        return torch.zeros(len(self.tests), self.outputs, dtype=dtype, device=self.device)
+    def _bends(self, side: Side, x: Tensor, y: Tensor, expected: Tensor, bound: Tensor) -> None:
+        """Note the first result further than ``bound`` from what the entries of its input give one by one."""
+        bent = ~((self._exact(y) - expected).abs() <= bound) if self.floating else y != expected
+        if self.found.bent is None and bool(bent.any()):
+            row, output = (int(i) for i in bent.nonzero()[0])
+            self.found.bent = (
+                f"{side.name} is no affine map of single rows: output {output} is {_short(y[row, output])} at an input "
+                f"with {counted(int(x[row].count_nonzero()), 'entry', 'entries')}, whose values one by one add up to "
+                f"{_short(expected[row, output])}"
+            )
+
+    def _rough(self, side: Side, x: Tensor, y: Tensor, exact: tuple[Exact, ...], results: list[Tensor]) -> None:
+        """Note the first result outside the envelope, among those where the two sides differ."""
+        if self.found.rough is not None or bool(same_values(*results).all()):
+            return
+        wrong, lower, upper = self.tests.outside(y, exact)
+        wrong &= ~same_values(*results)
+        if bool(wrong.any()):
+            row, output = (int(i) for i in wrong.nonzero()[0])
+            self.found.rough = (
+                f"{side.name} gives {_short(y[row, output])} for output {output} at an input with "
+                f"{counted(int(x[row].count_nonzero()), 'entry', 'entries')}, where right kernels of the weights that "
+                f"were read give {_short(lower[row, output])} to {_short(upper[row, output])}"
+            )
+
+    def _is_single(self, side: Side) -> bool:
+        """Whether one envelope holds a side: each input meets each output once, in one sum."""
+        if side.layer is not None:
+            return getattr(side.layer, "padding_mode", "zeros") == "zeros"
+        return self._structures[side.name].single
+
+    @cached_property
+    def _structures(self) -> dict[str, Structure]:
+        one = self.tests.dense[:1]
+        return {side.name: structure_of(lambda side=side: side.run(one)) for side in self.sides}  # type: ignore[misc]
+
+    def _doubt(self, far: list[Tensor], seen: Tensor, scale: float) -> Tensor:
+        """How far each weight may be from what was read of it, float64: an ulp where a bias took part in rounding."""
+        fmt = format_of(self.dtype)
+        size = torch.stack([y.real.abs().double() for y in far]).sum(0)
+        return torch.where(seen, 0.0, (2 * fmt.u * size + len(far) * fmt.min_subnormal) / scale)
 
     # --- resuming -----------------------------------------------------------------------------------------------------
 
@@ -391,8 +425,8 @@ class Reader:
         """
         if state.get("of") != self.origin:
             raise EquivError(
-                f"resume: expected a state of these very layers, dtype, seed and settings of torch ({self.origin:.12}), "
-                f"got one of {state.get('of')!r:.60}; start again without resume="
+                f"resume: expected a state of these very layers, dtype, seed and settings of torch "
+                f"({self.origin:.12}), got one of {state.get('of')!r:.60}; start again without resume="
             )
         sums = {name: [torch.empty_like(t) for t in tensors] for name, tensors in self.sums.items()}
         found = reading_of(state, self.n, self.outputs, sums)
@@ -402,7 +436,7 @@ class Reader:
     @cached_property
     def origin(self) -> str:
         """A hash of all that the answers of both sides depend on; see ``equiv._origin``."""
-        seen = [digest(values) for values in (self.tests, *self.zeros)]
+        seen = [digest(values) for values in (self.tests.dense, self.tests.few, *self.zeros)]
         facts = ("deterministic", self.seed, self.n, self.outputs, *seen)
         return origin(self.sides, self.dtype, self.device, *facts, values=True)
 

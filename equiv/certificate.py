@@ -73,7 +73,10 @@ def certify(
     bit, and then their kernels at this very shape, dtype and layout with random integers in place of the weights. It
     falls back to the deterministic one, and says so, where a weight cannot be replaced or the dtype has no room.
     Functions, and modules other than plain layers, are always read column by column, twice, and must prove on the way
-    that they are affine: equal bits twice, straight lines through 0, e_i and -2^K*e_i, dense inputs as sums of columns.
+    that they are affine: equal bits twice, straight lines through 0, e_i and -2^K*e_i, every column at a full mantissa,
+    inputs of few and of many entries, of both signs and many sizes, as sums of columns. Where such a function is one
+    product of matrices, its results must lie in the envelope of the weights that were read; integers agree modulo
+    ``2**bits``.
 
     Args:
         candidate: A Linear, a convolution, a module, or a function of a batch. Each side is given the shape that it
@@ -89,7 +92,11 @@ def certify(
         chunk_bytes: Bound on the probes and results that are held at once, in bytes.
         progress: Called as ``progress(done, total, state)`` after every chunk; returning False stops, and the
             certificate's ``state`` allows to go on. True writes how far it is to standard error.
-        resume: The ``state`` of a certificate or a progress call for the same layers, method and seed.
+        resume: The ``state`` of a certificate or a progress call for the same layers, method and seed. It belongs to
+            a SHA-256 over types, attributes and training mode of all modules, names, dtypes, strides and bytes of all
+            parameters and buffers (random: all but the bytes, which are compared anew), seed, threads and torch's
+            version and settings; not over code. Functions, and modules that hold such, are in no hash: with one of
+            them, everything is read again.
         checkpoint: A file to keep the state in, about once a second and when it is interrupted. Where it exists, the
             work goes on from there; it is removed when the certificate is complete.
 
@@ -241,7 +248,7 @@ class _Case:
         if found.bent is not None:
             differences, count = (), 0  # what is no affine map has no coefficients
         certificate = Certificate(
-            equivalent=finished and not count and found.bent is None,
+            equivalent=finished and not count and found.bent is None and found.rough is None,
             method="deterministic",
             probes=1 + passes * found.next,
             error_probability=0.0,
@@ -283,6 +290,8 @@ class _Case:
                     f"inputs {found.difference_count:,} {'does' if found.difference_count == 1 else 'do'} not.",
                 )
             return reason, _differ(found.difference_count, f"{found.difference_count:,} of {entries}")
+        if reader.found.rough is not None:
+            return "kernels differ", f"All {entries} agree bit for bit, but the {reader.found.rough}."
         if not finished:
             return (
                 "not finished",
@@ -296,7 +305,7 @@ class _Case:
         else:
             text += (
                 "An affine map is fixed by them. That functions are affine cannot be proved by finitely many inputs; "
-                f"lines through 0, e_i and -2^K*e_i, and {len(reader.tests)} sums of both signs did not refute it."
+                f"lines through 0, e_i and -2^K*e_i, and {reader.tests.count} sums of both signs did not refute it."
             )
         if reader.found.unseen:
             text += (

@@ -43,6 +43,8 @@ ROOMS = (
         "_probing",
         "_reading",
         "_state",
+        "_structure",
+        "_superposition",
     ),
     ("backends",),
     ("strategies",),
