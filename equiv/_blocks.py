@@ -5,6 +5,7 @@ The exact results need the weight in float64 three times over: in blocks, withou
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields
 
 import torch
@@ -43,6 +44,32 @@ def assess_blocks(
         for each, result, arithmetic in zip(found, results, arithmetics, strict=True):
             each.append(reference.assess(result[:, block], arithmetic))
     return tuple(_joined(each) for each in found)
+
+
+def assess_ways(
+    result: Tensor, arithmetic: Arithmetic | None, x: Tensor, weights: Sequence[Tensor], bias: Tensor | None
+) -> Assessment:
+    """``result`` against each of several ways to compute one layer, every output in the way that fits it best.
+
+    Args:
+        result: ``(N, O)``.
+        arithmetic: Not used for integer dtypes.
+        x: ``(N, n)``.
+        weights: ``(O, n)``, or ``(O, m*n)`` over m copies of the inputs, see :func:`equiv._results.tap_weights`.
+        bias: ``(O,)`` or None.
+    """
+    best: Assessment | None = None
+    for weight in weights:
+        copies = weight.shape[1] // max(1, x.shape[1])
+        (found,) = assess_blocks((result,), (arithmetic,), x.repeat(1, copies) if copies > 1 else x, weight, bias)
+        if best is None:
+            best = found
+            continue
+        better = (found.inside & ~best.inside) | ((found.inside == best.inside) & (found.ratio < best.ratio))
+        pairs = {field.name: (getattr(found, field.name), getattr(best, field.name)) for field in fields(Assessment)}
+        best = Assessment(**{name: torch.where(better, mine, theirs) for name, (mine, theirs) in pairs.items()})
+    assert best is not None
+    return best
 
 
 def _joined(found: list[Assessment]) -> Assessment:

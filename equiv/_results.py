@@ -1,17 +1,25 @@
 """What :func:`equiv.compare` accepts: results, a layer and its input, tolerances; and all of them as rows on the CPU.
 
-Every refusal is here, in one sentence that names the argument. What is found is the business of ``verdict``.
+A convolution becomes the dense layer that it is on the input's map. Where its padding mode repeats inputs, several taps
+land on one of them, and an entry of that layer's weight is their sum, rounded: the convolution itself adds other terms,
+which :func:`tap_weights` lays side by side. Every refusal is here, in one sentence that names the argument. What is
+found is the business of ``verdict``.
 """
 
 from __future__ import annotations
 
 import math
+import sys
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 from torch.nn.parameter import is_lazy
 
+from equiv._checks import Conv, check_conv, check_linear
 from equiv.errors import EquivError
+from equiv.mapping import _geometry, conv_to_linear
 from equiv.numerics import DTYPES
 from equiv.numerics.formats import ordinal
 
@@ -45,34 +53,133 @@ def _check_values(name: str, value: Tensor) -> None:
         raise EquivError(f"{name}: expected a strided tensor, got {kind}; convert it with to_dense()")
 
 
+class Given(NamedTuple):
+    """A layer as it is held against its results.
+
+    ``channels`` is O where one row's result may also come as ``(O, *positions)``, ``taps`` what :func:`tap_weights`
+    returns.
+    """
+
+    weight: Tensor | None
+    bias: Tensor | None
+    channels: int | None = None
+    taps: Tensor | None = None
+
+
 def layer_tensors(
-    layer: nn.Module | None, weight: Tensor | None, bias: Tensor | None
-) -> tuple[Tensor | None, Tensor | None]:
+    layer: nn.Module | None, weight: Tensor | None, bias: Tensor | None, input: Tensor | None, actual: Tensor
+) -> Given:
+    """Weight and bias that were passed, or those of the layer on this input."""
     if layer is None:
-        return weight, bias
+        return Given(weight, bias)
     if weight is not None or bias is not None:
         raise EquivError("layer: expected either layer or weight and bias, got both; drop one of them")
-    found = getattr(layer, "weight", None)
-    if not isinstance(layer, (nn.Linear, nn.modules.conv._ConvNd)) or not isinstance(found, Tensor):
+    if not isinstance(layer, (nn.Linear, nn.modules.conv._ConvNd)):
         raise EquivError(
             f"layer: expected a Linear or a convolution, got {type(layer).__name__}; pass weight= and bias= instead"
         )
-    if is_lazy(found):
+    held = layer._parameters.get("weight")
+    if held is not None and is_lazy(held):
         raise EquivError(
             f"layer: expected an initialized layer, got {type(layer).__name__}; run it once on an example input first"
         )
-    groups, transposed = getattr(layer, "groups", 1), getattr(layer, "transposed", False)
-    if groups != 1 or transposed:
+    if isinstance(layer, nn.Linear):
+        check_linear(layer, name="layer")
+        return Given(layer.weight, layer.bias)
+    as_map = None if layer.transposed else _map_given(check_conv(layer, name="layer"), input, actual)
+    if layer.transposed or (layer.groups != 1 and as_map is None):
         raise EquivError(
             f"layer: expected a convolution of one group, got {layer}; pass equiv.conv_to_linear(layer, feature_shape)"
         )
-    return found, getattr(layer, "bias", None)
+    conv = check_conv(layer, name="layer")
+    shape = (conv.in_channels, *conv.kernel_size) if as_map is None else as_map
+    if conv.groups == 1 and tuple(conv.weight.shape[2:]) == shape[1:] and _is_unpadded(conv):
+        return Given(conv.weight, conv.bias)
+    try:
+        dense = conv_to_linear(conv, shape)
+    except EquivError as error:
+        raise EquivError(f"layer: expected a convolution that fits a map {shape}, got {conv}: {error}") from error
+    return Given(dense.weight, dense.bias, conv.out_channels, tap_weights(conv, shape))
+
+
+def _map_given(conv: Conv, x: object, actual: Tensor) -> tuple[int, ...] | None:
+    """The map ``(C, *spatial)`` that the input holds; None for rows, which are taken for maps of the kernel's size."""
+    kernel = tuple(conv.weight.shape[2:])
+    rank, of_rows = len(kernel), conv.in_channels * math.prod(kernel)
+    if not isinstance(x, Tensor) or x.is_nested or x.ndim <= rank or x.shape[-rank - 1] != conv.in_channels:
+        return None
+    shape, batch = tuple(x.shape[-rank - 1 :]), math.prod(x.shape[: -rank - 1])
+    if x.shape[-1] != of_rows or trimmed(actual.shape) != trimmed((*x.shape[:-1], conv.out_channels)):
+        return shape
+    try:  # both may fit: then it is a map
+        positions = math.prod(_geometry(conv, shape[1:])[1])
+    except EquivError:
+        return None
+    return shape if actual.numel() == batch * conv.out_channels * positions else None
+
+
+def _is_unpadded(conv: Conv) -> bool:
+    if conv.padding_mode != "zeros":  # here nn.Conv pads from its own record
+        return not any(conv._reversed_padding_repeated_twice)
+    if isinstance(conv.padding, str):
+        return conv.padding == "valid" or math.prod(conv.kernel_size) == 1
+    return not any(conv.padding) if isinstance(conv.padding, tuple | list) else not conv.padding
+
+
+def _per_axis(value: int | tuple[int, ...], rank: int) -> tuple[int, ...]:
+    """A stride or dilation, which somebody may have set to one number after the layer was made."""
+    values = tuple(value) if isinstance(value, tuple | list) else (value,)
+    return values * (rank if len(values) == 1 else 1)
+
+
+def tap_weights(conv: Conv, shape: tuple[int, ...]) -> Tensor | None:
+    """The terms that a convolution really adds where its padding repeats inputs, as a layer over ``m`` copies of them.
+
+    Args:
+        conv: A plain convolution.
+        shape: ``(C, *spatial)`` of its input.
+
+    Returns:
+        ``(O*P, m*n)``, in the k-th of m blocks of columns the k-th tap that lands on an input, or zero; the blocks add
+        up to the dense weight before it is rounded. None where no input is read twice, and for integers, whose sums
+        are exact.
+
+    Example:
+        >>> conv = nn.Conv1d(1, 1, 2, padding=1, padding_mode="replicate", bias=False)
+        >>> _ = conv.weight.data.copy_(torch.tensor([[[5.0, 7.0]]]))
+        >>> tap_weights(conv, (1, 1)).tolist(), conv_to_linear(conv, (1, 1)).weight.tolist()
+        ([[5.0, 7.0], [5.0, 7.0]], [[12.0], [12.0]])
+    """
+    weight = conv.weight.detach().cpu().resolve_conj().resolve_neg()
+    if conv.padding_mode == "zeros" or not (weight.is_floating_point() or weight.is_complex()):
+        return None
+    # Which input each tap reads is found by padding the inputs' own numbers, as the convolution pads their values.
+    numbers = torch.arange(math.prod(shape[1:]), dtype=torch.float64, device="cpu").view(1, 1, *shape[1:])
+    read = pad(numbers, conv._reversed_padding_repeated_twice, mode=conv.padding_mode)
+    kernel = tuple(weight.shape[2:])
+    strides, dilations = (_per_axis(value, len(kernel)) for value in (conv.stride, conv.dilation))
+    for axis, (size, stride, dilation) in enumerate(zip(kernel, strides, dilations, strict=True)):
+        read = read.unfold(2 + axis, dilation * (size - 1) + 1, stride)[..., ::dilation]
+    taps = math.prod(kernel)
+    places = read.reshape(-1, taps).long()  # (P, T)
+    ranks = (places[:, :, None] == places[:, None, :]).tril(-1).sum(-1)  # how many earlier taps read the same input
+    if not bool(ranks.any()):
+        return None
+    count, groups = int(ranks.max()) + 1, conv.groups
+    outputs, channels = len(weight) // groups, weight.shape[1]
+    blocks = weight.new_zeros((len(places), count, numbers.numel(), len(weight), shape[0]))  # (P, m, Q, O, C)
+    position = torch.arange(len(places), device="cpu")[:, None].expand_as(places)
+    for group in range(groups):
+        o, c = (slice(group * size, (group + 1) * size) for size in (outputs, channels))
+        entries = weight[o].reshape(outputs, channels, taps).permute(2, 0, 1).expand(len(places), -1, -1, -1)
+        blocks[:, :, :, o, c][position, ranks, places] = entries
+    return blocks.permute(3, 0, 1, 4, 2).reshape(len(weight) * len(places), -1)
 
 
 def tolerances_of(rtol: float | None, atol: float | None) -> tuple[float, float] | None:
     for name, value in (("rtol", rtol), ("atol", atol)):
         if value is not None and (
-            isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf
+            isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= sys.float_info.max
         ):
             raise EquivError(
                 f"{name}: expected a finite number of at least 0, got {value!r:.60}; pass one, or leave it out"
@@ -80,8 +187,13 @@ def tolerances_of(rtol: float | None, atol: float | None) -> tuple[float, float]
     return None if rtol is None and atol is None else (float(rtol or 0.0), float(atol or 0.0))
 
 
-def rows_of(x: Tensor, weight: Tensor, bias: Tensor | None, actual: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Input, weight and bias as ``(N, n)``, ``(O, n)``, ``(O,)`` on the CPU, checked against the result."""
+def rows_of(
+    x: Tensor, weight: Tensor, bias: Tensor | None, actual: Tensor, channels: int | None = None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Input, weight and bias as ``(N, n)``, ``(O, n)``, ``(O,)`` on the CPU, checked against the result.
+
+    One row's result may come as ``(channels, *positions)`` where ``channels`` is given.
+    """
     given: list[tuple[str, Tensor | None]] = [("input", x), ("weight", weight), ("bias", bias)]
     for name, value in given:
         if value is None:
@@ -112,7 +224,15 @@ def rows_of(x: Tensor, weight: Tensor, bias: Tensor | None, actual: Tensor) -> t
             f"input: expected (*batch, {n}) or (*batch, C, *spatial) with C*prod(spatial) = {n}, got "
             f"{tuple(x.shape)}; pass what the layer was given"
         )
-    fitting = [batch for batch in _batches_of(tuple(x.shape), n) if trimmed((*batch, outputs)) == trimmed(actual.shape)]
+    shapes: list[tuple[int, ...]] = [(outputs,)]
+    if channels is not None and channels in actual.shape:  # (*batch, O, *positions)
+        shapes += [tuple(actual.shape[i:]) for i, size in enumerate(actual.shape) if size == channels]
+        shapes = [shape for shape in shapes if math.prod(shape) == outputs]
+    fitting = [
+        batch
+        for batch in _batches_of(tuple(x.shape), n)
+        if any(trimmed((*batch, *shape)) == trimmed(actual.shape) for shape in shapes)
+    ]
     if not fitting:
         raise EquivError(
             f"input: expected one row of {n} features, or one map of as many, per result of shape "

@@ -16,13 +16,14 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from equiv._blocks import cause_of_outputs, outputs_to_judge
-from equiv._results import gap_words, tolerances_of
+from equiv._checks import Conv, check_conv, check_linear
+from equiv._results import gap_words, tap_weights, tolerances_of
 from equiv._words import counted
 from equiv.causes import name_cause
 from equiv.errors import EquivError, NotEquivalent
 from equiv.mapping import check_feature_shape, conv_to_linear
 from equiv.numerics import DTYPES, one_hot_rows, same_bits
-from equiv.verdict import Entry, Outcome, Verdict, compare_rows
+from equiv.verdict import Entry, Outcome, Verdict, Ways, compare_rows
 
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _ONE_HOTS = 256
@@ -41,8 +42,10 @@ def assert_equivalent(
 ) -> None:
     """Raise unless ``candidate`` is the same function as ``reference``, up to the rounding of right kernels.
 
-    At least one of the two must be a layer (Linear or a convolution of one output position or more): its weights give
-    the exact results. A layer that differs in a single weight by one ulp is another function and is found, whatever
+    At least one of the two must be a layer (Linear or a convolution of one output position or more) that computes from
+    its weight and bias and nothing else: they give the exact results. Subclasses with a forward of their own, layers
+    with forward hooks, and those whose weight is computed (weight_norm, parametrizations, pruning) are taken for
+    functions. A layer that differs in a single weight by one ulp is another function and is found, whatever
     the tolerance of a test on outputs would have said. The kernels are judged on zero, on one-hot inputs (256 of them
     where there are more features), on 32 inputs of -1, 0 and 1 and 32 normal ones, at every output; in float64,
     complex128 and integers, where the exact results of a layer above some 2^20 weights would take minutes, at the
@@ -83,6 +86,8 @@ def assert_equivalent(
     left, right = (_dense("candidate", candidate, shape), _dense("reference", reference, shape))
     layer = right if right is not None else left
     if layer is None:
+        if isinstance(reference, nn.Linear | Conv):  # says why it is not one that defines the right results
+            (check_linear if isinstance(reference, nn.Linear) else check_conv)(reference, name="reference")
         raise EquivError(
             "reference: expected at least one side to be a Linear or a convolution, got two functions; pass the layer "
             "whose weights define the right results, or take equiv.certify, which reads two functions"
@@ -99,10 +104,11 @@ def assert_equivalent(
     if left is not None and right is not None:
         _same_parameters(left, right, shape)
     weight, bias = layer.weight.detach(), _bias(layer)
+    ways = _ways(candidate, left, reference, right, shape)
     for words, x, columns in _inputs(layer, input, seed):
         actual = _run("candidate", candidate, x, shape, feature_shape is not None)
         expected = _run("reference", reference, x, shape, feature_shape is not None)
-        verdict, wrong = _judged(actual, expected, x, weight, bias, columns, tolerances)
+        verdict, wrong = _judged(actual, expected, x, weight, bias, columns, tolerances, ways)
         if not verdict.equivalent:
             cause = None
             if wrong is not None:
@@ -118,17 +124,20 @@ def _judged(
     bias: Tensor | None,
     columns: Tensor | None,
     tolerances: tuple[float, float] | None,
+    ways: tuple[Ways, Ways],
 ) -> tuple[Verdict, int | None]:
     """The verdict on one input, and the output that is furthest off, where ``actual`` is outside."""
     if columns is not None and _is_finite(weight):
         # Rows that are zero outside some columns: those alone decide. Zero times infinity would not be zero.
+        n, here = weight.shape[1], columns.cpu()
+        ways = _each(ways, lambda way: way.view(len(way), -1, n)[..., here].flatten(1))
         x, weight = x[:, columns], weight[:, columns]
     some = outputs_to_judge(actual, expected, x, weight, tolerances)
     if some is None:
-        verdict, wrong = compare_rows(actual, expected, x, weight, bias, tolerances=tolerances)
+        verdict, wrong = compare_rows(actual, expected, x, weight, bias, tolerances=tolerances, ways=ways)
         return verdict, None if wrong is None else wrong.output
     parts = (actual[:, some], expected[:, some], x, weight[some], None if bias is None else bias[some])
-    verdict, wrong = compare_rows(*parts, tolerances=tolerances)
+    verdict, wrong = compare_rows(*parts, tolerances=tolerances, ways=_each(ways, lambda way: way[some]))
     text = f"judged at {len(some):,} of {len(weight):,} outputs (those where the two differ most, and others): "
     worst = verdict.worst
     if worst is not None and len(worst.index) == 2:
@@ -172,34 +181,61 @@ def _dense(name: str, side: object, shape: tuple[int, ...] | None) -> nn.Linear 
     """The Linear that a layer is, or None for a function."""
     if isinstance(side, type):
         raise EquivError(f"{name}: expected a layer or a function, got the class {side.__name__}; pass an instance")
-    if isinstance(side, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d) and is_lazy(side.weight):
-        raise EquivError(
-            f"{name}: expected an initialized layer, got {type(side).__name__}; run it once on an example input first"
-        )
-    if isinstance(side, nn.Linear):
-        if side.weight.dtype not in DTYPES:
+    if isinstance(side, nn.Linear | Conv) and (_is_lazy(side) or not _computes_by_itself(side)):
+        held = side._parameters.get("weight")
+        if not _is_lazy(side) and held is not None and held.dtype not in DTYPES:
             raise EquivError(
-                f"{name}: expected weights of a dtype among {', '.join(map(str, DTYPES))}, got {side.weight.dtype}; "
+                f"{name}: expected weights of a dtype among {', '.join(map(str, DTYPES))}, got {held.dtype}; "
                 "convert the layer first"
             )
-        if side.weight.device.type == "meta":
+        checked = check_linear(side, name=name) if isinstance(side, nn.Linear) else check_conv(side, name=name)
+        if checked.weight.device.type == "meta":
             raise EquivError(
                 f"{name}: expected a layer with values, got one on the meta device; load its weights first"
             )
-        return side
-    if isinstance(side, _CONVS):
+        if isinstance(checked, nn.Linear):
+            return checked
         assert shape is not None
-        if side.weight.device.type == "meta":
-            raise EquivError(
-                f"{name}: expected a layer with values, got one on the meta device; load its weights first"
-            )
-        return conv_to_linear(side, shape)
+        return conv_to_linear(checked, shape)
     if not callable(side):
         raise EquivError(
             f"{name}: expected a layer or a function of a batch, got {type(side).__name__}; "
             "to compare two results use equiv.compare"
         )
     return None
+
+
+def _is_lazy(layer: nn.Linear | Conv) -> bool:
+    return any(parameter is not None and is_lazy(parameter) for parameter in layer._parameters.values())
+
+
+def _computes_by_itself(layer: nn.Linear | Conv) -> bool:
+    """Whether it may compute something else than its type does from a weight and bias that it holds."""
+    kind = next(kind for kind in (nn.Linear, *_CONVS) if isinstance(layer, kind))
+    for method in ("forward", "_conv_forward", "__call__"):
+        if method in vars(layer) or getattr(type(layer), method, None) is not getattr(kind, method, None):
+            return True
+    held = layer._parameters
+    return bool(layer._forward_hooks or layer._forward_pre_hooks) or not held.keys() >= {"weight", "bias"}
+
+
+def _ways(
+    candidate: object, left: nn.Linear | None, reference: object, right: nn.Linear | None, shape: tuple[int, ...]
+) -> tuple[Ways, Ways]:
+    """The weights that either side's results may come from: its own; where it is a function, any that is known."""
+    own = [
+        None if dense is None or not isinstance(side, Conv) else tap_weights(side, shape)
+        for side, dense in ((candidate, left), (reference, right))
+    ]
+    known = next((taps for taps in own if taps is not None), None)
+    of_function: Ways = (None,) if known is None else (None, known)
+    a, b = (of_function if dense is None else (taps,) for dense, taps in zip((left, right), own, strict=True))
+    return a, b
+
+
+def _each(ways: tuple[Ways, Ways], change: Callable[[Tensor], Tensor]) -> tuple[Ways, Ways]:
+    a, b = (tuple(None if way is None else change(way) for way in tried) for tried in ways)
+    return a, b
 
 
 def _same_parameters(left: nn.Linear, right: nn.Linear, shape: tuple[int, ...]) -> None:

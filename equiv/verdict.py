@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from equiv._blocks import assess_blocks, cause_of_outputs
+from equiv._blocks import assess_blocks, assess_ways, cause_of_outputs
 from equiv._outcome import Entry, Outcome, Verdict
 from equiv._results import check_results, layer_tensors, rows_of, tolerances_of, trimmed, word
 from equiv._words import counted
@@ -48,7 +48,10 @@ def compare(
         input: ``(*batch, n)`` or ``(*batch, C, *spatial)``; dtype of ``actual``.
         weight: ``(O, n)`` or ``(O, C, *kernel)``; dtype of ``actual``.
         bias: ``(O,)`` or None.
-        layer: A Linear or convolution to take ``weight`` and ``bias`` from, instead of passing them.
+        layer: A plain Linear or convolution, instead of weight and bias. A convolution is taken as the layer that it is
+            on the maps of ``input``; rows are taken for maps of its kernel's size. Its results, ``(*batch, O,
+            *positions)``, may come flattened. A layer that computes anything else, such as one with forward hooks or a
+            weight that is computed, is refused.
         arithmetic: What the kernel of ``actual`` computes in; by default what is declared for its dtype and device.
             ``equiv.numerics.measure(...).arithmetic`` is what it was found to compute in; where that is weaker than
             declared, the explanation says so.
@@ -65,9 +68,15 @@ def compare(
         >>> verdict.equivalent
         True
     """
-    weight, bias = layer_tensors(layer, weight, bias)
+    check_results(actual, expected)
+    weight, bias, channels, taps = layer_tensors(layer, weight, bias, input, actual)
+    ways = (None,) if taps is None else (None, taps)  # the results may be the convolution's, or its dense layer's
     verdict, wrong = compare_rows(
-        actual, expected, input, weight, bias, arithmetic=arithmetic, tolerances=tolerances_of(rtol, atol)
+        *(actual, expected, input, weight, bias),
+        arithmetic=arithmetic,
+        tolerances=tolerances_of(rtol, atol),
+        channels=channels,
+        ways=(ways, ways),
     )
     if wrong is None or input is None or weight is None:
         return verdict
@@ -75,6 +84,9 @@ def compare(
     shape = tuple(weight.shape[1:]) if weight.ndim > 2 else _map_of(tuple(input.shape), len(x), w.shape[1])
     cause = cause_of_outputs(wrong.actual, wrong.output, x=x, weight=w, bias=wrong.bias, feature_shape=shape)
     return replace(verdict, cause=cause)
+
+
+Ways: TypeAlias = tuple[Tensor | None, ...]
 
 
 class Wrong(NamedTuple):
@@ -96,8 +108,14 @@ def compare_rows(
     *,
     arithmetic: Arithmetic | None = None,
     tolerances: tuple[float, float] | None = None,
+    channels: int | None = None,
+    ways: tuple[Ways, Ways] = ((None,), (None,)),
 ) -> tuple[Verdict, Wrong | None]:
-    """:func:`compare` without a cause, and the rows to find one from where ``actual`` is outside the envelope."""
+    """:func:`compare` without a cause, and the rows to find one from where ``actual`` is outside the envelope.
+
+    ``ways`` says for each result which weights it may come from: None is ``weight``; others are over copies of the
+    inputs, see :func:`equiv._results.tap_weights`.
+    """
     check_results(actual, expected)
     if arithmetic is not None and not isinstance(arithmetic, Arithmetic):
         raise EquivError(
@@ -116,12 +134,19 @@ def compare_rows(
                 "the layer"
             )
         return _without_envelope(actual, expected, tolerances), None
-    x, w, b = rows_of(input, weight, bias, actual)
+    x, w, b = rows_of(input, weight, bias, actual, channels)
     judged = w.is_floating_point() or w.is_complex()
     chosen = arithmetic if arithmetic is not None or not judged else declared(actual.dtype, device)
     y, e = actual.reshape(len(x), len(w)), expected.reshape(len(x), len(w))
     others = declared(e.dtype, other_device) if judged else None
-    found, other = assess_blocks((y, e), (chosen, others), x, w, b)
+    plain = all(way is None for tried in ways for way in tried)
+    if plain or not bool(x.isfinite().all()):  # copies of an infinity would meet zeros
+        found, other = assess_blocks((y, e), (chosen, others), x, w, b)
+    else:
+        found, other = (
+            assess_ways(result, kind, x, [w if way is None else way for way in tried], b)
+            for result, kind, tried in zip((y, e), (chosen, others), ways, strict=True)
+        )
     verdict = _verdict(actual, y, e, found, other, chosen, tolerances)
     if found.all_inside or not len(x):
         return verdict, None
