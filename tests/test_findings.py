@@ -89,6 +89,9 @@ def test_an_infinity_spreads_in_a_bfloat16_convolution_of_odd_channels():
             if y.isnan():
                 spread.setdefault(channels, []).append(position)
     still(spread == {3: [9, 11]}, f"NaN by channels and position: {spread}")
+    beside = torch.tensor([[[0.0, math.nan, 1.0, 1.0, 1.0]]], dtype=torch.bfloat16)
+    y = F.conv1d(beside, torch.full((2, 1, 1), 54.0, dtype=torch.bfloat16), stride=3)
+    still(y.isnan().tolist() == [[[True, False]] * 2], f"a NaN between two windows of a kernel of 1 gives {y.tolist()}")
 
 
 def test_subnormals_are_zero_to_a_bfloat16_convolution():

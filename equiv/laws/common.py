@@ -19,7 +19,7 @@ WIDE_WORK = 2**14  # double-double references of float64 and complex128 cost som
 
 def exact_cases(context: Context, **options: Any) -> SearchStrategy[Case]:
     """Cases on which every right kernel gives the same bits."""
-    return _cases(context, exact=True, max_work=EXACT_WORK, **options)
+    return _cases(context, exact=True, **{"max_work": EXACT_WORK, **options})
 
 
 def value_cases(context: Context, **options: Any) -> SearchStrategy[Case]:

@@ -51,6 +51,8 @@ def layout(trial: Trial, case: Case) -> None:
     plain = _Wanted(rows_of(case), case.weight, case.bias, grad if backward else None)
     for form in trial.forms:
         arranged = trial.arrange(form, case.x, case.weight, case.bias, case.feature_shape)
+        if form != "linear" and len(grad):
+            _without_a_batch(trial, case, arranged, grad if backward else None)
         jointly = {role: case.layouts[role] for role in ("x", "weight", "bias", "grad")}
         for plan in [jointly, *_one_at_a_time(arranged, case.dtype, case.seed, backward=backward)]:
             call = _laid_out(arranged, plan)
@@ -83,6 +85,23 @@ def _square(trial: Trial, case: Case) -> None:
             changed: dict[str, Any] = {name: Layout("permuted").apply(getattr(call, name))}
             turned = replace(call, **changed)
             trial.same(turned, trial.run(turned), wanted, note=f"a square layer, {name} transposed in memory")
+
+
+def _without_a_batch(trial: Trial, case: Case, call: Call, grad: Tensor | None) -> None:
+    """One sample as it comes, an image of HWC seen as CHW for example: other kernels take it."""
+    plan = {
+        role: Layout("permuted", case.seed % 64) if case.layouts[role].changes_values else case.layouts[role]
+        for role in ("x", "weight", "bias")
+    }
+    one = _laid_out(replace(call, input=call.input[0]), plan)
+    note = "without a batch dimension, " + ", ".join(f"{role} {chosen.name}" for role, chosen in plan.items())
+    x = rows_of(case)[:1]
+    trial.same(one, trial.run(one, note=note), whole(x, case.weight, case.bias), note=note)
+    if grad is not None:
+        found = gradients_of(trial, one, grad[:1], note=note)
+        wanted = exact_gradients(x, case.weight, grad[:1], bias=case.bias is not None)
+        for name, a, e in zip(GRADIENT_NAMES, found, wanted, strict=False):
+            trial.same(one, a, e, note=f"gradient of the {name}; {note}", gradient=(name, grad[:1]))
 
 
 def _shared(trial: Trial, case: Case) -> None:

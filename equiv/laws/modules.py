@@ -19,7 +19,7 @@ from equiv.laws.registry import Context, law
 from equiv.laws.trial import Broken, Call, Trial, as_linear
 from equiv.mapping import conv_to_linear, linear_to_full_conv, linear_to_pointwise_conv, to_feature_map
 from equiv.numerics import Reference, bit_equal, exact_case
-from equiv.strategies import Case
+from equiv.strategies import Case, Layout
 
 # torch.export and torch.compile take most of a second each: of all cases these take part, chosen by the case itself so
 # that a failing case fails again.
@@ -32,7 +32,6 @@ def _anything(context: Context) -> SearchStrategy[Case]:
 
 
 def _exact(context: Context) -> SearchStrategy[Case]:
-    # Two rows at least: compilers treat sizes 0 and 1 as constants and compile anew.
     return exact_cases(context, layouts=False, max_features=128, max_out=64, max_rows=32)
 
 
@@ -67,6 +66,9 @@ def round_trip(trial: Trial, case: Case) -> None:
             shape = fs if form == "full" else (case.weight.shape[1], *(1,) * (len(fs) - 1))
             _same_parameters(trial, form, conv_to_linear(module, shape), layer, "there and back")
             _shares(trial, form, layer, fs)
+            turned = Layout(("permuted", "step", "offset")[case.seed % 3], case.seed % 16)
+            laid = _mapped(form, as_linear(turned.apply(case.weight), case.bias), fs)
+            _same_parameters(trial, form, laid, module, f"from a weight in the layout {turned.name}")
         _same_parameters(trial, form, copy.deepcopy(module), module, "deepcopy")
         _same_parameters(trial, form, pickle.loads(pickle.dumps(module)), module, "pickle")
         file = io.BytesIO()
@@ -137,7 +139,7 @@ def transforms(trial: Trial, case: Case) -> None:
             ways["vmap over both"] = lambda m=module, f=form: _over_both(m, f, x, case)  # type: ignore[misc]
             ways["vmap over rows"] = lambda m=module, f=form: _over_rows(m, f, x, case)  # type: ignore[misc]
             ways["vmap over weights"] = lambda m=module, f=form: _over_weights(m, f, x, case)  # type: ignore[misc]
-        if len(x) > 1 and case.seed % _COMPILED == 0:
+        if len(x) and case.seed % _COMPILED == 0:
             times = 1 if case.seed % (2 * _COMPILED) else -(-_MANY // len(x))
             ways["compile"] = lambda m=module, f=form, times=times: _compiled(m, f, x, case, times)  # type: ignore[misc]
         for name, way in ways.items():
@@ -202,6 +204,18 @@ def _jvp(trial: Trial, call: Call, module: nn.Module, form: str, x: Tensor, case
     trial.same(
         call, along.reshape(len(x), case.weight.shape[0]), whole(x, case.weight), note="derivative by torch.func.jvp"
     )
+    parameters = {name: value.detach() for name, value in module.named_parameters()}
+
+    def of(values: dict[str, Tensor]) -> Tensor:
+        y: Tensor = torch.func.functional_call(module, values, (shaped,))
+        return y
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        along = torch.func.jvp(of, (parameters,), ({name: value.clone() for name, value in parameters.items()},))[1]
+    expected = whole(x, case.weight, case.bias)
+    note = "derivative with respect to the parameters by torch.func.jvp"
+    trial.same(call, along.reshape(expected.shape), expected, note=note)
 
 
 def _over_rows(module: nn.Module, form: str, x: Tensor, case: Case) -> Tensor:
