@@ -27,7 +27,8 @@ class Certificate:
             ``"not affine"``, ``"shapes differ"``, ``"dtypes differ"``, ``"not finished"``.
         explanation: One paragraph: what was done, what follows for all inputs, and what was assumed.
         scope: Where the kernels were probed: dtype, device, sizes, batch, layouts, threads, versions.
-        resolution: How far a weight may be off unseen because a bias that cannot be taken away hides its last bits.
+        resolution: How far a weight may be off unseen because a bias that cannot be taken away hides its last bits, or
+            the imaginary part of a bias because a complex convolution inside a function rounds it.
         state: Pass it as ``resume=`` to go on where a certificate was not finished. JSON's types only.
         cause: The mistake that turns the reference into the candidate, if one is known that does; else None.
     """

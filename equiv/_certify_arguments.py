@@ -60,6 +60,11 @@ def check_fit(sides: list[Side], shape: tuple[int, ...], given: bool) -> None:
     n = math.prod(shape)
     for side in sides:
         layer = side.call
+        if isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)) and 0 in layer.weight.shape:
+            raise EquivError(
+                f"{side.name}.weight: expected at least one input and one output, got shape "
+                f"{tuple(layer.weight.shape)}; there is nothing to certify"
+            )
         advice = "pass the shape of the map that was flattened" if given else "pass feature_shape= or in_features="
         if isinstance(layer, nn.Linear) and layer.in_features != n:
             raise EquivError(
@@ -105,7 +110,28 @@ def device_of(sides: list[Side], given: torch.device | str | None) -> torch.devi
         raise EquivError(
             f"candidate: expected both sides on one device, got {', '.join(sorted(map(str, own)))}; move one with .to()"
         )
-    return own.pop() if own else wanted or torch.device("cpu")
+    if own:
+        return own.pop()
+    if wanted is not None:
+        try:
+            torch.empty(1, device=wanted)
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            raise EquivError(
+                f"device: expected a device that is there, got {str(wanted)!r} ({str(error).splitlines()[0]:.80}); "
+                "pass such as 'cpu'"
+            ) from error
+    return wanted or torch.device("cpu")
+
+
+def check_room(n: int, device: torch.device) -> None:
+    """Refuse a number of features of which the dense inputs alone, 256 bytes each, find no place in memory."""
+    try:
+        torch.empty(256 * n, dtype=torch.uint8, device=device)
+    except (RuntimeError, MemoryError, OverflowError, TypeError) as error:  # TypeError: a size beyond 64 bits
+        raise EquivError(
+            f"in_features: expected a number of features that some dozens of inputs of fit in memory, got {n:,}; "
+            "certify a part of it"
+        ) from error
 
 
 def check_options(

@@ -18,7 +18,7 @@ from torch.func import functional_call
 from torch.nn.parameter import is_lazy
 
 from equiv.errors import EquivError
-from equiv.mapping import Conv, check_conv, check_linear, conv_to_linear
+from equiv.mapping import Conv, _geometry, check_conv, check_linear, conv_to_linear
 from equiv.numerics import DTYPES
 
 CAP = 64
@@ -62,6 +62,7 @@ class Side:
             EquivError: It does not run, or what it returns is no tensor of N rows.
         """
         given = x.reshape(-1, *self.shape)
+        given = given if self.layer is not None else given.clone()  # a function may work in place
         try:
             with torch.no_grad():
                 if isinstance(self.call, nn.Module):
@@ -77,10 +78,18 @@ class Side:
             ) from error
         if not isinstance(y, Tensor):
             raise EquivError(f"{self.name}: expected a function that returns a tensor, got {type(y).__name__}")
+        if y.is_nested or y.layout != torch.strided or y.is_quantized:
+            kind = "nested" if y.is_nested else "quantized" if y.is_quantized else str(y.layout)
+            raise EquivError(f"{self.name}: expected a strided tensor as a result, got a {kind} one; make it dense")
         if y.ndim == 0 or y.shape[0] != len(x) or y.device.type == "meta":
             raise EquivError(
                 f"{self.name}: expected a result of shape (N, ...) with values for N = {len(x)} rows, got "
                 f"{tuple(y.shape)} on {y.device}; the first dimension is the batch"
+            )
+        if y.numel() == 0:
+            raise EquivError(
+                f"{self.name}: expected at least one output, got a result of shape {tuple(y.shape)}; there is nothing "
+                "to certify"
             )
         return y.detach().reshape(len(x), -1)
 
@@ -115,9 +124,25 @@ def _plain(given: object) -> nn.Linear | Conv | None:
     """The layer, if it computes from its weight and bias and nothing else; subclasses, hooks and the like do not."""
     try:
         found = check_linear(given) if isinstance(given, nn.Linear) else check_conv(given)
-    except EquivError:
+    except (EquivError, ZeroDivisionError, TypeError):  # attributes of any kind may have been set on a module
         return None
-    return found if found.weight.dtype in DTYPES else None
+    return found if found.weight.dtype in DTYPES and _can_run(found) else None
+
+
+def _can_run(layer: nn.Linear | Conv) -> bool:
+    """Whether a convolution's attributes are such as torch takes; if not, let torch say so when it runs."""
+    if isinstance(layer, nn.Linear):
+        return True
+    rank = layer.weight.ndim - 2
+    for name, least in (("stride", 1), ("dilation", 1), ("padding", None)):
+        value: Any = getattr(layer, name)
+        if name == "padding" and value in ("same", "valid"):
+            continue
+        values = value if isinstance(value, (tuple, list)) else (value,)
+        whole = all(isinstance(v, int) and (least is None or v >= least) for v in values)
+        if len(values) not in (1, rank) or not whole:
+            return False
+    return layer.padding_mode in ("zeros", "reflect", "replicate", "circular")
 
 
 def weight_of(layer: nn.Linear | Conv) -> Tensor:
@@ -139,9 +164,9 @@ def covers(layer: nn.Linear | Conv, shape: tuple[int, ...]) -> bool:
     """Whether the weight, read row by row, is the dense matrix: a Linear, or one window over the whole map."""
     if isinstance(layer, nn.Linear):
         return True
-    padding = layer.padding if isinstance(layer.padding, str) else tuple(layer.padding)
-    unpadded = padding == "valid" or not any(layer._reversed_padding_repeated_twice)
-    return layer.groups == 1 and unpadded and layer.kernel_size == shape[1:] and layer.in_channels == shape[0]
+    pads, positions = _geometry(layer, shape[1:])
+    one_window = math.prod(positions) == 1 and all(left == 0 for left, _ in pads)
+    return layer.groups == 1 and one_window and layer.kernel_size == shape[1:] and layer.in_channels == shape[0]
 
 
 def geometry(layer: nn.Linear | Conv) -> tuple[object, ...]:

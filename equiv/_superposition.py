@@ -187,7 +187,7 @@ class Superposition:
     def single_expected(
         self, column: Tensor, x: Tensor, scale: float, zero: Tensor, doubt: Tensor
     ) -> tuple[Exact, ...]:
-        """Exact parts of columns ``(c, O)`` at ``x*scale``, for mantissas x ``(c,)``: nothing is lost in float64 either."""
+        """Exact parts of columns ``(c, O)`` at ``x*scale`` for mantissas x ``(c,)``."""
         if column.is_complex():
             value = column * x[:, None] * scale + zero.to(column.dtype)
             size = 2 * (column.abs() * x[:, None] * scale + zero.abs().double())

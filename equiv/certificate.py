@@ -21,6 +21,7 @@ from equiv._certify_arguments import (
     check_fit,
     check_options,
     check_origin,
+    check_room,
     check_state,
     device_of,
     dtypes_of,
@@ -227,6 +228,7 @@ class _Case:
 
     def _deterministic(self, parameters: list[Difference], total: int, note: str) -> Certificate:
         check_state(self.resume, "deterministic")
+        check_room(self.n, self.device)
         zeros = torch.zeros(1, self.n, dtype=self.dtype, device=self.device)
         first = [side.run(zeros) if side.layer is not None else side.run(zeros.expand(2, -1)) for side in self.sides]
         if first[0].shape[1] != first[1].shape[1]:
@@ -311,6 +313,11 @@ class _Case:
             text += (
                 f" A bias hides the last bits of {reader.found.unseen:,} weights: each is certain to within "
                 f"{reader.found.resolution:.3g} only."
+            )
+        if reader.lost:
+            text += (
+                " A complex convolution rounds the imaginary part of its bias, which is certain to within "
+                f"{reader.lost:.3g} only."
             )
         if reader.found.flushed:
             kind = word(self.dtype)
