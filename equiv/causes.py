@@ -287,7 +287,14 @@ def _bias_or_zeros(name: str, bias: Tensor | None, weight: Tensor) -> Tensor:
     if not isinstance(bias, Tensor) or bias.shape != (len(weight),):
         got = tuple(bias.shape) if isinstance(bias, Tensor) else repr(bias)
         raise EquivError(f"{name}: expected shape ({len(weight)},) or None, got {got}; give one entry per output")
+    _check_values(name, bias)
     return bias
+
+
+def _check_values(name: str, t: Tensor) -> None:
+    if t.device.type == "meta" or t.layout != torch.strided:
+        what = "the meta device" if t.device.type == "meta" else t.layout
+        raise EquivError(f"{name}: expected a strided tensor with values, got one of {what}; pass it with its values")
 
 
 def _check_weights(w: object, r: object, feature_shape: FeatureShape) -> tuple[int, ...]:
@@ -295,6 +302,7 @@ def _check_weights(w: object, r: object, feature_shape: FeatureShape) -> tuple[i
         if not isinstance(t, Tensor) or t.ndim != 2:
             got = tuple(t.shape) if isinstance(t, Tensor) else repr(t)
             raise EquivError(f"{name}: expected a tensor (O, n), got {got}; flatten a kernel with weight.flatten(1)")
+        _check_values(name, t)
     assert isinstance(w, Tensor)
     assert isinstance(r, Tensor)
     if w.shape != r.shape:

@@ -184,10 +184,12 @@ PLAIN = {
     "flushes_sums": False,
     "flushes_outputs": False,
     "infinity_spreads": False,
+    "bias_bits": 24,
     "bias_rounding": "once",
     "bias_place": "last",
 }
-PLAIN16 = {**PLAIN, "operands": 8, "products": "exact"}
+PLAIN16 = {**PLAIN, "operands": 8, "products": "exact", "bias_bits": 8}
+PLAIN_F16 = {**PLAIN16, "operands": 11, "operand_range": None, "bias_bits": 11}
 
 CASES: dict[str, tuple[Kernel, torch.dtype, dict[str, Any], str | None]] = {
     # name: kernel, dtype, what differs from the plain findings, a word of the only discrepancy
@@ -202,13 +204,13 @@ CASES: dict[str, tuple[Kernel, torch.dtype, dict[str, Any], str | None]] = {
     "TF32": (
         Kernel(factor_bits=11),
         F32,
-        {"operands": 11, "operand_rounding": "nearest", "products": None, "output_rounding": None},
+        {"operands": 11, "bias_bits": 11, "operand_rounding": "nearest", "products": None, "output_rounding": None},
         "TF32",
     ),
     "TF32 truncated": (
         Kernel(factor_bits=11, factor_nearest=False),
         F32,
-        {"operands": 11, "operand_rounding": "truncated", "products": None, "output_rounding": None},
+        {"operands": 11, "bias_bits": 11, "operand_rounding": "truncated", "products": None, "output_rounding": None},
         "TF32",
     ),
     "float16 factors": (
@@ -216,6 +218,7 @@ CASES: dict[str, tuple[Kernel, torch.dtype, dict[str, Any], str | None]] = {
         F32,
         {
             "operands": 11,
+            "bias_bits": 11,
             "operand_rounding": "nearest",
             "operand_range": "float16",
             "products": None,
@@ -227,7 +230,7 @@ CASES: dict[str, tuple[Kernel, torch.dtype, dict[str, Any], str | None]] = {
     "bfloat16 factors": (
         Kernel(factor_bits=8),
         F32,
-        {"operands": 8, "operand_rounding": "nearest", "products": None, "output_rounding": None},
+        {"operands": 8, "bias_bits": 8, "operand_rounding": "nearest", "products": None, "output_rounding": None},
         "(bfloat16)",
     ),
     "truncated sums": (
@@ -244,11 +247,11 @@ CASES: dict[str, tuple[Kernel, torch.dtype, dict[str, Any], str | None]] = {
     ),
     "bfloat16": (Kernel(out=BF16), BF16, PLAIN16, None),
     "bfloat16 from float32 results": (Kernel(out=F32), BF16, {**PLAIN16, "output_rounding": None}, None),
-    "float16": (Kernel(out=F16), F16, {**PLAIN16, "operands": 11, "operand_range": None}, None),
+    "float16": (Kernel(out=F16), F16, PLAIN_F16, None),
     "float16 sums": (
         Kernel(out=F16, acc_bits=11, acc_range=F16),
         F16,
-        {**PLAIN16, "operands": 11, "operand_range": None, "accumulator": 11, "reduction": 11, "products": "rounded"},
+        {**PLAIN_F16, "accumulator": 11, "reduction": 11, "products": "rounded"},
         "sums are kept in 11 bits",
     ),
     "bfloat16 sums": (
@@ -266,7 +269,7 @@ CASES: dict[str, tuple[Kernel, torch.dtype, dict[str, Any], str | None]] = {
     "bias rounded twice": (
         Kernel(out=F16, bias_after=True),
         F16,
-        {**PLAIN16, "operands": 11, "operand_range": None, "bias_rounding": "twice"},
+        {**PLAIN_F16, "bias_rounding": "twice"},
         None,
     ),
     "bias first": (Kernel(bias_first=True), F32, {"bias_place": "first"}, None),
@@ -371,6 +374,13 @@ def test_256_terms_are_found_in_full_and_more_by_a_sample() -> None:
     assert full.calls < 1000
     part = found(Kernel(tree=lambda n: blocks(n, 64)), n=300, rows=16, order_limit=40)
     assert "(40 of 300 terms probed)" in str(part.order.value)
+
+
+def test_of_terms_taken_together_a_sample_tells_at_least_how_many() -> None:
+    m = found(Kernel(tree=lambda n: groups(n, 8)), n=96, order_limit=24)
+    assert m.order.value is not None
+    assert m.order.value.block == 8
+    assert str(m.order.value).startswith("fused, at least 8 terms at a time"), str(m)
 
 
 def test_rows_or_outputs_that_are_summed_otherwise_are_noticed() -> None:

@@ -20,6 +20,7 @@ import equiv
 from equiv import EquivError, laws, numerics, testing
 from equiv import strategies as est
 from equiv.backends import TorchEager
+from equiv.causes import name_cause
 from equiv.cli import main
 
 pytest_plugins = ["pytester"]
@@ -75,6 +76,20 @@ def probe(**changes: Any) -> Any:
     return numerics.exact_case(
         **{"seed": 1, "style": "dense", "bias": True, "dtype": torch.float32, **sizes, **changes}
     )
+
+
+def changed(*, hook: bool = False, **parameters: Any) -> nn.Linear:
+    layer = copy.deepcopy(LINEAR)
+    for name, value in parameters.items():
+        setattr(layer, name, value)
+    if hook:
+        layer.register_forward_hook(lambda _layer, _x, y: 2 * y)
+    return layer
+
+
+def measured(**changes: Any) -> Any:
+    given = {"run": nn.functional.linear, "dtype": torch.float32, "rows": 2, "out_features": 2, "in_features": 4}
+    return numerics.measure(**{**given, **changes})  # type: ignore[arg-type]
 
 
 def fails(message: str) -> Callable[[Any], Any]:
@@ -173,6 +188,9 @@ ROWS: list[Row] = [
     ("compare-rtol-nan", lambda: compare(Y, Y, rtol=math.nan), "rtol:", ("got nan", "at least 0")),
     ("compare-atol-negative", lambda: compare(Y, Y, atol=-1), "atol:", ("got -1",)),
     ("compare-rtol-string", lambda: compare(Y, Y, rtol="1e-3"), "rtol:", ("got '1e-3'",)),  # type: ignore[arg-type]
+    ("compare-rtol-huge", lambda: compare(Y, Y, rtol=10**400), "rtol:", ("finite number",)),
+    ("compare-layer-hooked", lambda: compare(Y, Y, input=X, layer=changed(hook=True)), "layer:", ("hooks",)),
+    ("compare-layer-no-weight", lambda: compare(Y, Y, input=X, layer=changed(weight=None)), "layer.weight:", ("None",)),
     ("compare-input-alone", lambda: compare(Y, Y, input=X), "weight (or layer):", ("the input and the layer",)),
     ("compare-layer-alone", lambda: compare(Y, Y, layer=LINEAR), "input:", ("the input and the layer",)),
     (
@@ -234,6 +252,17 @@ ROWS: list[Row] = [
     ("judge-input-sparse", lambda: judge(FULL, LINEAR, X.to_sparse()), "input:", ("to_dense()",)),
     ("judge-meta", lambda: judge(ON_META, LINEAR), "candidate:", ("meta", "load its weights")),
     ("judge-lazy", lambda: judge(LAZY, LINEAR), "candidate:", ("run it once",)),
+    ("judge-no-weight", lambda: judge(changed(weight=None), LINEAR), "candidate.weight:", ("got None",)),
+    (
+        "judge-sparse-weight",
+        lambda: judge(changed(weight=nn.Parameter(X[:5].to_sparse())), LINEAR),
+        "candidate.weight:",
+        ("to_dense()",),
+    ),
+    ("judge-flat-weight", lambda: judge(LINEAR, changed(weight=nn.Parameter(X[0]))), "reference.weight:", ("(12,)",)),
+    ("judge-bias-shape", lambda: judge(changed(bias=nn.Parameter(X[0])), LINEAR), "candidate.bias:", ("(12,)",)),
+    ("judge-both-hooked", lambda: judge(changed(hook=True), changed(hook=True)), "reference:", ("hooks",)),
+    ("judge-rtol-huge", lambda: judge(FULL, LINEAR, rtol=10**400), "rtol:", ("finite number",)),
     ("judge-seed-string", lambda: judge(FULL, LINEAR, seed="1"), "seed:", ("got '1'",)),  # type: ignore[arg-type]
     ("judge-seed-none", lambda: judge(FULL, LINEAR, seed=wrong), "seed:", ("got None",)),
     ("judge-seed-large", lambda: judge(FULL, LINEAR, seed=10**30), "seed:", ("2**63",)),
@@ -252,6 +281,25 @@ ROWS: list[Row] = [
     ("refute-readout-positions", lambda: refute(LINEAR, (3, 2, 2), readout="positions"), "readout:", ("pass 'sum'",)),
     ("refute-meta", lambda: refute(ON_META, (3, 2, 2)), "linear:", ("meta", "to_empty")),
     ("refute-nan", lambda: refute(NAN, (3, 2, 2)), "linear:", ("weight[0, 0] = nan", "remove NaN")),
+    # numerics.measure, numerics.tolerance, causes.name_cause
+    ("measure-none", lambda: measured(run=None), "run:", ("got None", "run(x, weight, bias)")),
+    ("measure-returns-none", lambda: measured(run=lambda *_: None), "run:", ("NoneType",)),
+    ("measure-returns-integers", lambda: measured(run=lambda x, w, _: (x @ w.T).int()), "run:", ("torch.int32",)),
+    ("measure-fails", lambda: measured(run=lambda *_: 1 / 0), "run:", ("ZeroDivisionError",)),
+    ("measure-dtype", lambda: measured(dtype="float32"), "dtype:", ("got 'float32'",)),
+    ("measure-rows", lambda: measured(rows=0), "rows:", ("got 0",)),
+    ("measure-device-unknown", lambda: measured(device="zz"), "device:", ("got 'zz'",)),
+    ("measure-device-meta", lambda: measured(device="meta"), "device:", ("got 'meta'",)),
+    ("measure-device-absent", lambda: measured(device="cuda:99"), "device:", ("got 'cuda:99'",)),
+    ("measure-limit-negative", lambda: measured(order_limit=-1), "order_limit:", ("got -1",)),
+    ("measure-limit-word", lambda: measured(order_limit="all"), "order_limit:", ("got 'all'",)),
+    ("measure-key-list", lambda: measured(key=[1]), "key:", ("got [1]", "hashable")),
+    ("measure-key-nested", lambda: measured(key=([1],)), "key:", ("got ([1],)", "hashable")),
+    ("measure-bias", lambda: measured(bias="yes"), "bias:", ("got 'yes'",)),
+    ("tolerance-arithmetic", lambda: numerics.tolerance(X, X, arithmetic=wrong or 3), "arithmetic:", ("got 3",)),  # type: ignore[arg-type]
+    ("cause-meta-bias", lambda: name_cause(X, X, (3, 2, 2), X[:, 0], X[:, 0].to("meta")), "reference_bias:", ("meta",)),
+    ("cause-meta-weight", lambda: name_cause(X.to("meta"), X, (3, 2, 2)), "candidate_weight:", ("meta",)),
+    ("cause-sparse-weight", lambda: name_cause(X, X.to_sparse(), (3, 2, 2)), "reference_weight:", ("sparse",)),
     # testing.parametrize_with_laws, testing.check_backend
     ("laws-none", lambda: parametrize(wrong), "backend:", ("got None", "equiv.backends.Backend")),
     ("laws-word", lambda: parametrize("cpu"), "backend:", ("got 'cpu'", "without name")),  # type: ignore[arg-type]

@@ -91,6 +91,24 @@ def infinity_spreads(bench: Bench) -> Finding[bool]:
     return Finding(False, f"inf at {len(spots)} places in turn, in one row, then in one weight")
 
 
+def bias_bits(bench: Bench) -> Finding[int]:
+    """Bits of a bias that survive where nothing is added to it."""
+    if not bench.bias:
+        return Finding(None, "no bias")
+    p = min(format_of(bench.dtype).precision, format_of(bench.output).precision)
+
+    def arrives(k: int) -> bool:
+        return bool((bench.sums({}, bias=1 + 2.0**-k) == 1 + 2.0**-k).all())
+
+    if arrives(p - 1):
+        return Finding(p, f"0 + (1 + 2^-{p - 1}) is 1 + 2^-{p - 1}")
+    low, high = 0, p - 1  # 2 is taken to arrive
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if arrives(middle) else (low, middle)
+    return Finding(high, f"0 + (1 + 2^-{high}) is another value")
+
+
 def bias_rounding(bench: Bench, bits: int | None, rounding: str | None) -> Finding[str]:
     """A product half way between two results, and a bias that decides: lost where the product is rounded first."""
     if not bench.bias:

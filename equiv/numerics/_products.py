@@ -124,15 +124,21 @@ def _name_rounding(ways: dict[tuple[str, int], set[str]], q: int) -> Finding[str
     inexact = {key: way for key, way in ways.items() if key[0] != "exact"}
     if not inexact:
         return Finding(None, f"every product has at most {q} bits")
-    text = f"{sum(1 for _ in inexact)} kinds of product, ties and both signs among them"
+    return Finding(rounding_name(inexact), f"{len(inexact)} kinds of product, ties and both signs among them")
+
+
+def rounding_name(ways: dict[tuple[str, int], set[str]]) -> str | None:
+    """The rounding that goes these ways, for kinds of inexact values and signs; None where a way is neither."""
+    if any("neither" in way for way in ways.values()):
+        return None
     for name, rule in _WAYS.items():
-        if all(way == {rule[kind]} for (kind, _), way in inexact.items()):
-            return Finding(name, text)
+        if all(way == {rule[kind]} for (kind, _), way in ways.items()):
+            return name
     for name, positive in (("up", "out"), ("down", "in")):
         negative = "in" if positive == "out" else "out"
-        if all(way == {positive if sign > 0 else negative} for (_, sign), way in inexact.items()):
-            return Finding(name, text)
-    return Finding("mixed", text)
+        if all(way == {positive if sign > 0 else negative} for (_, sign), way in ways.items()):
+            return name
+    return "mixed"
 
 
 def _fraction(value: float) -> Fraction:

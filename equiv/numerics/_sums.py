@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from itertools import permutations
+from itertools import pairwise, permutations
 
+from torch import Tensor
+
+from equiv.numerics._products import rounding_name
 from equiv.numerics.bench import Bench, places, power
 from equiv.numerics.formats import format_of
 from equiv.numerics.fprev import Order
@@ -68,28 +71,53 @@ def sums(bench: Bench, *, narrow: bool) -> tuple[Finding[int], Finding[int], tup
     return wide, Finding(least, text), where
 
 
+_SMALL = {0.5: "below", 1.0: "tie to lower", 1.5: "above", 3.0: "tie to upper"}
+"""What is added to ``2^p``, whose neighbours are 2 apart, and where the sum lies between two of them."""
+
+
 def rounding_of_sums(
     bench: Bench, bits: int | None, triple: tuple[int, int, int] | None, *, narrow: bool
 ) -> Finding[str]:
-    """What ``2^bits + 3 - 2^bits`` is: 4 to nearest, 2 truncated; 3 where the large terms meet first."""
+    """What becomes of ``2^bits + c`` and of its negative, for c in quarters and halves of a step of the sum.
+
+    The first and the last term cancel, so that ``c`` meets one of them: of the same sign it must be rounded to a
+    multiple of 2; of the other sign whole ones are exact, and tell that this is how they meet.
+    """
     if bits is None or triple is None:
         return Finding(None, "no sum that loses bits")
     scale = min(0, 28 - bits) if narrow else 0
     big, small = power(bits + scale), power(scale)
+    ways: dict[tuple[str, int], set[str]] = {}
     seen: set[float] = set()
-    for sign in (1.0, -1.0):
-        terms = (sign * big[0], big[1]), (3 * small[0], small[1]), (-sign * big[0], big[1])
-        y = bench.sums(dict(zip(triple, terms, strict=True)))
-        seen |= {value / 2.0**scale for value in set(y.flatten().tolist())}
-    text = f"2^{bits} + 3 - 2^{bits} is {', '.join(f'{value:g}' for value in sorted(seen - {3.0}))}"
-    return Finding({frozenset({4.0}): "nearest", frozenset({2.0}): "truncated"}.get(frozenset(seen - {3.0})), text)
+    for first in (1, -1):  # the sign of the large term that stands first
+        for sign in (1, -1):
+
+            def total(c: float, first: int = first, sign: int = sign) -> Tensor:
+                terms = (first * big[0], big[1]), (sign * c * small[0], small[1]), (-first * big[0], big[1])
+                return bench.sums(dict(zip(triple, terms, strict=True))) * sign / 2.0**scale
+
+            thirds = total(3.0)
+            meets = thirds != 3.0
+            if not bool(meets.any()):
+                continue
+            for c, kind in _SMALL.items():
+                inner = 2.0 * (c // 2)
+                for value in set((thirds if c == 3.0 else total(c))[meets].tolist()):
+                    way = {inner: "in", inner + 2.0: "out"}.get(value, "neither")
+                    ways.setdefault((kind, sign), set()).add(way)
+                    seen |= {sign * value} if c == 3.0 else set()
+    if not ways:
+        return Finding(None, "no sum that loses bits")
+    text = f"+-(2^{bits} + 3) less its large part is {', '.join(f'{value:g}' for value in sorted(seen))}"
+    name = rounding_name(ways)
+    return Finding("nearest" if name == "nearest-even" else name, text)
 
 
 def fused(bench: Bench, factors: int, bits: int | None, order: Order | None) -> Finding[str]:
     """Whether a product is rounded before it is added: (1+2^-k)^2 less its rounding leaves 2^-2k where it is not."""
     p = format_of(bench.dtype).precision
-    if bits is not None and bits >= 2 * p:
-        return Finding("exact", f"{2 * p} bits fit into sums of {bits}")
+    if (bits is None and p < 24) or (bits is not None and bits >= 2 * p):
+        return _rounded_all_the_same(bench, factors, bits)
     if factors < p or p != format_of(bench.output).precision or bits is None or bits < p:
         return Finding(None, "cannot be told where products are shorter" if bits is not None else "needs three terms")
     k = (p + 1) // 2
@@ -106,3 +134,25 @@ def fused(bench: Bench, factors: int, bits: int | None, order: Order | None) -> 
             everywhere = "" if bool((y == 2.0 ** (-2 * k)).all()) else ", in some outputs"
             return Finding("fused", f"(1 + 2^-{k})^2 less its rounding is 2^-{2 * k}, terms {i} and {j}{everywhere}")
     return Finding("rounded", f"(1 + 2^-{k})^2 less its rounding is 0 for {len(pairs)} pairs of places")
+
+
+def _rounded_all_the_same(bench: Bench, factors: int, bits: int | None) -> Finding[str]:
+    """Whether products that the sums could hold are rounded to the format of their factors first.
+
+    A partial sum that is rounded loses the same bits, but not wherever the two terms stand.
+    """
+    p = format_of(bench.dtype).precision
+    text = "the bits of sums are not known" if bits is None else f"{2 * p} bits fit into sums of {bits}"
+    exact = Finding("exact" if bits is not None else None, text)
+    if factors < p or bench.n < 2:
+        return exact if bits is not None else Finding(None, "needs three terms")
+    k = (p + 1) // 2
+    one, rounded = 1 + 2.0**-k, 1 + 2.0 ** (1 - k)
+    pairs = [(0, step) for step in (1, *_steps(bench.n))] + list(pairwise(places(bench.n, 5)))
+    lost: Tensor | None = None
+    for i, j in pairs:
+        y = bench.sums({i: (one, one), j: (-rounded, 1.0)})
+        lost = y == 0 if lost is None else lost & (y == 0)
+        if not bool(lost.any()):
+            return Finding(exact.value, f"{text}; (1 + 2^-{k})^2 less its rounding is not 0")
+    return Finding("rounded", f"{text}, but (1 + 2^-{k})^2 less its rounding is 0 for {len(pairs)} pairs of places")

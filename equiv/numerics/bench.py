@@ -46,12 +46,16 @@ class Bench:
     ) -> None:
         if dtype not in FLOATS:
             names = ", ".join(str(d).removeprefix("torch.") for d in FLOATS)
-            raise EquivError(f"dtype: expected one of {names}, got {dtype}; the parts of complex dtypes are such")
+            raise EquivError(f"dtype: expected one of {names}, got {dtype!r:.60}; the parts of complex dtypes are such")
         for name, value in (("rows", rows), ("out_features", out_features), ("in_features", in_features)):
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise EquivError(
-                    f"{name}: expected an integer of at least 1, got {value!r}; nothing is computed below it"
+                    f"{name}: expected an integer of at least 1, got {value!r:.60}; nothing is computed below it"
                 )
+        if not callable(run):
+            raise EquivError(f"run: expected a function run(x, weight, bias) -> y, got {run!r:.60}; pass a kernel")
+        if not isinstance(bias, bool):
+            raise EquivError(f"bias: expected True or False, got {bias!r:.60}; it says whether one is passed")
         self.run, self.dtype, self.device = run, dtype, torch.device(device)
         self.rows, self.outputs, self.n, self.bias = rows, out_features, in_features, bias
         self.calls = 0
@@ -93,7 +97,20 @@ class Bench:
         self.calls += 1
         b = torch.full((self.outputs,), bias or 0.0, dtype=self.dtype, device=self.device) if self.bias else None
         given = [t.to(self.dtype).to(self.device).contiguous() for t in (x, weight)]
-        y = self.run(given[0], given[1], b).detach()
+        try:
+            y = self.run(given[0], given[1], b)
+        except EquivError:
+            raise
+        except Exception as error:
+            reason = (str(error).splitlines() or [""])[0]
+            raise EquivError(
+                f"run: expected to run on x {tuple(x.shape)}, weight {tuple(weight.shape)} and bias "
+                f"{None if b is None else tuple(b.shape)} of {self.dtype}, got {type(error).__name__}: {reason:.120}; "
+                "wrap the kernel so that it does"
+            ) from error
+        if not isinstance(y, Tensor):
+            raise EquivError(f"run: expected a kernel that returns a tensor, got {type(y).__name__}; return one")
+        y = y.detach()
         if tuple(y.shape) != (self.rows, self.outputs) or y.dtype not in FLOATS:
             raise EquivError(
                 f"run: expected a result of shape {(self.rows, self.outputs)} in a real floating dtype, got "

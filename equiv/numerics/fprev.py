@@ -33,7 +33,8 @@ class Order:
         kind: ``"single"`` (one term), ``"sequential"``, ``"reversed"``, ``"permuted"`` (one after the other, in another
             order), ``"fused"`` (one after the other, several terms at a time), ``"pairwise"``, ``"blocked"``
             (neighbours first), ``"interleaved"`` (several running sums side by side) or ``"mixed"``.
-        block: Terms in a block if blocked, running sums if interleaved, terms at a time if fused; else None.
+        block: Terms in a block if blocked, running sums if interleaved, terms at a time if fused (at least these, if
+            not all were probed); else None.
         depth: Largest number of additions that a term goes through: no term is rounded more often than that.
         width: Most operands of one addition; 2 for ordinary ones.
         sequence: Places in the order in which they are added, for one running sum; where several, those of the first.
@@ -53,14 +54,13 @@ class Order:
     total: int
 
     def __str__(self) -> str:
-        text = self.kind
+        text, whole = self.kind, len(self.places) == self.total
         if self.block is not None:
-            unit = {"blocked": "blocks of {}", "interleaved": "{} running sums", "fused": "{} terms at a time"}[
-                self.kind
-            ]
+            at_once = "{} terms at a time" if whole else "at least {} terms at a time"
+            unit = {"blocked": "blocks of {}", "interleaved": "{} running sums", "fused": at_once}[self.kind]
             text += ", " + unit.format(self.block)
         text += f", depth {self.depth}"
-        return text if len(self.places) == self.total else f"{text} ({len(self.places)} of {self.total:,} terms probed)"
+        return text if whole else f"{text} ({len(self.places)} of {self.total:,} terms probed)"
 
     def brackets(self) -> str:
         """The tree in brackets, such as ``((0 1) (2 3))``."""
@@ -145,6 +145,8 @@ def describe(nodes: Nodes, places: Sequence[int], total: int) -> Order:
     longest = max(chains, key=lambda steps: sum(map(len, steps)))
     sequence = tuple(places[leaf] for step in longest for leaf in step)
     kind, block = _kind(chains, depth, width, n)
+    if kind == "fused" and n < total:  # of most steps the sample holds a part
+        block = max(len(step) for step in chains[0])
     return Order(kind, block, depth, width, sequence, tuple(places), nodes, total)
 
 

@@ -14,8 +14,9 @@ from typing import Any
 
 import torch
 
+from equiv.errors import EquivError
 from equiv.numerics import _edges, _order, _products, _sums
-from equiv.numerics.arithmetic import _flushing_is_on, declared
+from equiv.numerics.arithmetic import _flushing_is_on, check_device, declared
 from equiv.numerics.bench import Bench, Run
 from equiv.numerics.formats import format_of
 from equiv.numerics.measured import Measured
@@ -66,13 +67,25 @@ def measure(
         24
 
     """
-    device = torch.device(device)
+    device = _present(check_device(device))
+    if isinstance(order_limit, bool) or not isinstance(order_limit, int) or order_limit < 0:
+        raise EquivError(
+            f"order_limit: expected an integer of at least 0, got {order_limit!r:.60}; 0 leaves the order out"
+        )
+    if not isinstance(key, Hashable):
+        raise EquivError(f"key: expected something hashable, got {key!r:.60}; pass a tuple or a name, or leave it out")
     full = None
     if key is not None:
         sizes = (rows, out_features, in_features, bias, order_limit)
         full = (key, dtype, str(device), op, sizes, settings())
-        if full in _cache:
-            return replace(_cache[full], subject=subject)
+        try:
+            known = _cache.get(full)
+        except TypeError as error:  # a tuple that holds a list
+            raise EquivError(
+                f"key: expected something hashable, got {key!r:.60}: {error}; pass a tuple of names and numbers"
+            ) from error
+        if known is not None:
+            return replace(known, subject=subject)
     bench = Bench(
         run,
         dtype=dtype,
@@ -108,6 +121,7 @@ def measure(
         flushes_sums=_edges.flushes_sums(bench, accumulator.value),
         flushes_outputs=_edges.flushes_outputs(bench),
         infinity_spreads=_edges.infinity_spreads(bench),
+        bias_bits=_edges.bias_bits(bench),
         bias_rounding=_edges.bias_rounding(bench, accumulator.value, output_rounding.value),
         bias_place=bias_place,
         order=order,
@@ -119,6 +133,17 @@ def measure(
             del _cache[next(iter(_cache))]
         _cache[full] = found
     return found
+
+
+def _present(device: torch.device) -> torch.device:
+    """Refuse a device that has no values, or that is not there."""
+    if device.type != "meta":
+        try:
+            torch.empty(0, device=device)
+            return device
+        except (RuntimeError, AssertionError, NotImplementedError):  # torch built without it; another number
+            pass
+    raise EquivError(f"device: expected one that is present and holds values, got {str(device)!r}; pass 'cpu'")
 
 
 def forget() -> None:

@@ -46,15 +46,18 @@ class Measured:
         operand_range: ``"full"``, or ``"float16"`` where larger factors overflow.
         product_error: Largest relative error of one product alone, its rounding to the result included.
         accumulator: Bits of the running sums.
-        accumulator_rounding: ``"nearest"`` or ``"truncated"``.
+        accumulator_rounding: ``"nearest"`` (ties to even), ``"nearest-away"``, ``"truncated"``, ``"up"``, ``"down"``,
+            ``"away"`` or ``"mixed"``.
         reduction: Bits in which partial sums are combined: fewer than ``accumulator`` in a reduced-precision reduction.
-        products: ``"exact"`` where the accumulator holds them, ``"fused"`` with the addition, or ``"rounded"`` before.
+        products: ``"exact"`` where the accumulator holds them, ``"fused"`` with the addition, or ``"rounded"`` before
+            it: to the accumulator, or to the format of the factors where the accumulator could hold them.
         output_rounding: ``"nearest-even"``, ``"nearest-away"``, ``"truncated"``, ``"up"``, ``"down"``, ``"away"`` or
             ``"mixed"``.
         flushes_inputs: Subnormal factors or biases are treated as zero.
         flushes_sums: Subnormal products or partial sums become zero even where the result is normal.
         flushes_outputs: Subnormal results become zero.
         infinity_spreads: An infinite input makes outputs NaN that must be infinite, or touches other rows.
+        bias_bits: Bits of the bias that reach the sum.
         bias_rounding: ``"once"``; ``"twice"`` where the sum is rounded to the result's format before the bias is added;
             ``"none"`` without a bias.
         bias_place: When the bias is added: ``"first"``, ``"between"`` or ``"last"``.
@@ -81,6 +84,7 @@ class Measured:
     flushes_sums: Finding[bool]
     flushes_outputs: Finding[bool]
     infinity_spreads: Finding[bool]
+    bias_bits: Finding[int]
     bias_rounding: Finding[str]
     bias_place: Finding[str]
     order: Finding[Order]
@@ -98,7 +102,7 @@ class Measured:
             base,
             name=f"{_SHORT[self.output]}, measured: {self._precision()}",
             output=self.output,
-            relative=self._product_bound(),
+            relative=max(self._product_bound(), self._bias_bound()),  # each of its own part of S
             flushes_inputs=_either(self.flushes_inputs.value, base.flushes_inputs),
             flushes_outputs=_either(self.flushes_outputs.value, base.flushes_outputs),
             infinity_spreads=_either(self.infinity_spreads.value, base.infinity_spreads),
@@ -119,9 +123,9 @@ class Measured:
             found = replace(found, underflow=_accumulator_format(bits, self.dtype).min_normal)
         order = self.order.value
         many = order is not None and order.width > 2
-        if many or self.accumulator_rounding.value == "truncated":
+        if many or self._is_directed:  # (1 + 2u)^K - 1 is below 4(K+16)u as long as K*u is below 1/2
             found = replace(found, factor=max(4.0, base.factor), extra_terms=max(16, base.extra_terms))
-        elif self.accumulator_rounding.value == "nearest" and order is not None:
+        elif self.accumulator_rounding.value is not None and order is not None:  # whichever way ties go
             found = replace(found, factor=1.0, extra_terms=0)
         if found.u > out.u:  # one term alone is rounded by more than the result's format
             found = replace(found, extra_terms=max(1, found.extra_terms))
@@ -139,7 +143,7 @@ class Measured:
         if bits is not None and bits < p and self._product_bound() > base.relative:
             name = _name_of(bits, self.operand_range.value)
             found.append(f"factors keep {bits} of {p} bits before they are multiplied ({name})")
-        elif self._product_bound() > base.relative:
+        elif self._product_bound() > base.relative and not self._rounds_products:
             found.append(f"a product alone is wrong by up to {self.product_error.value:.3g} of its size")
         sums = self.accumulator.value
         if sums is not None and 2.0**-sums > base.u:
@@ -147,8 +151,15 @@ class Measured:
         reduced = self.reduction.value
         if reduced is not None and (sums is None or reduced < sums) and 2.0**-reduced > max(base.u, base.relative / 9):
             found.append(f"partial sums are combined in {reduced} bits where {_bits(base.u)} are declared")
-        if self.accumulator_rounding.value == "truncated" and base.factor < 2:
-            found.append("sums are truncated where rounding to nearest is declared")
+        if self._is_directed and base.factor < 2:
+            way = self.accumulator_rounding.value
+            words = {"truncated": "truncated", "away": "rounded away from zero", "mixed": "rounded in mixed ways"}
+            found.append(f"sums are {words.get(str(way), f'rounded {way}')} where rounding to nearest is declared")
+        if self._rounds_products and format_of(self.dtype).u > max(base.u, base.relative):
+            found.append(f"products are rounded to {p} bits before they are added")
+        arriving = self.bias_bits.value
+        if arriving is not None and self._bias_bound() > base.relative:
+            found.append(f"the bias keeps {arriving} of {min(p, format_of(self.output).precision)} bits")
         rounding = self.output_rounding.value
         if rounding is not None and rounding != "nearest-even":
             found.append(f"results are rounded {rounding}, not to nearest-even")
@@ -211,6 +222,23 @@ class Measured:
             parts.append(f"combined in {self.reduction.value} bits")
         return ", ".join(parts) or "nothing to find at this size"
 
+    @property
+    def _is_directed(self) -> bool:
+        """Sums are rounded to one side, by up to two units instead of one."""
+        return self.accumulator_rounding.value not in (None, "nearest", "nearest-away")
+
+    @property
+    def _rounds_products(self) -> bool:
+        """Products that the sums could hold lose bits before they are added."""
+        bits, p = self.accumulator.value, format_of(self.dtype).precision
+        return self.products.value == "rounded" and (p < 24 if bits is None else bits >= 2 * p)
+
+    def _bias_bound(self) -> float:
+        """Error of the bias relative to it, before it is added; cut off at the worst."""
+        bits = self.bias_bits.value
+        whole = min(format_of(self.dtype).precision, format_of(self.output).precision)
+        return 2.0 ** (1 - bits) if bits is not None and bits < whole else 0.0
+
     def _product_bound(self) -> float:
         """Largest relative error of a product before it is added, beyond the rounding of the accumulator."""
         bits = self.operands.value
@@ -220,7 +248,7 @@ class Measured:
         error = self.product_error.value
         if error is not None and error > 2 * format_of(self.output).u:
             return 2 * error  # seen, not proven: factors are whole, but their products are not
-        return 0.0
+        return 2 * format_of(self.dtype).u if self._rounds_products else 0.0  # to nearest or to one side
 
     def _combinations(self) -> int:
         """How often a partial sum is rounded on its way up: known from the order, else the documented 9."""

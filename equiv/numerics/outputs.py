@@ -274,6 +274,11 @@ def tolerance(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, arithmet
         True
     """
     _check_layer(x, weight, bias)
+    if arithmetic is not None and not isinstance(arithmetic, Arithmetic):
+        raise EquivError(
+            f"arithmetic: expected an equiv.numerics.Arithmetic, got {arithmetic!r:.60}; pass what "
+            "equiv.numerics.declared(dtype) returns, or leave it out"
+        )
     reference = Reference(x.cpu(), weight.cpu(), None if bias is None else bias.cpu())
     found = reference.assess(reference.value.to(x.dtype), arithmetic or declared(x.dtype, x.device))
     width = torch.where(found.undecided, torch.inf, found.upper - found.lower).nan_to_num(torch.inf, torch.inf)
