@@ -20,18 +20,17 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from equiv._origin import digest, is_told, origin
 from equiv._probing import CAP, Difference, Progress, Side, same_values, without_bias
+from equiv._refuting import Refuter, exact
 from equiv._repeats import Repeated, repeats
 from equiv._state import Reading, reading_of, state_of
-from equiv._structure import Structure, structure_of
 from equiv._superposition import Superposition
-from equiv._words import counted
 from equiv.causes import name_cause
 from equiv.errors import EquivError
-from equiv.numerics import Exact, declared, format_of
+from equiv.numerics import declared, format_of
 
 _NAMED = 2**22  # entries of a matrix up to which what was read is kept, to name the cause of a difference
 
@@ -71,7 +70,7 @@ class Reader:
         self.tests = Superposition(n, dtype, device, seed)
         self.is_small = n * self.outputs <= _NAMED
         self._columns: list[tuple[Tensor, Tensor]] = []
-        self.sums = {} if self.apart else {side.name: self.tests.blank(self.outputs) for side in self.sides}
+        self.refuter = Refuter(self.sides, self.zeros, self.tests, self.rows)
         spare = 2 if dtype.is_complex else 1
         passes = 1 if self.apart or dtype == torch.uint8 else 2 * spare + 1 if self.floating else 2
         self.probes = 1 + n * (spare if self.apart else passes)
@@ -93,8 +92,8 @@ class Reader:
             self.found.next = stop
             if progress is not None and progress(stop, self.n, self.state()) is False and stop < self.n:
                 return False
-        if self.sums and self.found.bent is None:
-            self._superposed()
+        if self.refuter.sums and self.found.bent is None:
+            self.refuter.superposed(self.found)
         return True
 
     def _weights(self, columns: Tensor) -> None:
@@ -125,7 +124,7 @@ class Reader:
         seen = [self._seen(y, bs) for y, bs in zip(far, biases, strict=True)]
         wrong_far = self._compare(*far) & (equal | (seen[0] & seen[1]))
         second = [self._far_column(y, bs, scale) for y, bs in zip(far, biases, strict=True)]
-        values = [torch.where(wrong & ~wrong_far, self._exact(a), b) for a, b in zip(first, second, strict=True)]
+        values = [torch.where(wrong & ~wrong_far, exact(a), b) for a, b in zip(first, second, strict=True)]
         wrong = (wrong | wrong_far) & ~self._flushes(*values)
         self._record(wrong, columns, *values)
         self._keep(*values)
@@ -136,9 +135,9 @@ class Reader:
         ]
         for side, y, column, doubt in zip(self.sides, near, second, doubts, strict=True):
             if side.layer is None:
-                self._straight(side, y, column, columns, scale)
-            self.tests.add(self.sums[side.name], columns, column, doubt)
-        self._once_more(columns, second, doubts, scale / 2)
+                self.refuter.straight(self.found, side, y, column, columns, scale)
+            self.tests.add(self.refuter.sums[side.name], columns, column, doubt)
+        self.refuter.once_more(self.found, self._hot(columns, 1)[0], columns, second, doubts, scale / 2)
 
     def _integers(self, columns: Tensor, near: list[Tensor]) -> None:
         """Integers are exact modulo ``2**bits``: a bias hides nothing."""
@@ -146,7 +145,7 @@ class Reader:
         self._record(read[0] != read[1], columns, *read)
         self._keep(*read)
         for side, column, zero in zip(self.sides, read, self.zeros, strict=True):
-            self.tests.add(self.sums[side.name], columns, column)
+            self.tests.add(self.refuter.sums[side.name], columns, column)
             if self.dtype != torch.uint8 and side.layer is None:
                 back = side.run(self._hot(columns, -1)[0])
                 if bool((back != zero - column).any()):
@@ -216,7 +215,7 @@ class Reader:
         """What complex convolutions may lose of the imaginary part of a bias: ``(br + bi) - br``, rounded twice."""
         lost = torch.zeros(self.outputs, dtype=torch.float64, device=self.device)
         for side, zero in zip(self.sides, self.zeros, strict=True):
-            if self.dtype.is_complex and self._convolves(side):
+            if self.dtype.is_complex and self.refuter.convolves(side):
                 lost += 2 * format_of(self.dtype).u * (zero.real.double().abs() + zero.imag.double().abs())
         return lost
 
@@ -225,15 +224,12 @@ class Reader:
         """The largest of these, 0.0 between layers, whose biases are compared themselves."""
         return 0.0 if self.apart else float(self._lost().max())
 
-    def _convolves(self, side: Side) -> bool:
-        if side.layer is not None:
-            return not isinstance(side.layer, nn.Linear)
-        return self._structures[side.name].convolves
-
     def _compare(self, a: list[Tensor], b: list[Tensor]) -> Tensor:
         """Where two sides differ: bit for bit, but imaginary parts of convolutions by more than three products may."""
         wrong = torch.zeros_like(a[0], dtype=torch.bool)
-        units = 16 * format_of(self.dtype).u if any(map(self._convolves, self.sides)) and a[0].is_complex() else 0.0
+        units = (
+            16 * format_of(self.dtype).u if any(map(self.refuter.convolves, self.sides)) and a[0].is_complex() else 0.0
+        )
         for y, z in zip(a, b, strict=True):
             wrong |= ~same_values(y.real, z.real)
             if y.is_complex() and units == 0:
@@ -265,8 +261,8 @@ class Reader:
         u = format_of(self.dtype).u
         parts = []
         for y, b in zip(far, bias, strict=True):
-            exact, shift = self._exact(y), self._exact(b)
-            part = torch.where(shift.real.abs() < u / 2 * exact.real.abs(), exact.real, exact.real - shift.real)
+            value, shift = exact(y), exact(b)
+            part = torch.where(shift.real.abs() < u / 2 * value.real.abs(), value.real, value.real - shift.real)
             parts.append(part / -scale)
         return torch.complex(parts[0], -parts[1]) if len(parts) == 2 else parts[0]
 
@@ -281,9 +277,6 @@ class Reader:
             if step >= format_of(self.dtype).min_subnormal / 2:  # else no two weights of this dtype are so close
                 self.found.unseen += count
                 self.found.resolution = max(self.found.resolution, step)
-
-    def _exact(self, y: Tensor) -> Tensor:
-        return y.to(torch.complex128 if y.is_complex() else torch.float64)
 
     def _record(self, wrong: Tensor, columns: Tensor | None, a: Tensor, b: Tensor) -> None:
         """Note entries of ``(columns, outputs)`` tensors that differ."""
@@ -325,112 +318,9 @@ class Reader:
                 "another random operation is on, or it keeps a state: call .eval() first"
             )
 
-    def _straight(self, side: Side, near: list[Tensor], column: Tensor, columns: Tensor, scale: float) -> None:
-        """What is seen at one must be what is seen far out on the other side."""
-        zero = self._exact(self.zeros[0 if side is self.sides[0] else 1])
-        for unit, y in zip((1, 1j), near, strict=False):
-            expected = zero + unit * column
-            distance = (self._exact(y) - expected).abs()
-            bent = distance > self.tests.bound(1, expected, (column.abs() + zero.abs()).amax(1, keepdim=True))
-            if bool(bent.any()) and self.found.bent is None:
-                row, output = (int(i) for i in bent.nonzero()[0])
-                index = int(columns[row])
-                self.found.bent = (
-                    f"{side.name} is no affine map: output {output} is {_short(y[row, output])} at e{index}, "
-                    f"but its values at 0 and -{scale:.3g}*e{index} make {_short(expected[row, output])}"
-                )
-
-    def _once_more(self, columns: Tensor, read: list[Tensor], doubts: list[Tensor], scale: float) -> None:
-        """Every column at a full mantissa far out on the positive side."""
-        x = self.tests.mantissas[columns]
-        hot = self._hot(columns, 1)[0] * (x * scale).to(self.dtype)[:, None]
-        results = [side.run(hot) for side in self.sides]
-        for side, y, zero, column, doubt in zip(self.sides, results, self.zeros, read, doubts, strict=True):
-            expected = column * x[:, None] * scale + self._exact(zero)
-            if side.layer is None:
-                largest = (column.abs() * x[:, None] * scale + self._exact(zero).abs()).amax(1, keepdim=True)
-                self._bends(side, hot, y, expected, self.tests.bound(1, expected, largest))
-            if self._is_single(side):
-                exact = self.tests.single_expected(column, x, scale, zero, doubt)
-                self._rough(side, hot, y, exact, results)
-
-    def _superposed(self) -> None:
-        """Dense inputs, and few entries of any size, must give the sum of what their entries give alone."""
-        x = self.tests.dense
-        results = [side.run(x) for side in self.sides]
-        for side, y, zero in zip(self.sides, results, self.zeros, strict=True):
-            sums = self.sums[side.name]
-            alone = torch.cat([side.run(row[None]) for row in x])
-            if not self.floating:
-                expected = (sums[0] + zero).to(self.dtype)
-                for some in (y, alone):
-                    self._bends(side, x, some, expected, torch.zeros_like(expected))
-                continue
-            expected = sums[0] + self._exact(zero)
-            largest = (sums[1] + self._exact(zero).abs()).amax(1, keepdim=True)
-            bound = self.tests.bound(x.count_nonzero(1)[:, None], expected, largest)
-            bound = torch.where(largest < format_of(self.dtype).max / 16, bound, torch.inf)
-            if side.layer is None:
-                self._bends(side, x, y, expected, bound)
-                self._bends(side, x, alone, expected, bound)
-            if self._is_single(side):
-                self._rough(side, x, y, self.tests.dense_expected(sums, zero), results)
-        if self.floating:
-            self._sparse()
-
-    def _sparse(self) -> None:
-        """The rows of a few entries, as many at once as one-hot rows."""
-        for start in range(0, len(self.tests.few), self.rows):
-            some = slice(start, start + self.rows)
-            x = self.tests.spread(self.tests.few[some])
-            results = [side.run(x) for side in self.sides]
-            for side, y, zero in zip(self.sides, results, self.zeros, strict=True):
-                expected, size, exact = self.tests.few_expected(self.sums[side.name], zero, some)
-                largest = (size + self._exact(zero).abs()).amax(1, keepdim=True)
-                bound = self.tests.bound(x.count_nonzero(1)[:, None], expected, largest)
-                bound = torch.where(largest < format_of(self.dtype).max / 16, bound, torch.inf)
-                if side.layer is None:
-                    self._bends(side, x, y, expected, bound)
-                if self._is_single(side):
-                    self._rough(side, x, y, exact, results)
-
-    def _bends(self, side: Side, x: Tensor, y: Tensor, expected: Tensor, bound: Tensor) -> None:
-        """Note the first result further than ``bound`` from what the entries of its input give one by one."""
-        bent = ~((self._exact(y) - expected).abs() <= bound) if self.floating else y != expected
-        if self.found.bent is None and bool(bent.any()):
-            row, output = (int(i) for i in bent.nonzero()[0])
-            self.found.bent = (
-                f"{side.name} is no affine map of single rows: output {output} is {_short(y[row, output])} at an input "
-                f"with {counted(int(x[row].count_nonzero()), 'entry', 'entries')}, whose values one by one add up to "
-                f"{_short(expected[row, output])}"
-            )
-
-    def _rough(self, side: Side, x: Tensor, y: Tensor, exact: tuple[Exact, ...], results: list[Tensor]) -> None:
-        """Note the first result outside the envelope, among those where the two sides differ."""
-        if self.found.rough is not None or bool(same_values(*results).all()):
-            return
-        wrong, lower, upper = self.tests.outside(y, exact)
-        wrong &= ~same_values(*results)
-        if bool(wrong.any()):
-            row, output = (int(i) for i in wrong.nonzero()[0])
-            self.found.rough = (
-                f"{side.name} gives {_short(y[row, output])} for output {output} at an input with "
-                f"{counted(int(x[row].count_nonzero()), 'entry', 'entries')}, where right kernels of the weights that "
-                f"were read give {_short(lower[row, output])} to {_short(upper[row, output])}"
-            )
-
-    def _is_single(self, side: Side) -> bool:
-        """Whether one envelope holds a side: each input meets each output once, in one sum."""
-        return not repeats(side.layer) if side.layer is not None else self._structures[side.name].single
-
     @cached_property
     def _taps(self) -> list[Repeated]:
         return [Repeated(side, self.outputs) for side in self.sides]
-
-    @cached_property
-    def _structures(self) -> dict[str, Structure]:
-        one = self.tests.dense[:1]
-        return {side.name: structure_of(lambda side=side: side.run(one)) for side in self.sides}  # type: ignore[misc]
 
     def _doubt(self, far: list[Tensor], seen: Tensor, scale: float) -> Tensor:
         """How far each weight may be from what was read of it, float64: an ulp where a bias took part in rounding."""
@@ -442,7 +332,7 @@ class Reader:
 
     def state(self) -> dict[str, Any]:
         """All that is needed to go on, in JSON's types."""
-        return state_of(self.found, self.origin, self.sums)
+        return state_of(self.found, self.origin, self.refuter.sums)
 
     def resume(self, state: Mapping[str, Any]) -> None:
         """Go on from :meth:`state`.
@@ -458,10 +348,10 @@ class Reader:
                 f"resume: expected a state of these very layers, dtype, seed and settings of torch "
                 f"({self.origin:.12}), got one of {state.get('of')!r:.60}; start again without resume="
             )
-        sums = {name: [torch.empty_like(t) for t in tensors] for name, tensors in self.sums.items()}
+        sums = {name: [torch.empty_like(t) for t in tensors] for name, tensors in self.refuter.sums.items()}
         found = reading_of(state, self.n, self.outputs, sums)
         if all(is_told(side) for side in self.sides):
-            self.found, self.sums = found, sums
+            self.found, self.refuter.sums = found, sums
 
     @cached_property
     def origin(self) -> str:
@@ -483,10 +373,6 @@ def _column(parts: list[Tensor]) -> Tensor:
 
 def _largest(values: Tensor) -> Tensor:
     return values.abs().double().max() if values.numel() else values.new_zeros((), dtype=torch.float64)
-
-
-def _short(value: Tensor) -> str:
-    return f"{value.item():.6g}"
 
 
 def _some(y: Tensor) -> str:

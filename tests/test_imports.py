@@ -42,6 +42,7 @@ ROOMS = (
         "_packed",
         "_probing",
         "_reading",
+        "_refuting",
         "_repeats",
         "_state",
         "_structure",
