@@ -189,33 +189,30 @@ def _on_meta(trial: Trial, call: Call, module: nn.Module, form: str, x: Tensor, 
 
 
 def _jvp(trial: Trial, call: Call, module: nn.Module, form: str, x: Tensor, case: Case) -> None:
-    """The layer is affine: along any direction it changes as its linear part says."""
+    """The layer changes along any direction of its input as its linear part says; of its parameters, as itself."""
     shaped = _shaped(form, x, case.feature_shape)
-    trial.cover("transform", "jvp")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch.func's own deprecations
-            along = torch.func.jvp(module, (shaped,), (shaped.clone(),))[1]
-    except Exception as error:
-        if _is_opaque(error):
-            trial.cover("transform not served", "jvp")
-            return
-        raise Broken(f"jvp raised {type(error).__name__}: {error}", form=form, call=call) from error
-    trial.same(
-        call, along.reshape(len(x), case.weight.shape[0]), whole(x, case.weight), note="derivative by torch.func.jvp"
-    )
     parameters = {name: value.detach() for name, value in module.named_parameters()}
 
     def of(values: dict[str, Tensor]) -> Tensor:
         y: Tensor = torch.func.functional_call(module, values, (shaped,))
         return y
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        along = torch.func.jvp(of, (parameters,), ({name: value.clone() for name, value in parameters.items()},))[1]
-    expected = whole(x, case.weight, case.bias)
-    note = "derivative with respect to the parameters by torch.func.jvp"
-    trial.same(call, along.reshape(expected.shape), expected, note=note)
+    name = "jvp" if case.seed % 2 else "jvp of parameters"
+    trial.cover("transform", name)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch.func's own deprecations
+            if case.seed % 2:
+                along = torch.func.jvp(module, (shaped,), (shaped.clone(),))[1]
+            else:
+                along = torch.func.jvp(of, (parameters,), ({key: t.clone() for key, t in parameters.items()},))[1]
+    except Exception as error:
+        if _is_opaque(error):
+            trial.cover("transform not served", name)
+            return
+        raise Broken(f"{name} raised {type(error).__name__}: {error}", form=form, call=call) from error
+    expected = whole(x, case.weight, None if case.seed % 2 else case.bias)
+    trial.same(call, along.reshape(expected.shape), expected, note=f"derivative by torch.func.jvp ({name})")
 
 
 def _over_rows(module: nn.Module, form: str, x: Tensor, case: Case) -> Tensor:
