@@ -60,6 +60,9 @@ def check_fit(sides: list[Side], shape: tuple[int, ...], given: bool) -> None:
     n = math.prod(shape)
     for side in sides:
         layer = side.call
+        weight = getattr(layer, "weight", None)
+        if isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)) and weight is None:
+            raise EquivError(f"{side.name}.weight: expected a parameter, got None; give the layer a weight")
         if isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)) and 0 in layer.weight.shape:
             raise EquivError(
                 f"{side.name}.weight: expected at least one input and one output, got shape "

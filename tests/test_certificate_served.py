@@ -139,6 +139,7 @@ REFUSED = {
     "stride 0": (lambda: certify(odd(stride=(0, 0)), LINEAR), "candidate: expected to run"),
     "padding foo": (lambda: certify(odd(padding="foo"), LINEAR), "candidate: expected to run"),
     "groups 0": (lambda: certify(odd(groups=0), LINEAR), "candidate: expected to run"),
+    "no weight": (lambda: certify(odd(weight=None), LINEAR), "candidate.weight: expected a parameter, got None"),
     "sparse": (lambda: certify(lambda x: LINEAR(x).to_sparse(), LINEAR), "candidate: expected a strided tensor"),
     "nested": (
         lambda: certify(lambda x: torch.nested.nested_tensor([*LINEAR(x)]), LINEAR),
