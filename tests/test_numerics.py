@@ -407,6 +407,8 @@ def test_the_envelope_is_the_stated_bound_rounded_outwards(dtype, kind):
                 tight, loose = (s + sign * e * (0 if alone else 1 + f) for f in (0, Fraction(1, 10**6)))
                 assert sign * fraction(edge) >= sign * tight
                 step = max(abs(loose) * 2 * fraction(fmt.u), fraction(fmt.min_subnormal))
+                if dtype == torch.float64 and not alone:  # the reference's own error, below the normal range
+                    step += 4 * fraction(fmt.min_subnormal)
                 assert sign * fraction(edge) < sign * loose + step
 
 
