@@ -82,7 +82,7 @@ BROKEN = {  # fault, dtype: laws that it breaks, laws that it keeps, what is sai
     ("rows-shifted", "float16"): (("exact", "batch"), ("scaling", "purity"), ""),
     ("packed-weight-cached-by-shape", "float32"): (("boundaries", "purity"), (), "in place"),
     ("input-altered-batch-of-one", "float32"): (("purity",), (), "the call changed its inputs"),
-    ("stride-ignored", "int32"): (("dense",), ("exact", "readback", "free_parameters"), "full"),
+    ("stride-ignored", "int32"): (("dense",), ("exact", "readback", "free_parameters"), "stride"),
     ("batch-of-one-squeezed", "float32"): (("batch",), (), "linear"),
 }
 EXAMPLES = {"layout": 40, "readback": 40, "special_values": 40}
