@@ -28,10 +28,11 @@ class Call:
         dtype: Of all.
         stride: Of a convolution, as the following.
         layouts: Of ``x``, ``weight``, ``bias`` and ``grad``: ``kind`` or ``kind-variant``.
-        values: One value for all entries of a tensor instead of integers, or what makes others of them; ``normals`` for
-            all tensors.
+        values: One value for all entries of a tensor or of ``grad`` instead of integers, or what makes others of them;
+            ``normals`` for all tensors.
         leaves: Which of them require gradients; their gradients are then part of what is seen.
-        second: Whether the gradient of the input is differentiated once more.
+        second: ``x`` or ``weight``, whose gradient is differentiated once more with respect to the other.
+        again: Whether the gradients are asked for a second time.
         calls: How many calls are made, each with other numbers.
         under: A mode or transform that the call is made in.
     """
@@ -47,7 +48,8 @@ class Call:
     layouts: tuple[tuple[str, str], ...] = ()
     values: tuple[tuple[str, Any], ...] = ()
     leaves: tuple[str, ...] = ()
-    second: bool = False
+    second: str = ""
+    again: bool = False
     calls: int = 1
     under: str = ""
 
@@ -64,16 +66,21 @@ class Call:
                 t = torch.randint(low, 5, shape, generator=generator).to(self.dtype)
                 if self.dtype.is_complex:
                     t = t + 1j * torch.randint(-4, 5, shape, generator=generator)
-            if name in dict(self.values):
-                value = dict(self.values)[name]
-                t = value(t) if callable(value) else torch.full(shape, value, dtype=self.dtype)
-            found[name] = self.laid(name, t)
+            found[name] = self.laid(name, self.valued(name, t))
         return found
+
+    def valued(self, name: str, t: Tensor) -> Tensor:
+        value = dict(self.values).get(name)
+        if value is None:
+            return t
+        return value(t) if callable(value) else torch.full_like(t, value)
 
     def laid(self, name: str, t: Tensor) -> Tensor:
         kind, _, variant = dict(self.layouts).get(name, "contiguous").partition("-")
         if kind == "stride0":
             return t.as_strided(t.shape, (0, *t.stride()[1:]))
+        if kind == "exchanged":  # the first two dimensions, in memory
+            return t.transpose(0, 1).contiguous().transpose(0, 1)
         if kind == "window":  # a map cut out of a larger one, two channels of which the second is dropped
             return torch.stack([t, t], -1)[..., 0]
         return Layout(kind, int(variant or 0)).apply(t)
@@ -108,12 +115,15 @@ def seen(call: Call) -> list[Any]:
 
 def gradients(call: Call, given: dict[str, Tensor], y: Tensor) -> list[Any]:
     generator = torch.Generator().manual_seed(99)
-    grad = call.laid("grad", torch.randint(-2, 3, y.shape, generator=generator).to(y.dtype))
+    grad = call.valued("grad", torch.randint(-2, 3, y.shape, generator=generator).to(y.dtype))
+    grad = call.laid("grad", grad)
     leaves = [given[name] for name in call.leaves if call.bias or name != "bias"]
     if call.second:
-        (first,) = torch.autograd.grad(y, given["x"], grad, create_graph=True)
-        return [first.detach(), *torch.autograd.grad(first.sum(), given["weight"], allow_unused=True)]
-    return list(torch.autograd.grad(y, leaves, grad))
+        (first,) = torch.autograd.grad(y, given[call.second], grad, create_graph=True)
+        other = given["weight" if call.second == "x" else "x"]
+        return [first.detach(), *torch.autograd.grad(first, other, torch.ones_like(first), allow_unused=True)]
+    found = list(torch.autograd.grad(y, leaves, grad, retain_graph=call.again))
+    return found + (list(torch.autograd.grad(y, leaves, grad)) if call.again else [])
 
 
 def same(a: list[Any], b: list[Any]) -> bool:
@@ -191,8 +201,19 @@ def on_meta(call: Call, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tenso
     return call.run(x.to("meta"), weight.to("meta"), None if bias is None else bias.to("meta"))
 
 
+def after_float64(call: Call, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    call.run(x.double(), weight.double(), None if bias is None else bias.double())
+    return call.run(x, weight, bias)
+
+
+def weight_changed(call: Call, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    call.run(x, weight, bias)
+    return call.run(x, weight.add_(1), bias)
+
+
 UNDER: dict[str, Callable[..., Tensor]] = {
     "": lambda call, x, weight, bias: call.run(x, weight, bias),
+    "after-float64": after_float64,
     "autocast-bfloat16": within(lambda: torch.autocast("cpu", torch.bfloat16)),
     "autocast-float16": within(lambda: torch.autocast("cpu", torch.float16)),
     "compile": compiled,
@@ -201,9 +222,11 @@ UNDER: dict[str, Callable[..., Tensor]] = {
     "jvp": jvp,
     "meta": on_meta,
     "no-grad": within(torch.no_grad),
+    "result-changed": lambda call, x, weight, bias: call.run(x, weight, bias).add_(1),
     "vmap-both": over_both,
     "vmap-rows": over_rows,
     "vmap-weights": over_weights,
+    "weight-changed": weight_changed,
 }
 
 # --- calls ------------------------------------------------------------------------------------------------------------
@@ -249,6 +272,16 @@ def last_alone(t: Tensor) -> Tensor:
     return torch.nn.functional.one_hot(torch.full(t.shape[:-1], t.shape[-1] - 1), t.shape[-1]).to(t.dtype)
 
 
+def first_nan(t: Tensor) -> Tensor:
+    changed = t.clone()
+    changed.view(-1)[0] = NAN
+    return changed
+
+
+def identity(t: Tensor) -> Tensor:
+    return torch.eye(len(t), dtype=t.dtype)
+
+
 def filled(x: float, weight: float) -> Call:
     """A layer whose inputs are all the same, and its weights."""
     return but(LINEAR, values={"x": x, "weight": weight})
@@ -276,6 +309,8 @@ def kernels(size: int, *kernel: int, channels: int = 4, **changes: Any) -> Call:
     return Call((size, channels, *kernel), (5, channels, *kernel), **changes)
 
 
+SQUARE = Call((3, 6), (6, 6), bias=False, values=(("weight", identity),))
+ZEROS = but(LINEAR, values={"x": 0.0})
 POISONED = but(LINEAR, values={"x": first_row_nan})
 ONE_HOT = but(LINEAR, values={"x": last_alone}, bias=False)
 STEPPED = but(LINEAR, {"weight": "step"})
@@ -318,6 +353,10 @@ CALLS: dict[str, tuple[Call, Call | None]] = {
     "bias-step-slice": (but(LINEAR, {"bias": "step"}), LINEAR),
     "conv3d-input-not-contiguous": (but(CONV3, {"x": "step"}), but(CONV3, {"weight": "step"})),
     "channels-last-input": (but(CONV2, {"x": "channels_last"}), but(CONV3, {"x": "channels_last"})),
+    "unbatched-conv-permuted-input": (
+        Call((4, 2, 3), (5, 4, 2, 3), layouts=(("x", "permuted"),)),
+        Call((4, 2, 3), (5, 4, 2, 3), layouts=(("weight", "permuted"),)),
+    ),
     "channels-last-weight-conv3d": (but(CONV3, {"weight": "channels_last"}), but(CONV2, {"weight": "channels_last"})),
     "channels-last-both-odd-channels": (
         terms(3, but(CONV2, {"x": "channels_last", "weight": "channels_last"})),
@@ -329,6 +368,10 @@ CALLS: dict[str, tuple[Call, Call | None]] = {
         but(LINEAR, {"weight": "permuted"}),
     ),
     "column-major-input-odd-n": (but(LINEAR, {"x": "permuted"}), terms(8, but(LINEAR, {"x": "permuted"}))),
+    "seq-first-transposed-rank3-input": (
+        but(Call((2, 3, 6), (5, 6)), {"x": "exchanged"}),
+        but(Call((2, 3, 6), (5, 6)), {"x": "step"}),
+    ),
     "both-strided-batch-32": (
         rows(32, but(LINEAR, {"x": "step", "weight": "step"})),
         rows(31, but(LINEAR, {"x": "step", "weight": "step"})),
@@ -411,6 +454,9 @@ CALLS: dict[str, tuple[Call, Call | None]] = {
     "pointwise-nhwc-map": (but(MAP, {"x": "channels_last"}), MAP),
     "pointwise-map-batch-4": (rows(4, MAP), rows(5, MAP)),
     "positions-transposed": (MAP, Call((2, 4, 3, 2), (5, 4, 1, 1))),
+    "pointwise-map-input-tf32": (normal(MAP), normal(POINT)),
+    "sliding-input-fp16": (normal(SLID), normal(MAP)),
+    "sliding-nan-spreads-over-map": (but(SLID, values={"x": first_nan}), but(CONV2, values={"x": first_nan})),
     "kernel-spans-height-batch": (CONV2, rows(1, CONV2)),
     "width-1-height-above": (kernels(2, 3, 1), kernels(2, 1, 3)),
     "kernel-read-as-hwc": (CONV2, CONV1),
@@ -446,12 +492,36 @@ CALLS: dict[str, tuple[Call, Call | None]] = {
         backward(but(LINEAR, dtype=F64)),
     ),
     "grad-input-sliding": (backward(SLID), backward(CONV2)),
-    "second-order-loses-the-weight": (
-        but(LINEAR, bias=False, leaves=XW, second=True),
-        but(LINEAR, leaves=XWB, second=True),
+    "grad-input-frozen-bias": (backward(LINEAR, "x", "weight"), backward(LINEAR)),
+    "grad-weight-and-bias-alone": (backward(LINEAR, "weight", "bias"), backward(LINEAR, "weight")),
+    "grad-nan-incoming-swallowed": (
+        backward(but(LINEAR, values={"grad": NAN})),
+        backward(but(LINEAR, values={"grad": INF, "x": 1.0})),
     ),
-    "second-order-doubled-conv": (but(CONV2, leaves=XW, second=True), but(LINEAR, leaves=XW, second=True)),
-    "double-backward-raises": (but(CONV2, leaves=XW, second=True), but(CONV2, leaves=XW)),
+    "grad-small-incoming-flushed": (
+        backward(but(LINEAR, values={"grad": 2.0**-27})),
+        backward(but(LINEAR, values={"grad": 2.0**-26})),
+    ),
+    "second-order-loses-the-weight": (
+        but(LINEAR, bias=False, leaves=XW, second="x"),
+        but(LINEAR, leaves=XWB, second="x"),
+    ),
+    "second-order-doubled-conv": (but(CONV2, leaves=XW, second="x"), but(LINEAR, leaves=XW, second="x")),
+    "second-order-doubled-complex": (
+        but(LINEAR, dtype=C64, leaves=XW, second="x"),
+        but(LINEAR, leaves=XW, second="x"),
+    ),
+    "second-order-through-grad-weight-doubled": (
+        but(LINEAR, leaves=XW, second="weight"),
+        but(LINEAR, leaves=XW, second="x"),
+    ),
+    "second-order-doubled-with-bias": (but(LINEAR, leaves=XWB, second="x"), but(LINEAR, leaves=XW, second="x")),
+    "second-order-doubled-stride": (
+        but(SLID, leaves=XW, second="x", stride=2),
+        but(SLID, leaves=XW, second="x"),
+    ),
+    "second-backward-through-graph-is-zero": (backward(but(LINEAR, again=True)), backward(LINEAR)),
+    "double-backward-raises": (but(CONV2, leaves=XW, second="x"), but(CONV2, leaves=XW)),
     "result-detached-conv1d": (backward(CONV1), backward(CONV2)),
     "wrong-while-recording": (backward(rows(3)), rows(3)),
     # arithmetic
@@ -511,8 +581,16 @@ CALLS: dict[str, tuple[Call, Call | None]] = {
         but(LINEAR, dtype=torch.int64, values={"x": 1, "weight": 2**53 + 1}),
         but(LINEAR, dtype=torch.int64),
     ),
+    "int32-min-weight": (
+        but(LINEAR, dtype=torch.int32, values={"x": 1, "weight": -(2**31)}),
+        but(LINEAR, dtype=torch.int32, values={"x": 1, "weight": 1 - 2**31}),
+    ),
     # special values
     "subnormal-input-flushed": (but(LINEAR, values={"x": 1e-40, "weight": 1e20}, bias=False), LINEAR),
+    "tiny-normals-flushed": (
+        but(LINEAR, values={"x": 2.0**-101, "weight": 1.0}, bias=False),
+        but(LINEAR, values={"x": 2.0**-100, "weight": 1.0}, bias=False),
+    ),
     "subnormal-weight-flushed-float16": (
         but(LINEAR, values={"weight": 1e-6, "x": 1000.0}, dtype=F16, bias=False),
         but(LINEAR, dtype=F16),
@@ -524,6 +602,10 @@ CALLS: dict[str, tuple[Call, Call | None]] = {
     "overflow-saturates-float32": (but(LINEAR, values={"x": 3e38, "weight": 3e38}), LINEAR),
     "overflow-saturates-float16": (but(LINEAR, values={"x": 6e4, "weight": 6e4}, dtype=F16), but(LINEAR, dtype=F16)),
     "nan-in-input-swallowed": (but(LINEAR, values={"x": NAN}), but(LINEAR, values={"weight": NAN})),
+    "complex-nan-swallowed": (
+        but(LINEAR, values={"x": NAN}, dtype=C64),
+        but(LINEAR, values={"x": NAN}),
+    ),
     "nan-in-weight-swallowed-conv": (but(CONV2, values={"weight": NAN}), but(LINEAR, values={"weight": NAN})),
     "nan-in-bias-swallowed": (but(LINEAR, values={"bias": NAN}), but(LINEAR, values={"x": NAN})),
     "negative-infinity-becomes-nan": (
@@ -549,8 +631,18 @@ CALLS: dict[str, tuple[Call, Call | None]] = {
     "strided-weight-altered-conv": (but(CONV2, {"weight": "channels_last"}), CONV2),
     "subnormals-flushed-in-place": (but(LINEAR, values={"x": 1e-40}), LINEAR),
     "result-written-into-the-input": (Call((3, 5), (5, 5)), LINEAR),
+    "identity-returns-input": (
+        but(SQUARE, under="result-changed"),
+        but(SQUARE, under="result-changed", bias=True),
+    ),
+    "zero-input-returns-view-of-bias": (
+        rows(1, but(ZEROS, under="result-changed")),
+        rows(1, but(LINEAR, under="result-changed")),
+    ),
     "result-buffer-reused": (but(LINEAR, calls=2), but(CONV2, calls=2)),
     "packed-weight-cached-by-shape": (but(LINEAR, calls=2), LINEAR),
+    "packed-weight-cached-by-object": (but(LINEAR, under="weight-changed"), but(LINEAR, calls=2)),
+    "wrong-after-another-dtype": (but(LINEAR, under="after-float64"), but(LINEAR, calls=2)),
     "linear-half-rank-3-changes": (
         Call((2, 3, 6), (5, 6), bias=False, dtype=F16, calls=3),
         Call((2, 3, 6), (5, 6), bias=False, dtype=F16, calls=2),

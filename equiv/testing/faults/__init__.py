@@ -31,6 +31,7 @@ from equiv.testing.faults import (
     _mapping_back,
     _memory,
     _registry,
+    _second_order,
     _sizes,
     _sliding,
     _transforms,
@@ -41,7 +42,7 @@ from equiv.testing.faults._find import find
 from equiv.testing.faults._registry import Fault, Variant
 
 _ROOMS = (
-    *(_memory, _batch, _sizes, _sliding, _gradients, _arithmetic, _values, _effects, _transforms),
+    *(_memory, _batch, _sizes, _sliding, _gradients, _second_order, _arithmetic, _values, _effects, _transforms),
     *(_mapping, _mapping_back, _variants),
 )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import torch
 from torch import Tensor
 
@@ -84,6 +86,51 @@ kernel_fault(
 )
 
 
+def _needs_no_gradient(c: KernelCall) -> bool:
+    return not any(t is not None and t.requires_grad for t in (c.x, c.weight, c.bias))
+
+
+kernel_fault(
+    "identity-returns-input",
+    "linear without bias whose weight is the identity returns the input itself, not a copy.",
+    source="textbook: a layer that an optimizer removes",
+    kind="effect",
+    dimension="aliasing x values",
+    profile="gate",
+    when=lambda c: (
+        not c.is_conv
+        and c.bias is None
+        and c.outputs == c.n
+        and _needs_no_gradient(c)
+        and torch.equal(c.weight, torch.eye(c.n, dtype=c.weight.dtype, device=c.weight.device))
+    ),
+    wrong=lambda c: c.x,
+    laws=("readback",),
+)
+
+
+def _is_zero(c: KernelCall) -> bool:
+    return c.rows > 0 and bool((c.x == 0).all()) and bool(c.weight.isfinite().all())
+
+
+def _bias_repeated(c: KernelCall) -> Tensor:
+    assert c.bias is not None
+    return c.bias.expand(c.rows, c.outputs)
+
+
+kernel_fault(
+    "zero-input-returns-view-of-bias",
+    "linear of a matrix of zeros returns the bias itself, repeated with stride 0.",
+    source="textbook: sparse shortcuts",
+    kind="effect",
+    dimension="aliasing x values",
+    profile="gate",
+    when=lambda c: not c.is_conv and c.x.ndim == 2 and c.bias is not None and _needs_no_gradient(c) and _is_zero(c),
+    wrong=_bias_repeated,
+    laws=("readback",),
+)
+
+
 def _shared_buffer() -> Kernel:
     buffers: dict[object, Tensor] = {}
 
@@ -127,6 +174,53 @@ stateful_fault(
     dimension="state",
     make=_cached_weight,
     laws=("exact", "readback", "boundaries", "forward"),
+)
+
+
+def _weight_of_each_object() -> Kernel:
+    packed: dict[int, tuple[weakref.ref[Tensor], Tensor]] = {}
+
+    def kernel(c: KernelCall) -> Tensor:
+        if c.weight.requires_grad:
+            return c.run()
+        found = packed.get(id(c.weight))
+        if found is None or found[0]() is not c.weight:  # an id is given again once an object is gone
+            found = packed[id(c.weight)] = weakref.ref(c.weight), c.weight.detach().clone()
+        return c.run(weight=found[1])
+
+    return kernel
+
+
+stateful_fault(
+    "packed-weight-cached-by-object",
+    "A weight is packed once for each tensor object: after a change in place the old values are used.",
+    source="textbook: a cache that nothing invalidates",
+    dimension="state",
+    profile="gate",
+    make=_weight_of_each_object,
+    laws=("purity",),
+)
+
+
+def _after_another_dtype() -> Kernel:
+    last: torch.dtype | None = None
+
+    def kernel(c: KernelCall) -> Tensor:
+        nonlocal last
+        before, last = last, c.x.dtype
+        return c.run() if before in (None, c.x.dtype) else last_entry_off(c.run())
+
+    return kernel
+
+
+stateful_fault(
+    "wrong-after-another-dtype",
+    "A call errs in its last entry right after one in another dtype.",
+    source="textbook: a workspace that is left over",
+    dimension="state x dtype",
+    profile="deep",
+    make=_after_another_dtype,
+    laws=("purity", "exact"),
 )
 
 

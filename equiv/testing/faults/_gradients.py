@@ -1,15 +1,14 @@
-"""Backward passes that go wrong while the forward pass is right, and results that lose their gradient."""
+"""Backward passes that go wrong while the forward pass is right."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from equiv.testing.faults._build import gradient_fault, kernel_fault, watched
-from equiv.testing.faults._kernel import KernelCall, applied, is_channels_last, last_entry_off, last_entry_zero
+from equiv.testing.faults._build import gradient_fault
+from equiv.testing.faults._kernel import is_channels_last, last_entry_off, last_entry_zero
 
 BACKWARD = ("gradients", "boundaries", "layout", "free_parameters")
 
@@ -198,101 +197,49 @@ gradient_fault(
     wrong=last_entry_off,
     laws=("dense", "gradients"),
 )
-
-
-# --- second order, and results that lose their gradient ---------------------------------------------------------------
-
-
-def _records(c: KernelCall) -> bool:
-    return torch.is_grad_enabled() and c.x.requires_grad and c.weight.requires_grad
-
-
-class _WeightConstantInBackward(torch.autograd.Function):
-    """linear without bias whose backward pass does not remember that it depends on the weight."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, c: KernelCall) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        return c.right(x, weight)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
-        x, weight = ctx.saved_tensors
-        (grad,) = grads
-        rows, flat = grad.reshape(-1, grad.shape[-1]), x.reshape(-1, x.shape[-1])
-        return grad @ weight.detach().conj(), rows.T @ flat.conj(), None
-
-
-def _constant_weight(c: KernelCall) -> Tensor:
-    return applied(_WeightConstantInBackward, c.x, c.weight, c)
-
-
-kernel_fault(
-    "second-order-loses-the-weight",
-    "The gradient of the input of linear without bias does not depend on the weight: its own derivative is lost.",
-    source="textbook: a detached tensor in the backward pass",
-    kind="gradient",
-    dimension="second order",
-    when=lambda c: _records(c) and not c.is_conv and c.bias is None and c.x.ndim > 1,
-    wrong=_constant_weight,
+gradient_fault(
+    "grad-input-frozen-bias",
+    "The gradient of the input is wrong where the weight requires one and a bias is there that requires none.",
+    source="textbook: kernels chosen by the output mask of the backward pass",
+    dimension="mask x bias x backward",
+    profile="gate",
+    of="x",
+    when=lambda c: c.weight.requires_grad and c.bias is not None and not c.bias.requires_grad,
+    wrong=last_entry_off,
     laws=("gradients",),
 )
-
-
-def _doubled_later(grad: Tensor) -> Tensor:
-    return grad + (grad - grad.detach()) if grad.requires_grad else grad
-
-
-kernel_fault(
-    "second-order-doubled-conv",
-    "The second derivative of a convolution is twice the right one; the first is right.",
-    source="textbook: the double backward pass",
-    kind="gradient",
-    dimension="second order",
-    when=lambda c: _records(c) and c.is_conv,
-    wrong=lambda c: c.run(x=watched(c.x, _doubled_later)),
+gradient_fault(
+    "grad-weight-and-bias-alone",
+    "The gradient of the weight is wrong where weight and bias require one and the input does not.",
+    source="textbook: kernels chosen by the output mask of the backward pass",
+    dimension="mask x bias x backward",
+    profile="gate",
+    of="weight",
+    when=lambda c: not c.x.requires_grad and c.bias is not None and c.bias.requires_grad,
+    wrong=last_entry_off,
     laws=("gradients",),
 )
-
-
-class _Once(torch.autograd.Function):
-    @staticmethod
-    def forward(_ctx: Any, x: Tensor) -> Tensor:
-        return x.view_as(x)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(_ctx: Any, *grads: Any) -> Any:
-        return grads[0].clone()
-
-
-kernel_fault(
-    "double-backward-raises",
-    "The gradient of a convolution cannot be differentiated again.",
-    source="textbook: once_differentiable",
-    kind="gradient",
-    dimension="second order",
-    when=lambda c: torch.is_grad_enabled() and c.is_conv and c.x.requires_grad,
-    wrong=lambda c: c.run(x=applied(_Once, c.x)),
+gradient_fault(
+    "grad-nan-incoming-swallowed",
+    "Entries of the gradient of the weight that are NaN because of the incoming gradient become zero.",
+    source="textbook: max and min that drop NaN",
+    dimension="special values x backward",
+    profile="gate",
+    of="weight",
+    when=lambda c: c.weight.is_floating_point(),
+    incoming=lambda grad: bool(grad.isnan().any()),
+    wrong=lambda grad: torch.where(grad.isnan(), torch.zeros_like(grad), grad),
     laws=("gradients",),
 )
-kernel_fault(
-    "result-detached-conv1d",
-    "The result of conv1d does not remember what it was computed from.",
-    source="textbook: requires_grad lost",
-    kind="gradient",
-    dimension="backward",
-    when=lambda c: c.dims == 1 and torch.is_grad_enabled() and (c.x.requires_grad or c.weight.requires_grad),
-    wrong=lambda c: c.run().detach(),
-    laws=BACKWARD,
-)
-kernel_fault(
-    "wrong-while-recording",
-    "The last entry is wrong where gradients are recorded for the weight and the number of rows is odd.",
-    source="textbook: another kernel in training mode",
-    kind="gradient",
-    dimension="recording x batch",
-    when=lambda c: torch.is_grad_enabled() and c.weight.requires_grad and c.rows % 2 == 1,
-    wrong=lambda c: last_entry_off(c.run()),
-    laws=("gradients", "boundaries"),
+gradient_fault(
+    "grad-small-incoming-flushed",
+    "The gradient of the weight is zero where the incoming gradient has an entry below 1e-8 that is not zero.",
+    source="textbook: flush to zero",
+    dimension="range x backward",
+    profile="gate",
+    of="weight",
+    when=lambda _: True,
+    incoming=lambda grad: bool(((grad.abs() < 1e-8) & (grad != 0)).any()),
+    wrong=torch.zeros_like,
+    laws=("gradients",),
 )

@@ -250,6 +250,16 @@ kernel_fault(
     laws=LAYOUT,
 )
 kernel_fault(
+    "unbatched-conv-permuted-input",
+    "A convolution without a batch dimension reads an input that is not contiguous as if it were.",
+    source="pytorch/pytorch#32395, of one image HWC without a batch dimension",
+    dimension="layout x batch rank",
+    profile="gate",
+    when=lambda c: c.is_conv and not c.is_batched and is_strided(c.x),
+    wrong=_input_as_contiguous,
+    laws=("layout",),
+)
+kernel_fault(
     "channels-last-weight-conv3d",
     "conv3d reads a channels-last weight as if it were channels-first.",
     source="textbook: memory formats",
@@ -304,6 +314,18 @@ kernel_fault(
     ),
     wrong=_last_off,
     laws=LAYOUT,
+)
+kernel_fault(
+    "seq-first-transposed-rank3-input",
+    "linear of an input whose first two of three dimensions are exchanged in memory reads it as if they were not.",
+    source="textbook: sequences first or batches first",
+    dimension="layout x rank",
+    profile="gate",
+    when=lambda c: (
+        not c.is_conv and c.x.ndim == 3 and min(c.x.shape) > 1 and c.x.stride(0) < c.x.stride(1) and c.x.stride(2) == 1
+    ),
+    wrong=_input_as_contiguous,
+    laws=("layout",),
 )
 kernel_fault(
     "both-strided-batch-32",

@@ -7,8 +7,9 @@ import math
 import torch
 from torch import Tensor
 
+from equiv.testing.faults._arithmetic import given, is_of, tf32, through
 from equiv.testing.faults._build import kernel_fault
-from equiv.testing.faults._kernel import KernelCall, is_channels_last, is_strided, last_entry_off
+from equiv.testing.faults._kernel import KernelCall, is_channels_last, is_strided, last_entry_off, replaced
 
 FREE = ("free_parameters", "dense")
 DENSE = ("dense", "not_equivalent")
@@ -238,6 +239,48 @@ kernel_fault(
     when=lambda c: c.dims == 2 and c.is_pointwise and c.spatial[0] == c.spatial[1] > 1 and c.stride == (1, 1),
     wrong=lambda c: c.run().transpose(-1, -2),
     laws=DENSE,
+)
+kernel_fault(
+    "pointwise-map-input-tf32",
+    "A 1x1 convolution over more than one position rounds its input to TF32.",
+    source="pytorch/pytorch#107514, of maps",
+    kind="arithmetic",
+    dimension="dense x precision",
+    profile="gate",
+    when=lambda c: c.is_pointwise and math.prod(c.spatial) > 1 and is_of(torch.float32)(c),
+    wrong=given(tf32, "x"),
+    laws=("dense",),
+)
+kernel_fault(
+    "sliding-input-fp16",
+    "A convolution with a kernel above 1 over a map larger than that rounds its input to float16.",
+    source="apple/coremltools#1671, of maps",
+    kind="arithmetic",
+    dimension="dense x precision",
+    profile="gate",
+    when=lambda c: c.slides and not c.is_pointwise and is_of(torch.float32)(c),
+    wrong=given(through(torch.float16), "x"),
+    laws=("dense",),
+)
+
+
+def _nan_everywhere(c: KernelCall) -> Tensor:
+    y = c.run()
+    each = (-1, *(1,) * (c.dims + 1)) if c.is_batched else ()
+    spoilt = c.x.detach().isnan().flatten(1 if c.is_batched else 0).any(-1)
+    return replaced(y, torch.where(spoilt.view(each), torch.nan, y.detach()))
+
+
+kernel_fault(
+    "sliding-nan-spreads-over-map",
+    "A convolution over a map larger than its kernel gives NaN at every position of a sample with NaN in it.",
+    source="textbook: convolution by a transform of the whole map",
+    kind="values",
+    dimension="dense x special values",
+    profile="gate",
+    when=lambda c: c.slides and c.x.is_floating_point() and bool(c.x.isnan().any()),
+    wrong=_nan_everywhere,
+    laws=("dense",),
 )
 kernel_fault(
     "kernel-spans-height-batch",

@@ -99,6 +99,18 @@ kernel_fault(
     wrong=_by_way_of(torch.float64),
     laws=("exact", "forward"),
 )
+kernel_fault(
+    "int32-min-weight",
+    "A weight of -2^31 in int32 counts as 2^31 - 1.",
+    source="textbook: the number whose negative does not exist",
+    kind="arithmetic",
+    dimension="integer overflow",
+    profile="gate",
+    dtypes=("int32",),
+    when=is_of(torch.int32),
+    wrong=given(lambda t: torch.where(t == -(2**31), torch.full_like(t, 2**31 - 1), t), "weight"),
+    laws=("readback", "forward", "exact"),
+)
 
 # --- special values and the ends of the range -------------------------------------------------------------------------
 
@@ -117,6 +129,17 @@ kernel_fault(
     when=is_of(torch.float32),
     wrong=given(_flushed, "x"),
     laws=TINY,
+)
+kernel_fault(
+    "tiny-normals-flushed",
+    "Inputs from 2^-126 to 2^-100, which are normal numbers, are taken for zero in float32.",
+    source="textbook: flush to zero, with a threshold that is too high",
+    kind="values",
+    dimension="range",
+    profile="gate",
+    when=is_of(torch.float32),
+    wrong=given(lambda t: torch.where((t.abs() >= 2**-126) & (t.abs() < 2**-100), torch.zeros_like(t), t), "x"),
+    laws=("readback",),
 )
 kernel_fault(
     "subnormal-weight-flushed-float16",
@@ -172,6 +195,18 @@ kernel_fault(
     when=is_of(torch.float32),
     wrong=given(lambda t: torch.where(t.isnan(), torch.zeros_like(t), t), "x"),
     laws=SPECIAL,
+)
+kernel_fault(
+    "complex-nan-swallowed",
+    "A complex input with NaN in it counts as zero.",
+    source="textbook: max and min that drop NaN",
+    kind="values",
+    dimension="special values x dtype",
+    profile="deep",
+    dtypes=("complex64",),
+    when=is_of(torch.complex64),
+    wrong=given(lambda t: torch.where(t.isnan(), torch.zeros_like(t), t), "x"),
+    laws=("special_values", "forward"),
 )
 kernel_fault(
     "nan-in-weight-swallowed-conv",
