@@ -174,7 +174,16 @@ def test_the_laws_find_it_in_its_profile(name: str) -> None:
 SEED = 1
 
 
-@pytest.mark.parametrize("name", ["linear-batch-over-65536", "reduction-over-512", "outputs-large-linear"])
+DEEP = (
+    "linear-batch-over-65536",
+    "linear-rank-3-batch-over-65536",
+    "reduction-over-512",
+    "outputs-large-linear",
+    "batch-100-alone",
+)
+
+
+@pytest.mark.parametrize("name", DEEP)
 def test_a_fault_at_large_sizes_is_found_in_the_profile_deep(name: str) -> None:
     assert faults.find(name, seed=SEED) is not None
 
