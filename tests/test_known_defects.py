@@ -247,15 +247,28 @@ def one_map(rows=32, width=16, samples=1, channels=1, dtype=torch.float32):
 
 
 @only_here
-def test_the_weight_gradient_of_one_map_is_wrong():
-    call, right = one_map()
+@pytest.mark.parametrize(
+    "options", [{}, {"channels": 16, "rows": 16}, {"channels": 2, "rows": 16, "width": 14}], ids=str
+)
+def test_the_weight_gradient_of_one_map_is_wrong(options):
+    call, right = one_map(**options)
     if right:
         pytest.fail("fixed in this torch: remove the entry from equiv/laws/known.py and correct the finding")
     assert known_defect(call, "weight") == "weight-gradient-of-one-map"
     assert known_defect(call, "input") is None
 
 
-NEARBY = ({"rows": 31}, {"width": 13}, {"width": 20}, {"samples": 2}, {"channels": 8}, {"dtype": torch.float64})
+NEARBY = (
+    {"channels": 16, "rows": 15},
+    {"channels": 2, "rows": 16},
+    {"channels": 3, "rows": 16, "width": 14},
+    {"rows": 31},
+    {"width": 13},
+    {"width": 20},
+    {"samples": 2},
+    {"channels": 8},
+    {"dtype": torch.float64},
+)
 
 
 @pytest.mark.parametrize("options", NEARBY, ids=str)

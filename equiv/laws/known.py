@@ -73,17 +73,19 @@ def _wide_strided_input_gradient(call: Call, gradient: str | None) -> bool:
 
 
 def _weight_gradient_of_one_map(call: Call, gradient: str | None) -> bool:
-    """float32, complex64, no stride, one sample of 32 rows and 14 to 19 columns, as wide as the kernel.
+    """float32, complex64, no stride, one sample of 14 to 19 columns, a kernel as wide.
 
-    And fewer than 4 channels, or more than 15.
+    And fewer than 4 channels, 32 rows or more, a kernel of 4 or more; or 16 channels or more (two, on 14 columns), 16
+    rows or more, a kernel of 15 or more.
     """
     x, kernel = call.input, call.weight
     if gradient != "weight" or x.dtype not in (torch.float32, torch.complex64) or kernel.ndim != 4:
         return False
-    rows, width = x.shape[-2:]
+    (rows, width), high, channels = x.shape[-2:], kernel.shape[-2], kernel.shape[1]
     one = (x.ndim == 3 or x.shape[0] == 1) and max(call.stride or (1,)) == 1
-    wide = width == kernel.shape[-1] and 14 <= width <= 19 and rows >= 32 and kernel.shape[-2] >= 4
-    return one and wide and kernel.shape[1] not in range(4, 16)
+    few = channels < 4 and rows >= 32 and high >= 4
+    many = (channels >= 16 or (channels == 2 and width == 14)) and rows >= 16 and high >= 15
+    return one and width == kernel.shape[-1] and 14 <= width <= 19 and (few or many)
 
 
 def _nnpack(call: Call, gradient: str | None) -> bool:
