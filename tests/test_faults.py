@@ -180,10 +180,10 @@ DEEP = (
     "reduction-over-512",
     "outputs-large-linear",
     "batch-100-alone",
-    "pointwise-map-batch-4",
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DEEP)
 def test_a_fault_at_large_or_rare_sizes_is_found_in_the_profile_deep(name: str) -> None:
     assert faults.find(name, seed=SEED) is not None

@@ -245,6 +245,7 @@ kernel_fault(
     source="textbook: Higham, Accuracy and Stability, chapter 23",
     kind="arithmetic",
     dimension="precision",
+    profile="gate",
     when=lambda c: (
         not c.is_conv
         and c.x.ndim == 2

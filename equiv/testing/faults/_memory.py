@@ -264,6 +264,7 @@ kernel_fault(
     "conv3d reads a channels-last weight as if it were channels-first.",
     source="textbook: memory formats",
     dimension="layout",
+    profile="gate",
     when=lambda c: c.dims == 3 and is_channels_last(c.weight),
     wrong=_weight_as_contiguous,
     laws=LAYOUT,

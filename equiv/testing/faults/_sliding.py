@@ -225,7 +225,7 @@ kernel_fault(
     "A 1x1 convolution over 4 maps of more than one position errs in its last entry.",
     source="textbook: a batch of one vector",
     dimension="dense x batch",
-    profile="deep",
+    profile="gate",
     when=lambda c: c.is_pointwise and c.slides and c.rows == 4,
     wrong=_last_off,
     laws=DENSE,
