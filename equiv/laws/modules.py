@@ -24,7 +24,7 @@ from equiv.strategies import Case, Layout
 # torch.export and torch.compile take most of a second each: of all cases these take part, chosen by the case itself so
 # that a failing case fails again.
 _EXPORTED, _COMPILED = 24, 12
-_MANY = 33  # rows that half of the compiled programs get at least: the case's own, again and again
+_MANY = 33  # rows that half of the compiled programs, and those of as many outputs, get at least: the case's own again
 
 
 def _anything(context: Context) -> SearchStrategy[Case]:
@@ -140,7 +140,8 @@ def transforms(trial: Trial, case: Case) -> None:
             ways["vmap over rows"] = lambda m=module, f=form: _over_rows(m, f, x, case)  # type: ignore[misc]
             ways["vmap over weights"] = lambda m=module, f=form: _over_weights(m, f, x, case)  # type: ignore[misc]
         if len(x) and case.seed % _COMPILED == 0:
-            times = 1 if case.seed % (2 * _COMPILED) else -(-_MANY // len(x))
+            large = case.seed % (2 * _COMPILED) == 0 or case.weight.shape[0] >= _MANY
+            times = -(-_MANY // len(x)) if large else 1
             ways["compile"] = lambda m=module, f=form, times=times: _compiled(m, f, x, case, times)  # type: ignore[misc]
         for name, way in ways.items():
             trial.cover("transform", name)
