@@ -77,7 +77,8 @@ def certify(
     that they are affine: equal bits twice, straight lines through 0, e_i and -2^K*e_i, every column at a full mantissa,
     inputs of few and of many entries, of both signs and many sizes, as sums of columns. Where such a function is one
     product of matrices, its results must lie in the envelope of the weights that were read; integers agree modulo
-    ``2**bits``.
+    ``2**bits``. Layers in a row are compared entry by entry all the same: where their weights cancel to exactly zero,
+    what an inner layer rounds may be left over, and counts as a difference.
 
     Args:
         candidate: A Linear, a convolution, a module, or a function of a batch. Each side is given the shape that it

@@ -120,6 +120,7 @@ def test_convolutions_in_functions_are_certified_against_their_dense_layer(dtype
 
 
 def test_layers_in_a_row_are_not_held_against_the_envelope_of_one():
+    torch.manual_seed(0)  # where their weights cancel, what the inner layer rounds is left over: see certify
     first, last = nn.Linear(8, 8), nn.Linear(8, 3)
     for linear in (first, last):
         linear.weight.data.mul_(16).round_()

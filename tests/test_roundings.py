@@ -56,7 +56,7 @@ def stepwise(way: str, bits: int = 24, *, reverse: bool = False, product: Any = 
 @pytest.mark.parametrize("way", _WAYS)
 def test_the_rounding_of_sums_is_told_by_both_signs_ties_and_quarters(way: str, reverse: bool, bits: int) -> None:
     run = stepwise(way, bits, reverse=reverse)
-    for dtype in (F32, BF16, F16) if bits == 24 else (F32,):
+    for dtype in (F32, BF16, F16) if bits == 24 and way in ("nearest", "truncated") else (F32,):
         m = found(run, dtype, n=96, order_limit=8)
         assert m.accumulator_rounding.value == way, str(m)
         said = [text for text in m.agrees_with() if "rounding to nearest is declared" in text]

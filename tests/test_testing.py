@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -454,3 +457,23 @@ def test_running_the_laws_changes_no_setting_and_registers_no_profile() -> None:
     before = (settings.default, settings.get_current_profile_name(), {*settings._profiles})
     testing.check_backend(CPU, laws=["exact"], dtypes=["float32"], profile="gate", examples=2)
     assert (settings.default, settings.get_current_profile_name(), {*settings._profiles}) == before
+
+
+def cases_of(name: str) -> list[str]:
+    drawn: list[str] = []
+    (item,) = laws.items([TorchEager()], laws=[name], dtypes=["float32"])
+    watched = replace(item, law=replace(item.law, check=lambda trial, case: drawn.append(repr(case))))
+    laws.run_item(watched, profile="gate", seed=3)
+    return drawn
+
+
+def test_a_run_draws_the_same_cases_whatever_code_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hypothesis by itself draws one in twenty numbers from the constants of local modules."""
+    before = cases_of("boundaries")
+    (tmp_path / "full_of_numbers.py").write_text(f"NUMBERS = {list(range(2, 400))}\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.import_module("full_of_numbers")
+    providers = importlib.import_module("hypothesis.internal.conjecture.providers")
+    assert 397 in providers._get_local_constants().set_for_type("integer")
+    assert cases_of("boundaries") == before
+    assert 397 in providers._get_local_constants().set_for_type("integer")  # and is left as it was

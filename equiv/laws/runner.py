@@ -21,6 +21,7 @@ from equiv.laws.failure import Failure, failure_of
 from equiv.laws.measuring import MODES
 from equiv.laws.profiles import Profile, profile_of
 from equiv.laws.registry import LAWS, Context, Law, kind_of
+from equiv.laws.repeatable import repeatable
 from equiv.laws.smaller import smaller
 from equiv.laws.trial import Broken, Tally, Trial
 from equiv.numerics import DTYPES
@@ -322,7 +323,8 @@ def run_item(
     start = time.perf_counter()
     note = ""
     try:
-        run()
+        with repeatable():
+            run()
     except Broken:
         pass
     except Flaky:
