@@ -160,7 +160,11 @@ def test_a_slip_reaches_names_that_were_imported_before() -> None:
 
 # --- the laws find them -----------------------------------------------------------------------------------------------
 
-QUICK = [name for name, fault in FAULTS.items() if fault.profile != "deep" and name not in SURVIVORS]
+QUICK = [
+    pytest.param(name, marks=[pytest.mark.slow] if fault.profile == "gate" else [])
+    for name, fault in FAULTS.items()
+    if fault.profile != "deep" and name not in SURVIVORS
+]
 
 
 @pytest.mark.parametrize("name", QUICK)
