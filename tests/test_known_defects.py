@@ -22,6 +22,15 @@ def one_channel(rows=2, stride=(1, 3)):
     return Call("full", x, torch.ones(1, 1, 1, 8), None, stride)
 
 
+def test_one_sample_without_a_batch_dimension_is_known_as_a_batch_of_one():
+    call = one_channel(rows=1)
+    alone = Call("full", call.input[0], call.weight, None, call.stride)
+    assert known_defect(alone, None) == known_defect(call, None) == "one-channel-channels-last"
+    call = strided_pointwise()
+    alone = Call("pointwise", call.input[0], call.weight, None, call.stride)
+    assert known_corruption(alone) == "strided-1x1-weight-gradient"
+
+
 def tall(rows=1, outputs=92, n=200):
     generator = torch.Generator().manual_seed(0)
     x, w, g = (

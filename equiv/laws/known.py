@@ -9,7 +9,7 @@ the entry can go. Results of other backends are never excused.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -82,7 +82,7 @@ def _weight_gradient_of_one_map(call: Call, gradient: str | None) -> bool:
     if gradient != "weight" or x.dtype not in (torch.float32, torch.complex64) or kernel.ndim != 4:
         return False
     (rows, width), high, channels = x.shape[-2:], kernel.shape[-2], kernel.shape[1]
-    one = (x.ndim == 3 or x.shape[0] == 1) and max(call.stride or (1,)) == 1
+    one = x.shape[0] == 1 and max(call.stride or (1,)) == 1
     few = channels < 4 and rows >= 32 and high >= 4
     many = (channels >= 16 or (channels == 2 and width == 14)) and rows >= 16 and high >= 15
     return one and width == kernel.shape[-1] and 14 <= width <= 19 and (few or many)
@@ -160,6 +160,7 @@ def known_defect(call: Call, gradient: str | None) -> str | None:
     """The finding that covers this call of torch's CPU kernels, or None."""
     if call.form == "linear" or call.input.device.type != "cpu":
         return None
+    call = _batched(call)
     return next((known.finding for known in KNOWN if known.spoils(call, gradient)), None)
 
 
@@ -167,8 +168,13 @@ def known_corruption(call: Call) -> str | None:
     """The finding that says why torch's CPU kernels must not be asked for the gradients of this call, or None."""
     if call.input.device.type != "cpu" or call.form == "linear":
         return None
-    asked = ("input", "weight")
+    asked, call = ("input", "weight"), _batched(call)
     return next((k.finding for k in KNOWN if k.corrupts and any(k.spoils(call, name) for name in asked)), None)
+
+
+def _batched(call: Call) -> Call:
+    """One sample without a batch dimension as a batch of one, which torch makes of it."""
+    return replace(call, input=call.input[None]) if call.input.ndim < call.weight.ndim else call
 
 
 def differentiated_by_torch(y: torch.Tensor) -> bool:
