@@ -7,6 +7,7 @@ import io
 import pickle
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -142,7 +143,8 @@ def transforms(trial: Trial, case: Case) -> None:
         if len(x) and case.seed % _COMPILED == 0:
             large = case.seed % (2 * _COMPILED) == 0 or case.weight.shape[0] >= _MANY
             times = -(-_MANY // len(x)) if large else 1
-            ways["compile"] = lambda m=module, f=form, times=times: _compiled(m, f, x, case, times)  # type: ignore[misc]
+            many = replace(call, input=torch.cat([call.input] * times))
+            ways["compile"] = lambda m=module, f=form, many=many: _compiled(m, f, many.input, case)  # type: ignore[misc]
         for name, way in ways.items():
             trial.cover("transform", name)
             try:
@@ -152,7 +154,10 @@ def transforms(trial: Trial, case: Case) -> None:
                     trial.cover("transform not served", name)
                     continue
                 raise Broken(f"{name} raised {type(error).__name__}: {error}", form=form, call=call) from error
-            trial.same(call, y, expected, note=f"under {name}")
+            if name == "compile":
+                trial.same(many, y, expected.repeat(len(y) // len(x), 1), note="under compile")
+            else:
+                trial.same(call, y, expected, note=f"under {name}")
         if case.dtype.is_floating_point and len(x):
             _jvp(trial, call, module, form, x, case)
         if case.dtype == torch.float32:
@@ -247,14 +252,13 @@ def _over_weights(module: nn.Module, form: str, x: Tensor, case: Case) -> Tensor
     return y[0].reshape(len(x), case.weight.shape[0])
 
 
-def _compiled(module: nn.Module, form: str, x: Tensor, case: Case, times: int) -> Tensor:
-    """The last rows of what a compiled module gives for an input repeated this many times."""
+def _compiled(module: nn.Module, form: str, given: Tensor, case: Case) -> Tensor:
     torch.compiler.reset()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # dynamo's and functorch's own deprecations
         compiled = torch.compile(module, backend="aot_eager", fullgraph=True, dynamic=False)
-        y: Tensor = compiled(_shaped(form, x.repeat(times, 1), case.feature_shape))
-    return y.detach().reshape(times * len(x), case.weight.shape[0])[-len(x) :]
+        y: Tensor = compiled(_shaped(form, given.flatten(1), case.feature_shape))
+    return y.detach().reshape(len(given), case.weight.shape[0])
 
 
 def _autocast(trial: Trial, case: Case, form: str, lower: torch.dtype) -> None:
