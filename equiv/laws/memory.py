@@ -23,7 +23,7 @@ from equiv.laws.common import (
     whole,
 )
 from equiv.laws.registry import Context, law
-from equiv.laws.trial import Call, Trial
+from equiv.laws.trial import Call, Trial, as_linear
 from equiv.mapping import linear_to_full_conv, linear_to_pointwise_conv, to_channels, to_feature_map
 from equiv.numerics import bit_equal
 from equiv.strategies import Case, Layout, all_layouts
@@ -330,8 +330,6 @@ def _follows_its_weight(trial: Trial, call: Call) -> None:
 
 
 def _mapping_is_pure(trial: Trial, case: Case) -> None:
-    from equiv.laws.trial import as_linear
-
     bias = None if case.bias is None else case.bias.clone()
     layer = as_linear(case.weight.clone(), bias)
     if case.dtype.is_floating_point or case.dtype.is_complex:
