@@ -16,9 +16,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from equiv.backends import TorchEager
-from equiv.laws import items, run_item
-from equiv.laws.registry import Context
-from equiv.laws.trial import Trial
+from equiv.laws import Context, Trial, items, run_item
 from equiv.strategies import Case
 
 CONVS: dict[int, Callable[..., torch.Tensor]] = {1: torch.conv1d, 2: torch.conv2d, 3: torch.conv3d}

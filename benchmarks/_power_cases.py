@@ -1,7 +1,7 @@
 """The inputs of `power.py`, and what the rules are asked to compare on each of them.
 
 Three sources of layers with an input: random normal ones, a plain Hypothesis generator, and the cases that the laws of
-`equiv` draw. On each the forms run as `equiv.mapping` arranges them, and every result (output, and the gradients of
+`equiv` draw. On each the forms run as `equiv.mapping.convert` arranges them, and every result (output, and the gradients of
 input, weight and bias where the dtype has any) comes with a reference: what the Linear gives in torch as it is.
 """
 

@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python benchmarks/speed.py                        # all but the suite, some minutes, 3 GiB
     OMP_NUM_THREADS=1 python benchmarks/speed.py --part examples --hypothesis-torch FOLDER
-    OMP_NUM_THREADS=1 python benchmarks/speed.py --part suite --pytest "tests/test_laws.py --equiv-dtypes float32"
+    OMP_NUM_THREADS=1 python benchmarks/speed.py --part suite --pytest "tests/laws/test_laws.py --equiv-dtypes float32"
 
 drawing: tensors a second, against hypothesis-torch and hypothesis.extra.numpy; see drawing.py. examples: a law's
 example against Hypothesis's own floor (the same draws, empty body) plus the bare torch calls of its three forms, and

@@ -14,52 +14,54 @@ if TYPE_CHECKING:
     from equiv import numerics as numerics
     from equiv import strategies as strategies
     from equiv import testing as testing
+    from equiv.causes import Cause as Cause
     from equiv.certificate import Certificate as Certificate
     from equiv.certificate import certify as certify
     from equiv.errors import EquivError as EquivError
     from equiv.errors import MissingExtraError as MissingExtraError
-    from equiv.errors import NotEquivalent as NotEquivalent
-    from equiv.judge import assert_equivalent as assert_equivalent
     from equiv.mapping import conv_to_linear as conv_to_linear
     from equiv.mapping import linear_to_full_conv as linear_to_full_conv
     from equiv.mapping import linear_to_pointwise_conv as linear_to_pointwise_conv
     from equiv.mapping import to_channels as to_channels
     from equiv.mapping import to_feature_map as to_feature_map
-    from equiv.refute import Counterexample as Counterexample
-    from equiv.refute import counterexample as counterexample
+    from equiv.structure import Counterexample as Counterexample
+    from equiv.structure import counterexample as counterexample
+    from equiv.verdict import NotEquivalent as NotEquivalent
     from equiv.verdict import Outcome as Outcome
     from equiv.verdict import Verdict as Verdict
+    from equiv.verdict import assert_equivalent as assert_equivalent
     from equiv.verdict import compare as compare
 
 __version__ = "0.1.0"
 
 _HOME = {
+    "Cause": "equiv.causes",
     "Certificate": "equiv.certificate",
     "certify": "equiv.certificate",
-    "Counterexample": "equiv.refute",
-    "counterexample": "equiv.refute",
     "EquivError": "equiv.errors",
     "MissingExtraError": "equiv.errors",
-    "NotEquivalent": "equiv.errors",
-    "assert_equivalent": "equiv.judge",
     "conv_to_linear": "equiv.mapping",
     "linear_to_full_conv": "equiv.mapping",
     "linear_to_pointwise_conv": "equiv.mapping",
     "to_channels": "equiv.mapping",
     "to_feature_map": "equiv.mapping",
+    "Counterexample": "equiv.structure",
+    "counterexample": "equiv.structure",
+    "NotEquivalent": "equiv.verdict",
     "Outcome": "equiv.verdict",
     "Verdict": "equiv.verdict",
+    "assert_equivalent": "equiv.verdict",
     "compare": "equiv.verdict",
 }
-_ROOMS = ("laws", "numerics", "strategies", "testing")
+_PACKAGES = ("laws", "numerics", "strategies", "testing")
 
-__all__ = ["__version__", *sorted(_HOME), *_ROOMS]
+__all__ = ["__version__", *sorted(_HOME), *_PACKAGES]
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOME:
         value = getattr(import_module(_HOME[name]), name)
-    elif name in _ROOMS:
+    elif name in _PACKAGES:
         value = import_module(f"equiv.{name}")
     else:
         raise AttributeError(f"module 'equiv' has no attribute {name!r}")

@@ -126,7 +126,7 @@ def _seed_of_hypothesis(text: str | None) -> int | None:
 def _dtypes(text: str | None) -> tuple[str, ...] | None:
     if text is None:
         return None
-    from equiv.laws.runner import chosen_words
+    from equiv.laws import chosen_words
 
     try:
         return tuple(chosen_words([word.removeprefix("torch.") for word in _words(text)]))
@@ -138,7 +138,7 @@ def _devices(text: str | None) -> tuple[str, ...]:
     if text is None:
         return ("cpu",)
     from equiv.backends import TorchEager
-    from equiv.strategies.dtypes import devices_present
+    from equiv.strategies import devices_present
 
     if text.strip() == "all":
         return tuple(str(device) for device in devices_present())

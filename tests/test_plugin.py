@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 # A run inside this process forgets the modules that it was the first to import, which torch does not survive.
-import equiv.causes
+import equiv.causes.weights
 import equiv.report.json
 import equiv.report.summary
 import equiv.testing  # noqa: F401

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from equiv.errors import EquivError
-
-CONVS: dict[int, type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+from equiv.mapping import CONVS
 
 
 class TorchEager:
@@ -109,4 +108,5 @@ def _linear(bias: bool) -> nn.Linear:
 @cache
 def _conv(dims: int, bias: bool, stride: tuple[int, ...], dilation: tuple[int, ...]) -> nn.Module:
     options: dict[str, Any] = {"bias": bias, "stride": stride, "dilation": dilation, "device": "meta"}
-    return CONVS[dims](1, 1, 1, **options)
+    module: nn.Module = CONVS[dims](1, 1, 1, **options)
+    return module

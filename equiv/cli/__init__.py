@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     missing = next((name for name in _NEEDED if find_spec(name) is None), None)
     if missing is not None:
         return _fail(f'equiv: the package {missing} is not installed; run: pip install "torch-equiv[report]"')
-    from equiv.cli.app import run  # after the check: it imports typer
+    from equiv.cli.app import run
 
     try:
         with _scratch_for_hypothesis():

@@ -7,17 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
-from equiv._words import counted
 from equiv.cli import options
+from equiv.dtypes import dtype_name
 from equiv.errors import EquivError
 from equiv.report import json as report_json
 from equiv.report import terminal as term
+from equiv.text import counted
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from equiv.refute import Counterexample
+    from equiv.structure import Counterexample
 
 _READOUTS = ("positions", "sum", "mean")
 Readout = Literal["positions", "sum", "mean"]
@@ -39,7 +40,7 @@ def counterexample(
     ] = None,
 ) -> None:
     """Show the smallest input that tells a flattened layer from a 1x1 convolution, and what the latter really is."""
-    from equiv.refute import counterexample as search
+    from equiv.structure import counterexample as search
 
     shape = options.feature_shape("MAP", feature_map)
     out = options.integer("--out", outputs, low=1, high=2**24)
@@ -55,7 +56,7 @@ def counterexample(
     if json is not None:
         report_json.write({**found.to_dict(), "seed": drawn, "snippet": found.snippet()}, json)
     if json != report_json.STDOUT:
-        _show(found, options.word(chosen[0]), drawn)
+        _show(found, dtype_name(chosen[0]), drawn)
 
 
 def _readout(text: str | None, dtype: torch.dtype, shape: tuple[int, ...], out: int) -> Readout | None:
@@ -70,7 +71,7 @@ def _readout(text: str | None, dtype: torch.dtype, shape: tuple[int, ...], out: 
         )
     if name == "mean" and not (dtype.is_floating_point or dtype.is_complex):
         raise EquivError(
-            f"--readout: expected positions or sum for {options.word(dtype)}, got 'mean': integers have no mean in "
+            f"--readout: expected positions or sum for {dtype_name(dtype)}, got 'mean': integers have no mean in "
             "their own dtype; choose sum"
         )
     return cast(Readout, name)

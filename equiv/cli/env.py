@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import equiv
-from equiv._words import counted
-from equiv.cli import measured, options
+from equiv.cli import measure as measured_facts
+from equiv.cli import options
+from equiv.dtypes import dtype_name
 from equiv.report import json as report_json
 from equiv.report import terminal as term
+from equiv.text import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,7 +41,7 @@ def env(
         report_json.check_target(json)
     found = facts()
     if measure:
-        found["measured"] = {name: measured.facts(name) for name in found["devices"]}
+        found["measured"] = {name: measured_facts.facts(name) for name in found["devices"]}
     if json is not None:
         report_json.write(found, json)
     if json != report_json.STDOUT:
@@ -120,18 +122,19 @@ def _float32() -> dict[str, str]:
 def _device(name: str) -> dict[str, Any]:
     import torch
 
-    from equiv.numerics import DTYPES, declared, format_of
-    from equiv.strategies.dtypes import served
+    from equiv.dtypes import DTYPES
+    from equiv.numerics import declared, format_of
+    from equiv.strategies import served
 
     device = torch.device(name)
     here = set(served(device))
     dtypes: dict[str, dict[str, Any]] = {}
     for dtype in (dtype for dtype in DTYPES if dtype in here):
         if not (dtype.is_floating_point or dtype.is_complex):
-            dtypes[options.word(dtype)] = {"exact": f"modulo 2**{torch.iinfo(dtype).bits}"}
+            dtypes[dtype_name(dtype)] = {"exact": f"modulo 2**{torch.iinfo(dtype).bits}"}
             continue
         found = declared(dtype, device)
-        dtypes[options.word(dtype)] = {
+        dtypes[dtype_name(dtype)] = {
             "unit_roundoff": format_of(dtype).u,
             "accumulator_unit_roundoff": found.u,
             "factor": found.factor,
@@ -175,7 +178,7 @@ def _show(out: Console, found: dict[str, Any]) -> None:
     for name, device in found["devices"].items():
         _show_device(out, name, device)
         if "measured" in found:
-            measured.show(out, name, found["measured"][name])
+            measured_facts.show(out, name, found["measured"][name])
     term.paragraph(
         out,
         """Dtypes are those that both Linear and conv2d serve. u: unit roundoff, the largest relative error of one

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from equiv.dtypes import dtype_name
 from equiv.errors import EquivError
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def devices(option: str, values: Sequence[str] | None) -> list[str]:
     """
     import torch
 
-    from equiv.strategies.dtypes import present
+    from equiv.strategies import present
 
     entries = split(option, values) or ["cpu"]
     found = []
@@ -125,16 +126,11 @@ def dtypes(option: str, values: Sequence[str] | None) -> list[torch.dtype] | Non
     """
     import torch
 
-    from equiv.numerics import DTYPES
+    from equiv.dtypes import DTYPES
 
     entries = [entry.removeprefix("torch.") for entry in split(option, values)]
-    chosen = names(option, entries, [word(dtype) for dtype in DTYPES])
+    chosen = names(option, entries, [dtype_name(dtype) for dtype in DTYPES])
     return None if chosen is None else [getattr(torch, name) for name in chosen]
-
-
-def word(dtype: torch.dtype) -> str:
-    """``float32`` for ``torch.float32``."""
-    return str(dtype).removeprefix("torch.")
 
 
 def feature_shape(argument: str, text: str) -> tuple[int, ...]:

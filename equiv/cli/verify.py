@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from equiv._words import counted
 from equiv.cli import BROKEN, INTERRUPTED, OK, options
+from equiv.dtypes import dtype_name
 from equiv.errors import EquivError
 from equiv.report import json as report_json
 from equiv.report import terminal as term
+from equiv.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -128,8 +129,7 @@ def _plan(
     """Check every option before anything runs."""
     from equiv.backends import FORMS
     from equiv.cli.run_laws import Plan, default_jobs
-    from equiv.laws import LAWS, PROFILES
-    from equiv.laws.measuring import MODES
+    from equiv.laws import LAWS, MODES, PROFILES
 
     laws = options.names("--law", law, LAWS)
     forms = options.names("--form", form, FORMS)
@@ -148,7 +148,7 @@ def _plan(
         devices,
         None if laws is None else tuple(laws),
         None if forms is None else tuple(forms),
-        None if dtypes is None else tuple(map(options.word, dtypes)),
+        None if dtypes is None else tuple(map(dtype_name, dtypes)),
         name,
         count,
         used,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from equiv.mapping import linear_to_full_conv, linear_to_pointwise_conv, to_channels, to_feature_map
 from equiv.numerics import Reference, declared, same_bits
-from equiv.refute import Counterexample, counterexample
+from equiv.structure import Counterexample, counterexample
 from equiv.verdict import Verdict, compare
 
 SEED = 123

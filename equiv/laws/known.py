@@ -2,7 +2,7 @@
 
 A comparison that fails under one of them on torch's own CPU kernels is counted as undecided and named in the coverage,
 instead of breaking the law; a gradient that would damage memory is not asked for, and counted likewise, also where
-another backend leaves it to torch. The tests in ``tests/test_known_defects.py`` tell when the behaviour changes, and
+another backend leaves it to torch. The tests in ``tests/laws/test_known_defects.py`` tell when the behaviour changes, and
 the entry can go. Results of other backends are never excused.
 """
 
@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from equiv.backends.eager import conv_kernel
+from equiv.backends import conv_kernel
 
 if TYPE_CHECKING:
-    from equiv.laws.trial import Call
+    from equiv.laws.call import Call
 
 
 _OF_FLOAT32 = (torch.float32, torch.complex64, torch.bfloat16)

@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from equiv.backends import Backend
-from equiv.backends.measured import identity
+from equiv.backends import Backend, identity
 from equiv.errors import EquivError
 from equiv.numerics import Measured, Reference, measure
 
 if TYPE_CHECKING:
-    from equiv.laws.trial import Call
+    from equiv.laws.call import Call
 
 MODES = ("declared", "measured")
 """What an envelope follows: what right kernels of the dtype and device have, or what this one was found to have."""

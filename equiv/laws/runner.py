@@ -16,17 +16,17 @@ from hypothesis import seed as with_seed
 from hypothesis.errors import Flaky, HypothesisException, Unsatisfiable
 
 from equiv.backends import FORMS, Backend
+from equiv.dtypes import BY_NAME, DTYPES, dtype_name
 from equiv.errors import EquivError
-from equiv.laws.failure import Failure, failure_of
+from equiv.laws.call import Broken, Tally
 from equiv.laws.measuring import MODES
 from equiv.laws.profiles import Profile, profile_of
 from equiv.laws.registry import LAWS, Context, Law, kind_of
 from equiv.laws.repeatable import repeatable
-from equiv.laws.smaller import smaller
-from equiv.laws.trial import Broken, Tally, Trial
-from equiv.numerics import DTYPES
+from equiv.laws.trial import Trial
+from equiv.laws.witness.failure import Failure, failure_of
+from equiv.laws.witness.smaller import smaller
 
-WORDS = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES}
 """Dtypes by word: ``"float32"`` and so on."""
 
 
@@ -47,7 +47,7 @@ class Item:
     @property
     def word(self) -> str:
         """The dtype as a word."""
-        return _word(self.dtype)
+        return dtype_name(self.dtype)
 
     @property
     def id(self) -> str:
@@ -117,7 +117,7 @@ def items(
     """
     chosen_laws = [LAWS[name] for name in _chosen("laws", laws, list(LAWS))]
     chosen_forms = _chosen("forms", forms, list(FORMS))
-    chosen_dtypes = [WORDS[word] for word in chosen_words(dtypes)]
+    chosen_dtypes = [BY_NAME[word] for word in chosen_words(dtypes)]
     return list(_items(check_backends(backends), chosen_laws, chosen_forms, chosen_dtypes))
 
 
@@ -168,7 +168,7 @@ def _check_backend(backend: object, argument: str) -> None:
 
 
 def chosen_words(dtypes: object) -> list[str]:
-    """Dtypes as words in the order of ``WORDS``, from words or dtypes; all of them for None.
+    """Dtypes as words in the order of ``BY_NAME``, from words or dtypes; all of them for None.
 
     Raises:
         EquivError: An unknown dtype, or one that is not in a list.
@@ -178,8 +178,8 @@ def chosen_words(dtypes: object) -> list[str]:
         ['float32', 'int8']
     """
     if isinstance(dtypes, (list, tuple)):
-        dtypes = [_word(entry) if isinstance(entry, torch.dtype) else entry for entry in dtypes]
-    return _chosen("dtypes", dtypes, list(WORDS))
+        dtypes = [dtype_name(entry) if isinstance(entry, torch.dtype) else entry for entry in dtypes]
+    return _chosen("dtypes", dtypes, list(BY_NAME))
 
 
 def _items(backends: list[Backend], laws: list[Law], forms: list[str], dtypes: list[torch.dtype]) -> Iterator[Item]:
@@ -250,7 +250,7 @@ def _refusal(backend: Backend, dtype: torch.dtype, form: str) -> Exception | Non
         y = backend.linear(one, one) if form == "linear" else backend.conv(one[..., None, None], one[..., None, None])
         if not isinstance(y, torch.Tensor):
             return TypeError(f"it returned {type(y).__name__}, not a tensor")
-        return None if y.dtype == dtype else TypeError(f"it returned {_word(y.dtype)} for {_word(dtype)}")
+        return None if y.dtype == dtype else TypeError(f"it returned {dtype_name(y.dtype)} for {dtype_name(dtype)}")
     except Exception as error:
         return error
 
@@ -351,10 +351,6 @@ def run_item(
 def _check_integer(argument: str, value: object, least: int, advice: str) -> None:
     if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
         raise EquivError(f"{argument}: expected an integer of at least {least}, got {_shown(value)}; {advice}")
-
-
-def _word(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 def _shown(value: object) -> str:

@@ -4,83 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from equiv.backends import Backend, TorchEager
-from equiv.backends.eager import conv_kernel
+from equiv.backends import Backend, TorchEager, conv_kernel
+from equiv.laws.call import Broken, Call, Tally
 from equiv.laws.known import differentiated_by_torch, known_corruption, known_defect, known_refusal
 from equiv.laws.measuring import arithmetic_of, explains, usable
 from equiv.mapping import linear_to_full_conv, linear_to_pointwise_conv, to_feature_map, undrawn
 from equiv.numerics import Arithmetic, Reference, bit_equal, declared
 
 Coverage = dict[str, Counter[Hashable]]
-
-
-@dataclass
-class Tally:
-    """How often one form was judged, and how: numbers of comparisons, and the largest error over its envelope."""
-
-    judged: int = 0
-    identical: int = 0
-    rounding: int = 0
-    undecided: int = 0
-    different: int = 0
-    max_ratio: float = 0.0
-
-
-@dataclass(frozen=True)
-class Call:
-    """One call of a backend: a form and its tensors, shaped as that form takes them.
-
-    Attributes:
-        form: One of ``equiv.backends.FORMS``.
-        input: ``(*batch, n)`` for linear, else ``(N, C, *spatial)`` or ``(N, n, 1, ...)``.
-        weight: ``(O, n)`` or ``(O, C, *kernel)``.
-        bias: ``(O,)`` or None.
-        stride: Of a convolution.
-        dilation: Of a convolution.
-    """
-
-    form: str
-    input: Tensor
-    weight: Tensor
-    bias: Tensor | None
-    stride: tuple[int, ...] = ()
-    dilation: tuple[int, ...] = ()
-
-
-class Broken(AssertionError):  # noqa: N818 - what it says is that a law is broken
-    """A law does not hold. Carries what a report needs; words are found only when it is reported."""
-
-    def __init__(
-        self,
-        note: str,
-        *,
-        form: str,
-        call: Call | None = None,
-        actual: Any = None,
-        expected: Any = None,
-        index: tuple[int, ...] | None = None,
-        envelope: tuple[Any, Any] | None = None,
-        ratio: float | None = None,
-        gradient: tuple[str, Tensor] | None = None,
-        outputs: tuple[Tensor, Tensor] | None = None,
-    ) -> None:
-        super().__init__(note)
-        self.note = note
-        self.form = form
-        self.call = call
-        self.actual = actual
-        self.expected = expected
-        self.index = index
-        self.envelope = envelope
-        self.ratio = ratio
-        self.gradient = gradient
-        self.outputs = outputs
 
 
 @dataclass
@@ -322,11 +259,6 @@ def as_linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     if bias is not None:
         layer._parameters["bias"] = nn.Parameter(bias, requires_grad=False)
     return layer
-
-
-def with_layout(call: Call, **tensors: Tensor | None) -> Call:
-    """The same call on tensors laid out differently."""
-    return replace(call, **tensors)  # type: ignore[arg-type]
 
 
 def _signature(t: Tensor) -> str:

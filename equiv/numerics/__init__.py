@@ -1,27 +1,24 @@
-"""Bounds and probes: what a right kernel may return (envelope), and where it has no choice (exact probes)."""
+"""Bounds and probes: what a right kernel may return (envelope), and where it has only one choice (exact probes)."""
 
+from equiv.dtypes import COMPLEX, DTYPES, FLOATS, INTEGERS
 from equiv.numerics.arithmetic import OPS, Arithmetic, declared
-from equiv.numerics.envelope import Exact, Judgement, exact_affine, judge
-from equiv.numerics.formats import (
-    COMPLEX,
-    DTYPES,
-    FLOATS,
-    INTEGERS,
-    Format,
-    bit_equal,
-    format_of,
-    ordinal,
-    round_down,
-    round_up,
-    same_bits,
-)
-from equiv.numerics.fprev import Order
-from equiv.numerics.measure import forget, measure
-from equiv.numerics.measured import Finding, Measured
+from equiv.numerics.envelope import Judgement, judge
+from equiv.numerics.exact import Exact, exact_affine
+from equiv.numerics.formats import Format, bit_equal, format_of, ordinal, round_down, round_up, same_bits
+from equiv.numerics.formats import from_ordinal as from_ordinal
+from equiv.numerics.formats import gap_words as gap_words
+from equiv.numerics.measuring import measure
+from equiv.numerics.measuring.findings import Finding, Measured
+from equiv.numerics.measuring.fprev import Order
+from equiv.numerics.measuring.measure import forget
 from equiv.numerics.outputs import Assessment, Reference, assess, tolerance
 from equiv.numerics.probes import STYLES, address_coded_weight, entry_range, exact_case, exact_range, one_hot_rows
 from equiv.numerics.reference import dot_double_double, exact_integers
+from equiv.numerics.reference import fast_two_sum as fast_two_sum
+from equiv.numerics.reference import two_product as two_product
+from equiv.numerics.reference import two_sum as two_sum
 
+# Listed: for users. Imported under their own names above: for the other packages of equiv.
 __all__ = [
     "COMPLEX",
     "DTYPES",

@@ -13,8 +13,9 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from equiv.dtypes import DTYPES, dtype_name
 from equiv.errors import EquivError
-from equiv.numerics.formats import DTYPES, format_of
+from equiv.numerics.formats import format_of
 
 OPS = ("linear", "full", "pointwise", "grad_input", "grad_weight", "grad_bias", "any")
 
@@ -113,7 +114,7 @@ def declared(dtype: torch.dtype, device: torch.device | str = "cpu", op: str = "
         raise EquivError(f"op: expected one of {', '.join(OPS)}, got {op!r:.60}; use any where the kernel is not known")
     if dtype not in DTYPES:
         raise EquivError(
-            f"dtype: expected one of {', '.join(map(_word, DTYPES))}, got {dtype!r:.60}; pass a torch dtype such as "
+            f"dtype: expected one of {', '.join(map(dtype_name, DTYPES))}, got {dtype!r:.60}; pass a torch dtype such as "
             "torch.float32"
         )
     kind, out = check_device(device).type, format_of(dtype).dtype
@@ -126,7 +127,7 @@ def _ieee(out: torch.dtype, kind: str, flushing: bool) -> Arithmetic:
     """Results of dtype ``out``, rounded to nearest, from an accumulator of at least float32."""
     acc = format_of(torch.float64 if out == torch.float64 else torch.float32)
     base = Arithmetic(
-        name=f"{_word(out)} on {kind}, {_word(acc.dtype)} accumulator",
+        name=f"{dtype_name(out)} on {kind}, {dtype_name(acc.dtype)} accumulator",
         output=out,
         u=acc.u,
         accumulator_max=acc.max,
@@ -154,7 +155,7 @@ def _on_cpu(out: torch.dtype, op: str, flushing: bool, products: str) -> Arithme
             base = replace(base, bias_rounding="either")
         if op == "grad_weight":
             # docs/findings/conv-weight-gradient-in-half.md: samples are accumulated in the dtype itself.
-            base = replace(_sixteen_bit(base), u=format_of(out).u, name=f"{_word(out)} on cpu, 16-bit accumulator")
+            base = replace(_sixteen_bit(base), u=format_of(out).u, name=f"{dtype_name(out)} on cpu, 16-bit accumulator")
     if out == torch.float32:
         base = replace(base, relative=_PRODUCTS[products])
     return base
@@ -234,7 +235,3 @@ _SUBNORMAL = 2.0**-1023
 def _flushing_is_on() -> bool:
     """Whether this thread flushes subnormals (``torch.set_flush_denormal``)."""
     return _SUBNORMAL * 1.0 == 0.0  # Python's floats go through the same registers
-
-
-def _word(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

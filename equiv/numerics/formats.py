@@ -12,14 +12,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from equiv.dtypes import SIGNED_OF_SIZE
 from equiv.errors import EquivError
-
-FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-COMPLEX = (torch.complex64, torch.complex128)
-INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
-DTYPES = FLOATS + COMPLEX + INTEGERS
-
-_SAME_SIZE_INT = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 @dataclass(frozen=True)
@@ -83,7 +77,7 @@ def as_bits(values: Tensor) -> Tensor:
         values = torch.view_as_real(values)
     if not values.is_floating_point():
         return values
-    return values.contiguous().view(_SAME_SIZE_INT[values.element_size()])
+    return values.contiguous().view(SIGNED_OF_SIZE[values.element_size()])
 
 
 def same_bits(a: Tensor, b: Tensor) -> Tensor:
@@ -139,7 +133,7 @@ def from_ordinal(order: Tensor, dtype: torch.dtype) -> Tensor:
     width = 8 * dtype.itemsize
     order = order.clamp(-top, top)
     bits = torch.where(order < 0, (-order) | (-(1 << (width - 1))), order)
-    return bits.to(_SAME_SIZE_INT[dtype.itemsize]).view(dtype)
+    return bits.to(SIGNED_OF_SIZE[dtype.itemsize]).view(dtype)
 
 
 def round_down(values: Tensor, dtype: torch.dtype) -> Tensor:
@@ -170,3 +164,30 @@ def round_up(values: Tensor, dtype: torch.dtype) -> Tensor:
 def _away_from_zero(bits: Tensor) -> Tensor:
     """What adds 1 to a number's value in ulp when it is added to its bits: 1, or -1 for negative numbers."""
     return (bits >> (8 * bits.element_size() - 1)) | 1
+
+
+_ULPS = 10**6  # a larger number of them tells a reader nothing
+
+
+def gap_words(value: Tensor, other: Tensor) -> str:
+    """How far apart two real numbers of one floating dtype are, in the words that fit; empty where none do.
+
+    Example:
+        >>> one = torch.tensor(1.0)
+        >>> gap_words(one, torch.nextafter(one, 2 * one)), gap_words(one, 3 * one), gap_words(one, -one)
+        ('1 ulp apart', 'a factor of 3 apart', 'of opposite sign')
+        >>> gap_words(one.double(), one.double() + 1e-5)
+        '1e-05 of its size apart'
+    """
+    if not value.is_floating_point() or not bool(torch.isfinite(value) & torch.isfinite(other)):
+        return ""
+    ulps = abs(int(ordinal(value)) - int(ordinal(other)))
+    if ulps <= _ULPS:
+        return f"{ulps:,} ulp apart"
+    a, b = float(value), float(other)
+    if a * b == 0:
+        return ""
+    if (a < 0) != (b < 0):
+        return "of opposite sign"
+    ratio = max(abs(a), abs(b)) / min(abs(a), abs(b))
+    return f"a factor of {ratio:.3g} apart" if ratio >= 1.01 else f"{abs(a - b) / abs(b):.2g} of its size apart"

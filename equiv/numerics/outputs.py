@@ -9,10 +9,12 @@ from functools import cached_property, lru_cache
 import torch
 from torch import Tensor
 
+from equiv.dtypes import FLOATS
 from equiv.errors import EquivError
 from equiv.numerics.arithmetic import Arithmetic, declared
-from equiv.numerics.envelope import Classes, Envelope, Exact, Judgement, envelope, exact_affine, judge
-from equiv.numerics.formats import FLOATS, format_of
+from equiv.numerics.envelope import Envelope, Judgement, envelope, judge
+from equiv.numerics.exact import Classes, Exact, exact_affine
+from equiv.numerics.formats import format_of
 from equiv.numerics.reference import exact_integers
 
 

@@ -14,9 +14,10 @@ import math
 import torch
 from torch import Tensor
 
+from equiv.dtypes import DTYPES
 from equiv.errors import EquivError
 from equiv.numerics.arithmetic import check_device
-from equiv.numerics.formats import DTYPES, format_of
+from equiv.numerics.formats import format_of
 
 STYLES = ("sparse", "signs", "dense", "address", "one_hot")
 """Kinds of exact probe, the one with the fewest non-zeros first.

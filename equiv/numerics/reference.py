@@ -59,7 +59,7 @@ def _is_moderate(values: Tensor | None) -> bool:
 
 
 def _block(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-    high, low = _two_product(x[:, None, :], weight[None, :, :])  # (r, o, n)
+    high, low = two_product(x[:, None, :], weight[None, :, :])  # (r, o, n)
     if bias is not None:
         high = torch.cat([high, bias[None, :, None].expand(*high.shape[:2], 1)], -1)
         low = torch.cat([low, low.new_zeros(()).expand(*high.shape[:2], 1)], -1)
@@ -70,7 +70,7 @@ def _scaled_block(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tenso
     """The same with mantissas and exponents apart, the largest term of each output scaled to about 1."""
     mantissa_x, exponent_x = torch.frexp(x)
     mantissa_w, exponent_w = torch.frexp(weight)
-    high, low = _two_product(mantissa_x[:, None, :], mantissa_w[None, :, :])  # (r, o, n)
+    high, low = two_product(mantissa_x[:, None, :], mantissa_w[None, :, :])  # (r, o, n)
     exponent = exponent_x[:, None, :].long() + exponent_w[None, :, :].long()
     if bias is not None:
         mantissa_b, exponent_b = torch.frexp(bias)
@@ -94,9 +94,9 @@ def _summed(high: Tensor, low: Tensor) -> tuple[Tensor, Tensor]:
     while high.shape[-1] > 1:
         half = (high.shape[-1] + 1) // 2
         rest = high.shape[-1] - half
-        s, e = _two_sum(high[..., :rest], high[..., half:])
+        s, e = two_sum(high[..., :rest], high[..., half:])
         e = e + (low[..., :rest] + low[..., half:])
-        s, e = _fast_two_sum(s, e)
+        s, e = fast_two_sum(s, e)
         high, low = torch.cat([s, high[..., rest:half]], -1), torch.cat([e, low[..., rest:half]], -1)
     return high[..., 0], low[..., 0]
 
@@ -113,7 +113,7 @@ def _power_of_two(exponent: Tensor) -> Tensor:
     return torch.where(exponent < _FLOOR, 0.0, power)
 
 
-def _two_product(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+def two_product(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     p = a * b
     a_big = a * _SPLIT
     a_high = a_big - (a_big - a)
@@ -124,13 +124,13 @@ def _two_product(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     return p, ((a_high * b_high - p) + a_high * b_low + a_low * b_high) + a_low * b_low
 
 
-def _two_sum(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+def two_sum(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     s = a + b
     t = s - a
     return s, (a - (s - t)) + (b - t)
 
 
-def _fast_two_sum(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+def fast_two_sum(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     s = a + b
     return s, b - (s - a)
 

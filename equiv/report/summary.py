@@ -7,7 +7,7 @@ from collections import Counter
 from textwrap import wrap
 from typing import Any
 
-from equiv._words import counted
+from equiv.text import counted
 
 Results = list[dict[str, Any]]
 _ROLES = ("x", "weight", "bias", "grad")
@@ -63,7 +63,7 @@ def coverage_of(results: Results) -> dict[str, dict[str, int]]:
 
 def expected_conditions() -> dict[str, list[str]]:
     """The conditions that a full run must meet, whatever the machine; which conv kernels there are depends on it."""
-    from equiv.laws.runner import WORDS
+    from equiv.dtypes import BY_NAME
     from equiv.strategies import LAYOUTS
 
     laid_out = {
@@ -71,7 +71,7 @@ def expected_conditions() -> dict[str, list[str]]:
         for role in _ROLES
     }
     return {
-        "dtype": list(WORDS),
+        "dtype": list(BY_NAME),
         **laid_out,
         "batch rank": [str(rank) for rank in range(6)],
         "spatial dimensions": ["1", "2", "3"],

@@ -19,11 +19,17 @@ except ImportError as error:  # pragma: no cover - needs an environment without 
         "equiv.strategies: expected the package hypothesis, got none; pip install 'torch-equiv[test]'"
     ) from error
 
-from equiv.strategies.cases import Case, Recipe, build_case, cases
-from equiv.strategies.dtypes import ALL, COMPLEX, FLOATS, INTEGERS, devices, dtypes
-from equiv.strategies.layouts import LAYOUTS, Layout, all_layouts, layouts
+from equiv.dtypes import COMPLEX, FLOATS, INTEGERS
+from equiv.strategies.case import CONTIGUOUS as CONTIGUOUS
+from equiv.strategies.case import Case, Recipe, build_case, cases
+from equiv.strategies.dtype import ALL, devices, dtypes
+from equiv.strategies.dtype import devices_present as devices_present
+from equiv.strategies.dtype import present as present
+from equiv.strategies.dtype import served as served
+from equiv.strategies.layout import LAYOUTS, Layout, all_layouts, layouts
 from equiv.strategies.shapes import BOUNDARIES, batch_shapes, feature_shapes
-from equiv.strategies.tensors import layers, tensors
+from equiv.strategies.shapes import factorisations as factorisations
+from equiv.strategies.tensor import layers, tensors
 from equiv.strategies.values import FINITE_KINDS, INTEGER_KINDS, KINDS, Values, Window, kinds_for
 
 __all__ = [

@@ -13,9 +13,10 @@ from typing import Any
 
 import torch
 
+from equiv.dtypes import INTEGERS
 from equiv.strategies import checks
-from equiv.strategies.dtypes import ALL, INTEGERS
-from equiv.strategies.dtypes import dtype as check_dtype
+from equiv.strategies.dtype import ALL
+from equiv.strategies.dtype import dtype as check_dtype
 
 KINDS = (
     "zeros",

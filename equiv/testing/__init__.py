@@ -18,8 +18,7 @@ from typing import Any
 from equiv._options import options
 from equiv.backends import Backend, TorchEager
 from equiv.errors import EquivError
-from equiv.laws import Item, Result, items, run_item
-from equiv.laws.runner import check_backends, chosen_words
+from equiv.laws import Item, Result, check_backends, chosen_words, items, run_item
 from equiv.testing import faults
 
 

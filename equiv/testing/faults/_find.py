@@ -11,8 +11,7 @@ from hypothesis.errors import HypothesisWarning
 
 from equiv.backends import TorchEager
 from equiv.errors import EquivError
-from equiv.laws import LAWS, Item, Profile, Result, items, profile_of, run_item
-from equiv.laws.runner import listeners
+from equiv.laws import LAWS, Item, Profile, Result, items, listeners, profile_of, run_item
 from equiv.testing.faults._registry import FAULTS, VARIANTS, Fault, Variant
 
 

@@ -10,16 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from equiv.mapping import Conv
-from equiv.testing.faults._slip import (
-    FULL,
-    POINTWISE,
-    Right,
-    Slip,
-    biases,
-    everything,
-    slip,
-    weights,
-)
+from equiv.testing.faults._slip import FULL, POINTWISE, Right, Slip, biases, everything, slip, weights
 
 # --- order ------------------------------------------------------------------------------------------------------------
 

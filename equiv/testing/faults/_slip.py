@@ -1,6 +1,6 @@
 """How a slip takes the place of one of equiv's mappings, and what a slip does to a module.
 
-The five functions of ``equiv.mapping`` are replaced in every loaded module that holds them: in the laws, in the public
+The five functions of ``equiv.mapping.convert`` are replaced in every loaded module that holds them: in the laws, in the public
 face of ``equiv``, in a caller's own module. A name that was bound inside a function before keeps the right one.
 """
 
@@ -27,7 +27,7 @@ FULL, POINTWISE, BACK = "linear_to_full_conv", "linear_to_pointwise_conv", "conv
 
 @contextmanager
 def instead_of(names: tuple[str, ...], slip: Slip) -> Iterator[None]:
-    """Put ``slip`` in the place of functions of ``equiv.mapping``, wherever they are bound."""
+    """Put ``slip`` in the place of functions of ``equiv.mapping.convert``, wherever they are bound."""
     before = [(name, getattr(mapping, name)) for name in names]
     wrong = [(right, functools.wraps(right)(partial(slip, right))) for _, right in before]
     try:

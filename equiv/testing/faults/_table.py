@@ -36,7 +36,7 @@ assert faults.find("pairwise", seed=1, examples=2, laws=["exact", "forward"]) is
 ```
 
 `profile` is the one in which the laws must find a fault, and `laws` are those that are expected to tell, the likeliest
-first. `tests/test_faults.py` shows for every fault a call at which it shows and one near it at which it does not.
+first. `tests/testing/test_faults.py` shows for every fault a call at which it shows and one near it at which it does not.
 `OMP_NUM_THREADS=1 python benchmarks/zoo.py` runs every fault with ten seeds and every variant. What equiv patches is
 global to the process while a context is open; it reaches everything that looks its kernels up in `torch.nn.functional`,
 as `nn.Linear` and `nn.Conv1d/2d/3d` do (not direct calls of `torch.conv2d`), and modules that hold a mapping of equiv

@@ -1,0 +1,88 @@
+"""Checks of arguments that public functions of several packages share, each with one message.
+
+A check returns its argument or raises an `EquivError` that names the argument, its value, what was expected and what to
+do. Checks of layers and feature shapes are in ``equiv.mapping``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TypeVar
+
+import torch
+
+from equiv.errors import EquivError
+from equiv.text import first_line, shown
+
+T = TypeVar("T")
+
+
+def refusal(argument: str, expected: str, got: object, advice: str) -> EquivError:
+    """The error of this package, in its one pattern.
+
+    Example:
+        >>> str(refusal("rows", "an integer of at least 1", 0, "pass one row or more"))
+        'rows: expected an integer of at least 1, got 0; pass one row or more'
+    """
+    return EquivError(f"{argument}: expected {expected}, got {shown(got, 200)}; {advice}")
+
+
+def check_integer(
+    argument: str, value: object, *, least: int | None = None, most: int | None = None, advice: str = ""
+) -> int:
+    """``value``, an int within the bounds; a bool is not an integer here.
+
+    Example:
+        >>> check_integer("seed", True)
+        Traceback (most recent call last):
+        equiv.errors.EquivError: seed: expected an integer, got True; pass a whole number
+    """
+    fits = isinstance(value, int) and not isinstance(value, bool)
+    if not fits or (least is not None and value < least) or (most is not None and value > most):  # type: ignore[operator]
+        bounds = "" if least is None else f" of at least {least}"
+        if most is not None:
+            bounds = f" of at most {most}" if least is None else f" from {least} to {most}"
+        raise refusal(argument, f"an integer{bounds}", value, advice or "pass a whole number")
+    return value  # type: ignore[return-value]
+
+
+def check_bool(argument: str, value: object, advice: str = "pass a bool") -> bool:
+    """``value`` if it is True or False."""
+    if not isinstance(value, bool):
+        raise refusal(argument, "True or False", value, advice)
+    return value
+
+
+def check_choice(argument: str, value: T, allowed: Iterable[T], advice: str = "correct its spelling") -> T:
+    """``value`` if it is one of ``allowed``.
+
+    Example:
+        >>> check_choice("form", "cubic", ("linear", "full"))
+        Traceback (most recent call last):
+        equiv.errors.EquivError: form: expected one of linear, full, got 'cubic'; correct its spelling
+    """
+    every = tuple(allowed)
+    if not any(type(value) is type(one) and value == one for one in every):
+        raise refusal(argument, f"one of {', '.join(map(str, every))}", value, advice)
+    return value
+
+
+def check_device(argument: str, value: object, advice: str = "pass such as 'cpu' or 'cuda:0'") -> torch.device:
+    """A device that is present and holds values, from a ``torch.device`` or its name.
+
+    Example:
+        >>> check_device("device", "cpu")
+        device(type='cpu')
+        >>> check_device("device", "meta")
+        Traceback (most recent call last):
+        equiv.errors.EquivError: device: expected a torch device that is present and holds values, got 'meta'; ...
+    """
+    expected = "a torch device that is present and holds values"
+    try:
+        device = torch.device(value)  # type: ignore[call-overload]
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
+        raise refusal(argument, expected, value, f"{advice} ({first_line(error, 80)})") from error
+    if device.type == "meta" or (device.type == "cpu" and device.index):
+        raise refusal(argument, expected, value, advice)
+    return device  # type: ignore[no-any-return]

@@ -1,0 +1,372 @@
+"""Random integers in place of the weights: are two kernels the same bilinear map at this shape, dtype and layout?
+
+With integer weights ``w``, bias ``b`` and inputs ``x``, right kernels of two layers with the same dense matrix return
+the same bits. Let a wrong one differ by any fixed map that is linear in ``b`` and in ``w`` and ``x`` each. In one draw
+of ``w`` and ``b`` with ``r`` rows of ``x``, entries uniform on ``{-W..W}`` and ``{-R..R}``, it shows nothing with
+probability at most ``1/(2W+1) + (2R+1)**-r`` (Schwartz 1980, Zippel 1979; for one fixed ``w`` this is Freivalds 1977);
+``s`` draws multiply. Weights are rows of one random table, each from its own random place out of ``2**20``: two sums
+of shifted rows cancel for at most one place, which adds ``2**-20`` to a draw and makes it nearly as cheap as a copy.
+
+Integer dtypes compute modulo ``2**b``, which is no field, and that bound is not theirs: ``(w*x) << (b - 1)`` is zero
+unless ``w`` and ``x`` are both odd, however many values they have. Let ``2**k``, ``k < b``, be the largest power of two
+in all coefficients of the difference. It is zero only if the rest is, modulo ``2**(b-k)`` and so modulo 2, where it is
+not the zero map and sees nothing of ``w``, ``x`` and ``b`` but their parities. So the argument is carried out over the
+field of two elements. Ranges have as many odd as even integers; a linear form in independent fair bits that is not the
+zero form takes either value with probability 1/2; so a draw shows nothing with probability at most
+``1/2 + 2**-20 + 2**-(r+1)`` (a form in the bias: 1/2). The fault above attains it, but for the ``2**-20``.
+
+Sums stay within the accumulator's exact range, so nothing rounds on the way: all of them, or for long sums each one but
+for a chance below 1e-30 that no order of summation that is fixed beforehand can raise (Hoeffding; right kernels would
+then be called different, never the reverse). A 16-bit result is rounded at the end
+where it exceeds the integers that the dtype holds; only results below that are compared, and the chance that a row is
+not (integers uniform on {-1, 0, 1} are sub-Gaussian with factor 2/3) is added to ``(2R+1)**-1``.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from equiv.certificate.sides import Difference, Side, weight_of
+from equiv.mapping import Conv, conv_to_linear, covers, geometry_of
+from equiv.numerics import declared, entry_range, exact_range, format_of
+
+_PLACES = 2**20
+_RADII = (1, 2, 3, 5, 8, 13, 21, 55, 2**8, 2**12, 2**16)
+_ROW_BYTES = 2**21
+_CERTAIN = 70  # exp(-70) is below 1e-30
+_WEIGHT_COST = 24  # putting weights in place and packing them costs about as much as this many rows of a batch
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How weights, bias and inputs are drawn.
+
+    Attributes:
+        weight: Largest integer W of a weight. Integer dtypes leave out -W, and for uint8 W is odd: as many odd integers
+            as even ones. The same holds for the next two.
+        bias: Largest integer of a bias entry.
+        input: Largest integer R of an input.
+        rows: r, the batch.
+        draws: s.
+        miss: Bound on the probability that one draw shows nothing.
+        sharp: Results up to this size are compared; None for all.
+    """
+
+    weight: int
+    bias: int
+    input: int
+    rows: int
+    draws: int
+    miss: float
+    sharp: int | None = None
+
+    @property
+    def error_probability(self) -> float:
+        """Bound on the probability that a wrong kernel passes."""
+        return self.miss**self.draws
+
+
+def plan(terms: int, dtype: torch.dtype, device: torch.device, repeats: int, wanted: float) -> Plan | None:
+    """The cheapest way to stay below an error probability, or None where the dtype has no room for exact sums.
+
+    In integer dtypes a draw halves the probability, hardly more: 1e-12 takes 42 draws instead of 3.
+
+    Args:
+        terms: Longest sum.
+        dtype: Of weights, input and result.
+        device: Where the kernels run.
+        repeats: How many weights may be added up in one entry of the dense matrix.
+        wanted: The error probability to stay below.
+
+    Example:
+        >>> found = plan(25088, torch.float32, torch.device("cpu"), 1, 1e-12)
+        >>> found.draws, found.error_probability < 1e-12
+        (3, True)
+    """
+    if not (dtype.is_floating_point or dtype.is_complex):
+        return _integers(terms, dtype, repeats, wanted)
+    budget = exact_range(dtype)
+    budget //= 4 if dtype.is_complex else 1  # (|wr|+|wi|)(|xr|+|xi|): a conv that multiplies with three products
+    largest = min(entry_range(dtype), 2**53) // (repeats * (2 if dtype.is_complex else 1))
+    if declared(dtype, device).relative and dtype == torch.float32:
+        largest = min(largest, 2**7)  # what TF32 and bfloat16 products still hold
+    if format_of(dtype).precision < 24:
+        return _sixteen_bits(terms, dtype, largest, wanted)
+    best: Plan | None = None
+    for radius in _RADII:
+        factor = 2 / 3 if radius == 1 else float(radius**2)
+        likely = int(budget * 0.9 / math.sqrt(2 * factor * terms * _CERTAIN))
+        weight = min(largest, max(likely, budget * 9 // 10 // (terms * radius)))
+        bias = min(largest, budget // 10)
+        if weight < 1 or bias < 1 or radius > largest:
+            continue
+        for rows in range(1, 33):
+            miss = max(1 / (2 * weight + 1) + 1 / _PLACES + (2 * radius + 1.0) ** -rows, 1 / (2 * bias + 1))
+            best = _cheaper(best, Plan(weight, bias, radius, rows, 0, miss), wanted)
+    return best
+
+
+def _integers(terms: int, dtype: torch.dtype, repeats: int, wanted: float) -> Plan | None:
+    """Weights and inputs of about the same size, as only their parities count; no sum leaves the range of the dtype."""
+    budget = min(int(torch.iinfo(dtype).max), 2**53)
+    bias = min(budget // 10, budget // repeats)
+    found: tuple[int, int] | None = None
+    for radius in _RADII:
+        weight = min(budget // repeats, budget * 9 // 10 // (terms * radius))
+        if dtype == torch.uint8:
+            radius, weight, bias = (value - (value + 1) % 2 for value in (radius, weight, bias))
+        if weight >= (radius if found else 1):
+            found = weight, radius
+    if found is None or bias < 1:
+        return None
+    best: Plan | None = None
+    for rows in range(1, 33):
+        best = _cheaper(best, Plan(found[0], bias, found[1], rows, 0, 1 / 2 + 1 / _PLACES + 0.5 ** (rows + 1)), wanted)
+    return best
+
+
+def _sixteen_bits(terms: int, dtype: torch.dtype, largest: int, wanted: float) -> Plan | None:
+    sharp = entry_range(dtype) - 1
+    bias = sharp // 16
+    best: Plan | None = None
+    for weight in range(1, min(largest, 2**24 // (2 * terms)) + 1):
+        # A row is compared where |s + b| <= sharp - bias; then |s| <= sharp, and neither sum rounds, in any order.
+        tail = 2 * math.exp(-((sharp - 2 * bias) ** 2) / (2 * (2 / 3) * terms * weight**2))
+        silent = 1 / 3 + tail
+        if silent > 0.9:
+            break
+        for rows in (1, 2, 4, 8, 16, 32, 64):
+            miss = max(1 / (2 * weight + 1) + 1 / _PLACES + silent**rows, 1 / (2 * bias + 1) + silent**rows)
+            best = _cheaper(best, Plan(weight, bias, 1, rows, 0, miss, sharp - bias), wanted)
+    return best
+
+
+def _cheaper(best: Plan | None, other: Plan, wanted: float) -> Plan | None:
+    if other.miss >= 1:
+        return best
+    draws = max(1, math.ceil(math.log(wanted) / math.log(other.miss)))
+    while other.miss**draws > wanted:
+        draws += 1
+    found = Plan(other.weight, other.bias, other.input, other.rows, draws, other.miss, other.sharp)
+    if best is None or _cost(found) < _cost(best):
+        return found
+    return best
+
+
+def _cost(found: Plan) -> int:
+    return found.draws * (_WEIGHT_COST + found.rows)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two plain layers whose weights can be replaced by the same integers.
+
+    ``source`` is the layer whose own weight is drawn; the other takes the dense matrix, or the same weight.
+    """
+
+    candidate: Side
+    reference: Side
+    shape: tuple[int, ...]
+    source: nn.Linear | Conv
+    terms: int
+    repeats: int
+
+
+def pair_of(candidate: Side, reference: Side, shape: tuple[int, ...]) -> Pair | None:
+    """Which weight to draw, or None where neither layer can hold what the other does for every weight."""
+    a, b = candidate.layer, reference.layer
+    if a is None or b is None:
+        return None
+    general = [layer for layer in (a, b) if not covers(layer, shape)]
+    if not general:
+        return Pair(candidate, reference, shape, a, math.prod(shape), 1)
+    source = general[0]
+    if len(general) == 2 and geometry_of(a) != geometry_of(b):
+        return None
+    taps = math.prod(source.weight.shape[2:])
+    repeats = 1 if getattr(source, "padding_mode", "zeros") == "zeros" else taps
+    return Pair(candidate, reference, shape, source, source.weight.shape[1] * taps, repeats)
+
+
+class Weights:
+    """The integers of one draw after another, put into memory of the layers' own layout that is allocated once."""
+
+    def __init__(self, pair: Pair, chosen: Plan) -> None:
+        self.pair, self.chosen = pair, chosen
+        weight = pair.source.weight
+        self.dtype, self.device = weight.dtype, weight.device
+        self.columns = weight[0].numel()
+        layers = [side.layer for side in (pair.candidate, pair.reference) if side.layer is not None]
+        shared = [layer for layer in layers if covers(layer, pair.shape) == covers(pair.source, pair.shape)]
+        self._memory = weight.new_empty(max(_span(layer.weight) for layer in shared), requires_grad=False)
+
+    def draw(self, seed: int) -> Tensor:
+        """Start a draw; returns its inputs ``(rows, n)``."""
+        generator = torch.Generator("cpu").manual_seed(seed & 0x7FFFFFFFFFFFFFFF)
+        chosen, outputs = self.chosen, self.pair.source.weight.shape[0]
+        self._table = self._integers(chosen.weight, (_PLACES + self.columns,), generator)
+        self._places = torch.randint(0, _PLACES, (outputs,), generator=generator, device="cpu").to(self.device)
+        self._bias = self._integers(chosen.bias, (outputs,), generator)
+        self._held: tuple[int, ...] | None = None
+        return self._integers(chosen.input, (chosen.rows, math.prod(self.pair.shape)), generator)
+
+    def parameters(self, side: Side) -> dict[str, Tensor]:
+        """The draw's weight, and bias where both layers have one, as ``side`` takes them; valid until the next call."""
+        layer = side.layer
+        assert layer is not None
+        biased = self.pair.candidate.layer, self.pair.reference.layer
+        bias = self._bias if all(other is not None and other.bias is not None for other in biased) else None
+        held = self._fill(layer if covers(layer, self.pair.shape) == self._drawn_covers else self.pair.source)
+        if covers(layer, self.pair.shape) != self._drawn_covers:
+            dense = conv_to_linear(_with(self.pair.source, held, self._bias), self.pair.shape)
+            held = _placed(dense.weight.detach().view(layer.weight.shape), layer.weight)
+            bias = None if bias is None or dense.bias is None else dense.bias.detach()
+        found = {"weight": held}
+        if layer.bias is not None:
+            found["bias"] = torch.zeros_like(layer.bias, requires_grad=False) if bias is None else bias
+        return found
+
+    @property
+    def _drawn_covers(self) -> bool:
+        return covers(self.pair.source, self.pair.shape)
+
+    def exact(self, x: Tensor, output: int) -> int | None:
+        """The right result of one output without bias for one row, where the drawn weight is the dense matrix."""
+        if not self._drawn_covers or x.is_complex():
+            return None
+        place = int(self._places[output])
+        row = self._table[place : place + self.columns]
+        return int((row.to(torch.int64) * x.to(torch.int64)).sum())
+
+    def _fill(self, layer: nn.Linear | Conv) -> Tensor:
+        strides = _strides(layer.weight)
+        held = self._memory.as_strided(layer.weight.shape, strides)
+        if self._held == _layout(layer.weight):
+            return held
+        windows = self._table.as_strided((_PLACES, self.columns), (1, 1))
+        if held.is_contiguous():
+            torch.index_select(windows, 0, self._places, out=held.view(len(held), -1))
+        else:
+            step = max(1, _ROW_BYTES // (self.columns * held.element_size()))
+            for start in range(0, len(held), step):
+                rows = torch.index_select(windows, 0, self._places[start : start + step])
+                held[start : start + step].copy_(rows.view(-1, *held.shape[1:]))
+        self._held = _layout(layer.weight)
+        return held
+
+    def _integers(self, radius: int, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        low = -radius
+        if not (self.dtype.is_floating_point or self.dtype.is_complex):  # as many odd integers as even ones
+            low = 0 if self.dtype == torch.uint8 else 1 - radius
+        kind = torch.int32 if radius < 2**31 - 1 else torch.int64
+
+        def draw() -> Tensor:
+            return torch.randint(low, radius + 1, shape, generator=generator, dtype=kind, device="cpu").to(self.device)
+
+        if self.dtype.is_complex:
+            part = format_of(self.dtype).dtype
+            return torch.complex(draw().to(part), draw().to(part))
+        return draw().to(self.dtype)
+
+
+def probe(weights: Weights, x: Tensor) -> tuple[Difference, int | None] | None:
+    """Run both kernels on one draw: None, or a difference at a single input with the exact result if it is known."""
+    pair, chosen = weights.pair, weights.chosen
+    sides = (pair.candidate, pair.reference)
+
+    def both(rows: Tensor) -> list[Tensor]:
+        return [side.run(rows, **weights.parameters(side)) for side in sides]
+
+    a, b = both(x)
+    wrong = _wrong(a, b, chosen)
+    if not bool(wrong.any()):
+        return None
+    row, output = (int(i) for i in wrong.nonzero()[0])
+    zeros = torch.zeros_like(x)  # the same batch: kernels change with it
+    a, b = both(zeros)
+    if bool(_wrong(a, b, chosen)[:, output].any()):
+        return Difference(output, None, a[row, output].item(), b[row, output].item()), None
+    index = _bisect(both, x, row, output, chosen)
+    if index is None:
+        return Difference(output, None, a[row, output].item(), b[row, output].item()), None
+    single = zeros.clone()
+    single[row, index] = x[row, index]
+    a, b = both(single)
+    return Difference(output, index, a[row, output].item(), b[row, output].item()), weights.exact(single[row], output)
+
+
+def _bisect(both: Callable[[Tensor], list[Tensor]], x: Tensor, row: int, output: int, chosen: Plan) -> int | None:
+    """An input that alone makes the two results differ: kernels that are linear in x must have one."""
+    low, high = 0, x.shape[1]
+    while high - low > 1:
+        middle = (low + high) // 2
+        for start, stop in ((low, middle), (middle, high)):
+            part = torch.zeros_like(x)
+            part[row, start:stop] = x[row, start:stop]
+            a, b = both(part)
+            if bool(_wrong(a, b, chosen)[row, output]):
+                low, high = start, stop
+                break
+        else:
+            return None  # not linear: no half shows it
+    return low
+
+
+def _wrong(a: Tensor, b: Tensor, chosen: Plan) -> Tensor:
+    differ = a != b
+    return differ if chosen.sharp is None else differ & ~(torch.minimum(a.abs(), b.abs()) > chosen.sharp)  # NaN counts
+
+
+def _with(conv: nn.Linear | Conv, weight: Tensor, bias: Tensor) -> Any:
+    """The convolution with other parameters; the module itself is left alone."""
+    other = copy.copy(conv)
+    other._parameters = {
+        "weight": nn.Parameter(weight, requires_grad=False),
+        "bias": None if conv.bias is None else nn.Parameter(bias, requires_grad=False),
+    }
+    return other
+
+
+def _placed(values: Tensor, like: Tensor) -> Tensor:
+    if values.stride() == _strides(like):
+        return values
+    return values.new_empty(_span(like)).as_strided(like.shape, _strides(like)).copy_(values)
+
+
+def _layout(weight: Tensor) -> tuple[int, ...]:
+    """Two weights with the same layout hold the same row of integers in the same memory."""
+    if weight.is_contiguous():
+        return ()
+    return (*weight.shape, *_strides(weight))
+
+
+def _strides(weight: Tensor) -> tuple[int, ...]:
+    """The weight's own strides; those of a contiguous one where its entries share memory or lie far apart."""
+    own = sorted((stride, size) for stride, size in zip(weight.stride(), weight.shape, strict=True) if size > 1)
+    reach = 0
+    for stride, size in own:
+        if stride <= reach:
+            return _contiguous(weight.shape)
+        reach += stride * (size - 1)
+    return tuple(weight.stride()) if reach < 2 * weight.numel() else _contiguous(weight.shape)
+
+
+def _contiguous(shape: torch.Size) -> tuple[int, ...]:
+    return tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
+
+
+def _span(weight: Tensor) -> int:
+    return 1 + sum(stride * (size - 1) for stride, size in zip(_strides(weight), weight.shape, strict=True))
+
+
+def layout_word(layer: nn.Linear | Conv) -> str:
+    """How the weight lies in memory, for the scope of a certificate."""
+    weight = weight_of(layer)
+    return "contiguous" if weight.is_contiguous() else f"strides {tuple(weight.stride())}"

@@ -1,0 +1,72 @@
+"""Entries of a convolution's matrix that several taps land on: what right kernels may return for them.
+
+Where a padding mode repeats the input, the dense weight is the sum of taps, rounded once, while a convolution adds the
+taps in an order of its own. Each such entry is held against the envelope of that sum; any other leaves no freedom.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from equiv.certificate.sides import Side, dense_rows, same_values, weight_of
+from equiv.mapping import Conv, conv_to_linear
+from equiv.numerics import Exact, declared, format_of, judge
+
+
+def repeats(layer: nn.Linear | Conv | None) -> bool:
+    """Whether several taps of a layer may land on one input."""
+    return layer is not None and getattr(layer, "padding_mode", "zeros") != "zeros"
+
+
+class Repeated:
+    """One plain layer of a floating or complex dtype, and the sums of its taps."""
+
+    def __init__(self, side: Side, outputs: int) -> None:
+        assert side.layer is not None
+        self.layer, self.shape = side.layer, side.shape
+        weight = weight_of(self.layer)
+        self.dtype, self.device = weight.dtype, weight.device
+        self.dense = dense_rows(self.layer, side.shape).reshape(outputs, -1)
+        self.taps, self.sums, self.sizes = None, [], []
+        if repeats(self.layer):
+            parts = (weight.real, weight.imag) if weight.is_complex() else (weight,)
+            self.taps = self._matrix(torch.ones_like(parts[0], dtype=torch.float64))
+            self.sums = [self._matrix(part.double()) for part in parts]
+            self.sizes = [self._matrix(part.double().abs()) for part in parts]
+
+    taps: Tensor | None
+    sums: list[Tensor]
+    sizes: list[Tensor]
+
+    def allows(self, columns: Tensor, results: list[Tensor]) -> Tensor:
+        """Where results ``(c, O)`` at one-hot inputs, for complex at ``i`` times these too, are right for several taps.
+
+        A layer that repeats no input must return its weight.
+        """
+        shown = [results[0].real, -results[1].real] if len(results) == 2 else [results[0]]
+        if self.taps is None:
+            own = self.dense[:, columns].T
+            parts = [own.real, own.imag] if own.is_complex() else [own]
+            return torch.stack([same_values(y, w) for y, w in zip(shown, parts, strict=True)]).all(0)
+        taps = self.taps[:, columns].T
+        arithmetic = declared(self.dtype, self.device)
+        flushed = taps * format_of(self.dtype).min_normal if arithmetic.flushes_inputs else 0.0
+        right = taps > 1
+        for y, total, size in zip(shown, self.sums, self.sizes, strict=True):
+            value, magnitude = total[:, columns].T, size[:, columns].T
+            exact = Exact(value, None, 2.0**-52 * magnitude + flushed, magnitude, taps, None, None, None)
+            right = right & judge(y, exact, arithmetic).inside
+        if len(results) == 2:
+            reach = (2 * taps + 10) * format_of(self.dtype).u * sum(size[:, columns].T for size in self.sizes)
+            for y, total in zip(results, reversed(self.sums), strict=True):  # Im(w*1) and Im(w*i)
+                right = right & ((y.imag.double() - total[:, columns].T).abs() <= reach)
+        return right
+
+    def _matrix(self, weight: Tensor) -> Tensor:
+        conv: Any = copy.copy(self.layer)
+        conv._parameters = {"weight": nn.Parameter(weight, requires_grad=False), "bias": None}
+        return conv_to_linear(conv, self.shape).weight.detach()

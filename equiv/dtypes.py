@@ -1,0 +1,51 @@
+"""The dtypes that a layer can have, and their names: the one place that lists them.
+
+A dtype that is added here also needs its row in ``equiv.numerics`` (``arithmetic.py``); everything else follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+
+FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+COMPLEX = (torch.complex64, torch.complex128)
+INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+DTYPES = FLOATS + COMPLEX + INTEGERS
+"""Every dtype that both Linear and the convolutions of torch serve; strategies shrink towards the first."""
+
+WIDE_UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)
+"""Dtypes of weights that can be mapped, but that no kernel of torch computes in."""
+
+SIGNED_OF_SIZE = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""The signed integers of a number of bytes: the same memory seen as bits."""
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """The name of a dtype without its module.
+
+    Example:
+        >>> dtype_name(torch.bfloat16)
+        'bfloat16'
+    """
+    return str(dtype).removeprefix("torch.")
+
+
+def dtype_names(dtypes: Iterable[torch.dtype]) -> str:
+    """Names for a message.
+
+    Example:
+        >>> dtype_names(COMPLEX)
+        'complex64, complex128'
+    """
+    return ", ".join(map(dtype_name, dtypes))
+
+
+BY_NAME = {dtype_name(dtype): dtype for dtype in DTYPES}
+"""The members of ``DTYPES`` by name, in the same order."""
+
+
+def is_inexact(dtype: torch.dtype) -> bool:
+    """Whether arithmetic in it rounds: floating and complex dtypes. Integers are exact modulo ``2**bits``."""
+    return dtype.is_floating_point or dtype.is_complex

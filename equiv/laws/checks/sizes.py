@@ -1,0 +1,99 @@
+"""The law about sizes at which kernels take another path."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
+
+from equiv.laws.checks.common import GRADIENT_NAMES, exact_gradients, gradients_of, whole
+from equiv.laws.registry import Context, law
+from equiv.laws.trial import Trial
+from equiv.numerics import STYLES, exact_case
+
+_VECTORS = (1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257)
+_FAR = (32767, 32768, 32769, 65535, 65536, 65537)
+_LARGE = (511, 512, 513, 1023, 1024, 1025, 2047, 2048, 2049, 4096, 4097, *_FAR, *(32769, 65537) * 3)
+_WORK, _DEEP_WORK = 2**18, 2**21
+_ORDERS = st.sampled_from([("n", "out", "rows"), ("out", "rows", "n"), ("rows", "n", "out")])
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """A layer by its sizes, with the probe that fills it; prints as what it is."""
+
+    batch_shape: tuple[int, ...]
+    in_features: int
+    out_features: int
+    feature_shape: tuple[int, ...]
+    bias: bool
+    style: str
+    seed: int
+    dtype: torch.dtype
+    device: torch.device
+
+
+@st.composite
+def _sizes(draw: st.DrawFn, context: Context) -> Sizes:
+    sizes = _VECTORS + _LARGE if context.deep else _VECTORS
+    left = _DEEP_WORK if context.deep else _WORK
+    drawn: dict[str, int] = {}
+    for name in draw(_ORDERS):  # what comes first takes any of the sizes, also the largest
+        # Each dimension has a table of its own: Hypothesis copies what it drew from one table over another draw of it.
+        drawn.update([draw(st.sampled_from([(name, size) for size in sizes if size <= left]))])
+        left //= drawn[name]
+    n, out, rows = drawn["n"], drawn["out"], drawn["rows"]
+    divisors = [d for d in range(1, min(n, 16) + 1) if n % d == 0]
+    along = draw(st.sampled_from(divisors))
+    shape = draw(
+        st.sampled_from(
+            [(n // along, along), (n // along, along, 1), (n // along, 1, along), (along, n // along, 1, 1)]
+        )
+    )
+    batch = draw(st.sampled_from([(rows,), (1, rows), (rows, 1)]))
+    bias = draw(st.booleans())
+    style = draw(st.sampled_from(STYLES))
+    seed = draw(st.integers(0, 2**32 - 1))
+    return Sizes(batch, n, out, shape, bias, style, seed, context.dtype, context.device)
+
+
+def _draw(context: Context) -> SearchStrategy[Sizes]:
+    return _sizes(context)
+
+
+@law(15, "boundaries", draw=_draw, weight=2)
+def boundaries(trial: Trial, sizes: Sizes) -> None:
+    """All of this holds at the sizes where kernels change: 1, 2, 3, vector widths, their neighbours, and beyond."""
+    rows = math.prod(sizes.batch_shape)
+    x, weight, bias = exact_case(
+        seed=sizes.seed,
+        style=sizes.style,
+        rows=rows,
+        in_features=sizes.in_features,
+        out_features=sizes.out_features,
+        bias=sizes.bias,
+        dtype=sizes.dtype,
+        device=sizes.device,
+        reduction=max(rows, sizes.in_features, sizes.out_features),
+    )
+    expected = whole(x, weight, bias)
+    for name, size in (("n", sizes.in_features), ("O", sizes.out_features), ("rows", rows)):
+        trial.cover(f"boundary {name}", size)
+    backward = sizes.dtype.is_floating_point or sizes.dtype.is_complex
+    grad = (
+        torch.randint(-1, 2, expected.shape, generator=torch.Generator().manual_seed(sizes.seed))
+        .to(sizes.dtype)
+        .to(x.device)
+    )
+    wanted = exact_gradients(x, weight, grad, bias=bias is not None) if backward else ()
+    for form in trial.forms:
+        call = trial.arrange(form, x.view(*sizes.batch_shape, -1), weight, bias, sizes.feature_shape)
+        trial.same(call, trial.run(call), expected)
+        if backward:
+            for name, a, e in zip(
+                GRADIENT_NAMES, gradients_of(trial, call, grad, result=expected), wanted, strict=False
+            ):
+                trial.same(call, a, e, note=f"gradient of the {name}", gradient=(name, grad))

@@ -1,0 +1,181 @@
+"""Outputs of an affine map known (nearly) exactly, with what a bound on their error needs.
+
+For every output: its exact value ``s``, the sum ``S`` of the magnitudes of its terms, the number ``K`` of terms that are
+not zero, and what NaN and infinity among the inputs make of it. What right kernels may return around it is the business
+of ``envelope``.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from equiv.numerics.arithmetic import Arithmetic
+from equiv.numerics.formats import format_of
+from equiv.numerics.reference import dot_double_double
+
+
+@dataclass(frozen=True)
+class Classes:
+    """Where inputs hold NaN or infinity: what each output must be. Boolean tensors, shape ``(N, O)``."""
+
+    nan: Tensor
+    plus_inf: Tensor
+    minus_inf: Tensor
+    ambiguous: Tensor
+    tainted: Tensor
+
+
+@dataclass(frozen=True)
+class Exact:
+    """Real outputs of an affine map known (nearly) exactly, and the size of their terms: float64 tensors ``(N, O)``.
+
+    Attributes:
+        value: ``s``, up to ``low`` and ``uncertainty``.
+        low: Second word of ``s`` (double-double), or None.
+        uncertainty: Bound on the error of ``value + low``.
+        magnitude: ``S``.
+        terms: ``K``, the number of terms that are not zero.
+        bias: The bias term alone (broadcasts), or None.
+        subnormal: Sum of the magnitudes of the terms with a subnormal factor (``F``), or None for none.
+        classes: What NaN and infinity among the inputs make of each output, or None where all are finite.
+        plain: A real sum of products; not a part of a complex one, whose kernels may add real and imaginary parts.
+        fewest: No output has fewer terms; 0 where that is not known.
+        reach: No output's ``S * (1 + 2*K*u)`` is larger, for any ``u`` up to 2^-8; infinite where that is not known.
+
+    """
+
+    value: Tensor
+    low: Tensor | None
+    uncertainty: Tensor
+    magnitude: Tensor
+    terms: Tensor
+    bias: Tensor | None
+    subnormal: Tensor | None
+    classes: Classes | None
+    plain: bool = True
+    fewest: int = 0
+    reach: float = math.inf
+
+    def stays_below(self, arithmetic: Arithmetic) -> bool:
+        """Whether it is known that no sum of an output's terms overflows the accumulator, in any order."""
+        return self.reach < arithmetic.accumulator_max and arithmetic.u <= 2.0**-8
+
+
+def exact_affine(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Exact:
+    """Exact ``x @ weight.T + bias`` with the magnitudes that its bound needs.
+
+    Args:
+        x: Rows ``(N, n)``, a real floating dtype.
+        weight: ``(O, n)``, the same dtype.
+        bias: ``(O,)`` or None.
+
+    Returns:
+        Float64 tensors ``(N, O)``: for float64 inputs in double-double, else in float64, whose own error is recorded.
+
+    Example:
+        >>> exact = exact_affine(torch.ones(1, 3), torch.full((1, 3), 0.1))
+        >>> round(exact.value.item(), 6), exact.terms.item()
+        (0.3, 3.0)
+
+    """
+    dtype = x.dtype
+    x, weight = x.detach().double(), weight.detach().double()
+    b = None if bias is None else bias.detach().double()
+    classes: Classes | None = None
+    sizes = _sizes(x, weight, b)
+    if not all(size.is_finite for size in sizes):
+        classes = _classes(x, weight, b, dtype)
+        x, weight = x.nan_to_num(0.0, 0.0, 0.0), weight.nan_to_num(0.0, 0.0, 0.0)
+        b = None if b is None else b.nan_to_num(0.0, 0.0, 0.0)
+        sizes = _sizes(x, weight, b)
+    magnitude = sizes[0].entries @ sizes[1].entries.T
+    fewest = x.shape[-1] if sizes[0].least > 0 and sizes[1].least > 0 else 0
+    terms = torch.full_like(magnitude, fewest) if fewest else (x != 0).double() @ (weight != 0).double().T
+    if b is not None:
+        magnitude = magnitude + sizes[2].entries
+        terms = terms + (b != 0)
+    subnormal = _subnormal_mass(*sizes, min_normal=format_of(dtype).min_normal)
+    low: Tensor | None = None
+    if dtype == torch.float64:
+        value, low = dot_double_double(x, weight, b)
+        uncertainty = (x.shape[-1] + 4) * 2.0**-100 * magnitude + 4 * format_of(dtype).min_subnormal
+        uncertainty = torch.where((terms <= 1) & (magnitude > 2.0**-960), 0.0, uncertainty)
+    else:
+        value = x @ weight.T
+        value = value if b is None else value + b
+        uncertainty = (x.shape[-1] + 4) * 2.0**-52 * magnitude
+        uncertainty = uncertainty if fewest > 1 else uncertainty.masked_fill(terms <= 1, 0.0)
+    largest = x.shape[-1] * sizes[0].largest * sizes[1].largest + (sizes[2].largest if b is not None else 0.0)
+    reach = 1.001 * largest * (1 + (x.shape[-1] + 1) * 2.0**-7)
+    return Exact(value, low, uncertainty, magnitude, terms, b, subnormal, classes, fewest=fewest, reach=reach)
+
+
+@dataclass(frozen=True)
+class _Size:
+    """Magnitudes of a tensor's entries, float64, with the least and the largest of them."""
+
+    entries: Tensor
+    least: float
+    largest: float
+
+    @property
+    def is_finite(self) -> bool:
+        return self.largest <= sys.float_info.max  # False for NaN
+
+    def below(self, limit: float) -> Tensor | None:
+        """The entries below the limit, zeros elsewhere; None where all of these are zero."""
+        if self.least >= limit:
+            return None
+        small = self.entries < limit
+        small &= self.entries > 0
+        return torch.where(small, self.entries, 0.0) if bool(small.any()) else None
+
+
+def _sizes(*tensors: Tensor | None) -> list[_Size]:
+    found = []
+    for entries in (t.abs() for t in tensors if t is not None):
+        least, largest = torch.aminmax(entries) if entries.numel() else (1.0, 0.0)
+        found.append(_Size(entries, float(least), float(largest)))
+    return found
+
+
+def _subnormal_mass(x: _Size, w: _Size, b: _Size | None = None, *, min_normal: float) -> Tensor | None:
+    """Sum of |w||x| over the terms with a subnormal factor, counted generously; None where there is none."""
+    small_x, small_w = x.below(min_normal), w.below(min_normal)
+    small_b = None if b is None else b.below(min_normal)
+    if small_x is None and small_w is None and small_b is None:
+        return None
+    nothing = x.entries.new_zeros(())
+    mass = (nothing if small_x is None else small_x @ w.entries.T) + (
+        nothing if small_w is None else x.entries @ small_w.T
+    )
+    mass = mass.expand(len(x.entries), len(w.entries))
+    return mass if small_b is None else mass + small_b
+
+
+def _classes(x: Tensor, w: Tensor, b: Tensor | None, dtype: torch.dtype) -> Classes:
+    """IEEE rules that no order of summation can change: NaN if any term is, or if infinities of both signs meet."""
+    nan_x, nan_w, inf_x, inf_w = (t.double() for t in (x.isnan(), w.isnan(), x.isinf(), w.isinf()))
+    zero_x, zero_w = (x == 0).double(), (w == 0).double()
+    tiny = format_of(dtype).min_normal
+    small_x, small_w = ((t != 0) & (t.abs() < tiny) for t in (x, w))
+    ones_x, ones_w = torch.ones_like(x), torch.ones_like(w)
+    nan = nan_x @ ones_w.T + ones_x @ nan_w.T + zero_x @ inf_w.T + inf_x @ zero_w.T
+    sign_x, sign_w = x.nan_to_num(0.0).sign(), w.nan_to_num(0.0).sign()
+    # Terms that are infinite: an infinite factor times a non-zero one. Count them, and count them with their sign.
+    some_x, some_w = sign_x.abs(), sign_w.abs()
+    count = (inf_x * some_x) @ some_w.T + some_x @ (inf_w * some_w).T - (inf_x * some_x) @ (inf_w * some_w).T
+    signed = (inf_x * sign_x) @ sign_w.T + sign_x @ (inf_w * sign_w).T - (inf_x * sign_x) @ (inf_w * sign_w).T
+    if b is not None:
+        nan = nan + b.isnan()
+        count, signed = count + b.isinf(), signed + torch.where(b.isinf(), b.sign(), 0.0)
+    plus, minus = (count + signed) > 0, (count - signed) > 0
+    is_nan = (nan > 0) | (plus & minus)
+    ambiguous = small_x.double() @ inf_w.T + inf_x @ small_w.double().T > 0
+    tainted = (~x.isfinite()).any(1, keepdim=True).expand_as(is_nan)
+    return Classes(is_nan, plus & ~is_nan, minus & ~is_nan, ambiguous, tainted)

@@ -1,0 +1,126 @@
+"""Knows which dtypes and devices there are to draw from: asked of torch when a strategy is used, never on import."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own name for it
+from hypothesis import strategies as st
+
+from equiv.dtypes import COMPLEX, DTYPES, FLOATS, INTEGERS
+from equiv.strategies import checks
+
+ALL = DTYPES
+
+_FAMILIES = {"float": FLOATS, "complex": COMPLEX, "integer": INTEGERS}
+_DEVICE_KINDS = ("cpu", "cuda", "mps", "xpu")
+
+
+def dtype(argument: str, value: object) -> torch.dtype:
+    """``value`` if it is one of ``ALL``."""
+    if value not in ALL or not isinstance(value, torch.dtype):
+        checks.refuse(argument, "one of " + ", ".join(map(str, ALL)), value, "pass one of these torch dtypes")
+    return value
+
+
+@lru_cache(maxsize=64)
+def served(device: torch.device) -> tuple[torch.dtype, ...]:
+    """The members of ``ALL`` that both ``F.linear`` and ``F.conv2d`` accept on ``device``: found by calling them."""
+    return tuple(dtype for dtype in ALL if _serves(dtype, device))
+
+
+def _serves(dtype: torch.dtype, device: torch.device) -> bool:
+    try:
+        with torch.no_grad():
+            one = torch.zeros((1, 1), dtype=dtype, device=device)
+            F.linear(one, one)
+            F.conv2d(one[..., None, None], one[..., None, None])
+    except (RuntimeError, TypeError, NotImplementedError):
+        return False
+    return True
+
+
+def dtypes(
+    *, kinds: Sequence[str] = ("float", "complex", "integer"), device: torch.device | str = "cpu"
+) -> st.SearchStrategy[torch.dtype]:
+    """The dtypes that both ``F.linear`` and ``F.conv2d`` serve on ``device``.
+
+    Shrinks to float32; the order is that of ``ALL``. Which dtypes are served is found on the first draw, by calling
+    both functions once on one element.
+
+    Args:
+        kinds: any of ``"float"``, ``"complex"``, ``"integer"``.
+        device: where they must be served.
+
+    Raises:
+        EquivError: on the first draw, if ``kinds`` or ``device`` is wrong, or nothing is served.
+
+    Example:
+        >>> from hypothesis import find
+        >>> find(dtypes(kinds=("float", "integer")), lambda dtype: True)
+        torch.float32
+    """
+
+    def build() -> st.SearchStrategy[torch.dtype]:
+        families = checks.choices("kinds", kinds, _FAMILIES)
+        where = present(checks.device("device", device))
+        drawn = tuple(dtype for family in families for dtype in _FAMILIES[family] if dtype in served(where))
+        if not drawn:
+            checks.refuse("kinds", f"a family that {where} serves in Linear and conv2d", kinds, "add 'float'")
+        return st.sampled_from(drawn)
+
+    return checks.lazily(build)
+
+
+def _count(kind: str) -> int:
+    """How many devices of ``kind`` there are. No device is initialised: torch asks the driver for their number."""
+    if kind == "cpu":
+        return 1
+    if kind == "mps":
+        return int(torch.backends.mps.is_available())
+    module = getattr(torch, kind)
+    return int(module.device_count()) if module.is_available() else 0
+
+
+def present(device: torch.device) -> torch.device:
+    """``device`` if this machine has it; ``meta`` and devices of other makers are refused."""
+    count = _count(device.type) if device.type in _DEVICE_KINDS else 0
+    if (device.index or 0) >= count:
+        checks.refuse(
+            "device", "a device that is present and holds values", str(device), "see devices() for those here"
+        )
+    return device
+
+
+def devices_present(kinds: Sequence[str] = _DEVICE_KINDS) -> list[torch.device]:
+    """The devices of these kinds that are present, the CPU first; none is initialised."""
+    found = [torch.device("cpu")] if "cpu" in kinds else []
+    return found + [torch.device(kind, i) for kind in kinds if kind != "cpu" for i in range(_count(kind))]
+
+
+def devices(*, kinds: Sequence[str] | None = None) -> st.SearchStrategy[torch.device]:
+    """The devices of this machine, the CPU first.
+
+    Args:
+        kinds: any of ``"cpu"``, ``"cuda"``, ``"mps"``, ``"xpu"``; None draws from all that are present. With
+            ``("cpu",)`` no other device is asked after; in no case is one initialised.
+
+    Raises:
+        EquivError: on the first draw, if ``kinds`` is wrong or none of them is present.
+
+    Example:
+        >>> from hypothesis import find
+        >>> find(devices(), lambda device: True)
+        device(type='cpu')
+    """
+
+    def build() -> st.SearchStrategy[torch.device]:
+        wanted = _DEVICE_KINDS if kinds is None else checks.choices("kinds", kinds, _DEVICE_KINDS)
+        found = devices_present(wanted)
+        if not found:
+            checks.refuse("kinds", "a kind of device that is present", kinds, "add 'cpu', or leave kinds out")
+        return st.sampled_from(found)
+
+    return checks.lazily(build)

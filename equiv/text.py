@@ -1,0 +1,33 @@
+"""Numbers and values in words, as messages and reports show them."""
+
+from __future__ import annotations
+
+
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """A number of things, with a comma between thousands and the noun in the singular or plural.
+
+    Example:
+        >>> counted(1, "item"), counted(25088, "column"), counted(0, "entry", "entries")
+        ('1 item', '25,088 columns', '0 entries')
+    """
+    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
+
+
+def shown(value: object, limit: int = 80) -> str:
+    """The ``repr`` of a value in one line of at most ``limit`` characters.
+
+    Example:
+        >>> shown("a\\nb"), shown(list(range(100)), 12)
+        ("'a\\\\nb'", '[0, 1, 2, 3,')
+    """
+    return " ".join(repr(value).split())[:limit]
+
+
+def first_line(error: BaseException, limit: int = 120) -> str:
+    """The first line of an error's message, at most ``limit`` characters; empty where it has none.
+
+    Example:
+        >>> first_line(ValueError("no\\nsecond"))
+        'no'
+    """
+    return (str(error).splitlines() or [""])[0][:limit]

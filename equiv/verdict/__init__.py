@@ -1,0 +1,8 @@
+"""Do two results, or two layers, agree up to the rounding of right kernels? The outcome with its evidence."""
+
+from equiv.verdict.layers import assert_equivalent
+from equiv.verdict.outcome import Entry, NotEquivalent, Outcome, Verdict
+from equiv.verdict.outcome import share_words as share_words
+from equiv.verdict.results import compare
+
+__all__ = ["Entry", "NotEquivalent", "Outcome", "Verdict", "assert_equivalent", "compare"]

@@ -1,0 +1,166 @@
+"""What a comparison found: the outcome, the entry that decides, and both as a report and in JSON's types."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from dataclasses import asdict, dataclass, field
+from enum import Enum
+from typing import Any
+
+from equiv.text import counted
+
+
+class Outcome(Enum):
+    """What a comparison found."""
+
+    IDENTICAL = "identical"
+    """Bit for bit the same (a NaN equals a NaN)."""
+    ROUNDING = "rounding"
+    """Inside the envelope: right kernels differ so."""
+    DIFFERENT = "different"
+    """Outside the envelope: no right kernel gives this."""
+    UNDECIDED = "undecided"
+    """Right kernels may disagree here, or too little is known to tell."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One output with everything known about it. Numbers are Python numbers (complex for complex dtypes).
+
+    ``magnitude`` is the sum of the sizes of its ``terms`` non-zero terms; ``error_in_uS`` the error of ``actual`` in
+    units of unit roundoff times that sum; ``bits_cancelled`` is ``log2(magnitude / |exact|)``.
+    """
+
+    index: tuple[int, ...]
+    actual: Any
+    expected: Any
+    exact: Any = None
+    lower: Any = None
+    upper: Any = None
+    ratio: float | None = None
+    magnitude: float | None = None
+    terms: int | None = None
+    error_in_uS: float | None = None  # noqa: N815 - the unit is u times S
+    bits_cancelled: float | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What :func:`compare` found.
+
+    ``str(verdict)`` is a report of a few lines, and ``if verdict:`` asks whether it is ``equivalent``: true for
+    ``IDENTICAL`` and ``ROUNDING``, false for ``DIFFERENT`` and for ``UNDECIDED``, which is no evidence of equivalence.
+
+    Attributes:
+        outcome: One of :class:`Outcome`.
+        explanation: One paragraph with the numbers.
+        dtype: Dtype of ``actual``, as a word.
+        shape: Shape of ``actual``.
+        counts: Entries that are ``identical``, ``rounding``, ``different``, ``undecided``; they add up to ``total``.
+        max_ratio: Largest error of ``actual`` as a fraction of its envelope; None where no envelope is known.
+        worst: The entry that decides: the furthest outside, else the one with the largest ratio.
+        arithmetic: The arithmetic that the envelope belongs to, in words.
+        conditions: Tolerances that the caller asked for in addition, each with what came of it.
+        cause: The likely cause by name, if one fits.
+    """
+
+    outcome: Outcome
+    explanation: str
+    dtype: str
+    shape: tuple[int, ...]
+    counts: dict[str, int] = field(default_factory=dict)
+    max_ratio: float | None = None
+    worst: Entry | None = None
+    arithmetic: str | None = None
+    conditions: tuple[str, ...] = ()
+    cause: str | None = None
+
+    @property
+    def equivalent(self) -> bool:
+        """True for ``IDENTICAL`` and ``ROUNDING``."""
+        return self.outcome in (Outcome.IDENTICAL, Outcome.ROUNDING)
+
+    def __bool__(self) -> bool:
+        """Whether it is ``equivalent``."""
+        return self.equivalent
+
+    def to_dict(self) -> dict[str, Any]:
+        """The verdict in JSON's types; numbers that JSON lacks become strings."""
+        return {**_plain(asdict(self)), "outcome": self.outcome.value, "equivalent": self.equivalent}
+
+    def __str__(self) -> str:
+        """The report: outcome, explanation, the entry that decides, likely cause; lines of at most 79 columns."""
+        lines = textwrap.wrap(f"{self.outcome.name}: {self.explanation}", 79)
+        if self.worst is not None:
+            lines += _entry_lines(self.worst)
+        lines += [f"  {'condition':<12} {text}" for text in self.conditions]
+        if self.cause:
+            lines += textwrap.wrap(f"  {'cause':<12} {self.cause}", 79, subsequent_indent=" " * 15)
+        return "\n".join(lines)
+
+
+class NotEquivalent(AssertionError):  # noqa: N818 - a finding, not a malfunction: it reads as one in a test's output
+    """Two layers are not shown to be the same function. ``verdict`` holds the evidence."""
+
+    def __init__(self, verdict: Verdict) -> None:
+        super().__init__(str(verdict))
+        self.verdict = verdict
+
+
+def _entry_lines(entry: Entry) -> list[str]:
+    where = ", ".join(map(str, entry.index))
+    rows: list[tuple[str, str]] = [
+        ("worst at", f"[{where}]"),
+        ("actual", _number(entry.actual)),
+        ("expected", _number(entry.expected)),
+    ]
+    if entry.exact is not None:
+        rows.append(("exact", _number(entry.exact)))
+    if entry.magnitude is not None:
+        lower, upper = _number(entry.lower), _number(entry.upper)
+        if len(lower) + len(upper) > 60:
+            rows += [("envelope", f"[{lower},"), ("", f" {upper}]")]
+        else:
+            rows.append(("envelope", f"[{lower}, {upper}]"))
+        rows.append(("", f"{counted(entry.terms or 0, 'term')} of total size {entry.magnitude:.6g}"))
+        parts = [] if entry.ratio is None else [share_words(entry.ratio)]
+        parts += [] if entry.error_in_uS is None or not entry.error_in_uS <= _MANY else [f"{entry.error_in_uS:.3g} u*S"]
+        parts += (
+            []
+            if not entry.bits_cancelled or entry.bits_cancelled < 1
+            else [f"{counted(round(entry.bits_cancelled), 'bit')} cancelled"]
+        )
+        rows.append(("error", ", ".join(parts)))
+    return [f"  {name:<12} {value}".rstrip() for name, value in rows]
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, complex):
+        return f"{value.real:.9g}{value.imag:+.9g}j"
+    return f"{value:.9g}" if isinstance(value, float) else str(value)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    return value if value is None or isinstance(value, (bool, int, str)) else str(value)
+
+
+_MANY = 1e6  # beyond it, how many times tells a reader nothing
+
+
+def share_words(ratio: float) -> str:
+    """An error as a share of its envelope.
+
+    Example:
+        >>> share_words(0.5), share_words(2e44), share_words(math.inf)
+        ('0.5 of the envelope', 'over a million times the envelope', 'beyond any multiple of the envelope')
+    """
+    if math.isinf(ratio):
+        return "beyond any multiple of the envelope"
+    return "over a million times the envelope" if ratio > _MANY else f"{ratio:.3g} of the envelope"
