@@ -1,4 +1,4 @@
-"""Slips in the way back from a convolution to a layer, and in the shapes of inputs."""
+"""Mistakes in the way back from a convolution to a layer, and in the shapes of inputs."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from equiv.mapping import Conv
-from equiv.testing.faults._slip import BACK, Right, Slip, biases, slip, with_bias, with_weight
+from equiv.testing.faults.law_ids import EXACT, FORWARD, PURITY, ROUND_TRIP
+from equiv.testing.faults.mistake import BACK, Mistake, Right, biases, mistake, with_bias, with_weight
+from equiv.testing.faults.registry import Faults
 
 # --- back to a layer --------------------------------------------------------------------------------------------------
 
-BACKWARDS = ("round_trip",)
 
-
-def _linear_from(change: Callable[[Conv], Tensor]) -> Slip:
+def _linear_from(change: Callable[[Conv], Tensor]) -> Mistake:
     """For kernels that cover the map; others are left alone."""
 
     def wrong(right: Right, conv: Conv, feature_shape: Any, **options: Any) -> Any:
@@ -29,36 +29,24 @@ def _linear_from(change: Callable[[Conv], Tensor]) -> Slip:
     return wrong
 
 
-slip(
-    "linear-flattened-hwc",
+fault = Faults(kind="mapping", laws=(ROUND_TRIP,), family="mapping mistake")
+
+fault("linear-flattened-hwc", "flatten order")(
     "A convolution over the whole map becomes a layer over a map flattened in the order HWC.",
-    of=(BACK,),
-    wrong=_linear_from(lambda conv: conv.weight.detach().movedim(1, -1)),
-    source="mapping slip: FCN.tensorflow#47, axis order",
-    dimension="flatten order",
-    laws=BACKWARDS,
+    "FCN.tensorflow#47, axis order",
+    mistake(_linear_from(lambda conv: conv.weight.detach().movedim(1, -1)), BACK),
 )
-slip(
-    "linear-flipped",
+fault("linear-flipped", "kernel orientation")(
     "A convolution over the whole map becomes a layer with its kernel turned around.",
-    of=(BACK,),
-    wrong=_linear_from(lambda conv: conv.weight.detach().flip(*range(2, conv.weight.ndim))),
-    source="mapping slip: convolution for correlation",
-    dimension="kernel orientation",
-    laws=BACKWARDS,
+    "convolution for correlation",
+    mistake(_linear_from(lambda conv: conv.weight.detach().flip(*range(2, conv.weight.ndim))), BACK),
 )
-slip(
-    "linear-bias-dropped",
-    "A convolution with bias becomes a layer without.",
-    of=(BACK,),
-    wrong=biases(lambda _: None),
-    source="mapping slip: bias dropped",
-    dimension="bias",
-    laws=BACKWARDS,
+fault("linear-bias-dropped", "bias")(
+    "A convolution with bias becomes a layer without.", "bias dropped", mistake(biases(lambda _: None), BACK)
 )
 
 
-def _as_if(option: str, value: Callable[[Conv], Any]) -> Slip:
+def _as_if(option: str, value: Callable[[Conv], Any]) -> Mistake:
     """The layer of the same convolution with another option, cut to the right number of rows."""
 
     def wrong(right: Right, conv: Conv, feature_shape: Any, **options: Any) -> Any:
@@ -75,35 +63,20 @@ def _as_if(option: str, value: Callable[[Conv], Any]) -> Slip:
     return wrong
 
 
-slip(
-    "linear-ignores-stride",
+fault("linear-ignores-stride", "stride", profile="gate")(
     "The layer of a convolution with a stride is that of the same convolution without.",
-    of=(BACK,),
-    wrong=_as_if("stride", lambda conv: (1,) * len(conv.kernel_size)),
-    source="mapping slip: stride ignored",
-    dimension="stride",
-    profile="gate",
-    laws=BACKWARDS,
+    "stride ignored",
+    mistake(_as_if("stride", lambda conv: (1,) * len(conv.kernel_size)), BACK),
 )
-slip(
-    "linear-ignores-dilation",
+fault("linear-ignores-dilation", "dilation", profile="gate")(
     "The layer of a dilated convolution is that of the same convolution without.",
-    of=(BACK,),
-    wrong=_as_if("dilation", lambda conv: (1,) * len(conv.kernel_size)),
-    source="mapping slip: dilation ignored",
-    dimension="dilation",
-    profile="gate",
-    laws=BACKWARDS,
+    "dilation ignored",
+    mistake(_as_if("dilation", lambda conv: (1,) * len(conv.kernel_size)), BACK),
 )
-slip(
-    "linear-ignores-padding",
+fault("linear-ignores-padding", "padding", profile="gate")(
     "The layer of a convolution with padding is that of the same convolution without.",
-    of=(BACK,),
-    wrong=_as_if("padding", lambda conv: (0,) * len(conv.kernel_size)),
-    source="mapping slip: tensorflow-fcn#27, the other way round",
-    dimension="padding",
-    profile="gate",
-    laws=BACKWARDS,
+    "tensorflow-fcn#27, the other way round",
+    mistake(_as_if("padding", lambda conv: (0,) * len(conv.kernel_size)), BACK),
 )
 
 
@@ -120,15 +93,10 @@ def _groups_merged(right: Right, conv: Conv, feature_shape: Any, **options: Any)
     return with_weight(linear, lambda _: right(merged, feature_shape).weight.detach())
 
 
-slip(
-    "linear-ignores-groups",
+fault("linear-ignores-groups", "groups", profile="gate")(
     "The layer of a convolution in groups connects every output to the channels of all groups.",
-    of=(BACK,),
-    wrong=_groups_merged,
-    source="mapping slip: groups ignored",
-    dimension="groups",
-    profile="gate",
-    laws=BACKWARDS,
+    "groups ignored",
+    mistake(_groups_merged, BACK),
 )
 
 
@@ -139,15 +107,10 @@ def _bias_tiled(right: Right, conv: Conv, feature_shape: Any, **options: Any) ->
     return with_bias(linear, lambda bias: conv.bias.detach().repeat(len(bias) // conv.out_channels))  # type: ignore[union-attr]
 
 
-slip(
-    "linear-bias-tiled",
+fault("linear-bias-tiled", "bias", profile="gate")(
     "The bias of a convolution with several positions is repeated as a whole instead of entry by entry.",
-    of=(BACK,),
-    wrong=_bias_tiled,
-    source="mapping slip: repeat for repeat_interleave",
-    dimension="bias",
-    profile="gate",
-    laws=BACKWARDS,
+    "repeat for repeat_interleave",
+    mistake(_bias_tiled, BACK),
 )
 
 # --- inputs -----------------------------------------------------------------------------------------------------------
@@ -164,31 +127,18 @@ def _map_transposed(right: Right, x: Tensor, feature_shape: Any) -> Tensor:
     return y.transpose(-1, -2) if len(feature_shape) > 2 and y.shape[-1] == y.shape[-2] else y
 
 
-slip(
-    "map-read-as-hwc",
-    "Flattened inputs are taken for maps in the order HWC.",
-    of=("to_feature_map",),
-    wrong=_map_as_hwc,
-    source="mapping slip: NHWC data",
-    dimension="flatten order",
-    laws=("exact", "forward", "purity"),
+input_fault = Faults(kind="mapping", laws=(EXACT, FORWARD, PURITY), family="mapping mistake")
+
+input_fault("map-read-as-hwc", "flatten order")(
+    "Flattened inputs are taken for maps in the order HWC.", "NHWC data", mistake(_map_as_hwc, "to_feature_map")
 )
-slip(
-    "square-maps-transposed",
+input_fault("square-maps-transposed", "flatten order", profile="gate")(
     "H and W of a square map are exchanged.",
-    of=("to_feature_map",),
-    wrong=_map_transposed,
-    source="mapping slip: H and W exchanged where shapes do not tell",
-    dimension="flatten order",
-    profile="gate",
-    laws=("exact", "forward", "purity"),
+    "H and W exchanged where shapes do not tell",
+    mistake(_map_transposed, "to_feature_map"),
 )
-slip(
-    "features-reversed",
+input_fault("features-reversed", "channel order", laws=(PURITY,))(
     "The features of an input to the pointwise form are in reverse order.",
-    of=("to_channels",),
-    wrong=lambda right, x, *args, **options: right(x.flip(-1), *args, **options),
-    source="mapping slip: an index that runs backwards",
-    dimension="channel order",
-    laws=("purity",),
+    "an index that runs backwards",
+    mistake(lambda right, x, *args, **options: right(x.flip(-1), *args, **options), "to_channels"),
 )

@@ -1,6 +1,6 @@
-"""How a slip takes the place of one of equiv's mappings, and what a slip does to a module.
+"""How a mistake takes the place of one of equiv's mappings, and what it does to the module that they make.
 
-The five functions of ``equiv.mapping.convert`` are replaced in every loaded module that holds them: in the laws, in the public
+Functions of ``equiv.mapping`` are replaced in every loaded module that holds them: in the laws, in the public
 face of ``equiv``, in a caller's own module. A name that was bound inside a function before keeps the right one.
 """
 
@@ -17,26 +17,30 @@ import torch
 from torch import Tensor, nn
 
 from equiv import mapping
-from equiv.testing.faults._registry import register
+from equiv.testing.faults.registry import Applied
 
 Right = Callable[..., Any]
-Slip = Callable[..., Any]  # of the right function and its arguments
+Mistake = Callable[..., Any]  # of the right function and its arguments
 
 FULL, POINTWISE, BACK = "linear_to_full_conv", "linear_to_pointwise_conv", "conv_to_linear"
 
 
-@contextmanager
-def instead_of(names: tuple[str, ...], slip: Slip) -> Iterator[None]:
-    """Put ``slip`` in the place of functions of ``equiv.mapping.convert``, wherever they are bound."""
-    before = [(name, getattr(mapping, name)) for name in names]
-    wrong = [(right, functools.wraps(right)(partial(slip, right))) for _, right in before]
-    try:
-        for right, replacement in wrong:
-            _rebind(right, replacement)
-        yield
-    finally:
-        for right, replacement in wrong:
-            _rebind(replacement, right)
+def mistake(wrong: Mistake, *names: str) -> Applied:
+    """``wrong`` in the place of these functions of :mod:`equiv.mapping`, wherever they are bound."""
+
+    @contextmanager
+    def applied() -> Iterator[None]:
+        rights = [getattr(mapping, name) for name in names]
+        pairs = [(right, functools.wraps(right)(partial(wrong, right))) for right in rights]
+        try:
+            for right, replacement in pairs:
+                _rebind(right, replacement)
+            yield
+        finally:
+            for right, replacement in pairs:
+                _rebind(replacement, right)
+
+    return applied
 
 
 def _rebind(old: object, new: object) -> None:
@@ -45,31 +49,6 @@ def _rebind(old: object, new: object) -> None:
         if isinstance(held, dict):
             for name in [name for name, value in list(held.items()) if value is old]:
                 held[name] = new
-
-
-def slip(
-    name: str,
-    title: str,
-    *,
-    of: tuple[str, ...],
-    wrong: Slip,
-    source: str,
-    dimension: str,
-    laws: tuple[str, ...],
-    profile: str = "dev",
-    dtypes: tuple[str, ...] = ("float32",),
-) -> None:
-    register(
-        name,
-        title,
-        partial(instead_of, of, wrong),
-        source=source,
-        kind="mapping",
-        dimension=dimension,
-        laws=laws,
-        profile=profile,
-        dtypes=dtypes,
-    )
 
 
 def with_weight(module: Any, change: Callable[[Tensor], Tensor]) -> Any:
@@ -93,13 +72,16 @@ def with_bias(module: Any, change: Callable[[Tensor], Tensor | None]) -> Any:
     return module
 
 
-def weights(change: Callable[[Tensor], Tensor]) -> Slip:
+def weights(change: Callable[[Tensor], Tensor]) -> Mistake:
+    """The right module with another weight."""
     return lambda right, *args, **options: with_weight(right(*args, **options), change)
 
 
-def biases(change: Callable[[Tensor], Tensor | None]) -> Slip:
+def biases(change: Callable[[Tensor], Tensor | None]) -> Mistake:
+    """The right module with another bias."""
     return lambda right, *args, **options: with_bias(right(*args, **options), change)
 
 
-def everything(change: Callable[[Tensor], Tensor]) -> Slip:
+def everything(change: Callable[[Tensor], Tensor]) -> Mistake:
+    """The right module with another weight and another bias."""
     return lambda right, *args, **options: with_bias(with_weight(right(*args, **options), change), change)
