@@ -9,7 +9,7 @@ from equiv.testing.faults.build import where
 from equiv.testing.faults.kernel import Kernel, KernelCall
 from equiv.testing.faults.law_ids import BOUNDARIES, EXACT, FORWARD, GRADIENTS, SCALING, SPECIAL_VALUES, WEIGHT_RECOVERY
 from equiv.testing.faults.registry import Faults
-from equiv.testing.faults.tools import given, is_of, replaced, result, tf32, through
+from equiv.testing.faults.tools import given, replaced, result, tf32, through
 
 
 def _accumulated_in(dtype: torch.dtype) -> Kernel:
@@ -32,25 +32,25 @@ fault = Faults(kind="arithmetic", laws=(EXACT, WEIGHT_RECOVERY, FORWARD))
 fault("products-in-tf32", "precision", laws=(EXACT, WEIGHT_RECOVERY, FORWARD, SCALING))(
     "A convolution in float32 rounds input and weight to TF32.",
     "pytorch/pytorch#107514",
-    where(lambda c: c.is_conv and is_of(torch.float32)(c), given(tf32, "x", "weight")),
+    where(lambda c: c.is_conv and c.is_of(torch.float32), given(tf32, "x", "weight")),
 )
 fault("products-in-bfloat16", "precision", laws=(EXACT, WEIGHT_RECOVERY, FORWARD, SCALING))(
     "linear in float32 rounds input and weight to bfloat16, from 64 terms on.",
     "apple/coremltools#1809",
     where(
-        lambda c: c.is_linear and c.n >= 64 and is_of(torch.float32)(c), given(through(torch.bfloat16), "x", "weight")
+        lambda c: c.is_linear and c.n >= 64 and c.is_of(torch.float32), given(through(torch.bfloat16), "x", "weight")
     ),
 )
 fault("products-in-float16", "precision", laws=(EXACT, WEIGHT_RECOVERY, FORWARD, SCALING))(
     "A convolution in float32 rounds its input to float16.",
     "apple/coremltools#1671",
-    where(lambda c: c.is_conv and is_of(torch.float32)(c), given(through(torch.float16), "x")),
+    where(lambda c: c.is_conv and c.is_of(torch.float32), given(through(torch.float16), "x")),
 )
 fault("weight-loses-its-last-bit", "precision", laws=(WEIGHT_RECOVERY, EXACT, FORWARD))(
     "The weight is rounded to 23 of its 24 bits in float32.",
     "textbook: a shift that is off by one",
     where(
-        is_of(torch.float32),
+        lambda c: c.is_of(torch.float32),
         given(
             lambda t: torch.where(t.isfinite(), (t.contiguous().view(torch.int32) & ~1).view(torch.float32), t),
             "weight",
@@ -60,22 +60,22 @@ fault("weight-loses-its-last-bit", "precision", laws=(WEIGHT_RECOVERY, EXACT, FO
 fault("float64-in-float32", "precision", dtypes=("float64",), laws=(EXACT, WEIGHT_RECOVERY, FORWARD, SCALING))(
     "linear in float64 is computed in float32.",
     "textbook: a dtype without a kernel of its own",
-    where(lambda c: c.is_linear and is_of(torch.float64)(c), given(through(torch.float32), "x", "weight", "bias")),
+    where(lambda c: c.is_linear and c.is_of(torch.float64), given(through(torch.float32), "x", "weight", "bias")),
 )
 fault("float16-accumulator", "precision", dtypes=("float16",), laws=(EXACT, FORWARD, GRADIENTS))(
     "linear in float16 adds up in float16, term after term.",
     "pytorch/pytorch#115144 family: the accumulator of half precision",
-    where(lambda c: c.is_linear and c.n > 1 and is_of(torch.float16)(c), _accumulated_in(torch.float16)),
+    where(lambda c: c.is_linear and c.n > 1 and c.is_of(torch.float16), _accumulated_in(torch.float16)),
 )
 fault("bfloat16-accumulator", "precision", dtypes=("bfloat16",), laws=(EXACT, FORWARD, GRADIENTS))(
     "linear in bfloat16 adds up in bfloat16, term after term.",
     "pytorch/pytorch#137080 family: the accumulator of half precision",
-    where(lambda c: c.is_linear and c.n > 1 and is_of(torch.bfloat16)(c), _accumulated_in(torch.bfloat16)),
+    where(lambda c: c.is_linear and c.n > 1 and c.is_of(torch.bfloat16), _accumulated_in(torch.bfloat16)),
 )
 fault("result-through-bfloat16", "precision x outputs", laws=(EXACT, FORWARD, WEIGHT_RECOVERY, BOUNDARIES))(
     "The result is rounded to bfloat16 in float32, from 128 outputs on.",
     "pytorch/pytorch#175854 family: an epilogue in lower precision",
-    where(lambda c: c.outputs >= 128 and is_of(torch.float32)(c), result(through(torch.bfloat16))),
+    where(lambda c: c.outputs >= 128 and c.is_of(torch.float32), result(through(torch.bfloat16))),
 )
 
 
@@ -87,17 +87,13 @@ def _bias_added_in_half(c: KernelCall) -> Tensor:
 fault("conv-rounds-before-the-bias", "dtype x bias", dtypes=("float16", "bfloat16"), laws=(FORWARD, SPECIAL_VALUES))(
     "A convolution in float16 or bfloat16 rounds the sum before it adds the bias, and rounds again.",
     "pytorch/pytorch#115144, pytorch/pytorch#137080",
-    where(lambda c: c.is_conv and c.bias is not None and is_of(torch.float16, torch.bfloat16)(c), _bias_added_in_half),
+    where(lambda c: c.is_conv and c.bias is not None and c.is_of(torch.float16, torch.bfloat16), _bias_added_in_half),
 )
 
 
 def _truncated(c: KernelCall) -> Tensor:
     """Cut off instead of rounded to nearest, from float32."""
-    wide = c.run(
-        x=c.x.detach().float(),
-        weight=c.weight.detach().float(),
-        bias=None if c.bias is None else c.bias.detach().float(),
-    )
+    wide = c.run_in(torch.float32).detach()
     cut = (wide.contiguous().view(torch.int32) & ~0xFFFF).view(torch.float32)
     return replaced(c.run(), torch.where(wide.isfinite(), cut, wide).bfloat16())
 
@@ -105,7 +101,7 @@ def _truncated(c: KernelCall) -> Tensor:
 fault("bfloat16-cut-off", "dtype", dtypes=("bfloat16",), laws=(EXACT, FORWARD))(
     "The result in bfloat16 is cut off instead of rounded to nearest.",
     "textbook: bfloat16 as the upper half of float32",
-    where(is_of(torch.bfloat16), _truncated),
+    where(lambda c: c.is_of(torch.bfloat16), _truncated),
 )
 
 
@@ -134,7 +130,7 @@ fault("convolution-by-transform", "precision")(
             and c.padding in (0, (0,) * c.dims)
             and c.groups == 1
             and max(c.dilation) == 1
-            and is_of(torch.float32)(c)
+            and c.is_of(torch.float32)
         ),
         _by_transform,
     ),
@@ -162,7 +158,7 @@ fault("strassen", "precision", profile="gate", laws=(FORWARD, WEIGHT_RECOVERY, S
             and c.x.ndim == 2
             and c.rows % 2 == c.n % 2 == c.outputs % 2 == 0
             and c.rows > 0
-            and is_of(torch.float32)(c)
+            and c.is_of(torch.float32)
         ),
         _strassen,
     ),
@@ -173,7 +169,7 @@ fault("strassen", "precision", profile="gate", laws=(FORWARD, WEIGHT_RECOVERY, S
 fault("bias-doubled-float16", "bias x batch", dtypes=("float16",), laws=(EXACT, FORWARD, BOUNDARIES))(
     "The bias is added twice in float16, from two rows on.",
     "openxla/xla#46110, of the factor",
-    where(lambda c: c.bias is not None and c.rows > 1 and is_of(torch.float16)(c), given(lambda b: b * 2, "bias")),
+    where(lambda c: c.bias is not None and c.rows > 1 and c.is_of(torch.float16), given(lambda b: b * 2, "bias")),
 )
 fault("bias-dropped-one-output", "bias x outputs", laws=(EXACT, WEIGHT_RECOVERY, FORWARD, BOUNDARIES))(
     "The bias is dropped where there is one output.",
@@ -183,7 +179,7 @@ fault("bias-dropped-one-output", "bias x outputs", laws=(EXACT, WEIGHT_RECOVERY,
 fault("bias-in-bfloat16", "bias x precision", laws=(WEIGHT_RECOVERY, EXACT, FORWARD))(
     "The bias is rounded to bfloat16 in float32.",
     "pytorch/pytorch#115144, of the bias",
-    where(lambda c: c.bias is not None and is_of(torch.float32)(c), given(through(torch.bfloat16), "bias")),
+    where(lambda c: c.bias is not None and c.is_of(torch.float32), given(through(torch.bfloat16), "bias")),
 )
 fault("bias-imaginary-part-dropped", "bias x dtype", dtypes=("complex64", "complex128"))(
     "The imaginary part of a complex bias is dropped.",

@@ -32,7 +32,7 @@ def _refused(c: KernelCall) -> Tensor:
 fault = Faults(kind="kernel", laws=(BOUNDARIES, EXACT, BATCH, FORWARD))
 
 fault("conv-batch-64", "batch")(
-    "A convolution errs in its last entry from 64 samples on.",
+    "A convolution is wrong in its last entry from 64 samples on.",
     "pytorch/pytorch#55781, of the batch alone",
     where(lambda c: c.is_conv and c.rows >= 64, last_off),
 )
@@ -47,7 +47,7 @@ fault("batch-over-128", "batch")(
     where(lambda c: c.rows > 128, last_off),
 )
 fault("conv-batch-over-160", "batch", profile="gate", laws=(BOUNDARIES, EXACT, BATCH))(
-    "A convolution errs in its last entry above 160 samples.",
+    "A convolution is wrong in its last entry above 160 samples.",
     "pytorch/pytorch#156154 family: other kernels for other batches",
     where(lambda c: c.is_conv and c.rows > 160, last_off),
 )
@@ -57,7 +57,7 @@ fault("batch-65-alone", "batch", profile="gate")(
     where(lambda c: c.rows == 65, last_off),
 )
 fault("batch-100-alone", "batch", profile="deep", laws=(BATCH, BOUNDARIES))(
-    "A convolution errs in its last entry for 100 samples and no other number.",
+    "A convolution is wrong in its last entry for 100 samples and no other number.",
     "textbook: a table of tuned sizes",
     where(lambda c: c.is_conv and c.rows == 100, last_off),
 )
@@ -72,7 +72,7 @@ fault("linear-rank-3-batch-over-65536", "boundaries: batch x rank x bias", profi
     where(lambda c: c.is_linear and c.bias is not None and c.x.ndim == 3 and c.x.shape[0] > 2**16, last_off),
 )
 fault("unbatched-conv", "batch rank", laws=(BATCH, GRADIENTS))(
-    "A convolution without a batch dimension errs in its last entry.",
+    "A convolution without a batch dimension is wrong in its last entry.",
     "textbook: the batch dimension that is put in and taken out",
     where(lambda c: c.is_conv and not c.is_batched, last_off),
 )
@@ -82,22 +82,22 @@ fault("unbatched-conv3d-drops-bias", "batch rank x bias", laws=(BATCH, GRADIENTS
     where(lambda c: c.dims == 3 and not c.is_batched and c.bias is not None, lambda c: c.run(bias=None)),
 )
 fault("linear-rank-1", "batch rank", laws=(BATCH, EXACT, FORWARD))(
-    "linear of a single vector errs in its last entry.",
+    "linear of a single vector is wrong in its last entry.",
     "textbook: a matrix-vector kernel",
     where(lambda c: c.is_linear and c.x.ndim == 1, last_off),
 )
 fault("linear-rank-6", "batch rank", laws=(BATCH, EXACT, FORWARD))(
-    "linear of an input with six dimensions errs in its last entry.",
+    "linear of an input with six dimensions is wrong in its last entry.",
     "textbook: a fixed number of dimensions in an iterator",
     where(lambda c: c.is_linear and c.x.ndim == 6, last_off),
 )
 fault("linear-rank-4-without-bias", "batch rank x bias", laws=(BATCH, EXACT, FORWARD))(
-    "linear without bias of an input with four dimensions errs in its last entry.",
+    "linear without bias of an input with four dimensions is wrong in its last entry.",
     "pytorch/pytorch#180776, of the rank",
     where(lambda c: c.is_linear and c.x.ndim == 4 and c.bias is None, last_off),
 )
 fault("linear-rank-3-bias-batch-64", "batch x rank x bias", profile="gate", laws=(BATCH, EXACT, FORWARD, LAYOUT))(
-    "linear with bias of an input with three dimensions errs in its last entry above 64 rows.",
+    "linear with bias of an input with three dimensions is wrong in its last entry above 64 rows.",
     "pytorch/pytorch#189495, at a smaller batch",
     where(lambda c: c.is_linear and c.x.ndim == 3 and c.bias is not None and c.rows > 64, last_off),
 )

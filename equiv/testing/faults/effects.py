@@ -192,7 +192,7 @@ def _after_another_dtype() -> Kernel:
 
 
 fault("wrong-after-another-dtype", "state x dtype", profile="deep", laws=(PURITY, EXACT))(
-    "A call errs in its last entry right after one in another dtype.",
+    "A call is wrong in its last entry right after one in another dtype.",
     "textbook: a workspace that is left over",
     stateful(_after_another_dtype),
 )

@@ -56,6 +56,15 @@ class KernelCall:
             return self.right(of("x"), of("weight"), of("bias"))
         return self.right(of("x"), of("weight"), of("bias"), of("stride"), of("padding"), of("dilation"), of("groups"))
 
+    def run_in(self, dtype: torch.dtype) -> Tensor:
+        """The right result of all tensors in another dtype."""
+        bias = None if self.bias is None else self.bias.to(dtype)
+        return self.run(x=self.x.to(dtype), weight=self.weight.to(dtype), bias=bias)
+
+    def is_of(self, *dtypes: torch.dtype) -> bool:
+        """Whether input and weight are of one of these dtypes."""
+        return self.weight.dtype in dtypes and self.x.dtype == self.weight.dtype
+
     @property
     def is_conv(self) -> bool:
         """Whether this is a convolution."""

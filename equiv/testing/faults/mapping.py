@@ -20,7 +20,7 @@ from equiv.testing.faults.law_ids import (
     TRANSFORMS,
     WEIGHT_RECOVERY,
 )
-from equiv.testing.faults.mistake import FULL, POINTWISE, Mistake, Right, biases, everything, mistake, weights
+from equiv.testing.faults.mistake import FULL, POINTWISE, Mistake, Right, biases, changed, everything, mistake, weights
 from equiv.testing.faults.registry import Faults
 from equiv.testing.faults.tools import through
 
@@ -46,7 +46,7 @@ def _read_transposed(weight: Tensor) -> Tensor:
 fault = Faults(kind="mapping", laws=(EXACT, WEIGHT_RECOVERY, FORWARD), family="mapping mistake")
 
 fault("flattened-hwc", "flatten order")(
-    "The weight is taken for one over a map that was flattened in the order HWC.",
+    "The weight is read as if the map had been flattened in the order HWC.",
     "vlfeat/matconvnet#657",
     mistake(weights(_read_as_hwc), FULL),
 )
@@ -56,13 +56,13 @@ fault("kernel-written-hwc", "flatten order")(
     mistake(weights(_written_as_hwc), FULL),
 )
 fault("flattened-spatial-reversed", "flatten order")(
-    "The weight is taken for one over a map that was flattened with its spatial dimensions in reverse order.",
+    "The weight is read as if the map had been flattened with its spatial dimensions in reverse order.",
     "H and W exchanged",
     mistake(weights(_read_transposed), FULL),
 )
 fault("square-kernels-transposed", "flatten order", profile="gate")(
     "H and W of a square kernel are exchanged.",
-    "H and W exchanged where shapes do not tell",
+    "H and W exchanged where they are equal",
     mistake(weights(lambda w: w.transpose(-1, -2) if w.ndim > 3 and w.shape[-1] == w.shape[-2] else w), FULL),
 )
 fault("kernel-flipped", "kernel orientation")(
@@ -75,7 +75,7 @@ fault("channels-reversed", "channel order")(
 )
 fault("in-and-out-exchanged-when-square", "weight orientation", laws=(LAYOUT, EXACT, WEIGHT_RECOVERY, FORWARD))(
     "The weight of a layer with as many outputs as inputs is transposed in the pointwise form.",
-    "C_in and C_out exchanged where shapes do not tell",
+    "C_in and C_out exchanged where they are equal",
     mistake(weights(lambda w: w.transpose(0, 1) if w.shape[0] == w.shape[1] else w), POINTWISE),
 )
 fault("outputs-reversed", "output order")(
@@ -152,8 +152,7 @@ fault("bias-doubled", "bias")(
 )
 
 
-def _invented(right: Right, *args: Any, **options: Any) -> Any:
-    conv = right(*args, **options)
+def _with_bias_of_zeros(conv: Conv) -> Conv:
     if conv.bias is None:
         conv.bias = nn.Parameter(conv.weight.new_zeros(conv.weight.shape[0]), requires_grad=False)
     return conv
@@ -162,19 +161,18 @@ def _invented(right: Right, *args: Any, **options: Any) -> Any:
 fault("bias-invented", "bias", laws=(PURITY, ROUND_TRIP))(
     "A layer without bias becomes a convolution with a bias of zeros.",
     "bias=True is torch's default",
-    mistake(_invented, FULL, POINTWISE),
+    mistake(changed(_with_bias_of_zeros), FULL, POINTWISE),
 )
 
 # --- options of the convolution ---------------------------------------------------------------------------------------
 
 
 def _with_option(name: str, value: Callable[[Conv], Any]) -> Mistake:
-    def wrong(right: Right, *args: Any, **options: Any) -> Any:
-        conv = right(*args, **options)
+    def change(conv: Conv) -> Conv:
         setattr(conv, name, value(conv))
         return conv
 
-    return wrong
+    return changed(change)
 
 
 fault("same-padding", "padding", laws=(TRANSFORMS, ROUND_TRIP))(
@@ -204,27 +202,12 @@ fault("copied-through-float32", "precision", dtypes=("float64",), laws=(WEIGHT_R
 fault("dtype-of-the-default", "dtype", dtypes=("float64", "bfloat16"), laws=(PURITY, EXACT, ROUND_TRIP))(
     "The convolution is float32, whatever the dtype of the layer.",
     "a module made with torch's default dtype",
-    mistake(lambda right, *args, **options: right(*args, **options).float(), FULL, POINTWISE),
+    mistake(changed(lambda conv: conv.float()), FULL, POINTWISE),
 )
 
 
-def _grad_lost(right: Right, *args: Any, **options: Any) -> Any:
-    return right(*args, **options).requires_grad_(False)
-
-
-def _trained(right: Right, *args: Any, **options: Any) -> Any:
-    return right(*args, **options).train()
-
-
 def _shared(right: Right, *args: Any, **options: Any) -> Any:
-    linear = args[0]
-    if not linear.weight.is_contiguous():
-        return right(*args, **options)
-    return right(*args, **{**options, "share": True})
-
-
-def _copied(right: Right, *args: Any, **options: Any) -> Any:
-    return right(*args, **{**options, "share": False})
+    return right(*args, **({**options, "share": True} if args[0].weight.is_contiguous() else options))
 
 
 def _source_altered(right: Right, *args: Any, **options: Any) -> Any:
@@ -237,12 +220,12 @@ def _source_altered(right: Right, *args: Any, **options: Any) -> Any:
 fault("requires-grad-lost", "requires_grad", laws=(PURITY,))(
     "The parameters of the convolution do not require gradients where those of the layer do.",
     ".data or .detach() in the copy",
-    mistake(_grad_lost, FULL, POINTWISE),
+    mistake(changed(lambda conv: conv.requires_grad_(False)), FULL, POINTWISE),
 )
 fault("training-mode-lost", "module state", laws=(PURITY,))(
     "The convolution is in training mode, whatever the mode of the layer.",
     "a fresh module is in training mode",
-    mistake(_trained, FULL, POINTWISE),
+    mistake(changed(lambda conv: conv.train()), FULL, POINTWISE),
 )
 fault("memory-shared", "aliasing", laws=(PURITY,))(
     "The convolution shares its memory with the layer although a copy was promised.",
@@ -252,7 +235,7 @@ fault("memory-shared", "aliasing", laws=(PURITY,))(
 fault("memory-copied-when-shared", "aliasing", profile="gate", laws=(ROUND_TRIP,))(
     "The convolution has a copy of the weight although shared memory was asked for.",
     "copy for view",
-    mistake(_copied, FULL, POINTWISE),
+    mistake(lambda right, *args, **options: right(*args, **{**options, "share": False}), FULL, POINTWISE),
 )
 fault("source-altered", "purity", laws=(PURITY, EXACT))(
     "The mapping doubles the weight of the layer that it was given.",

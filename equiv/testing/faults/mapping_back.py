@@ -86,10 +86,8 @@ def _groups_merged(right: Right, conv: Conv, feature_shape: Any, **options: Any)
         return linear
     merged = copy.copy(conv)
     merged._parameters = dict(conv._parameters)
-    merged.groups, merged.weight = (
-        1,
-        nn.Parameter(conv.weight.detach().repeat(1, conv.groups, *(1,) * (conv.weight.ndim - 2)), False),
-    )
+    every_group = conv.weight.detach().repeat(1, conv.groups, *(1,) * (conv.weight.ndim - 2))
+    merged.groups, merged.weight = 1, nn.Parameter(every_group, requires_grad=False)
     return with_weight(linear, lambda _: right(merged, feature_shape).weight.detach())
 
 
@@ -101,10 +99,8 @@ fault("linear-ignores-groups", "groups", profile="gate")(
 
 
 def _bias_tiled(right: Right, conv: Conv, feature_shape: Any, **options: Any) -> Any:
-    linear = right(conv, feature_shape, **options)
-    if conv.bias is None:
-        return linear
-    return with_bias(linear, lambda bias: conv.bias.detach().repeat(len(bias) // conv.out_channels))  # type: ignore[union-attr]
+    linear, whole = right(conv, feature_shape, **options), conv.bias
+    return with_bias(linear, lambda bias: bias if whole is None else whole.detach().repeat(len(bias) // len(whole)))
 
 
 fault("linear-bias-tiled", "bias", profile="gate")(
@@ -134,7 +130,7 @@ input_fault("map-read-as-hwc", "flatten order")(
 )
 input_fault("square-maps-transposed", "flatten order", profile="gate")(
     "H and W of a square map are exchanged.",
-    "H and W exchanged where shapes do not tell",
+    "H and W exchanged where they are equal",
     mistake(_map_transposed, "to_feature_map"),
 )
 input_fault("features-reversed", "channel order", laws=(PURITY,))(

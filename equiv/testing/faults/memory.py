@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from equiv.testing.faults.build import where
-from equiv.testing.faults.kernel import KernelCall, instead, without_onednn
+from equiv.testing.faults.kernel import KernelCall, without_onednn
 from equiv.testing.faults.law_ids import BATCH, DENSE, FREE_PARAMETERS, LAYOUT, PURITY
 from equiv.testing.faults.registry import Faults
 from equiv.testing.faults.tools import (
@@ -35,27 +35,24 @@ fault("weight-step-slice", "weight strides", profile="gate")(
     "pytorch/pytorch#1246",
     where(_is_step_slice, as_contiguous("weight")),
 )
+_strided_pointwise = where(lambda c: c.is_pointwise and c.rows >= 64 and is_strided(c.weight), as_contiguous("weight"))
 fault("pointwise-strided-weight-batch-64", "weight strides x batch", profile="gate")(
     "A 1x1 convolution of 64 samples or more reads a strided weight as if it were contiguous.",
     "pytorch/pytorch#55781",
-    where(lambda c: c.is_pointwise and c.rows >= 64 and is_strided(c.weight), as_contiguous("weight")),
+    _strided_pointwise,
 )
 
 
 @contextmanager
-def _pointwise_without_onednn() -> Iterator[None]:
-    def kernel(c: KernelCall) -> Tensor:
-        wrong = c.is_pointwise and c.rows >= 64 and is_strided(c.weight)
-        return as_contiguous("weight")(c) if wrong else c.run()
-
-    with without_onednn(), instead(kernel):
+def _strided_pointwise_without_onednn() -> Iterator[None]:
+    with without_onednn(), _strided_pointwise():
         yield
 
 
 fault("pointwise-strided-weight-batch-64-without-onednn", "weight strides x batch x flag", profile="gate")(
     "oneDNN is off, and a 1x1 convolution of 64 samples or more reads a strided weight as if it were contiguous.",
     "pytorch/pytorch#55781, with the flag of the thread",
-    _pointwise_without_onednn,
+    _strided_pointwise_without_onednn,
 )
 fault("strided-weight-batch-64-linear", "weight strides x batch", profile="gate")(
     "linear of 64 rows or more reads a strided weight as if it were contiguous.",
@@ -63,7 +60,7 @@ fault("strided-weight-batch-64-linear", "weight strides x batch", profile="gate"
     where(lambda c: c.is_linear and c.rows >= 64 and is_strided(c.weight), as_contiguous("weight")),
 )
 fault("strided-weight-batch-17", "weight strides x batch", profile="deep")(
-    "A strided weight is read as if it were contiguous where 16 does not divide the batch but for one row, above 16.",
+    "A strided weight is read as if it were contiguous where the batch is 1 more than a multiple of 16, above 16.",
     "pytorch/pytorch#55781, at a remainder of the batch",
     where(lambda c: c.rows > 16 and c.rows % 16 == 1 and is_strided(c.weight), as_contiguous("weight")),
 )
@@ -80,17 +77,17 @@ fault("conv2d-weight-not-contiguous", "weight strides")(
     where(lambda c: c.dims == 2 and is_strided(c.weight), as_contiguous("weight")),
 )
 fault("weight-odd-strides-of-size-1", "strides of size-1 dimensions")(
-    "A convolution errs in its last entry where a weight is contiguous but has odd strides on dimensions of size 1.",
+    "A convolution is wrong in its last entry where its weight is contiguous with odd strides on dimensions of size 1.",
     "pytorch/pytorch#120547",
     where(lambda c: c.is_conv and has_odd_unit_strides(c.weight), last_off),
 )
 fault("input-odd-strides-of-size-1-conv1d", "strides of size-1 dimensions")(
-    "conv1d errs in its last entry where the input is contiguous but has odd strides on dimensions of size 1.",
+    "conv1d is wrong in its last entry where the input is contiguous but has odd strides on dimensions of size 1.",
     "pytorch/pytorch#120547, of the input",
     where(lambda c: c.dims == 1 and has_odd_unit_strides(c.x), last_off),
 )
 fault("batch-of-one-with-stride-0", "strides of size-1 dimensions", profile="gate")(
-    "A convolution of one sample errs in its last entry where the stride of the batch dimension is 0.",
+    "A convolution of one sample is wrong in its last entry where the stride of the batch dimension is 0.",
     "huggingface/candle#3744, of one sample",
     where(lambda c: c.is_conv and c.is_batched and c.rows == 1 and c.x.stride(0) == 0, last_off),
 )
@@ -103,7 +100,7 @@ fault("pointwise-weight-offset-ignored", "storage offset")(
     ),
 )
 fault("input-offset-not-aligned", "storage offset", profile="gate")(
-    "linear with n a multiple of 8 errs in its last entry where the input's offset is no multiple of 4.",
+    "linear with n a multiple of 8 is wrong in its last entry where the input's offset is no multiple of 4.",
     "textbook: an aligned vector load chosen by size alone",
     where(lambda c: c.is_linear and c.n % 8 == 0 and c.x.storage_offset() % 4 != 0, last_off),
 )
@@ -133,7 +130,7 @@ fault("broadcast-weight-outputs", "broadcast weight", profile="gate")(
     where(lambda c: c.outputs > 1 and c.weight.stride(0) == 0, last_off),
 )
 fault("broadcast-bias-conv", "broadcast bias")(
-    "A convolution errs in its last entry where the bias is one number repeated with stride 0.",
+    "A convolution is wrong in its last entry where the bias is one number repeated with stride 0.",
     "huggingface/candle#3744, of the bias",
     where(lambda c: c.is_conv and c.bias is not None and c.outputs > 1 and c.bias.stride(0) == 0, last_off),
 )
@@ -163,7 +160,7 @@ fault("channels-last-weight-conv3d", "layout", profile="gate")(
     where(lambda c: c.dims == 3 and is_channels_last(c.weight), as_contiguous("weight")),
 )
 fault("channels-last-both-odd-channels", "layout x channels", profile="deep", laws=(FREE_PARAMETERS, LAYOUT))(
-    "conv2d errs in its last entry where input and weight are both channels-last and 4 does not divide the channels.",
+    "conv2d is wrong in its last entry where input and weight are channels-last and 4 does not divide the channels.",
     "textbook: vectors along the channels",
     where(
         lambda c: (
@@ -177,7 +174,7 @@ fault("channels-last-both-odd-channels", "layout x channels", profile="deep", la
     ),
 )
 fault("channel-slice-of-channels-last", "layout x channels", profile="gate")(
-    "conv2d over one channel errs in its last entry where that is a slice of a channels-last map.",
+    "conv2d over one channel is wrong in its last entry where that is a slice of a channels-last map.",
     "pytorch/pytorch#180984",
     where(
         lambda c: c.dims == 2 and c.is_batched and c.channels == 1 and c.spatial[-1] > 1 and c.x.stride(-1) > 1,
@@ -185,14 +182,14 @@ fault("channel-slice-of-channels-last", "layout x channels", profile="gate")(
     ),
 )
 fault("square-weight-transposed-in-memory", "weight strides")(
-    "linear with as many outputs as inputs takes a weight that is a transposed view for the matrix itself.",
+    "linear with as many outputs as inputs reads a weight that is a transposed view as if it were not transposed.",
     "textbook: the transposition flag of BLAS",
     where(
         lambda c: c.is_linear and c.outputs == c.n > 1 and c.weight.stride(0) == 1, lambda c: c.run(weight=c.weight.t())
     ),
 )
 fault("column-major-input-odd-n", "input strides x reduction")(
-    "linear of a column-major input errs in its last entry where 8 does not divide n.",
+    "linear of a column-major input is wrong in its last entry where 8 does not divide n.",
     "textbook: the leading dimension of BLAS",
     where(
         lambda c: (

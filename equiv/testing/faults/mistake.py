@@ -72,16 +72,21 @@ def with_bias(module: Any, change: Callable[[Tensor], Tensor | None]) -> Any:
     return module
 
 
+def changed(change: Callable[[Any], Any]) -> Mistake:
+    """The right module, changed."""
+    return lambda right, *args, **options: change(right(*args, **options))
+
+
 def weights(change: Callable[[Tensor], Tensor]) -> Mistake:
     """The right module with another weight."""
-    return lambda right, *args, **options: with_weight(right(*args, **options), change)
+    return changed(lambda module: with_weight(module, change))
 
 
 def biases(change: Callable[[Tensor], Tensor | None]) -> Mistake:
     """The right module with another bias."""
-    return lambda right, *args, **options: with_bias(right(*args, **options), change)
+    return changed(lambda module: with_bias(module, change))
 
 
 def everything(change: Callable[[Tensor], Tensor]) -> Mistake:
     """The right module with another weight and another bias."""
-    return lambda right, *args, **options: with_bias(with_weight(right(*args, **options), change), change)
+    return changed(lambda module: with_bias(with_weight(module, change), change))

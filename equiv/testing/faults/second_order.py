@@ -34,16 +34,15 @@ class _WeightConstantInBackward(torch.autograd.Function):
         return grad @ weight.detach().conj(), rows.T @ flat.conj(), None
 
 
-def _constant_weight(c: KernelCall) -> Tensor:
-    return applied(_WeightConstantInBackward, c.x, c.weight, c)
-
-
 fault = Faults(kind="gradient", laws=(GRADIENTS,))
 
 fault("second-order-loses-the-weight", "second order")(
     "The gradient of the input of linear without bias does not depend on the weight: its own derivative is lost.",
     "textbook: a detached tensor in the backward pass",
-    where(lambda c: _records(c) and c.is_linear and c.bias is None and c.x.ndim > 1, _constant_weight),
+    where(
+        lambda c: _records(c) and c.is_linear and c.bias is None and c.x.ndim > 1,
+        lambda c: applied(_WeightConstantInBackward, c.x, c.weight, c),
+    ),
 )
 
 

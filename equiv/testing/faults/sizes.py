@@ -12,15 +12,13 @@ from equiv.testing.faults.registry import Faults
 from equiv.testing.faults.tools import last_off
 
 
-def _outputs_from(start: int, keep: int | None = None) -> Kernel:
-    """Outputs from ``start`` on (or from ``keep`` times its largest multiple) are left at zero."""
+def _outputs_from(start: int) -> Kernel:
+    """Outputs from ``start`` on are left at zero."""
 
     def wrong(c: KernelCall) -> Tensor:
-        first = start if keep is None else c.outputs // keep * keep
         y = c.run()
-        axis = y.ndim - 1 - c.dims
-        kept = torch.arange(c.outputs, device=y.device) < first
-        return torch.where(kept.reshape(-1, *(1,) * (y.ndim - 1 - axis)), y, torch.zeros_like(y))
+        kept = torch.arange(c.outputs, device=y.device) < start
+        return torch.where(kept.reshape(-1, *(1,) * c.dims), y, torch.zeros_like(y))
 
     return wrong
 
@@ -86,7 +84,7 @@ fault("reduction-of-one-term", "reduction")(
     where(lambda c: c.n == 1, last_off),
 )
 fault("conv-channels-105", "channels")(
-    "A convolution over 105 channels or more errs in its last entry.",
+    "A convolution over 105 channels or more is wrong in its last entry.",
     "pytorch/pytorch#60075, forward",
     where(lambda c: c.is_conv and c.channels >= 105, last_off),
 )
@@ -96,12 +94,12 @@ fault(
     profile="deep",
     laws=(EXACT, WEIGHT_RECOVERY, FREE_PARAMETERS, FORWARD),
 )(
-    "conv2d over 3 channels with a square kernel above 1 errs in its last entry.",
+    "conv2d over 3 channels with a square kernel above 1 is wrong in its last entry.",
     "tenstorrent/tt-xla#5173",
     where(lambda c: c.dims == 2 and c.channels == 3 and c.kernel[0] == c.kernel[1] > 1, last_off),
 )
 fault("odd-channels-bfloat16", "channels x dtype", dtypes=("bfloat16",))(
-    "A convolution over an odd number of channels errs in its last entry in bfloat16.",
+    "A convolution over an odd number of channels is wrong in its last entry in bfloat16.",
     "oneDNN#4684 family: channels in pairs",
     where(lambda c: c.is_conv and c.channels % 2 == 1 and c.weight.dtype == torch.bfloat16, last_off),
 )
@@ -119,7 +117,7 @@ fault("last-odd-channel-dropped", "channels")(
 fault("outputs-remainder-of-32", "outputs modulo tile")(
     "Outputs beyond the last multiple of 32 are left at zero, from 32 outputs on.",
     "textbook: the remainder of a tile",
-    where(lambda c: c.outputs > 32 and c.outputs % 32 != 0, _outputs_from(0, keep=32)),
+    where(lambda c: c.outputs > 32 and c.outputs % 32 != 0, lambda c: _outputs_from(c.outputs // 32 * 32)(c)),
 )
 fault("outputs-33-alone", "outputs", profile="gate", laws=(BOUNDARIES, EXACT))(
     "The last entry is wrong for 33 outputs and no other number.",
@@ -132,7 +130,7 @@ fault("outputs-over-128", "outputs")(
     where(lambda c: c.outputs > 128, _outputs_from(128)),
 )
 fault("outputs-over-32768", "boundaries: outputs", profile="deep", laws=(BOUNDARIES,))(
-    "linear of one input errs in its last entry above 32,768 outputs.",
+    "linear of one input is wrong in its last entry above 32,768 outputs.",
     "pytorch/pytorch#116769",
     where(lambda c: c.is_linear and c.n == 1 and c.outputs > 2**15, last_off),
 )
@@ -142,12 +140,12 @@ fault("outputs-over-65536-conv", "boundaries: outputs", profile="deep", laws=(BO
     where(lambda c: c.is_conv and c.outputs > 2**16, _outputs_from(2**16)),
 )
 fault("outputs-large-linear", "boundaries: outputs", profile="deep", laws=(BOUNDARIES,))(
-    "linear errs in its last entry where it has 4,096 outputs or more.",
+    "linear is wrong in its last entry where it has 4,096 outputs or more.",
     "pytorch/pytorch#97239",
     where(lambda c: c.is_linear and c.outputs >= 4096, last_off),
 )
 fault("spatial-size-over-32767", "boundaries: spatial", profile="deep", laws=(BOUNDARIES,))(
-    "A convolution over a map with a side above 32,767 errs in its last entry.",
+    "A convolution over a map with a side above 32,767 is wrong in its last entry.",
     "pytorch/pytorch#163539",
     where(lambda c: c.is_conv and max(c.spatial) > 2**15 - 1, last_off),
 )
@@ -178,22 +176,22 @@ fault("one-output-of-large-sums", "batch x reduction x outputs", profile="gate",
     where(lambda c: c.outputs == 1 and c.n >= 64 and c.rows >= 64, last_off),
 )
 fault("long-kernel-over-one-channel", "channels x kernel")(
-    "conv1d over one channel with a kernel of 16 or more errs in its last entry.",
+    "conv1d over one channel with a kernel of 16 or more is wrong in its last entry.",
     "textbook: a kernel for audio",
     where(lambda c: c.dims == 1 and c.channels == 1 and c.kernel[0] >= 16, last_off),
 )
 fault("conv3d-all-sides-above-1", "kernel", profile="gate")(
-    "conv3d with a kernel above 1 in all three directions errs in its last entry.",
+    "conv3d with a kernel above 1 in all three directions is wrong in its last entry.",
     "pytorch/pytorch#197114, of the kernel",
     where(lambda c: c.dims == 3 and min(c.kernel) > 1, last_off),
 )
 fault("conv3d-float64-without-bias", "dtype x bias", dtypes=("float64",))(
-    "conv3d without bias errs in its last entry in float64.",
+    "conv3d without bias is wrong in its last entry in float64.",
     "textbook: a combination that no fixed list of tests has",
     where(lambda c: c.dims == 3 and c.bias is None and c.weight.dtype == torch.float64, last_off),
 )
 fault("conv3d-complex", "dtype", dtypes=("complex64", "complex128"))(
-    "conv3d errs in its last entry for complex numbers.",
+    "conv3d is wrong in its last entry for complex numbers.",
     "textbook: a combination that no fixed list of tests has",
     where(lambda c: c.dims == 3 and c.weight.is_complex(), last_off),
 )

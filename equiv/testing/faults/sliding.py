@@ -25,7 +25,6 @@ from equiv.testing.faults.registry import Faults
 from equiv.testing.faults.tools import (
     given,
     is_channels_last,
-    is_of,
     is_strided,
     last_off,
     replaced,
@@ -38,7 +37,7 @@ from equiv.testing.faults.tools import (
 stride_fault = Faults(kind="kernel", laws=(FREE_PARAMETERS, DENSE))
 
 stride_fault("stride-equals-kernel-bfloat16", "dtype x free parameters", profile="gate", dtypes=("bfloat16",))(
-    "A convolution in bfloat16 whose stride equals its kernel, above 1, errs in its last entry where the width is 1.",
+    "A bfloat16 convolution whose stride equals its kernel, above 1, is wrong in its last entry where the width is 1.",
     "pytorch/pytorch#188426, oneDNN#4684",
     where(
         lambda c: (
@@ -52,37 +51,37 @@ stride_fault("stride-equals-kernel-bfloat16", "dtype x free parameters", profile
     ),
 )
 stride_fault("patch-embedding-stride", "free parameters", profile="deep")(
-    "conv2d whose stride equals its kernel, above 1, errs in its last entry.",
+    "conv2d whose stride equals its kernel, above 1, is wrong in its last entry.",
     "oneDNN#2303, in float32",
     where(lambda c: c.dims == 2 and c.stride == c.kernel and min(c.kernel) > 1, last_off),
 )
 stride_fault("stride-above-1-full", "free parameters")(
-    "A convolution with a kernel and a stride above 1 errs in its last entry.",
+    "A convolution with a kernel and a stride above 1 is wrong in its last entry.",
     "pytorch/pytorch#82921",
     where(lambda c: c.is_conv and max(c.kernel) > 1 and max(c.stride) > 1, last_off),
 )
 stride_fault("unequal-strides", "free parameters")(
-    "conv2d errs in its last entry where its two strides differ.",
+    "conv2d is wrong in its last entry where its two strides differ.",
     "pytorch/pytorch#83180",
     where(lambda c: c.dims == 2 and c.stride[0] != c.stride[1], last_off),
 )
 stride_fault("equal-strides-above-1", "free parameters")(
-    "conv2d errs in its last entry where its two strides are the same and above 1.",
+    "conv2d is wrong in its last entry where its two strides are the same and above 1.",
     "pytorch/pytorch#82921, in two dimensions",
     where(lambda c: c.dims == 2 and c.stride[0] == c.stride[1] > 1, last_off),
 )
 stride_fault("stride-over-16", "free parameters", profile="gate", laws=(FREE_PARAMETERS,))(
-    "A convolution with a stride above 16 errs in its last entry.",
+    "A convolution with a stride above 16 is wrong in its last entry.",
     "pytorch/pytorch#60075, forward",
     where(lambda c: c.is_conv and max(c.stride) > 16, last_off),
 )
 stride_fault("stride-2-batch-64", "free parameters x batch", profile="gate")(
-    "A convolution with a stride of 2 or more errs in its last entry from 64 samples on.",
+    "A convolution with a stride of 2 or more is wrong in its last entry from 64 samples on.",
     "textbook: a pair of conditions that no single test has",
     where(lambda c: c.is_conv and max(c.stride) > 1 and c.rows >= 64, last_off),
 )
 stride_fault("dilated-pointwise-conv1d", "free parameters", laws=(FREE_PARAMETERS,))(
-    "conv1d with a kernel of 1 and a dilation above 1 errs in its last entry.",
+    "conv1d with a kernel of 1 and a dilation above 1 is wrong in its last entry.",
     "textbook: a dilation that does nothing takes another path",
     where(lambda c: c.dims == 1 and c.is_pointwise and c.dilation[0] > 1, last_off),
 )
@@ -123,7 +122,7 @@ stride_fault("groups-ignored", "groups", profile="gate", laws=(ROUND_TRIP,))(
     ),
 )
 stride_fault("padding-repeats-the-edge", "padding", profile="gate", laws=(ROUND_TRIP,))(
-    "A convolution with padding errs in its last entry.",
+    "A convolution with padding is wrong in its last entry.",
     "tensorflow-fcn#27, of the kernel",
     where(lambda c: c.is_conv and not (c.padding == "valid" or c.padding in (0, (0,) * c.dims)), last_off),
 )
@@ -145,27 +144,27 @@ map_fault("sliding-last-position", "dense")(
     ),
 )
 map_fault("sliding-stride-3-conv3d", "dense x free parameters", profile="gate")(
-    "conv3d that slides with a stride of 3 errs in its last entry.",
+    "conv3d that slides with a stride of 3 is wrong in its last entry.",
     "textbook: a combination that no fixed list of tests has",
     where(lambda c: c.dims == 3 and c.slides and 3 in c.stride, last_off),
 )
 map_fault("sliding-strided-weight", "dense x weight strides", profile="gate", laws=(DENSE,))(
-    "A convolution that slides errs in its last entry where its weight is strided.",
+    "A convolution that slides is wrong in its last entry where its weight is strided.",
     "pytorch/pytorch#1246, on maps larger than the kernel",
     where(lambda c: c.slides and is_strided(c.weight), last_off),
 )
 map_fault("sliding-map-over-32", "dense", profile="gate")(
-    "A convolution that slides over a map with a side above 32 errs in its last entry.",
+    "A convolution that slides over a map with a side above 32 is wrong in its last entry.",
     "textbook: tiles of 32 positions",
     where(lambda c: c.slides and max(c.spatial) > 32, last_off),
 )
 map_fault("pointwise-nhwc-map", "dense x layout", profile="gate", laws=(DENSE,))(
-    "A 1x1 convolution over a channels-last map of more than one position errs in its last entry.",
+    "A 1x1 convolution over a channels-last map of more than one position is wrong in its last entry.",
     "pytorch/pytorch#32395, forward",
     where(lambda c: c.is_pointwise and c.is_batched and c.slides and is_channels_last(c.x), last_off),
 )
 map_fault("pointwise-map-batch-4", "dense x batch", profile="gate")(
-    "A 1x1 convolution over 4 maps of more than one position errs in its last entry.",
+    "A 1x1 convolution over 4 maps of more than one position is wrong in its last entry.",
     "textbook: a batch of one vector",
     where(lambda c: c.is_pointwise and c.slides and c.rows == 4, last_off),
 )
@@ -180,12 +179,12 @@ map_fault("positions-transposed", "dense", profile="gate")(
 map_fault("pointwise-map-input-tf32", "dense x precision", kind="arithmetic", profile="gate", laws=(DENSE,))(
     "A 1x1 convolution over more than one position rounds its input to TF32.",
     "pytorch/pytorch#107514, of maps",
-    where(lambda c: c.is_pointwise and math.prod(c.spatial) > 1 and is_of(torch.float32)(c), given(tf32, "x")),
+    where(lambda c: c.is_pointwise and math.prod(c.spatial) > 1 and c.is_of(torch.float32), given(tf32, "x")),
 )
 map_fault("sliding-input-fp16", "dense x precision", kind="arithmetic", profile="gate", laws=(DENSE,))(
     "A convolution with a kernel above 1 over a map larger than that rounds its input to float16.",
     "apple/coremltools#1671, of maps",
-    where(lambda c: c.slides and not c.is_pointwise and is_of(torch.float32)(c), given(through(torch.float16), "x")),
+    where(lambda c: c.slides and not c.is_pointwise and c.is_of(torch.float32), given(through(torch.float16), "x")),
 )
 
 
@@ -207,7 +206,7 @@ map_fault("kernel-spans-height-batch", "kernel x batch", laws=(EXACT, WEIGHT_REC
     where(lambda c: c.dims == 2 and c.is_batched and c.rows > 1 and c.kernel[0] == c.spatial[0] > 1, last_off),
 )
 map_fault("width-1-height-above", "kernel", laws=(EXACT, WEIGHT_RECOVERY, FORWARD, BOUNDARIES))(
-    "conv2d over a map of width 1 and a height above 1 errs in its last entry.",
+    "conv2d over a map of width 1 and a height above 1 is wrong in its last entry.",
     "pytorch/pytorch#188335, of the width",
     where(lambda c: c.dims == 2 and c.spatial[1] == 1 and c.spatial[0] > 1, last_off),
 )

@@ -143,11 +143,6 @@ def tf32(t: Tensor) -> Tensor:
 # --- conditions -------------------------------------------------------------------------------------------------------
 
 
-def is_of(*dtypes: torch.dtype) -> Callable[[KernelCall], bool]:
-    """Whether input and weight are of one of these dtypes."""
-    return lambda c: c.weight.dtype in dtypes and c.x.dtype == c.weight.dtype
-
-
 def is_strided(t: Tensor) -> bool:
     """Whether its entries do not lie in order without gaps."""
     return not t.is_contiguous()

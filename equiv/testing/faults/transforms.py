@@ -16,8 +16,6 @@ from equiv.testing.faults.law_ids import ROUND_TRIP, TRANSFORMS
 from equiv.testing.faults.registry import Faults
 
 traced = partial(where, traced=True)
-
-
 _unpacked: Callable[[Tensor], Any] = forward_ad.unpack_dual
 
 
@@ -41,42 +39,42 @@ def _plus_one(c: KernelCall) -> Tensor:
 fault = Faults(kind="transform", laws=(TRANSFORMS, ROUND_TRIP))
 
 fault("vmap-conv-without-bias", "transform x bias")(
-    "vmap over the weights of a convolution without bias gives other results.",
+    "vmap over the weights of a convolution without bias gives wrong results.",
     "pytorch/functorch#338",
     traced(lambda c: c.is_conv and c.bias is None and _batched(c.weight), _plus_one),
 )
 fault("vmap-over-rows", "transform")(
-    "vmap over the rows of the input gives other results.",
+    "vmap over the rows of the input gives wrong results.",
     "pytorch/functorch#1023",
     traced(lambda c: _batched(c.x) and not _batched(c.weight), _plus_one),
 )
 fault("vmap-over-both", "transform")(
-    "vmap over weights and inputs together gives other results.",
+    "vmap over weights and inputs together gives wrong results.",
     "pytorch/functorch#1023, of both",
     traced(lambda c: _batched(c.x) and _batched(c.weight), _plus_one),
 )
 fault("compiled-conv", "compile", profile="gate")(
-    "A compiled convolution with a kernel above 1 gives other results.",
+    "A compiled convolution with a kernel above 1 gives wrong results.",
     "pytorch/pytorch#173068",
     traced(lambda c: _compiling() and c.is_conv and not c.is_pointwise, _plus_one),
 )
 fault("compiled-pointwise", "compile", profile="gate")(
-    "A compiled 1x1 convolution gives other results.",
+    "A compiled 1x1 convolution gives wrong results.",
     "pytorch/pytorch#175854",
     traced(lambda c: _compiling() and c.is_pointwise, _plus_one),
 )
 fault("compiled-large-linear", "compile x sizes", profile="deep")(
-    "Compiled linear of more than 16 rows and more than 32 outputs gives other results.",
+    "Compiled linear of more than 16 rows and more than 32 outputs gives wrong results.",
     "pytorch/pytorch#175854, behind a size threshold",
     traced(lambda c: _compiling() and c.is_linear and c.x.shape[0] > 16 and c.outputs > 32, _plus_one),
 )
 fault("exported-conv", "export", profile="gate")(
-    "An exported convolution gives other results.",
+    "An exported convolution gives wrong results.",
     "textbook: another decomposition in the exporter",
     traced(lambda c: _exporting() and c.is_conv, _plus_one),
 )
 fault("autocast-linear", "autocast")(
-    "linear under autocast gives other results.",
+    "linear under autocast gives wrong results.",
     "pytorch/pytorch#175854, under autocast",
     traced(lambda c: c.is_linear and torch.is_autocast_enabled("cpu"), _plus_one),
 )
@@ -101,12 +99,12 @@ fault("meta-shape-flattened", "meta")(
     traced(lambda c: c.is_conv and c.x.is_meta, lambda c: c.run().flatten(1)),
 )
 fault("inference-mode", "mode")(
-    "Results in inference mode are other ones.",
+    "Results in inference mode are wrong.",
     "textbook: another kernel in inference mode",
     traced(lambda _: torch.is_inference_mode_enabled(), _plus_one),
 )
 fault("no-grad-mode", "mode")(
-    "Results with gradients switched off are other ones, in float32.",
+    "Results with gradients switched off are wrong.",
     "textbook: another kernel in inference",
     traced(lambda _: not torch.is_grad_enabled() and not torch.is_inference_mode_enabled(), _plus_one),
 )
