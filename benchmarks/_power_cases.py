@@ -1,7 +1,7 @@
 """The inputs of `power.py`, and what the rules are asked to compare on each of them.
 
 Three sources of layers with an input: random normal ones, a plain Hypothesis generator, and the cases that the laws of
-`equiv` draw. On each the forms run as `equiv.mapping.convert` arranges them, and every result (output, and the gradients of
+`equiv` draw. On each the forms run as `equiv.mapping` arranges them, and every result (output, and the gradients of
 input, weight and bias where the dtype has any) comes with a reference: what the Linear gives in torch as it is.
 """
 
@@ -12,9 +12,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+import _common
 import torch
-from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis import seed as with_seed
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -159,20 +158,7 @@ def _collected(strategy: st.SearchStrategy[Any], seed: int, count: int) -> list[
     """``count`` values of a strategy, as Hypothesis generates them for this seed; short ones are drawn again."""
     found: list[Any] = []
 
-    @with_seed(seed)
-    @settings(
-        max_examples=count,
-        phases=(Phase.generate,),
-        database=None,
-        deadline=None,
-        derandomize=False,
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(strategy)
-    def collect(value: Any) -> None:
-        found.append(value)
-
-    collect()
+    _common.under_hypothesis(strategy, lambda value: found.append(value), count, seed=seed)()  # given needs a function
     return (found * -(-count // len(found)))[:count]  # a small space is exhausted early
 
 

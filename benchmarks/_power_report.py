@@ -21,7 +21,7 @@ NAMES = {
     "values": "special values",
     "effect": "effects, state",
     "gradient": "gradients",
-    "mapping": "mapping slips",
+    "mapping": "mapping mistakes",
     "transform": "transforms",
 }
 SORTS = {  # kernels: the first whose words a dimension has
