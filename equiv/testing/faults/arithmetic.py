@@ -6,25 +6,19 @@ import torch
 from torch import Tensor
 
 from equiv.testing.faults.build import where
-from equiv.testing.faults.kernel import Kernel, KernelCall
-from equiv.testing.faults.law_ids import BOUNDARIES, EXACT, FORWARD, GRADIENTS, SCALING, SPECIAL_VALUES, WEIGHT_RECOVERY
+from equiv.testing.faults.ids import BOUNDARIES, EXACT, FORWARD, GRADIENTS, SCALING, SPECIAL_VALUES, WEIGHT_RECOVERY
+from equiv.testing.faults.kernel import KernelCall
 from equiv.testing.faults.registry import Faults
-from equiv.testing.faults.tools import given, replaced, result, tf32, through
+from equiv.testing.faults.tools import cut_off, given, replaced, result, tf32, through
 
 
-def _accumulated_in(dtype: torch.dtype) -> Kernel:
-    """linear, term after term, each sum rounded to ``dtype``."""
-
-    def wrong(c: KernelCall) -> Tensor:
-        x, weight = c.x.detach().to(dtype), c.weight.detach().to(dtype)
-        total = torch.zeros((*x.shape[:-1], c.outputs), dtype=dtype, device=x.device)
-        for k in range(c.n):
-            total = total + x[..., k : k + 1] * weight[:, k]
-        if c.bias is not None:
-            total = total + c.bias.detach().to(dtype)
-        return replaced(c.run(), total.to(c.x.dtype))
-
-    return wrong
+def _rounded_sums(c: KernelCall) -> Tensor:
+    """linear, term after term, each sum rounded to the dtype."""
+    x, weight = c.x.detach(), c.weight.detach()
+    total = x.new_zeros((*x.shape[:-1], c.outputs))
+    for k in range(c.n):
+        total = total + x[..., k : k + 1] * weight[:, k]
+    return replaced(c.run(), total if c.bias is None else total + c.bias.detach())
 
 
 fault = Faults(kind="arithmetic", laws=(EXACT, WEIGHT_RECOVERY, FORWARD))
@@ -51,10 +45,7 @@ fault("weight-loses-its-last-bit", "precision", laws=(WEIGHT_RECOVERY, EXACT, FO
     "textbook: a shift that is off by one",
     where(
         lambda c: c.is_of(torch.float32),
-        given(
-            lambda t: torch.where(t.isfinite(), (t.contiguous().view(torch.int32) & ~1).view(torch.float32), t),
-            "weight",
-        ),
+        given(lambda t: cut_off(t, 1), "weight"),
     ),
 )
 fault("float64-in-float32", "precision", dtypes=("float64",), laws=(EXACT, WEIGHT_RECOVERY, FORWARD, SCALING))(
@@ -65,12 +56,12 @@ fault("float64-in-float32", "precision", dtypes=("float64",), laws=(EXACT, WEIGH
 fault("float16-accumulator", "precision", dtypes=("float16",), laws=(EXACT, FORWARD, GRADIENTS))(
     "linear in float16 adds up in float16, term after term.",
     "pytorch/pytorch#115144 family: the accumulator of half precision",
-    where(lambda c: c.is_linear and c.n > 1 and c.is_of(torch.float16), _accumulated_in(torch.float16)),
+    where(lambda c: c.is_linear and c.n > 1 and c.is_of(torch.float16), _rounded_sums),
 )
 fault("bfloat16-accumulator", "precision", dtypes=("bfloat16",), laws=(EXACT, FORWARD, GRADIENTS))(
     "linear in bfloat16 adds up in bfloat16, term after term.",
     "pytorch/pytorch#137080 family: the accumulator of half precision",
-    where(lambda c: c.is_linear and c.n > 1 and c.is_of(torch.bfloat16), _accumulated_in(torch.bfloat16)),
+    where(lambda c: c.is_linear and c.n > 1 and c.is_of(torch.bfloat16), _rounded_sums),
 )
 fault("result-through-bfloat16", "precision x outputs", laws=(EXACT, FORWARD, WEIGHT_RECOVERY, BOUNDARIES))(
     "The result is rounded to bfloat16 in float32, from 128 outputs on.",
@@ -94,8 +85,7 @@ fault("conv-rounds-before-the-bias", "dtype x bias", dtypes=("float16", "bfloat1
 def _truncated(c: KernelCall) -> Tensor:
     """Cut off instead of rounded to nearest, from float32."""
     wide = c.run_in(torch.float32).detach()
-    cut = (wide.contiguous().view(torch.int32) & ~0xFFFF).view(torch.float32)
-    return replaced(c.run(), torch.where(wide.isfinite(), cut, wide).bfloat16())
+    return replaced(c.run(), cut_off(wide, 0xFFFF).bfloat16())
 
 
 fault("bfloat16-cut-off", "dtype", dtypes=("bfloat16",), laws=(EXACT, FORWARD))(

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from equiv.testing.faults.build import where
+from equiv.testing.faults.ids import BATCH, BOUNDARIES, EXACT, FORWARD, GRADIENTS, LAYOUT, SPECIAL_VALUES
 from equiv.testing.faults.kernel import Kernel, KernelCall
-from equiv.testing.faults.law_ids import BATCH, BOUNDARIES, EXACT, FORWARD, GRADIENTS, LAYOUT, SPECIAL_VALUES
 from equiv.testing.faults.registry import Faults
-from equiv.testing.faults.tools import last_off
+from equiv.testing.faults.tools import last_off, zero_from
 
 
 def _rows_from(start: int) -> Kernel:
@@ -17,8 +17,7 @@ def _rows_from(start: int) -> Kernel:
 
     def wrong(c: KernelCall) -> Tensor:
         y = c.run()
-        rows = y.reshape(c.rows, -1)
-        return torch.cat([rows[:start], torch.zeros_like(rows[start:])]).view(y.shape)
+        return zero_from(y.reshape(c.rows, -1), start).view(y.shape)
 
     return wrong
 

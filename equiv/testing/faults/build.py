@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,9 +26,14 @@ def where(condition: Condition, wrong: Kernel, *, traced: bool = False) -> Appli
     return partial(instead, kernel, traced=traced)
 
 
-def stateful(make: Callable[[], Kernel]) -> Applied:
-    """A kernel that remembers earlier calls, made anew each time that the fault is applied."""
-    return lambda: instead(make())
+def stateful(kernel: Callable[[KernelCall, dict[Any, Any]], Tensor]) -> Applied:
+    """A kernel that remembers earlier calls in a dictionary, empty each time that the fault is applied."""
+
+    def applied() -> AbstractContextManager[None]:
+        memory: dict[Any, Any] = {}
+        return instead(lambda c: kernel(c, memory))
+
+    return applied
 
 
 def gradient(

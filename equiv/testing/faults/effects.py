@@ -4,25 +4,17 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from equiv.testing.faults.build import Condition, stateful, where
+from equiv.testing.faults.ids import BATCH, BOUNDARIES, DENSE, EXACT, FORWARD, LAYOUT, PURITY, SCALING, WEIGHT_RECOVERY
 from equiv.testing.faults.kernel import Kernel, KernelCall
-from equiv.testing.faults.law_ids import (
-    BATCH,
-    BOUNDARIES,
-    DENSE,
-    EXACT,
-    FORWARD,
-    LAYOUT,
-    PURITY,
-    SCALING,
-    WEIGHT_RECOVERY,
-)
 from equiv.testing.faults.registry import Faults
-from equiv.testing.faults.tools import last_entry_off
+from equiv.testing.faults.tools import last_off
 
 
 def _may_be_written(t: Tensor) -> bool:
@@ -119,18 +111,13 @@ fault("zero-input-returns-view-of-bias", "aliasing x values", profile="gate", la
 )
 
 
-def _shared_buffer() -> Kernel:
-    buffers: dict[object, Tensor] = {}
-
-    def kernel(c: KernelCall) -> Tensor:
-        y = c.run()
-        if c.is_conv or y.requires_grad or y.is_inference():
-            return y
-        buffer = buffers.setdefault((tuple(y.shape), y.dtype, y.device), torch.empty_like(y))
-        with torch.no_grad():
-            return buffer.copy_(y)
-
-    return kernel
+def _shared_buffer(c: KernelCall, memory: dict[Any, Any]) -> Tensor:
+    y = c.run()
+    if c.is_conv or y.requires_grad or y.is_inference():
+        return y
+    buffer: Tensor = memory.setdefault((tuple(y.shape), y.dtype, y.device), torch.empty_like(y))
+    with torch.no_grad():
+        return buffer.copy_(y)
 
 
 fault("result-buffer-reused", "aliasing", laws=(PURITY, SCALING, BATCH, DENSE))(
@@ -140,37 +127,27 @@ fault("result-buffer-reused", "aliasing", laws=(PURITY, SCALING, BATCH, DENSE))(
 )
 
 
-def _cached_weight() -> Kernel:
-    packed: dict[object, Tensor] = {}
-
-    def kernel(c: KernelCall) -> Tensor:
-        if c.weight.requires_grad:
-            return c.run()
-        key = (c.dims, tuple(c.weight.shape), c.weight.dtype)
-        return c.run(weight=packed.setdefault(key, c.weight.detach().clone()))
-
-    return kernel
+def _weight_of_each_shape(c: KernelCall, memory: dict[Any, Any]) -> Tensor:
+    if c.weight.requires_grad:
+        return c.run()
+    key = (c.dims, tuple(c.weight.shape), c.weight.dtype)
+    return c.run(weight=memory.setdefault(key, c.weight.detach().clone()))
 
 
 fault("packed-weight-cached-by-shape", "state", laws=(EXACT, WEIGHT_RECOVERY, BOUNDARIES, FORWARD))(
     "The first weight of each shape is packed and used for all later weights of that shape.",
     "textbook: a cache with too small a key",
-    stateful(_cached_weight),
+    stateful(_weight_of_each_shape),
 )
 
 
-def _weight_of_each_object() -> Kernel:
-    packed: dict[int, tuple[weakref.ref[Tensor], Tensor]] = {}
-
-    def kernel(c: KernelCall) -> Tensor:
-        if c.weight.requires_grad:
-            return c.run()
-        found = packed.get(id(c.weight))
-        if found is None or found[0]() is not c.weight:  # an id is given again once an object is gone
-            found = packed[id(c.weight)] = weakref.ref(c.weight), c.weight.detach().clone()
-        return c.run(weight=found[1])
-
-    return kernel
+def _weight_of_each_object(c: KernelCall, memory: dict[Any, Any]) -> Tensor:
+    if c.weight.requires_grad:
+        return c.run()
+    found = memory.get(id(c.weight))
+    if found is None or found[0]() is not c.weight:  # an id is given again once an object is gone
+        found = memory[id(c.weight)] = weakref.ref(c.weight), c.weight.detach().clone()
+    return c.run(weight=found[1])
 
 
 fault("packed-weight-cached-by-object", "state", profile="gate")(
@@ -180,15 +157,9 @@ fault("packed-weight-cached-by-object", "state", profile="gate")(
 )
 
 
-def _after_another_dtype() -> Kernel:
-    last: torch.dtype | None = None
-
-    def kernel(c: KernelCall) -> Tensor:
-        nonlocal last
-        before, last = last, c.x.dtype
-        return c.run() if before in (None, c.x.dtype) else last_entry_off(c.run())
-
-    return kernel
+def _after_another_dtype(c: KernelCall, memory: dict[Any, Any]) -> Tensor:
+    before, memory["dtype"] = memory.get("dtype"), c.x.dtype
+    return c.run() if before in (None, c.x.dtype) else last_off(c)
 
 
 fault("wrong-after-another-dtype", "state x dtype", profile="deep", laws=(PURITY, EXACT))(
@@ -198,48 +169,36 @@ fault("wrong-after-another-dtype", "state x dtype", profile="deep", laws=(PURITY
 )
 
 
-def _every(number: int, condition: Condition = lambda _: True) -> Kernel:
-    count = 0
-
-    def kernel(c: KernelCall) -> Tensor:
-        nonlocal count
-        if not condition(c):
-            return c.run()
-        count += 1
-        return last_entry_off(c.run()) if count % number == 0 else c.run()
-
-    return kernel
+def _every(number: int, condition: Condition, c: KernelCall, memory: dict[Any, Any]) -> Tensor:
+    if not condition(c):
+        return c.run()
+    memory["count"] = memory.get("count", 0) + 1
+    return last_off(c) if memory["count"] % number == 0 else c.run()
 
 
 fault("linear-half-rank-3-changes", "rank x bias x repeat", dtypes=("float16",), laws=(PURITY, BATCH, EXACT))(
     "linear in float16 without bias of an input with more than two dimensions is wrong in every third call.",
     "pytorch/pytorch#180776",
     stateful(
-        lambda: _every(3, lambda c: c.is_linear and c.x.ndim > 2 and c.bias is None and c.x.dtype == torch.float16)
+        partial(_every, 3, lambda c: c.is_linear and c.x.ndim > 2 and c.bias is None and c.x.dtype == torch.float16)
     ),
 )
 fault("every-50th-call-wrong", "nondeterminism", laws=(EXACT, BATCH, PURITY))(
-    "The last entry of every 50th result is wrong.", "textbook: a race between threads", stateful(lambda: _every(50))
+    "The last entry of every 50th result is wrong.",
+    "textbook: a race between threads",
+    stateful(partial(_every, 50, lambda _: True)),
 )
 
 
-def _drifts() -> Kernel:
-    last = 0.0
-
-    def kernel(c: KernelCall) -> Tensor:
-        nonlocal last
-        if not (c.weight.is_floating_point() and c.is_pointwise):
-            return c.run()
-        last = 1.0 - last
-        y = c.run()
-        step = (
-            torch.nextafter(y.detach(), torch.full_like(y, torch.inf)) - y.detach()
-            if y.dtype in (torch.float32, torch.float64)
-            else 0
-        )
-        return y + step * last
-
-    return kernel
+def _drifts(c: KernelCall, memory: dict[Any, Any]) -> Tensor:
+    if not (c.weight.is_floating_point() and c.is_pointwise):
+        return c.run()
+    memory["odd"] = 1 - memory.get("odd", 0)
+    y = c.run()
+    step = torch.zeros_like(y)
+    if y.dtype in (torch.float32, torch.float64):
+        step = torch.nextafter(y.detach(), torch.full_like(y, torch.inf)) - y.detach()
+    return y + step * float(memory["odd"])
 
 
 fault("last-bit-changes-from-call-to-call", "nondeterminism", laws=(PURITY, EXACT, WEIGHT_RECOVERY))(

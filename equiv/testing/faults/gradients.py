@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from equiv.testing.faults.build import gradient
-from equiv.testing.faults.law_ids import BOUNDARIES, DENSE, FREE_PARAMETERS, GRADIENTS, LAYOUT
+from equiv.testing.faults.ids import BOUNDARIES, DENSE, FREE_PARAMETERS, GRADIENTS, LAYOUT
 from equiv.testing.faults.registry import Faults
 from equiv.testing.faults.tools import is_channels_last, last_entry_off, last_entry_zero
 
@@ -142,7 +142,7 @@ fault("grad-nan-incoming-swallowed", "special values x backward", profile="gate"
     gradient(
         "weight",
         lambda c: c.weight.is_floating_point(),
-        lambda grad: torch.where(grad.isnan(), torch.zeros_like(grad), grad),
+        lambda grad: grad.masked_fill(grad.isnan(), 0),
         incoming=lambda grad: bool(grad.isnan().any()),
     ),
 )

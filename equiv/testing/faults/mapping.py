@@ -10,19 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from equiv.mapping import Conv
-from equiv.testing.faults.law_ids import (
-    BOUNDARIES,
-    EXACT,
-    FORWARD,
-    LAYOUT,
-    PURITY,
-    ROUND_TRIP,
-    TRANSFORMS,
-    WEIGHT_RECOVERY,
-)
+from equiv.testing.faults.ids import BOUNDARIES, EXACT, FORWARD, LAYOUT, PURITY, ROUND_TRIP, TRANSFORMS, WEIGHT_RECOVERY
 from equiv.testing.faults.mistake import FULL, POINTWISE, Mistake, Right, biases, changed, everything, mistake, weights
 from equiv.testing.faults.registry import Faults
-from equiv.testing.faults.tools import through
+from equiv.testing.faults.tools import through, zero_from
 
 # --- order ------------------------------------------------------------------------------------------------------------
 
@@ -87,34 +78,17 @@ fault("outputs-reversed", "output order")(
 # --- which weights ----------------------------------------------------------------------------------------------------
 
 
-def _zero_from(size: int) -> Callable[[Tensor], Tensor]:
-    """Only the first ``size`` outputs are copied."""
-
-    def change(weight: Tensor) -> Tensor:
-        changed = weight.clone()
-        changed[size:] = 0
-        return changed
-
-    return change
-
-
 fault("only-the-first-outputs", "outputs", laws=(WEIGHT_RECOVERY, EXACT, BOUNDARIES, FORWARD))(
     "Only the first 32 rows of the weight are copied, the others stay zero.",
     "a partial copy of weights",
-    mistake(weights(_zero_from(32)), FULL, POINTWISE),
+    mistake(weights(lambda w: zero_from(w, 32)), FULL, POINTWISE),
 )
-
-
-def _last_tap_zero(weight: Tensor) -> Tensor:
-    changed = weight.clone(memory_format=torch.contiguous_format)
-    changed.flatten(2)[..., -1] = 0
-    return changed
 
 
 fault("last-tap-missing", "kernel")(
     "The last entry of every kernel larger than 1 is zero.",
     "a slice that ends one early",
-    mistake(weights(lambda w: _last_tap_zero(w) if math.prod(w.shape[2:]) > 1 else w), FULL),
+    mistake(weights(lambda w: zero_from(w.flatten(2), -1, 2).view(w.shape) if math.prod(w.shape[2:]) > 1 else w), FULL),
 )
 
 

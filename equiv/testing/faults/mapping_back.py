@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from equiv.mapping import Conv
-from equiv.testing.faults.law_ids import EXACT, FORWARD, PURITY, ROUND_TRIP
+from equiv.testing.faults.ids import EXACT, FORWARD, PURITY, ROUND_TRIP
 from equiv.testing.faults.mistake import BACK, Mistake, Right, biases, mistake, with_bias, with_weight
 from equiv.testing.faults.registry import Faults
 

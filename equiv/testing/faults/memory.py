@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from equiv.testing.faults.build import where
+from equiv.testing.faults.ids import BATCH, DENSE, FREE_PARAMETERS, LAYOUT, PURITY
 from equiv.testing.faults.kernel import KernelCall, without_onednn
-from equiv.testing.faults.law_ids import BATCH, DENSE, FREE_PARAMETERS, LAYOUT, PURITY
 from equiv.testing.faults.registry import Faults
 from equiv.testing.faults.tools import (
     as_contiguous,
@@ -19,6 +19,7 @@ from equiv.testing.faults.tools import (
     is_strided,
     last_off,
     replaced,
+    zero_from,
 )
 
 
@@ -114,15 +115,10 @@ fault("bias-offset-ignored-float16", "storage offset", dtypes=("float16",))(
 )
 
 
-def _first_sample_only(c: KernelCall) -> Tensor:
-    y = c.run()
-    return torch.cat([y[:1], torch.zeros_like(y[1:])])
-
-
 fault("broadcast-batch", "broadcast batch", laws=(BATCH, LAYOUT, FREE_PARAMETERS, PURITY, DENSE))(
     "A convolution of a batch that is one sample repeated with stride 0 computes the first and leaves the others zero.",
     "huggingface/candle#3744",
-    where(lambda c: c.is_conv and c.is_batched and c.rows > 1 and c.x.stride(0) == 0, _first_sample_only),
+    where(lambda c: c.is_conv and c.is_batched and c.rows > 1 and c.x.stride(0) == 0, lambda c: zero_from(c.run(), 1)),
 )
 fault("broadcast-weight-outputs", "broadcast weight", profile="gate")(
     "The last entry is wrong where all outputs share one row of weights with stride 0.",

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from equiv.testing.faults.build import where
+from equiv.testing.faults.ids import BOUNDARIES, FREE_PARAMETERS, GRADIENTS, LAYOUT
 from equiv.testing.faults.kernel import Kernel, KernelCall
-from equiv.testing.faults.law_ids import BOUNDARIES, FREE_PARAMETERS, GRADIENTS, LAYOUT
 from equiv.testing.faults.registry import Faults
 from equiv.testing.faults.tools import applied, last_off, watched
 

@@ -6,33 +6,20 @@ import torch
 from torch import Tensor
 
 from equiv.testing.faults.build import where
+from equiv.testing.faults.ids import BATCH, BOUNDARIES, EXACT, FORWARD, FREE_PARAMETERS, WEIGHT_RECOVERY
 from equiv.testing.faults.kernel import Kernel, KernelCall
-from equiv.testing.faults.law_ids import BATCH, BOUNDARIES, EXACT, FORWARD, FREE_PARAMETERS, WEIGHT_RECOVERY
 from equiv.testing.faults.registry import Faults
-from equiv.testing.faults.tools import last_off
+from equiv.testing.faults.tools import last_off, zero_from
 
 
 def _outputs_from(start: int) -> Kernel:
     """Outputs from ``start`` on are left at zero."""
-
-    def wrong(c: KernelCall) -> Tensor:
-        y = c.run()
-        kept = torch.arange(c.outputs, device=y.device) < start
-        return torch.where(kept.reshape(-1, *(1,) * c.dims), y, torch.zeros_like(y))
-
-    return wrong
+    return lambda c: zero_from(c.run(), start, -1 - c.dims)
 
 
 def _without_terms(start: int) -> Kernel:
     """Terms of the reduction from ``start`` on are left out; negative counts from the end."""
-
-    def wrong(c: KernelCall) -> Tensor:
-        flat = c.weight.flatten(1)
-        first = start if start >= 0 else c.n + start
-        kept = torch.arange(c.n, device=flat.device) < first
-        return c.run(weight=torch.where(kept, flat, torch.zeros_like(flat)).view(c.weight.shape))
-
-    return wrong
+    return lambda c: c.run(weight=zero_from(c.weight.flatten(1), start, 1).view(c.weight.shape))
 
 
 def _uninitialized(c: KernelCall) -> Tensor:
@@ -108,7 +95,7 @@ fault("last-odd-channel-dropped", "channels")(
     "textbook: channels in pairs",
     where(
         lambda c: c.is_conv and c.channels % 2 == 1 and c.channels > 1,
-        lambda c: c.run(weight=torch.cat([c.weight[:, :-1], torch.zeros_like(c.weight[:, -1:])], 1)),
+        lambda c: c.run(weight=zero_from(c.weight, -1, 1)),
     ),
 )
 
@@ -159,7 +146,7 @@ fault("bias-beyond-32-outputs", "bias x outputs")(
     "textbook: a bias held in one vector",
     where(
         lambda c: c.bias is not None and c.outputs > 32,
-        lambda c: c.run(bias=None if c.bias is None else torch.cat([c.bias[:32], torch.zeros_like(c.bias[32:])])),
+        lambda c: c.run(bias=None if c.bias is None else zero_from(c.bias, 32)),
     ),
 )
 

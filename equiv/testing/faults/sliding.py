@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from equiv.testing.faults.build import where
-from equiv.testing.faults.kernel import KernelCall
-from equiv.testing.faults.law_ids import (
+from equiv.testing.faults.ids import (
     BATCH,
     BOUNDARIES,
     DENSE,
@@ -21,16 +20,9 @@ from equiv.testing.faults.law_ids import (
     ROUND_TRIP,
     WEIGHT_RECOVERY,
 )
+from equiv.testing.faults.kernel import KernelCall
 from equiv.testing.faults.registry import Faults
-from equiv.testing.faults.tools import (
-    given,
-    is_channels_last,
-    is_strided,
-    last_off,
-    replaced,
-    tf32,
-    through,
-)
+from equiv.testing.faults.tools import given, is_channels_last, is_strided, last_off, replaced, tf32, through, zero_from
 
 # --- stride and dilation ----------------------------------------------------------------------------------------------
 
@@ -136,11 +128,7 @@ map_fault("sliding-last-position", "dense")(
     "textbook: a loop that ends one early",
     where(
         lambda c: c.slides,
-        lambda c: (
-            torch.cat([(y := c.run())[..., :-1], torch.zeros_like(y[..., -1:])], -1)
-            if c.run().shape[-1] > 1
-            else c.run()
-        ),
+        lambda c: zero_from(y, -1, -1) if (y := c.run()).shape[-1] > 1 else y,
     ),
 )
 map_fault("sliding-stride-3-conv3d", "dense x free parameters", profile="gate")(

@@ -54,13 +54,15 @@ def watched(t: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
     return applied(_Watched, t, change)
 
 
+def zero_from(t: Tensor, start: int, dim: int = 0) -> Tensor:
+    """Zero from ``start`` along a dimension on; negative counts from the end."""
+    kept, lost = t.tensor_split([start], dim)
+    return torch.cat([kept, torch.zeros_like(lost)], dim)
+
+
 def last_entry_zero(t: Tensor) -> Tensor:
     """The last entry left at zero."""
-    if t.numel() == 0:
-        return t
-    kept = torch.ones_like(t, memory_format=torch.contiguous_format)
-    kept[(-1,) * t.ndim] = 0
-    return torch.where(kept != 0, t, torch.zeros_like(t))
+    return zero_from(t.flatten(), -1).view(t.shape)
 
 
 # --- wrong kernels ----------------------------------------------------------------------------------------------------
@@ -131,6 +133,11 @@ def result(change: Callable[[Tensor], Tensor]) -> Kernel:
 def through(dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
     """Floats rounded to another dtype and back."""
     return lambda t: t.to(dtype).to(t.dtype) if t.is_floating_point() else t
+
+
+def cut_off(t: Tensor, bits: int) -> Tensor:
+    """float32 with these bits of the mantissa at zero; NaN and infinities stay."""
+    return torch.where(t.isfinite(), (t.contiguous().view(torch.int32) & ~bits).view(torch.float32), t)
 
 
 def tf32(t: Tensor) -> Tensor:

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from equiv.testing.faults.build import where
+from equiv.testing.faults.ids import ROUND_TRIP, TRANSFORMS
 from equiv.testing.faults.kernel import KernelCall
-from equiv.testing.faults.law_ids import ROUND_TRIP, TRANSFORMS
 from equiv.testing.faults.registry import Faults
 
 traced = partial(where, traced=True)

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from equiv.testing.faults.build import where
-from equiv.testing.faults.kernel import Kernel, KernelCall
-from equiv.testing.faults.law_ids import (
+from equiv.testing.faults.ids import (
     BATCH,
     BOUNDARIES,
     EXACT,
@@ -18,6 +17,7 @@ from equiv.testing.faults.law_ids import (
     SPECIAL_VALUES,
     WEIGHT_RECOVERY,
 )
+from equiv.testing.faults.kernel import Kernel, KernelCall
 from equiv.testing.faults.registry import Faults
 from equiv.testing.faults.tools import given, replaced, result
 
@@ -83,7 +83,7 @@ integer_fault(
     "textbook: the number whose negative does not exist",
     where(
         lambda c: c.is_of(torch.int32),
-        given(lambda t: torch.where(t == -(2**31), torch.full_like(t, 2**31 - 1), t), "weight"),
+        given(lambda t: t.masked_fill(t == -(2**31), 2**31 - 1), "weight"),
     ),
 )
 
@@ -91,11 +91,11 @@ integer_fault(
 
 
 def _flushed(t: Tensor) -> Tensor:
-    return torch.where(t.abs() < torch.finfo(t.dtype).tiny, torch.zeros_like(t), t)
+    return t.masked_fill(t.abs() < torch.finfo(t.dtype).tiny, 0)
 
 
 def _nan_as_zero(t: Tensor) -> Tensor:
-    return torch.where(t.isnan(), torch.zeros_like(t), t)
+    return t.masked_fill(t.isnan(), 0)
 
 
 def _last_next(t: Tensor) -> Tensor:
@@ -119,7 +119,7 @@ value_fault("tiny-normals-flushed", "range", profile="gate", laws=(WEIGHT_RECOVE
     "textbook: flush to zero, with a threshold that is too high",
     where(
         lambda c: c.is_of(torch.float32),
-        given(lambda t: torch.where((t.abs() >= 2**-126) & (t.abs() < 2**-100), torch.zeros_like(t), t), "x"),
+        given(lambda t: t.masked_fill((t.abs() >= 2**-126) & (t.abs() < 2**-100), 0), "x"),
     ),
 )
 value_fault(
@@ -188,7 +188,7 @@ value_fault("nan-in-bias-swallowed", "special values x bias", profile="deep", la
 value_fault("negative-infinity-becomes-nan", "special values", profile="gate")(
     "Results of negative infinity become NaN.",
     "textbook: infinity minus infinity in a split sum",
-    where(lambda c: c.is_of(torch.float32), result(lambda y: torch.where(y == -torch.inf, torch.nan, y))),
+    where(lambda c: c.is_of(torch.float32), result(lambda y: y.masked_fill(y == -torch.inf, torch.nan))),
 )
 value_fault("zero-inputs-skipped", "special values", profile="gate", laws=(SPECIAL_VALUES, FORWARD, LAYOUT))(
     "linear skips inputs that are zero in every row, also where the weight is infinite or NaN.",
@@ -205,7 +205,7 @@ value_fault(
     "textbook: floats compared and ordered as integers",
     where(
         lambda c: c.is_of(torch.float32),
-        given(lambda t: torch.where((t == 0) & torch.signbit(t), torch.full_like(t, torch.finfo(t.dtype).min), t), "x"),
+        given(lambda t: t.masked_fill((t == 0) & t.signbit(), torch.finfo(t.dtype).min), "x"),
     ),
 )
 value_fault("large-results-negated", "overflow", laws=(SPECIAL_VALUES, FORWARD, WEIGHT_RECOVERY))(
