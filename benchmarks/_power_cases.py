@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from equiv.backends import FORMS, TorchEager
+from equiv.dtypes import is_inexact
 from equiv.laws import LAWS, Call, Context, Trial
 from equiv.laws.known import known_defect, known_refusal
 from equiv.numerics import exact_case
@@ -111,7 +112,7 @@ def _filled(
     seed: int,
 ) -> Problem:
     n = math.prod(shape)
-    if dtype.is_floating_point or dtype.is_complex:
+    if is_inexact(dtype):
         wide = torch.complex128 if dtype.is_complex else torch.float64
 
         def values(*size: int, scale: float) -> Tensor:
@@ -253,7 +254,7 @@ def _results(backend: TorchEager, call: Call, grad: Tensor) -> dict[str, Tensor]
     """Output ``(rows, O)`` and gradients ``(rows, n)``, ``(O, n)``, ``(O,)``; an output of a wrong shape stays so."""
     outputs, n = call.weight.shape[0], call.weight[0].numel()
     given = [t.detach() for t in (call.input, call.weight, call.bias) if t is not None]
-    if backward := given[0].dtype.is_floating_point or given[0].dtype.is_complex:
+    if backward := is_inexact(given[0].dtype):
         given = [t.requires_grad_() for t in given]
     bias = given[2] if len(given) == 3 else None
     if call.form == "linear":

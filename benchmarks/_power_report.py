@@ -53,10 +53,10 @@ class Row:
 
     name: str
     title: str
+    dtype: str
     kind: str
     dimension: str
     profile: str
-    dtype: str
 
     @property
     def group(self) -> str:

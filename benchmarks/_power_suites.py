@@ -12,7 +12,7 @@ import time
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, NoReturn, Protocol
+from typing import Any, Protocol
 
 import _common
 import torch
@@ -23,6 +23,7 @@ from hypothesis.errors import HypothesisException
 from equiv.backends import TorchEager
 from equiv.dtypes import BY_NAME
 from equiv.laws import Item, items, profile_of, run_item
+from equiv.text import first_line
 
 
 class Mutant(Protocol):
@@ -102,7 +103,7 @@ def laws_on(mutant: Mutant, *, profile: str, seed: int, examples: int | None) ->
             except HypothesisException:
                 raise
             except Exception as error:
-                _found(item.law.id, error)
+                raise _Found(f"{item.law.id}: {first_line(error, 90)}") from error
 
         return replace(item, law=replace(item.law, check=check))
 
@@ -118,10 +119,6 @@ def laws_on(mutant: Mutant, *, profile: str, seed: int, examples: int | None) ->
     except _Found as found:
         return cell(True, str(found))
     return cell(False, "")
-
-
-def _found(law: str, error: Exception) -> NoReturn:
-    raise _Found(f"{law}: {str(error).splitlines()[0]:.90}") from error
 
 
 # -- the rules ---------------------------------------------------------------------------------------------------------

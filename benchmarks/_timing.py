@@ -18,11 +18,13 @@ import _common
 import torch
 from hypothesis.strategies import SearchStrategy
 
+from equiv.text import counted
+
 
 def versions() -> str:
     """One line: what ran on what."""
     found = _common.versions()
-    threads = f"{torch.get_num_threads()} thread" + "s" * (torch.get_num_threads() > 1)
+    threads = counted(torch.get_num_threads(), "thread")
     return (
         f"torch {found['torch']}, Hypothesis {found['hypothesis']}, Python {found['python']}, "
         f"{found['capability']}, {threads}"

@@ -181,18 +181,10 @@ def save(path: Path | None, state: dict[str, Any]) -> None:
     _common.write_whole(path, f'{json.dumps(head)[:-1]}, "cells": {{\n{cells}\n}}}}\n')
 
 
-def rows(mutants: Sequence[Any]) -> list[Row]:
-    return [
-        Row(
-            mutant.name,
-            mutant.title,
-            kind=getattr(mutant, "kind", ""),
-            dimension=getattr(mutant, "dimension", ""),
-            profile=getattr(mutant, "profile", ""),
-            dtype=dtype_of(mutant),
-        )
-        for mutant in mutants
-    ]
+def rows(mutants: Sequence[Mutant]) -> list[Row]:
+    """Of a fault all that the documentation says; a variant has no kind, dimension or profile."""
+    of = ("kind", "dimension", "profile")
+    return [Row(m.name, m.title, dtype_of(m), **{name: getattr(m, name, "") for name in of}) for m in mutants]
 
 
 def main(given: Sequence[str] | None = None) -> int:

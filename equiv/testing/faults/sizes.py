@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from equiv.dtypes import is_inexact
 from equiv.testing.faults.build import where
 from equiv.testing.faults.ids import BATCH, BOUNDARIES, EXACT, FORWARD, FREE_PARAMETERS, WEIGHT_RECOVERY
 from equiv.testing.faults.kernel import Kernel, KernelCall
@@ -27,7 +28,7 @@ def _uninitialized(c: KernelCall) -> Tensor:
     y = c.run()
     kept = torch.ones(y.shape, dtype=torch.bool, device=y.device)
     kept[(-1,) * y.ndim] = False
-    left = torch.nan if y.is_floating_point() or y.is_complex() else 85
+    left = torch.nan if is_inexact(y.dtype) else 85
     return torch.where(kept, y, torch.full_like(y, left))
 
 

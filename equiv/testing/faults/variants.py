@@ -14,6 +14,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from equiv.dtypes import is_inexact
 from equiv.testing.faults.kernel import Kernel, KernelCall, instead, without_onednn
 from equiv.testing.faults.registry import VARIANTS, Applied, Variant
 
@@ -56,7 +57,7 @@ def by_rows(core: Core) -> Kernel:
     def kernel(c: KernelCall) -> Tensor:
         if not _is_simple(c) or not c.n:
             return c.run()
-        if not c.is_conv:
+        if c.is_linear:
             return core(c.x, c.weight, c.bias)
         y = core(windows(c), c.weight.reshape(c.outputs, c.n), c.bias).movedim(-1, 1)
         return y if c.is_batched else y[0]
@@ -225,7 +226,7 @@ def _channels_last(c: KernelCall) -> Tensor:
 def _positive_zeros(c: KernelCall) -> Tensor:
     """Sums that begin at +0: no result is -0."""
     y = c.run()
-    return y + 0 if y.is_floating_point() or y.is_complex() else y
+    return y + 0 if is_inexact(y.dtype) else y
 
 
 # --- settings ---------------------------------------------------------------------------------------------------------
