@@ -1,4 +1,4 @@
-"""Kernels that compute in less than they should."""
+"""Kernels that compute in lower precision than they should, or treat the bias wrongly."""
 
 from __future__ import annotations
 

@@ -64,17 +64,17 @@ def _as_if(option: str, value: Callable[[Conv], Any]) -> Mistake:
 
 
 fault("linear-ignores-stride", "stride", profile="gate")(
-    "The layer of a convolution with a stride is that of the same convolution without.",
+    "The layer of a convolution with a stride is that of the same convolution without one.",
     "stride ignored",
     mistake(_as_if("stride", lambda conv: (1,) * len(conv.kernel_size)), BACK),
 )
 fault("linear-ignores-dilation", "dilation", profile="gate")(
-    "The layer of a dilated convolution is that of the same convolution without.",
+    "The layer of a dilated convolution is that of the same convolution without dilation.",
     "dilation ignored",
     mistake(_as_if("dilation", lambda conv: (1,) * len(conv.kernel_size)), BACK),
 )
 fault("linear-ignores-padding", "padding", profile="gate")(
-    "The layer of a convolution with padding is that of the same convolution without.",
+    "The layer of a convolution with padding is that of the same convolution without padding.",
     "tensorflow-fcn#27, the other way round",
     mistake(_as_if("padding", lambda conv: (0,) * len(conv.kernel_size)), BACK),
 )

@@ -119,7 +119,7 @@ fault("double-backward-raises", "second order")(
     ),
 )
 fault("result-detached-conv1d", "backward", laws=(GRADIENTS, BOUNDARIES, LAYOUT, FREE_PARAMETERS))(
-    "The result of conv1d does not remember what it was computed from.",
+    "The result of conv1d is detached: no gradient flows back through it.",
     "textbook: requires_grad lost",
     where(
         lambda c: c.dims == 1 and torch.is_grad_enabled() and (c.x.requires_grad or c.weight.requires_grad),

@@ -93,7 +93,7 @@ def _first_windows(c: KernelCall, **changed: Any) -> Tensor:
 
 
 stride_fault("stride-ignored", "dense x free parameters", laws=(DENSE, NOT_EQUIVALENT))(
-    "A convolution that slides takes its windows one step apart, whatever its stride.",
+    "A convolution over a map larger than its kernel takes its windows one step apart, whatever its stride.",
     "textbook: stride ignored",
     where(lambda c: c.slides and max(c.stride) > 1, lambda c: _first_windows(c, stride=(1,) * c.dims)),
 )
@@ -124,7 +124,7 @@ stride_fault("padding-repeats-the-edge", "padding", profile="gate", laws=(ROUND_
 map_fault = Faults(kind="kernel", laws=(DENSE, NOT_EQUIVALENT))
 
 map_fault("sliding-last-position", "dense")(
-    "A convolution that slides leaves its last position at zero.",
+    "A convolution over a map larger than its kernel leaves its last position at zero.",
     "textbook: a loop that ends one early",
     where(
         lambda c: c.slides,
@@ -132,17 +132,17 @@ map_fault("sliding-last-position", "dense")(
     ),
 )
 map_fault("sliding-stride-3-conv3d", "dense x free parameters", profile="gate")(
-    "conv3d that slides with a stride of 3 is wrong in its last entry.",
+    "conv3d with a stride of 3 over a map larger than its kernel is wrong in its last entry.",
     "textbook: a combination that no fixed list of tests has",
     where(lambda c: c.dims == 3 and c.slides and 3 in c.stride, last_off),
 )
 map_fault("sliding-strided-weight", "dense x weight strides", profile="gate", laws=(DENSE,))(
-    "A convolution that slides is wrong in its last entry where its weight is strided.",
+    "A convolution over a map larger than its kernel is wrong in its last entry where its weight is strided.",
     "pytorch/pytorch#1246, on maps larger than the kernel",
     where(lambda c: c.slides and is_strided(c.weight), last_off),
 )
 map_fault("sliding-map-over-32", "dense", profile="gate")(
-    "A convolution that slides over a map with a side above 32 is wrong in its last entry.",
+    "A convolution over a map larger than its kernel, with a side above 32, is wrong in its last entry.",
     "textbook: tiles of 32 positions",
     where(lambda c: c.slides and max(c.spatial) > 32, last_off),
 )
