@@ -28,7 +28,7 @@ import equiv
 _T = TypeVar("_T")
 
 
-def options(words: str | None) -> argparse.ArgumentParser:
+def parser(words: str | None) -> argparse.ArgumentParser:
     """A parser whose help begins with a module's docstring as it stands."""
     return argparse.ArgumentParser(description=words, formatter_class=argparse.RawDescriptionHelpFormatter)
 
@@ -88,6 +88,10 @@ class Worker(Generic[_T]):
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the process, if there is one."""
         if self._pool is not None:
             self._pool.shutdown()
             self._pool = None
@@ -99,7 +103,7 @@ class Worker(Generic[_T]):
         try:
             return self._pool.submit(self._function, *arguments).result()
         except BrokenProcessPool:
-            self.__exit__()
+            self.close()
             return self._ended(*arguments)
 
 

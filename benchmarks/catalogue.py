@@ -114,7 +114,7 @@ def kept_in(path: Path | None) -> dict[tuple[str, int], Run]:
 
 
 def main() -> int:
-    parser = _common.options(__doc__)
+    parser = _common.parser(__doc__)
     parser.add_argument("--faults", action="store_true", help="faults alone")
     parser.add_argument("--variants", action="store_true", help="variants alone")
     parser.add_argument("--seeds", type=int, help="how many; by default 10 of faults, 1 of variants and survivors")

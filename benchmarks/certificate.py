@@ -97,7 +97,7 @@ def cost(repeats: int, in_channels: int, outputs: int) -> bool:
 
 
 def main() -> None:
-    parser = _common.options(__doc__)
+    parser = _common.parser(__doc__)
     parser.add_argument("--part", choices=("all", "power", "cost"), default="all")
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=5)

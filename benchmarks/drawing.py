@@ -110,7 +110,7 @@ def report(examples: int, repeats: int, theirs: ModuleType | None) -> None:
 
 
 def main() -> None:
-    parser = _common.options(__doc__)
+    parser = _common.parser(__doc__)
     parser.add_argument("--examples", type=int, default=300)
     parser.add_argument("--repeats", type=int, default=3)
     add_hypothesis_torch(parser)

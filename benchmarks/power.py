@@ -59,7 +59,7 @@ class Misuse(Exception):  # noqa: N818 - what the command says before it ends wi
 
 
 def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = _common.options(__doc__)
+    parser = _common.parser(__doc__)
     parser.add_argument("--seeds", type=int, default=1, help="how many, from 0 on")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="these faults and variants alone")
     parser.add_argument("--every", type=int, default=3, help="try each K-th fault, from the first on; 1 for all")

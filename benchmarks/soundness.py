@@ -224,7 +224,7 @@ def show(backend: TorchEager, cells: Cells) -> bool:
 
 
 def arguments(given: list[str] | None) -> argparse.Namespace:
-    parser = _common.options(__doc__)
+    parser = _common.parser(__doc__)
     parser.add_argument("--outputs", type=int, default=1_000_000, help="how many to judge, in all")
     parser.add_argument("--dtypes", nargs="+", default=list(DTYPES), choices=[*DTYPES, "complex64", "complex128"])
     parser.add_argument("--kinds", nargs="+", default=None, choices=KINDS)

@@ -51,7 +51,7 @@ def suite(workers: list[int], arguments: str) -> bool:
 
 
 def arguments(given: list[str] | None) -> argparse.Namespace:
-    parser = _common.options(__doc__)
+    parser = _common.parser(__doc__)
     parser.add_argument("--part", nargs="+", choices=PARTS, default=list(PARTS[:-1]))
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--examples", type=int, default=100, help="oneDNN remembers about 300 sizes of 16-bit layers")

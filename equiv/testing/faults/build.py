@@ -18,7 +18,10 @@ Condition = Callable[[KernelCall], bool]
 
 
 def where(condition: Condition, wrong: Kernel, *, traced: bool = False) -> Applied:
-    """Calls for which the condition holds get ``wrong``; all others are passed on as they are."""
+    """Calls for which the condition holds get ``wrong``; all others are passed on as they are.
+
+    ``traced``: also where torch traces a program or wraps its tensors; see :func:`instead`.
+    """
 
     def kernel(c: KernelCall) -> Tensor:
         return wrong(c) if condition(c) else c.run()
