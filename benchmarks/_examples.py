@@ -6,12 +6,13 @@ import statistics
 import time
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from types import ModuleType
 from typing import Any
 
+import _common
 import torch
-from _timing import under_hypothesis
+from _timing import seconds_under_hypothesis
 from hypothesis import strategies as st
 from torch.nn import functional
 
@@ -79,7 +80,7 @@ def cost(law: str, dtype: str, examples: int, repeats: int) -> tuple[Cost, list[
     for _ in range(repeats + 1):  # the first one warms up
         spent.update(calls=0.0, check=0.0)
         sizes.clear()
-        floor = under_hypothesis(strategy, lambda _case: None, examples, seed=seed)
+        floor = seconds_under_hypothesis(strategy, lambda _case: None, examples, seed=seed)
         start = time.process_time()
         result = run_item(watched, profile="gate", examples=examples, seed=0)
         everything = time.process_time() - start - spent["calls"]
@@ -123,7 +124,7 @@ def plain_rate(theirs: ModuleType, sizes: list[Sizes], elements: Any, repeats: i
     rates = []
     for repeat in range(repeats + 1):
         ran = failed = 0
-        seconds = under_hypothesis(layers(), body, len(sizes))
+        seconds = seconds_under_hypothesis(layers(), body, len(sizes))
         rates += [ran / seconds] if repeat else []
     return statistics.median(rates), failed
 
@@ -133,15 +134,13 @@ def report(dtypes: list[str], examples: int, repeats: int, theirs: ModuleType | 
     print("An example of a law, milliseconds of processor time. floor: its draws, an empty body; calls: torch's own;")
     print("check: the law's, these calls included; all: the whole run; over: all / (floor + calls); beside: with")
     print("the draws of the very run, which share its caches.")
-    heads = ("floor", "calls", "check", "all", "over", "beside")
-    print(f"{'dtype':<12}{'law':<10}" + "".join(f"{head:>8}" for head in heads) + f"{'verdicts/s':>12}")
+    figures = dict.fromkeys(("floor", "calls", "check", "all", "over", "beside"), ">8.2f")
+    table = _common.Table({"dtype": "12", "law": "10", **figures, "verdicts/s": ">12.0f"})
     right, best, sizes = True, 0.0, []
     for word in dtypes:
         for name in JUDGED:
             found, met = cost(name, word, examples, repeats)
-            figures = (found.floor, found.calls, found.check, found.everything, found.over, found.beside)
-            row = "".join(f"{figure:>8.2f}" for figure in figures)
-            print(f"{word:<12}{name:<10}{row}{found.rate:>12.0f}", flush=True)
+            table.row(word, name, *astuple(found))
             if (word, name) == ("float32", "forward"):
                 sizes, best = met, found.rate
                 right &= found.over <= MOST

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import _common
 import torch
 from _timing import in_turn, median_ratio, resident
 from torch import nn
@@ -24,7 +25,8 @@ MOST_SHARED = 0.01
 def verdicts(repeats: int) -> None:
     """``compare`` against the two layers that it is about, and against ``assert_close``."""
     print("A verdict on a Linear and its full form in float32, milliseconds of processor time.")
-    print(f"{'layer':<26}{'both layers':>12}{'assert_close':>14}{'compare':>10}{'compare / layers':>18}")
+    heads = {"layer": "26", "both layers": ">12.2f", "assert_close": ">14.2f", "compare": ">10.2f"}
+    table = _common.Table({**heads, "compare / layers": ">18.1f"})
     for batch, shape, outputs in MAPS:
         linear = nn.Linear(int(torch.Size(shape).numel()), outputs)
         conv = equiv.linear_to_full_conv(linear, shape, share=True)
@@ -44,10 +46,9 @@ def verdicts(repeats: int) -> None:
                 },
                 repeats,
             )
-        ms = {name: 1e3 * statistics.median(seconds) for name, seconds in found.items()}
+        ms = [1e3 * statistics.median(seconds) for seconds in found.values()]
         over = median_ratio(found["compare"], found["layers"])
-        name = f"{linear.in_features} -> {outputs}, batch {batch}"
-        print(f"{name:<26}{ms['layers']:>12.2f}{ms['close']:>14.2f}{ms['compare']:>10.2f}{over:>18.1f}", flush=True)
+        table.row(f"{linear.in_features} -> {outputs}, batch {batch}", *ms, over)
 
 
 class Allocations(TorchDispatchMode):
@@ -92,7 +93,8 @@ def conversion(repeats: int, shape: tuple[int, ...], outputs: int) -> bool:
     n = int(torch.Size(shape).numel())
     linear = nn.Linear(n, outputs)
     print(f"\nLinear {n} -> {outputs} as its full convolution (weights: {4 * n * outputs / 2**20:,.0f} MiB)")
-    print(f"{'':8}{'ms':>10}{'allocated':>12}{'resident':>10}   in copies of the weights")
+    heads = {"": "8", "ms": ">10.3f", "allocated": ">12.4f", "resident": ">10.4f"}
+    table = _common.Table({**heads, "   in copies of the weights": ""})
     right = True
     for share in (True, False):
         seconds = []
@@ -107,8 +109,7 @@ def conversion(repeats: int, shape: tuple[int, ...], outputs: int) -> bool:
             [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parent
         )
         growth = float(child.stdout)
-        name = "shared" if share else "copied"
-        print(f"{name:8}{1e3 * statistics.median(seconds):>10.3f}{tensors:>12.4f}{growth:>10.4f}", flush=True)
+        table.row("shared" if share else "copied", 1e3 * statistics.median(seconds), tensors, growth)
         right &= not share or not (tensors > MOST_SHARED or growth > MOST_SHARED)
     print(f"aim: shared at most {MOST_SHARED:.2f}")
     return right

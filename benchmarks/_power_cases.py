@@ -1,7 +1,7 @@
 """The inputs of `power.py`, and what the rules are asked to compare on each of them.
 
 Three sources of layers with an input: random normal ones, a plain Hypothesis generator, and the cases that the laws of
-`equiv` draw. On each the forms run as `equiv.mapping.convert` arranges them, and every result (output, and the gradients of
+`equiv` draw. On each the forms run as `equiv.mapping` arranges them, and every result (output, and the gradients of
 input, weight and bias where the dtype has any) comes with a reference: what the Linear gives in torch as it is.
 """
 
@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+import _common
 import torch
-from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis import seed as with_seed
 from hypothesis import strategies as st
 from torch import Tensor
 
 from equiv.backends import FORMS, TorchEager
+from equiv.dtypes import is_inexact
 from equiv.laws import LAWS, Call, Context, Trial
 from equiv.laws.known import known_defect, known_refusal
 from equiv.numerics import exact_case
@@ -112,7 +112,7 @@ def _filled(
     seed: int,
 ) -> Problem:
     n = math.prod(shape)
-    if dtype.is_floating_point or dtype.is_complex:
+    if is_inexact(dtype):
         wide = torch.complex128 if dtype.is_complex else torch.float64
 
         def values(*size: int, scale: float) -> Tensor:
@@ -159,20 +159,7 @@ def _collected(strategy: st.SearchStrategy[Any], seed: int, count: int) -> list[
     """``count`` values of a strategy, as Hypothesis generates them for this seed; short ones are drawn again."""
     found: list[Any] = []
 
-    @with_seed(seed)
-    @settings(
-        max_examples=count,
-        phases=(Phase.generate,),
-        database=None,
-        deadline=None,
-        derandomize=False,
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(strategy)
-    def collect(value: Any) -> None:
-        found.append(value)
-
-    collect()
+    _common.under_hypothesis(strategy, lambda value: found.append(value), count, seed=seed)()  # given needs a function
     return (found * -(-count // len(found)))[:count]  # a small space is exhausted early
 
 
@@ -267,7 +254,7 @@ def _results(backend: TorchEager, call: Call, grad: Tensor) -> dict[str, Tensor]
     """Output ``(rows, O)`` and gradients ``(rows, n)``, ``(O, n)``, ``(O,)``; an output of a wrong shape stays so."""
     outputs, n = call.weight.shape[0], call.weight[0].numel()
     given = [t.detach() for t in (call.input, call.weight, call.bias) if t is not None]
-    if backward := given[0].dtype.is_floating_point or given[0].dtype.is_complex:
+    if backward := is_inexact(given[0].dtype):
         given = [t.requires_grad_() for t in given]
     bias = given[2] if len(given) == 3 else None
     if call.form == "linear":

@@ -7,52 +7,40 @@ Every rule is given a candidate and a reference of one shape and answers whether
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True)
-class Oracle:
-    """One rule, where it comes from, and whether it finds a candidate wrong.
-
-    Attributes:
-        name: Its column.
-        rule: The rule in one line.
-        source: Where its users find it.
-        is_red: ``(candidate, reference) -> bool``.
-    """
-
-    name: str
-    rule: str
-    source: str
-    is_red: Callable[[Tensor, Tensor], bool]
-
-
 def assert_close(candidate: Tensor, reference: Tensor) -> bool:
+    """``torch.testing.assert_close`` with its defaults: rtol 1.3e-6 and atol 1e-5 in float32.
+
+    https://docs.pytorch.org/docs/stable/testing.html
+    """
     return _raises(candidate, reference)
 
 
-def widened(candidate: Tensor, reference: Tensor) -> bool:
-    """Rtol = atol = 1e-3; 1e-2 in float16 and 5e-2 in bfloat16, where 1e-3 is below one rounding of the result."""
-    if not (reference.dtype.is_floating_point or reference.dtype.is_complex):
-        return _raises(candidate, reference)
-    wide = {torch.float16: 1e-2, torch.bfloat16: 5e-2}.get(reference.dtype, 1e-3)
-    return _raises(candidate, reference, rtol=wide, atol=wide)
-
-
 def onnxsim(candidate: Tensor, reference: Tensor) -> bool:
+    """``np.allclose`` with rtol 1e-4, atol 1e-5.
+
+    https://github.com/daquexian/onnx-simplifier, onnxsim/model_checking.py
+    """
     return not _allclose(candidate, reference, rtol=1e-4, atol=1e-5, equal_nan=False)
 
 
 def nnsmith(candidate: Tensor, reference: Tensor) -> bool:
+    """``np.testing.assert_allclose`` with rtol 1e-2, atol 1e-3, NaN equal to NaN.
+
+    https://github.com/ise-uiuc/nnsmith, nnsmith/difftest.py and nnsmith/config/main.yaml
+    """
     return not _allclose(candidate, reference, rtol=1e-2, atol=1e-3, equal_nan=True)
 
 
 def psnr(candidate: Tensor, reference: Tensor) -> bool:
-    """``20 log10((max|candidate| + 1e-5) / (rms(difference) + 1e-10)) > 60``; a NaN compares as red."""
+    """``20 log10((max|candidate| + 1e-5) / (rms(difference) + 1e-10)) > 60``, in decibels; a NaN compares as red.
+
+    https://github.com/apple/ml-ane-transformers, ane_transformers/huggingface/test_distilbert.py
+    """
     if candidate.shape != reference.shape or not reference.numel():
         return candidate.shape != reference.shape
     wide = torch.complex128 if reference.dtype.is_complex else torch.float64
@@ -64,7 +52,10 @@ def psnr(candidate: Tensor, reference: Tensor) -> bool:
 
 
 def cosine(candidate: Tensor, reference: Tensor) -> bool:
-    """Cosine of the angle between the flattened results, in float32, above 0.99; all but zero results by allclose."""
+    """Cosine of the angle between the flattened results, in float32, above 0.99; all but zero results by allclose.
+
+    https://github.com/pytorch/TensorRT, py/torch_tensorrt/dynamo/utils.py, COSINE_THRESHOLD
+    """
     if candidate.shape != reference.shape:
         return True
     y, x = (_real(t).flatten().to(torch.float32) for t in (candidate, reference))
@@ -72,6 +63,17 @@ def cosine(candidate: Tensor, reference: Tensor) -> bool:
     if nothing and torch.allclose(x, y, rtol=1e-4, atol=1e-4, equal_nan=True):
         return False
     return not float(torch.nn.functional.cosine_similarity(x, y, dim=0, eps=1e-6)) > 0.99
+
+
+def widened(candidate: Tensor, reference: Tensor) -> bool:
+    """``assert_close`` with rtol = atol = 1e-3, as in a property test of 200 examples that one writes by hand.
+
+    1e-2 in float16 and 5e-2 in bfloat16, where 1e-3 is below one rounding of the result.
+    """
+    if not (reference.dtype.is_floating_point or reference.dtype.is_complex):
+        return _raises(candidate, reference)
+    wide = {torch.float16: 1e-2, torch.bfloat16: 5e-2}.get(reference.dtype, 1e-3)
+    return _raises(candidate, reference, rtol=wide, atol=wide)
 
 
 def _raises(candidate: Tensor, reference: Tensor, rtol: float | None = None, atol: float | None = None) -> bool:
@@ -97,46 +99,12 @@ def _real(t: Tensor) -> Tensor:
     return torch.view_as_real(t) if t.is_complex() else t
 
 
-WIDENED = Oracle(
-    "widened",
-    "assert_close with rtol = atol = 1e-3 (float16 1e-2, bfloat16 5e-2)",
-    "a property test of 200 examples as one writes it by hand",
-    widened,
-)
 ORACLES = {
-    oracle.name: oracle
-    for oracle in (
-        Oracle(
-            "assert_close",
-            "torch.testing.assert_close with its defaults (float32: rtol 1.3e-6, atol 1e-5)",
-            "https://docs.pytorch.org/docs/stable/testing.html",
-            assert_close,
-        ),
-        Oracle(
-            "onnxsim",
-            "np.allclose with rtol 1e-4, atol 1e-5",
-            "https://github.com/daquexian/onnx-simplifier, onnxsim/model_checking.py",
-            onnxsim,
-        ),
-        Oracle(
-            "NNSmith",
-            "np.testing.assert_allclose with rtol 1e-2, atol 1e-3, NaN equal to NaN",
-            "https://github.com/ise-uiuc/nnsmith, nnsmith/difftest.py and nnsmith/config/main.yaml",
-            nnsmith,
-        ),
-        Oracle(
-            "PSNR > 60",
-            "20 log10(peak / rms of the difference) above 60 dB",
-            "https://github.com/apple/ml-ane-transformers, ane_transformers/huggingface/test_distilbert.py",
-            psnr,
-        ),
-        Oracle(
-            "cosine > 0.99",
-            "cosine similarity of the flattened results above 0.99",
-            "https://github.com/pytorch/TensorRT, py/torch_tensorrt/dynamo/utils.py, COSINE_THRESHOLD",
-            cosine,
-        ),
-        WIDENED,
-    )
+    "assert_close": assert_close,
+    "onnxsim": onnxsim,
+    "NNSmith": nnsmith,
+    "PSNR > 60": psnr,
+    "cosine > 0.99": cosine,
+    "widened": widened,
 }
-"""By name, in the order of the table's columns."""
+"""``(candidate, reference) -> whether it is red``, by name, in the order of the table's columns."""

@@ -21,7 +21,7 @@ NAMES = {
     "values": "special values",
     "effect": "effects, state",
     "gradient": "gradients",
-    "mapping": "mapping slips",
+    "mapping": "mapping mistakes",
     "transform": "transforms",
 }
 SORTS = {  # kernels: the first whose words a dimension has
@@ -53,10 +53,10 @@ class Row:
 
     name: str
     title: str
+    dtype: str
     kind: str
     dimension: str
     profile: str
-    dtype: str
 
     @property
     def group(self) -> str:

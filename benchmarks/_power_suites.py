@@ -8,23 +8,22 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import multiprocessing
 import time
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
-from typing import Any, NoReturn, Protocol
+from typing import Any, Protocol
 
+import _common
 import torch
 from _power_cases import SOURCES, Problem, References, pairs, references
 from _power_oracles import ORACLES
 from hypothesis.errors import HypothesisException
 
 from equiv.backends import TorchEager
+from equiv.dtypes import BY_NAME
 from equiv.laws import Item, items, profile_of, run_item
-from equiv.laws.runner import WORDS
+from equiv.text import first_line
 
 
 class Mutant(Protocol):
@@ -104,7 +103,7 @@ def laws_on(mutant: Mutant, *, profile: str, seed: int, examples: int | None) ->
             except HypothesisException:
                 raise
             except Exception as error:
-                _found(item.law.id, error)
+                raise _Found(f"{item.law.id}: {first_line(error, 90)}") from error
 
         return replace(item, law=replace(item.law, check=check))
 
@@ -122,10 +121,6 @@ def laws_on(mutant: Mutant, *, profile: str, seed: int, examples: int | None) ->
     return cell(False, "")
 
 
-def _found(law: str, error: Exception) -> NoReturn:
-    raise _Found(f"{law}: {str(error).splitlines()[0]:.90}") from error
-
-
 # -- the rules ---------------------------------------------------------------------------------------------------------
 
 
@@ -140,7 +135,7 @@ class Baseline:
 
 def problems_of(source: str, *, seed: int, dtype: str, count: int, deep: bool) -> list[Problem]:
     options = {"deep": deep} if source == "equiv" else {}
-    return SOURCES[source](seed, WORDS[dtype], count, **options)
+    return SOURCES[source](seed, BY_NAME[dtype], count, **options)
 
 
 def baseline(problems: Sequence[Problem], names: Iterable[str]) -> Baseline:
@@ -199,7 +194,7 @@ def rules_on(mutant: Mutant, problems: Sequence[Problem], without: Baseline, *, 
 
 
 def _is_red(name: str, candidate: torch.Tensor | None, reference: torch.Tensor | None) -> bool:
-    return candidate is None or reference is None or ORACLES[name].is_red(candidate, reference)
+    return candidate is None or reference is None or ORACLES[name](candidate, reference)
 
 
 # -- one job after another, in a process that may die ------------------------------------------------------------------
@@ -213,11 +208,11 @@ class Job:
 
     Attributes:
         runner: ``gate`` or ``deep`` for the laws, else the source of the rules' inputs.
-        mutant: Its name in the zoo, or that of one of ``UNBROKEN``.
+        mutant: Its name in the catalogue, or that of one of ``UNBROKEN``.
         seed: From 0 on.
         count: Cases; None for the profile's own number.
         rules: Names of the rules; none for the laws.
-        zoo: The module that has the mutants.
+        catalogue: The module that has the mutants.
     """
 
     runner: str
@@ -225,7 +220,7 @@ class Job:
     seed: int
     count: int | None
     rules: tuple[str, ...]
-    zoo: str
+    catalogue: str
 
 
 _kept: dict[tuple[Any, ...], tuple[list[Problem], Baseline]] = {}
@@ -234,8 +229,8 @@ _kept: dict[tuple[Any, ...], tuple[list[Problem], Baseline]] = {}
 def work(job: Job) -> dict[str, dict[str, Any]]:
     """What every oracle of a job says, by name."""
     torch.set_num_threads(1)
-    zoo = importlib.import_module(job.zoo)
-    mutant: Any = {**{each.name: each for each in UNBROKEN}, **zoo.VARIANTS, **zoo.FAULTS}[job.mutant]
+    catalogue = importlib.import_module(job.catalogue)
+    mutant: Any = {**{each.name: each for each in UNBROKEN}, **catalogue.VARIANTS, **catalogue.FAULTS}[job.mutant]
     if not job.rules:
         found = laws_on(mutant, profile=job.runner, seed=job.seed, examples=job.count)
     else:
@@ -247,33 +242,16 @@ def work(job: Job) -> dict[str, dict[str, Any]]:
             assert job.count is not None
             problems = problems_of(job.runner, seed=job.seed, dtype=key[-1], count=job.count, deep=deep)
             _kept[key] = problems, baseline(problems, job.rules)
-        found = rules_on(mutant, *_kept[key], is_fault=job.mutant in zoo.FAULTS)
+        found = rules_on(mutant, *_kept[key], is_fault=job.mutant in catalogue.FAULTS)
     return {name: cell.to_dict() for name, cell in found.items()}
 
 
-class Worker:
-    """Does jobs in a process of its own. torch 2.13 has calls that end the process: then the next job has a new one."""
+def ended(job: Job) -> dict[str, dict[str, Any]]:
+    """What is said of a job that ended its process."""
+    cell = Cell(False, 0, 0.0, "torch ended the process", 0, 0, died=True).to_dict()
+    return dict.fromkeys(job.rules or ("equiv",), cell)
 
-    def __init__(self) -> None:
-        self._pool: ProcessPoolExecutor | None = None
 
-    def __enter__(self) -> Worker:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._pool is not None:
-            self._pool.shutdown()
-
-    def do(self, job: Job) -> dict[str, dict[str, Any]]:
-        """As :func:`work`; where the process ended, cells that say so."""
-        if self._pool is None:
-            self._pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
-        try:
-            return self._pool.submit(work, job).result()
-        except BrokenProcessPool:
-            self._pool.shutdown()
-            self._pool = None
-            return {
-                name: Cell(False, 0, 0.0, "torch ended the process", 0, 0, died=True).to_dict()
-                for name in job.rules or ("equiv",)
-            }
+def worker() -> _common.Worker[dict[str, dict[str, Any]]]:
+    """Does :func:`work` in a process of its own."""
+    return _common.Worker(work, ended)

@@ -1,15 +1,10 @@
-"""What the benchmarks share: Hypothesis without plug-ins, medians of alternating runs, the memory there was at most."""
+"""How the benchmarks measure: seconds, medians of alternating runs, memory; and hypothesis-torch, where it is."""
 
 from __future__ import annotations
-
-import os
-
-os.environ["HYPOTHESIS_NO_PLUGINS"] = "1"  # before hypothesis is imported: hypothesis-torch's reseeds torch every time
 
 import argparse
 import importlib
 import math
-import platform
 import resource
 import statistics
 import sys
@@ -19,19 +14,20 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import hypothesis
+import _common
 import torch
-from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis import seed as with_seed
 from hypothesis.strategies import SearchStrategy
+
+from equiv.text import counted
 
 
 def versions() -> str:
     """One line: what ran on what."""
-    threads = f"{torch.get_num_threads()} thread" + "s" * (torch.get_num_threads() > 1)
+    found = _common.versions()
+    threads = counted(torch.get_num_threads(), "thread")
     return (
-        f"torch {torch.__version__}, Hypothesis {hypothesis.__version__}, Python {platform.python_version()}, "
-        f"{torch.backends.cpu.get_cpu_capability()}, {threads}"
+        f"torch {found['torch']}, Hypothesis {found['hypothesis']}, Python {found['python']}, "
+        f"{found['capability']}, {threads}"
     )
 
 
@@ -58,19 +54,11 @@ def hypothesis_torch(folder: str | None) -> ModuleType | None:
         return None
 
 
-def under_hypothesis(
+def seconds_under_hypothesis(
     strategy: SearchStrategy[Any], body: Callable[[Any], None], examples: int, *, seed: int = 0
 ) -> float:
     """Seconds of processor time that this many examples take, under settings that are the same for everybody."""
-    run = with_seed(seed)(
-        settings(
-            max_examples=examples,
-            deadline=None,
-            database=None,
-            phases=[Phase.generate],
-            suppress_health_check=list(HealthCheck),
-        )(given(strategy)(body))
-    )
+    run = _common.under_hypothesis(strategy, body, examples, seed=seed)
     start = time.process_time()
     run()
     return time.process_time() - start

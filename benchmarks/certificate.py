@@ -13,18 +13,19 @@ passes, in weights.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import math
 import statistics
 import sys
 import time
 
+import _common
 import torch
 from _timing import clocks, highest
 from torch import nn
 
 import equiv
+from equiv.dtypes import dtype_name
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 SIZES = (4, 64, 1024, 4096)
@@ -33,7 +34,7 @@ SPATIAL = 7
 
 
 def power(trials: int) -> bool:
-    print(f"{'dtype':10}{'n':>6}{'found':>9}{'named':>9}{'false':>7}{'ms':>8}")
+    table = _common.Table({"dtype": "10", "n": ">6", "found": ">9", "named": ">9", "false": ">7", "ms": ">8.1f"})
     right = True
     for dtype in DTYPES:
         for n in SIZES:
@@ -46,10 +47,7 @@ def power(trials: int) -> bool:
                 conv = equiv.linear_to_full_conv(linear, (n // 4, 2, 2))
                 false += not equiv.certify(conv, linear, method="deterministic")
                 wrong = copy.deepcopy(conv)
-                output, index = (
-                    int(torch.randint(16, (), generator=generator)),
-                    int(torch.randint(n, (), generator=generator)),
-                )
+                output, index = (int(torch.randint(high, (), generator=generator)) for high in (16, n))
                 flat = wrong.weight.data.view(16, n)
                 flat[output, index] = torch.nextafter(flat[output, index], torch.tensor(math.inf, dtype=dtype))
                 start = time.perf_counter()
@@ -58,9 +56,8 @@ def power(trials: int) -> bool:
                 found += not certificate
                 named += [(d.output, d.input) for d in certificate.differences] == [(output, index)]
             right &= found == named == trials and not false
-            word = str(dtype).removeprefix("torch.")
             middle = 1e3 * statistics.median(seconds)
-            print(f"{word:10}{n:6}{f'{found}/{trials}':>9}{f'{named}/{trials}':>9}{false:7}{middle:8.1f}", flush=True)
+            table.row(dtype_name(dtype), n, f"{found}/{trials}", f"{named}/{trials}", false, middle)
     return right
 
 
@@ -100,7 +97,7 @@ def cost(repeats: int, in_channels: int, outputs: int) -> bool:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = _common.parser(__doc__)
     parser.add_argument("--part", choices=("all", "power", "cost"), default="all")
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=5)

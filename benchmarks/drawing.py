@@ -11,15 +11,15 @@ distinct ones.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
+import _common
 import numpy as np
 import torch
-from _timing import add_hypothesis_torch, hypothesis_torch, under_hypothesis
+from _timing import add_hypothesis_torch, hypothesis_torch, seconds_under_hypothesis
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -62,7 +62,9 @@ def contenders(theirs: ModuleType | None) -> dict[str, Callable[[int], st.Search
 def measure(name: str, size: int, strategy: st.SearchStrategy[Any], examples: int) -> Row:
     drawn: list[Any] = []
     try:
-        seconds = under_hypothesis(strategy, lambda value: drawn.append(value), examples)  # given needs a function
+        seconds = seconds_under_hypothesis(
+            strategy, lambda value: drawn.append(value), examples
+        )  # given needs a function
     except Exception as error:  # Hypothesis gives up: that is the finding
         return Row(name, size, failure=type(error).__name__)
     flats = [np.asarray(torch.as_tensor(value).detach()).reshape(-1) for value in drawn]
@@ -84,13 +86,14 @@ def report(examples: int, repeats: int, theirs: ModuleType | None) -> None:
                 measured = rows.setdefault((name, size), [])
                 if not (dense and (size > SIZES[1] or measured)):
                     measured.append(measure(name, size, make(size), 5 if dense else examples))
-    print(f"{'':28}{'entries':>8}{'examples/s':>12}{'full':>7}{'distinct':>10}{'good/s':>9}")
+    heads = {"": "28", "entries": ">8", "examples/s": ">12.0f"}
+    table = _common.Table({**heads, "full": ">7.0%", "distinct": ">10.0%", "good/s": ">9.0f"})
     for (name, size), measured in sorted(rows.items(), key=lambda item: list(entrants).index(item[0][0])):
         if measured and measured[0].failure:
-            print(f"{name:28}{size:8}   {measured[0].failure}")
+            table.row(name, size, f"   {measured[0].failure}")
         elif measured:
             row = sorted(measured, key=lambda row: row.rate)[len(measured) // 2]
-            print(f"{name:28}{size:8}{row.rate:12.0f}{row.full:7.0%}{row.distinct:10.0%}{row.good:9.0f}")
+            table.row(name, size, row.rate, row.full, row.distinct, row.good)
     others = rows.get(("hypothesis-torch", SIZES[-1]))
     if others and not others[0].failure:
         pairs = zip(
@@ -107,7 +110,7 @@ def report(examples: int, repeats: int, theirs: ModuleType | None) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = _common.parser(__doc__)
     parser.add_argument("--examples", type=int, default=300)
     parser.add_argument("--repeats", type=int, default=3)
     add_hypothesis_torch(parser)

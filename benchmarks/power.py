@@ -24,32 +24,34 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
-import platform
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import hypothesis
-import torch
-from _power_oracles import ORACLES, WIDENED
+import _common
+from _power_oracles import ORACLES
 from _power_report import Cells, Column, Row, draw, markdown, write_table
-from _power_suites import UNBROKEN, Job, Mutant, Worker, dtype_of
+from _power_suites import UNBROKEN, Job, Mutant, dtype_of, worker
 
-import equiv
-
-RIVALS = [name for name in ORACLES if name != WIDENED.name]
 COLUMNS = [
     Column("gate", "equiv", "laws", "gate"),
     Column("deep", "equiv", "laws", "gate, deep"),
-    *(Column("normal", name, "normal", name) for name in RIVALS),
-    Column("hypothesis", WIDENED.name, "hypothesis", "Hypothesis suite"),
+    *(Column("normal", name, "normal", name) for name in ORACLES if name != "widened"),
+    Column("hypothesis", "widened", "hypothesis", "Hypothesis suite"),
     *(Column("equiv", name, "equiv", name) for name in ORACLES),
 ]
 
 
-KEPT = ("examples", "deep_examples", "legal_examples", "cases", "by_hand", "zoo")  # a file goes on with the same alone
+KEPT = (
+    "examples",
+    "deep_examples",
+    "legal_examples",
+    "cases",
+    "by_hand",
+    "catalogue",
+)  # a file goes on with the same alone
 
 
 class Misuse(Exception):  # noqa: N818 - what the command says before it ends with 2
@@ -57,7 +59,7 @@ class Misuse(Exception):  # noqa: N818 - what the command says before it ends wi
 
 
 def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = _common.parser(__doc__)
     parser.add_argument("--seeds", type=int, default=1, help="how many, from 0 on")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="these faults and variants alone")
     parser.add_argument("--every", type=int, default=3, help="try each K-th fault, from the first on; 1 for all")
@@ -71,7 +73,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="where the results are kept, and taken up again")
     parser.add_argument("--table", type=Path, help="a Markdown page; replaced between its markers if it has them")
     parser.add_argument("--picture", type=Path, help="the matrix as .svg or .png; needs matplotlib")
-    parser.add_argument("--zoo", default="equiv.testing.faults", help="a module with FAULTS and VARIANTS")
+    parser.add_argument("--catalogue", default="equiv.testing.faults", help="a module with FAULTS and VARIANTS")
     return parser.parse_args(given)
 
 
@@ -97,10 +99,12 @@ def checked(options: argparse.Namespace) -> tuple[list[Any], list[Any]]:
         if path is not None and not path.resolve().parent.is_dir():
             raise Misuse(f"--{name}: expected a file in a folder that exists, got {path}")
     try:
-        zoo = importlib.import_module(options.zoo)
-        faults, variants = zoo.FAULTS, zoo.VARIANTS
+        catalogue = importlib.import_module(options.catalogue)
+        faults, variants = catalogue.FAULTS, catalogue.VARIANTS
     except (ImportError, AttributeError) as error:
-        raise Misuse(f"--zoo: expected a module with FAULTS and VARIANTS, got {options.zoo} ({error})") from error
+        raise Misuse(
+            f"--catalogue: expected a module with FAULTS and VARIANTS, got {options.catalogue} ({error})"
+        ) from error
     legal = {mutant.name: mutant for mutant in (*UNBROKEN, *variants.values())}
     unknown = [name for name in options.only or () if name not in faults and name not in legal]
     if unknown:
@@ -123,18 +127,18 @@ def jobs(options: argparse.Namespace, faults: Sequence[Mutant], legal: Sequence[
             for runner, count in counts.items():
                 rules = tuple(c.oracle for c in COLUMNS if c.runner == runner and c.oracle in ORACLES)
                 number = options.legal_examples if not rules and mutant in legal else count
-                yield Job(runner, mutant.name, seed, number, rules, options.zoo)
+                yield Job(runner, mutant.name, seed, number, rules, options.catalogue)
 
 
 def run(todo: Sequence[Job], cells: Cells, faults: Sequence[Mutant]) -> Iterator[str]:
     """Fill in the cells of the jobs, and say each. What the gate finds is not looked for in deep."""
     on_faults = {fault.name for fault in faults}
-    with Worker() as worker:
+    with worker() as process:
         for number, job in enumerate(todo, start=1):
             gate = cells.get(f"gate/{job.mutant}/{job.seed}", {}).get("equiv", {})
             if job.runner == "deep" and job.mutant in on_faults and gate.get("red"):
                 continue
-            found = cells[_key(job)] = worker.do(job)
+            found = cells[_key(job)] = process.do(job)
             said = ", ".join(f"{name} {_said(cell)}" for name, cell in found.items())
             yield f"{number}/{len(todo)} {job.mutant}, seed {job.seed}, {job.runner}: {said}"
 
@@ -151,17 +155,6 @@ def _said(cell: dict[str, Any]) -> str:
     return f"red at case {cell['examples']} ({cell['seconds']:.2f} s; {cell['by']})"
 
 
-def versions() -> dict[str, str]:
-    return {
-        "equiv": equiv.__version__,
-        "torch": torch.__version__,
-        "hypothesis": hypothesis.__version__,
-        "python": platform.python_version(),
-        "capability": torch.backends.cpu.get_cpu_capability(),
-        "date": time.strftime("%Y-%m-%d"),
-    }
-
-
 def opened(options: argparse.Namespace) -> dict[str, Any]:
     """The state to go on from.
 
@@ -170,7 +163,7 @@ def opened(options: argparse.Namespace) -> dict[str, Any]:
     """
     asked = {name: getattr(options, name) for name in KEPT}
     if options.json is None or not options.json.exists():
-        return {"asked": asked, "versions": versions(), "cells": {}}
+        return {"asked": asked, "versions": _common.versions(), "cells": {}}
     try:
         state: dict[str, Any] = json.loads(options.json.read_text(encoding="utf-8"))
         kept, _ = state["asked"], state["cells"]
@@ -181,27 +174,17 @@ def opened(options: argparse.Namespace) -> dict[str, Any]:
     return state
 
 
-def save(path: Path, state: dict[str, Any]) -> None:
-    """One line a cell. The file is whole at any time, also where the command is interrupted."""
+def save(path: Path | None, state: dict[str, Any]) -> None:
+    """One line a cell."""
     head = {name: value for name, value in state.items() if name != "cells"}
     cells = ",\n".join(f"{json.dumps(key)}: {json.dumps(cell)}" for key, cell in state["cells"].items())
-    partial = path.with_suffix(".part")
-    partial.write_text(f'{json.dumps(head)[:-1]}, "cells": {{\n{cells}\n}}}}\n', encoding="utf-8")
-    partial.replace(path)
+    _common.write_whole(path, f'{json.dumps(head)[:-1]}, "cells": {{\n{cells}\n}}}}\n')
 
 
-def rows(mutants: Sequence[Any]) -> list[Row]:
-    return [
-        Row(
-            mutant.name,
-            mutant.title,
-            kind=getattr(mutant, "kind", ""),
-            dimension=getattr(mutant, "dimension", ""),
-            profile=getattr(mutant, "profile", ""),
-            dtype=dtype_of(mutant),
-        )
-        for mutant in mutants
-    ]
+def rows(mutants: Sequence[Mutant]) -> list[Row]:
+    """Of a fault all that the documentation says; a variant has no kind, dimension or profile."""
+    of = ("kind", "dimension", "profile")
+    return [Row(m.name, m.title, dtype_of(m), **{name: getattr(m, name, "") for name in of}) for m in mutants]
 
 
 def main(given: Sequence[str] | None = None) -> int:
@@ -216,8 +199,7 @@ def main(given: Sequence[str] | None = None) -> int:
     todo = [job for job in jobs(options, faults, legal) if _key(job) not in state["cells"]]
     for line in run(todo, state["cells"], faults):
         print(f"[{time.perf_counter() - start:5.0f} s] {line}", flush=True)
-        if options.json is not None:
-            save(options.json, state)
+        save(options.json, state)
     cells, on_faults, on_legal = state["cells"], rows(faults), rows(legal)
     table = markdown(cells, COLUMNS, on_faults, on_legal, options.seeds)
     print(f"\n{table}")

@@ -17,15 +17,16 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import sys
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import _common
 import torch
 from _timing import versions
+from hypothesis import Phase, target
 from torch import Tensor
 
 from equiv.backends import FORMS, TorchEager
@@ -34,17 +35,8 @@ from equiv.strategies import FINITE_KINDS, KINDS, Case, Values, cases
 
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 SHAPES = (  # eleven, and thirteen below: no factor in common with the periods of sizes, partners and biases
-    (1, 1, 1),
-    (2, 2, 2),
-    (3, 1, 1),
-    (16, 4, 4),
-    (1, 3, 5),
-    (4, 2, 2),
-    (31, 1, 1),
-    (9, 3, 3),
-    (3, 5, 7),
-    (2, 4, 4),
-    (7, 1, 1),
+    *((1, 1, 1), (2, 2, 2), (3, 1, 1), (16, 4, 4), (1, 3, 5), (4, 2, 2)),
+    *((31, 1, 1), (9, 3, 3), (3, 5, 7), (2, 4, 4), (7, 1, 1)),
 )
 WIDE_SHAPES = (*SHAPES, (64, 4, 4), (32, 8, 8))  # beyond what double-double does quickly
 SIZES = ((64, 96), (2, 512), (128, 33), (32, 128))  # rows, outputs
@@ -83,6 +75,10 @@ class Cell:
         self.turns += other.turns
         if other.tight.ratio > self.tight.ratio:
             self.tight = other.tight
+
+    def figures(self) -> tuple[float, ...]:
+        """As the table has them."""
+        return self.outputs, self.violations, self.undecided, self.tight.ratio
 
     @classmethod
     def of(cls, stored: dict[str, Any]) -> Cell:
@@ -155,21 +151,9 @@ def count(backend: TorchEager, dtype: str, kind: str, turn: int, seed: int) -> C
 
 def search(backend: TorchEager, dtype: str, kind: str, examples: int, seed: int) -> Cell:
     """The tightest of this many cases of one kind of values, neighbours of tight ones preferred."""
-    from hypothesis import HealthCheck, Phase, given, settings, target
-    from hypothesis import seed as with_seed
-
     total = Cell()
     drawn = cases(dtype=getattr(torch, dtype), kinds=(kind,), layouts=False, allow_empty=False, max_work=2**16)
 
-    @with_seed(seed)
-    @settings(
-        max_examples=examples,
-        deadline=None,
-        database=None,
-        phases=[Phase.generate, Phase.target],
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(drawn)
     def score(case: Case) -> None:
         rows, width = case.x.reshape(-1, case.weight.shape[1]), (1,) * (4 - len(case.feature_shape))
         cell = judge(backend, rows, case.weight, case.bias, (*case.feature_shape, *width)[:4])
@@ -179,7 +163,8 @@ def search(backend: TorchEager, dtype: str, kind: str, examples: int, seed: int)
         total.add(cell)
         target(cell.tight.ratio)
 
-    score()
+    phases = (Phase.generate, Phase.target)
+    _common.under_hypothesis(drawn, score, examples, seed=seed, phases=phases)()
     return total
 
 
@@ -200,13 +185,10 @@ def load(path: Path | None, seed: int) -> Cells:
 
 
 def save(path: Path | None, seed: int, cells: Cells) -> None:
-    """Write the state whole or not at all."""
-    if path is None:
-        return
+    """Keep the counts in the state file, if there is one."""
     entries = [{"dtype": dtype, "kind": kind, **asdict(cell)} for (dtype, kind), cell in cells.items()]
-    beside = path.with_name(path.name + ".new")
-    beside.write_text(json.dumps({"torch": torch.__version__, "seed": seed, "cells": entries}, indent=1))
-    os.replace(beside, path)
+    state = {"torch": torch.__version__, "seed": seed, "cells": entries}
+    _common.write_whole(path, json.dumps(state, indent=1))
 
 
 def again(backend: TorchEager, dtype: str, kind: str, tight: Tight) -> float:
@@ -241,14 +223,8 @@ def show(backend: TorchEager, cells: Cells) -> bool:
     return right
 
 
-def row(dtype: str, kind: str, cell: Cell) -> str:
-    """One line of the table."""
-    numbers = f"{cell.outputs:>13,}{cell.violations:>12,}{cell.undecided:>12,}{cell.tight.ratio:>9.4f}"
-    return f"{dtype:<12}{kind:<16}{numbers}"
-
-
 def arguments(given: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = _common.parser(__doc__)
     parser.add_argument("--outputs", type=int, default=1_000_000, help="how many to judge, in all")
     parser.add_argument("--dtypes", nargs="+", default=list(DTYPES), choices=[*DTYPES, "complex64", "complex128"])
     parser.add_argument("--kinds", nargs="+", default=None, choices=KINDS)
@@ -267,7 +243,8 @@ def main(given: list[str] | None = None) -> int:
         return 0 if show(backend, cells) else 1
     wanted = [(d, k) for d in asked.dtypes for k in asked.kinds or (FINITE_KINDS if asked.search else KINDS)]
     print(versions())
-    print(f"{'dtype':<12}{'kind':<16}{'outputs':>13}{'violations':>12}{'undecided':>12}{'worst':>9}")
+    counts = {"outputs": ">13,", "violations": ">12,", "undecided": ">12,"}
+    table = _common.Table({"dtype": "12", "kind": "16", **counts, "worst": ">9.4f"})
     stopped, saved = False, time.perf_counter()
     try:
         with torch.no_grad():
@@ -282,7 +259,7 @@ def main(given: list[str] | None = None) -> int:
                     if time.perf_counter() - saved > SAVED_EVERY:
                         save(asked.state, asked.seed, cells)
                         saved = time.perf_counter()
-                print(row(dtype, kind, cell), flush=True)
+                table.row(dtype, kind, *cell.figures())
                 if asked.search and cell.tight.recipe:
                     print(f"{'':12}{cell.tight.form} at {tuple(cell.tight.index)}: {cell.tight.recipe}", flush=True)
     except KeyboardInterrupt:
@@ -291,7 +268,7 @@ def main(given: list[str] | None = None) -> int:
     total = Cell()
     for cell in cells.values():
         total.add(cell)
-    print(row("total", "", total))
+    table.row("total", "", *total.figures())
     seconds = f"{time.perf_counter() - start:.0f} s"
     kept = f"; the same command goes on from {asked.state}" if asked.state else ""
     print(f"stopped after {seconds}{kept}" if stopped else seconds)

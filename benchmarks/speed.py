@@ -21,6 +21,7 @@ import sys
 import time
 from pathlib import Path
 
+import _common
 import _examples
 import _layers
 import _timing
@@ -50,7 +51,7 @@ def suite(workers: list[int], arguments: str) -> bool:
 
 
 def arguments(given: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = _common.parser(__doc__)
     parser.add_argument("--part", nargs="+", choices=PARTS, default=list(PARTS[:-1]))
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--examples", type=int, default=100, help="oneDNN remembers about 300 sizes of 16-bit layers")

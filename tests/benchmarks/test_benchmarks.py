@@ -14,13 +14,13 @@ import torch
 from equiv.numerics import Reference, declared, exact_affine, judge
 from equiv.strategies import KINDS, Values
 
-ROOM = Path(__file__).resolve().parents[2] / "benchmarks"
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
 @pytest.fixture
 def load(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
     monkeypatch.setenv("HYPOTHESIS_NO_PLUGINS", "1")  # the benchmarks set it; here it is put back
-    monkeypatch.syspath_prepend(ROOM)
+    monkeypatch.syspath_prepend(BENCHMARKS)
     return importlib.import_module
 
 

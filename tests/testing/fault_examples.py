@@ -1,4 +1,4 @@
-"""For every fault of the zoo, a call at which it shows and one, as near as can be, at which it does not."""
+"""For every fault of the catalogue, a call at which it shows and one, as near as can be, at which it does not."""
 
 from __future__ import annotations
 

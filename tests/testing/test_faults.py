@@ -1,4 +1,4 @@
-"""The zoo of faults: each shows where it says and nowhere else, the laws find it, and legal variants are spared."""
+"""The catalogue of faults: each shows where it says and nowhere else, laws find it, and legal variants are spared."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import equiv
 from equiv import laws, testing
 from equiv.dtypes import BY_NAME
 from equiv.testing import faults
-from equiv.testing.faults._registry import FAULTS, SURVIVORS, VARIANTS
+from equiv.testing.faults.registry import FAULTS, SURVIVORS, VARIANTS
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "faults.md"
 KERNELS = ("linear", "conv1d", "conv2d", "conv3d")
@@ -26,7 +26,7 @@ MAPPED = ("conv_to_linear", "linear_to_full_conv", "linear_to_pointwise_conv", "
 def bound() -> list[object]:
     """What is called now: torch's kernels and the mappings."""
     kernels = [getattr(F, name) for name in KERNELS]
-    return kernels + [getattr(room, name) for room in (equiv, equiv.mapping) for name in MAPPED]
+    return kernels + [getattr(module, name) for module in (equiv, equiv.mapping) for name in MAPPED]
 
 
 # --- the registry -----------------------------------------------------------------------------------------------------
@@ -48,7 +48,7 @@ def test_every_fault_says_what_it_is() -> None:
         assert set(fault.dtypes) <= set(BY_NAME)
         assert fault.laws
         assert set(fault.laws) <= set(laws.LAWS)
-        assert re.search(r"#\d+|^textbook: |^mapping slip: |^docs/findings/", fault.source), fault.source
+        assert re.search(r"#\d+|^textbook: |^mapping mistake: |^docs/findings/", fault.source), fault.source
     assert len({fault.title for fault in FAULTS.values()}) == len(FAULTS)
     assert set(SURVIVORS) < set(FAULTS)
 
@@ -100,7 +100,7 @@ def test_a_broken_kernel_shows_under_its_condition_and_nowhere_else(name: str) -
 
 
 @pytest.mark.parametrize("name", MAPPINGS)
-def test_a_slip_shows_under_its_condition_and_nowhere_else(name: str) -> None:
+def test_a_mistake_shows_under_its_condition_and_nowhere_else(name: str) -> None:
     shows, spares = MAPPINGS[name]
     right = [None if what is None else rewritten(what) for what in (shows, spares)]
     with faults.inject(name):
@@ -148,14 +148,14 @@ def test_a_fault_begins_with_a_fresh_state() -> None:
             assert same(seen(call), right)
 
 
-def test_a_slip_reaches_names_that_were_imported_before() -> None:
+def test_a_mistake_reaches_names_that_were_imported_before() -> None:
     from equiv.laws import trial
     from equiv.laws.checks import memory, modules
 
     layer = nn.Linear(4, 2)
     with faults.inject("bias-dropped"):
-        for room in (equiv, equiv.mapping, memory, modules, trial):
-            assert room.linear_to_full_conv(layer, (4, 1)).bias is None  # type: ignore[attr-defined]
+        for module in (equiv, equiv.mapping, memory, modules, trial):
+            assert module.linear_to_full_conv(layer, (4, 1)).bias is None  # type: ignore[attr-defined]
     assert memory.linear_to_full_conv(layer, (4, 1)).bias is not None
 
 
@@ -195,7 +195,7 @@ def test_a_fault_at_large_or_rare_sizes_is_found_in_the_profile_deep(name: str) 
 
 
 @pytest.mark.parametrize("name", SURVIVORS)
-def test_what_no_law_tells_is_listed_and_leaves_the_list_once_a_law_tells(name: str) -> None:
+def test_what_no_law_finds_is_listed_and_leaves_the_list_once_a_law_finds_it(name: str) -> None:
     found = faults.find(name, seed=SEED, laws=FAULTS[name].laws, profile="gate", examples=25)
     assert found is None, f"remove {name} from SURVIVORS"
 
@@ -204,12 +204,14 @@ def test_find_tells_listeners_nothing_and_runs_what_it_is_asked_for() -> None:
     heard: list[laws.Result] = []
     laws.listeners.append(heard.append)
     try:
-        found = faults.find("bias-doubled", seed=1, laws=["purity", "readback"], dtypes=["bfloat16"], profile="gate")
+        found = faults.find(
+            "bias-doubled", seed=1, laws=["purity", "weight_recovery"], dtypes=["bfloat16"], profile="gate"
+        )
     finally:
         laws.listeners.remove(heard.append)
     assert heard == []
     assert found is not None
-    assert (found.law, found.dtype) == ("readback", "bfloat16")
+    assert (found.law, found.dtype) == ("weight_recovery", "bfloat16")
     assert faults.find(FAULTS["bias-doubled"], seed=1, laws=["purity"], examples=3) is None
     with pytest.raises(equiv.EquivError, match="laws: expected a list of names"):
         faults.find("bias-doubled", laws=["exakt"])
@@ -243,7 +245,7 @@ def test_a_variant_is_another_kernel_than_torchs(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", VARIANTS)
 def test_no_law_refuses_a_legal_variant(name: str) -> None:
-    """Every law in one dtype, one law in each dtype; benchmarks/zoo.py runs all of them."""
+    """Every law in one dtype, one law in each dtype; benchmarks/catalogue.py runs all of them."""
     variant = VARIANTS[name]
     turn = list(VARIANTS).index(name)
     word = variant.dtypes[turn % len(variant.dtypes)]
@@ -256,12 +258,12 @@ def test_no_law_refuses_a_legal_variant(name: str) -> None:
 
 
 def test_the_page_is_the_table_of_the_registry() -> None:
-    from equiv.testing.faults import _table
+    from equiv.testing.faults import table
 
-    assert PAGE.read_text(encoding="utf-8") == _table.page(), "run `python -m equiv.testing.faults > docs/faults.md`"
+    assert PAGE.read_text(encoding="utf-8") == table.page(), "run `python -m equiv.testing.faults > docs/faults.md`"
 
 
-def test_the_zoo_is_part_of_the_public_face_of_testing() -> None:
+def test_the_catalogue_is_part_of_the_public_face_of_testing() -> None:
     assert testing.faults is faults
     assert set(faults.__all__) == {"FAULTS", "SURVIVORS", "VARIANTS", "Fault", "Variant", "find", "inject"}
     assert isinstance(FAULTS["bias-dropped"], faults.Fault)

@@ -1,9 +1,9 @@
-"""A zoo of faults and of legal variants, to test an oracle with: it is as good as what it finds and what it spares.
+"""A catalogue of faults and of legal variants, to test an oracle with: what it must find, and what it must spare.
 
 Each fault is a context in which torch's ``linear`` and ``conv1d/2d/3d`` (those of ``torch.nn.functional``, which
 modules call), or one of equiv's mappings, is wrong under one stated condition: reduced from a thread in which something
-like it broke, from a slip that people make when they rewrite layers, or from a textbook. Each variant is a context in
-which torch computes otherwise, and rightly.
+like it broke, from a mistake that people make when they rewrite layers, or from a textbook. Each variant is a context
+in which torch computes otherwise, and rightly.
 
 Example:
     >>> import torch
@@ -22,37 +22,32 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 
-from equiv.testing.faults import (
-    _arithmetic,
-    _batch,
-    _effects,
-    _gradients,
-    _mapping,
-    _mapping_back,
-    _memory,
-    _registry,
-    _second_order,
-    _sizes,
-    _sliding,
-    _transforms,
-    _values,
-    _variants,
+from equiv.testing.faults import (  # noqa: F401 - importing them fills the catalogue, in this order
+    arithmetic,
+    batch,
+    effects,
+    gradients,
+    mapping,
+    mapping_back,
+    memory,
+    registry,
+    second_order,
+    sizes,
+    sliding,
+    transforms,
+    values,
+    variants,
 )
-from equiv.testing.faults._find import find
-from equiv.testing.faults._registry import Fault, Variant
+from equiv.testing.faults.registry import Fault, Variant
+from equiv.testing.faults.search import find
 
-_ROOMS = (
-    *(_memory, _batch, _sizes, _sliding, _gradients, _second_order, _arithmetic, _values, _effects, _transforms),
-    *(_mapping, _mapping_back, _variants),
-)
-
-FAULTS: Mapping[str, Fault] = _registry.FAULTS
+FAULTS: Mapping[str, Fault] = registry.FAULTS
 """Every fault by name. Names are stable; a missing one raises an EquivError with near ones."""
 
-SURVIVORS: Mapping[str, str] = _registry.SURVIVORS
-"""The faults that no law tells yet, and why: what the laws leave out, stated."""
+SURVIVORS: Mapping[str, str] = registry.SURVIVORS
+"""The faults that no law finds yet, and why."""
 
-VARIANTS: Mapping[str, Variant] = _registry.VARIANTS
+VARIANTS: Mapping[str, Variant] = registry.VARIANTS
 """Every legal variant by name."""
 
 

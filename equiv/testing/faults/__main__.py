@@ -2,7 +2,7 @@
 
 import sys
 
-from equiv.testing.faults._table import page
+from equiv.testing.faults.table import page
 
 if __name__ == "__main__":
     sys.stdout.write(page())

@@ -1,4 +1,4 @@
-"""torch's four kernels replaced: what a call looks like to a replacement, where it is put, and tools to write one.
+"""torch's four kernels replaced: what a call looks like to a replacement, and where it is put.
 
 ``nn.Linear``, ``nn.Conv1d/2d/3d`` and everything else in Python looks the kernels up in ``torch.nn.functional`` at each
 call, so that is where they are replaced. ``torch.conv1d/2d/3d`` stay: dynamo makes its table of known functions from
@@ -56,10 +56,24 @@ class KernelCall:
             return self.right(of("x"), of("weight"), of("bias"))
         return self.right(of("x"), of("weight"), of("bias"), of("stride"), of("padding"), of("dilation"), of("groups"))
 
+    def run_in(self, dtype: torch.dtype) -> Tensor:
+        """The right result of all tensors in another dtype."""
+        bias = None if self.bias is None else self.bias.to(dtype)
+        return self.run(x=self.x.to(dtype), weight=self.weight.to(dtype), bias=bias)
+
+    def is_of(self, *dtypes: torch.dtype) -> bool:
+        """Whether input and weight are of one of these dtypes."""
+        return self.weight.dtype in dtypes and self.x.dtype == self.weight.dtype
+
     @property
     def is_conv(self) -> bool:
         """Whether this is a convolution."""
         return self.dims > 0
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether this is linear."""
+        return self.dims == 0
 
     @property
     def outputs(self) -> int:
@@ -186,90 +200,3 @@ def without_onednn() -> Iterator[None]:
         yield
     finally:
         switch.enabled = before
-
-
-# --- tools ------------------------------------------------------------------------------------------------------------
-
-
-class _Replaced(torch.autograd.Function):
-    @staticmethod
-    def forward(_ctx: Any, _t: Tensor, values: Tensor) -> Tensor:
-        return values.clone()
-
-    @staticmethod
-    def backward(_ctx: Any, *grads: Any) -> Any:
-        return grads[0], None
-
-
-def applied(function: type[torch.autograd.Function], *arguments: Any) -> Tensor:
-    """``function.apply(*arguments)``, which has no types of its own."""
-    apply: Callable[..., Tensor] = getattr(function, "apply")  # noqa: B009 - untyped in torch
-    return apply(*arguments)
-
-
-def replaced(t: Tensor, values: Tensor) -> Tensor:
-    """Other values in the place of ``t``, whose gradient is taken for that of ``t``."""
-    if torch.is_grad_enabled() and t.requires_grad:
-        return applied(_Replaced, t, values.detach())
-    return values.detach()
-
-
-def read_as_contiguous(t: Tensor, offset: int | None = None) -> Tensor:
-    """The values that a kernel sees which takes memory from the storage offset on as contiguous.
-
-    Beyond the end of the storage it begins at its start again, where a real kernel would read what lies there.
-    """
-    with torch.no_grad():
-        size = t.untyped_storage().nbytes() // t.element_size()
-        if size == 0:
-            return t
-        memory = t.detach().as_strided((size,), (1,), 0)
-        start = t.storage_offset() if offset is None else offset
-        values = memory[(torch.arange(t.numel(), device=t.device) + start) % size].view(t.shape)
-    return replaced(t, values)
-
-
-def last_entry_off(y: Tensor) -> Tensor:
-    """The last entry wrong by its own magnitude, at least by 1; nothing where there is none."""
-    if y.numel() == 0:
-        return y
-    with torch.no_grad():
-        last = y.detach()[(-1,) * y.ndim]
-        wrong = torch.zeros_like(y, memory_format=torch.contiguous_format)
-        size = last.abs()
-        wrong[(-1,) * y.ndim] = torch.where(size >= 1, size, torch.ones_like(size)).to(y.dtype)
-    return y + wrong
-
-
-def last_entry_zero(t: Tensor) -> Tensor:
-    """The last entry left at zero."""
-    if t.numel() == 0:
-        return t
-    kept = torch.ones_like(t, memory_format=torch.contiguous_format)
-    kept[(-1,) * t.ndim] = 0
-    return torch.where(kept != 0, t, torch.zeros_like(t))
-
-
-def is_strided(t: Tensor) -> bool:
-    """Whether its entries do not lie in order without gaps."""
-    return not t.is_contiguous()
-
-
-def is_channels_last(t: Tensor) -> bool:
-    """Channels innermost in memory, and more than one of them and more than one position."""
-    return t.ndim >= 3 and t.shape[1] > 1 and t.stride(1) == 1 and not t.is_contiguous()
-
-
-def has_odd_unit_strides(t: Tensor) -> bool:
-    """Contiguous but for the strides of dimensions of size 1, which mean nothing."""
-    expected = 1
-    odd = False
-    for size, stride in zip(reversed(t.shape), reversed(t.stride()), strict=True):
-        odd |= size == 1 and stride != expected
-        expected *= max(1, size)
-    return odd and t.is_contiguous()
-
-
-def over_outputs(c: KernelCall, bias: Tensor) -> Tensor:
-    """A bias ``(O,)`` as it is added to the result of a call."""
-    return bias.reshape(-1, *(1,) * c.dims)

@@ -12,7 +12,7 @@ from hypothesis.errors import HypothesisWarning
 from equiv.backends import TorchEager
 from equiv.errors import EquivError
 from equiv.laws import LAWS, Item, Profile, Result, items, listeners, profile_of, run_item
-from equiv.testing.faults._registry import FAULTS, VARIANTS, Fault, Variant
+from equiv.testing.faults.registry import FAULTS, VARIANTS, Fault, Variant
 
 
 class _First(Profile):
@@ -34,7 +34,7 @@ def find(
 ) -> Result | None:
     """The first law that torch breaks under a fault, or None if every law still holds.
 
-    The laws and dtypes that the fault names come first, then the other laws that could tell. Hypothesis does not
+    The laws and dtypes that the fault names come first, then the other laws that could find it. Hypothesis does not
     shrink the failing case. Listeners of :mod:`equiv.laws` hear nothing of these runs.
 
     Args:

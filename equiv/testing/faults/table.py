@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from equiv.testing.faults._registry import FAULTS, SURVIVORS, VARIANTS, Fault
+from equiv.testing.faults.registry import FAULTS, SURVIVORS, VARIANTS, Fault
 
 _KINDS = {
     "kernel": "Kernels: layouts, batches, sizes, strides, order",
@@ -13,10 +13,10 @@ _KINDS = {
     "values": "Special values and the ends of the range",
     "effect": "Effects: memory written, shared, remembered",
     "transform": "Transforms and modes",
-    "mapping": "Mapping slips",
+    "mapping": "Mistakes in mappings",
 }
 
-_TOP = """# The zoo of faults
+_TOP = """# The catalogue of faults
 
 <!-- Made by `python -m equiv.testing.faults > docs/faults.md`; a test holds it against the registry. -->
 
@@ -35,17 +35,17 @@ print(found.law, found.failure.note)
 assert faults.find("pairwise", seed=1, examples=2, laws=["exact", "forward"]) is None  # right, in another order
 ```
 
-`profile` is the one in which the laws must find a fault, and `laws` are those that are expected to tell, the likeliest
-first. `tests/testing/test_faults.py` shows for every fault a call at which it shows and one near it at which it does not.
-`OMP_NUM_THREADS=1 python benchmarks/zoo.py` runs every fault with ten seeds and every variant. What equiv patches is
-global to the process while a context is open; it reaches everything that looks its kernels up in `torch.nn.functional`,
-as `nn.Linear` and `nn.Conv1d/2d/3d` do (not direct calls of `torch.conv2d`), and modules that hold a mapping of equiv
-under any name.
+`profile` is the one in which the laws must find a fault, and `laws` are those that are expected to find it, the
+likeliest first. `tests/testing/test_faults.py` has for every fault a call at which it shows and one near it at which it
+does not. `OMP_NUM_THREADS=1 python benchmarks/catalogue.py` runs every fault with ten seeds and every variant. What
+equiv patches is global to the process while a context is open; it reaches everything that looks its kernels up in
+`torch.nn.functional`, as `nn.Linear` and `nn.Conv1d/2d/3d` do (not direct calls of `torch.conv2d`), and modules that
+hold a mapping of equiv under any name.
 """
 
-_GAPS = """## What no law tells yet
+_GAPS = """## What no law finds yet
 
-Of these the zoo knows that the laws let them pass. A test fails once a law tells one, so that the list stays true.
+The laws let these pass. A test fails once a law finds one, so that the list stays true.
 
 | fault | why |
 |---|---|
@@ -65,7 +65,7 @@ def page() -> str:
 
     Example:
         >>> page().splitlines()[0]
-        '# The zoo of faults'
+        '# The catalogue of faults'
     """
     return "\n".join(_parts()) + "\n"
 

@@ -14,8 +14,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from equiv.testing.faults._kernel import Kernel, KernelCall, instead, without_onednn
-from equiv.testing.faults._registry import register_variant
+from equiv.dtypes import is_inexact
+from equiv.testing.faults.kernel import Kernel, KernelCall, instead, without_onednn
+from equiv.testing.faults.registry import VARIANTS, Applied, Variant
 
 Sum = Callable[[Tensor, Tensor], Tensor]  # rows (*places, n) and weight (O, n) -> (*places, O)
 Core = Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -56,7 +57,7 @@ def by_rows(core: Core) -> Kernel:
     def kernel(c: KernelCall) -> Tensor:
         if not _is_simple(c) or not c.n:
             return c.run()
-        if not c.is_conv:
+        if c.is_linear:
             return core(c.x, c.weight, c.bias)
         y = core(windows(c), c.weight.reshape(c.outputs, c.n), c.bias).movedim(-1, 1)
         return y if c.is_batched else y[0]
@@ -225,7 +226,7 @@ def _channels_last(c: KernelCall) -> Tensor:
 def _positive_zeros(c: KernelCall) -> Tensor:
     """Sums that begin at +0: no result is -0."""
     y = c.run()
-    return y + 0 if y.is_floating_point() or y.is_complex() else y
+    return y + 0 if is_inexact(y.dtype) else y
 
 
 # --- settings ---------------------------------------------------------------------------------------------------------
@@ -251,124 +252,110 @@ def _flushing() -> Iterator[None]:
         torch.set_flush_denormal(before)
 
 
-def _variant(name: str, title: str, kernel: Kernel, *, source: str, dtypes: tuple[str, ...] = ALL) -> None:
-    register_variant(name, title, partial(instead, kernel, traced=True), source=source, dtypes=dtypes)
+def _variant(name: str, title: str, source: str, apply: Applied, dtypes: tuple[str, ...] = ALL) -> None:
+    VARIANTS.add(Variant(name, title, source, dtypes, apply))
 
 
-def _order(name: str, title: str, add_up: Sum, *, source: str, dtypes: tuple[str, ...] = ALL) -> None:
-    _variant(name, title, by_rows(_summed(add_up)), source=source, dtypes=dtypes)
+def _kernel(name: str, title: str, source: str, kernel: Kernel, dtypes: tuple[str, ...] = ALL) -> None:
+    _variant(name, title, source, partial(instead, kernel, traced=True), dtypes)
 
 
-_order("sequential", "Terms are added from first to last.", sequential, source="textbook: the plain loop")
-_order("reversed", "Terms are added from last to first.", backwards, source="textbook: the loop turned around")
-_order("pairwise", "Terms are added in pairs, in a tree.", pairwise, source="numpy.sum; torch.sum")
-_order("blocked-8", "Terms are added in blocks of 8.", _BLOCKED_8, source="AVX2 kernels")
-_order("blocked-32", "Terms are added in blocks of 32.", _BLOCKED_32, source="tiled matrix kernels")
-_order("interleaved-8", "Eight partial sums of every eighth term are added up.", _interleaved, source="AVX2 kernels")
-_order(
+_kernel("sequential", "Terms are added from first to last.", "textbook: the plain loop", by_rows(_summed(sequential)))
+_kernel(
+    "reversed", "Terms are added from last to first.", "textbook: the loop turned around", by_rows(_summed(backwards))
+)
+_kernel("pairwise", "Terms are added in pairs, in a tree.", "numpy.sum; torch.sum", by_rows(_summed(pairwise)))
+_kernel("blocked-8", "Terms are added in blocks of 8.", "AVX2 kernels", by_rows(_summed(_BLOCKED_8)))
+_kernel("blocked-32", "Terms are added in blocks of 32.", "tiled matrix kernels", by_rows(_summed(_BLOCKED_32)))
+_kernel(
+    "interleaved-8",
+    "Eight partial sums of every eighth term are added up.",
+    "AVX2 kernels",
+    by_rows(_summed(_interleaved)),
+)
+_kernel(
     "compensated",
     "Kahan's sum carries the error of each addition along.",
-    compensated,
-    source="textbook: Kahan 1965",
-    dtypes=REAL,
+    "textbook: Kahan 1965",
+    by_rows(_summed(compensated)),
+    REAL,
 )
-_order(
+_kernel(
     "fused-multiply-add",
     "Product and addition are rounded once.",
-    fused,
-    source="FMA instructions",
-    dtypes=("float32",),
+    "FMA instructions",
+    by_rows(_summed(fused)),
+    ("float32",),
 )
-_variant(
+_kernel(
     "wider-accumulator",
     "The next wider dtype accumulates, and the result is rounded once.",
+    "tensor cores with float32 accumulators",
     by_rows(_summed(by_matmul, wide=lambda dtype: _WIDER.get(dtype, dtype))),
-    source="tensor cores with float32 accumulators",
-    dtypes=("float32", "bfloat16", "float16", "complex64"),
+    ("float32", "bfloat16", "float16", "complex64"),
 )
-_variant(
+_kernel(
     "float64-rounded-once",
     "float64 accumulates term after term, and the result is rounded once.",
+    "textbook: reference kernels",
     by_rows(_summed(sequential, wide=_widest)),
-    source="textbook: reference kernels",
-    dtypes=("float32", "bfloat16", "float16", "complex64"),
+    ("float32", "bfloat16", "float16", "complex64"),
 )
-_variant(
+_kernel(
     "bias-first",
     "Sums begin at the bias.",
+    "GEMM with beta = 1; oneDNN's accumulators",
     by_rows(_summed(sequential, bias="first")),
-    source="GEMM with beta = 1; oneDNN's accumulators",
 )
-_variant(
+_kernel(
     "bias-last",
     "The bias is the last term, added before the only rounding.",
+    "fused epilogues",
     by_rows(_summed(by_matmul)),
-    source="fused epilogues",
 )
-_variant(
-    "conv-by-matmul",
-    "Convolutions are windows times a matrix.",
-    _conv_by_matmul,
-    source="im2col; torch.nn.Unfold",
-)
-_variant(
+_kernel("conv-by-matmul", "Convolutions are windows times a matrix.", "im2col; torch.nn.Unfold", _conv_by_matmul)
+_kernel(
     "linear-by-pointwise-conv",
     "linear is a convolution with a kernel of 1.",
+    "apple/ml-ane-transformers",
     _linear_by_conv,
-    source="apple/ml-ane-transformers",
-    dtypes=("float32", "float64", "complex64", "int32"),
+    ("float32", "float64", "complex64", "int32"),
 )
-_variant(
+_kernel(
     "elementwise-sums",
     "Each output is the sum of an elementwise product.",
+    "torch.sum in place of a matrix kernel",
     by_rows(_outputs_one_by_one),
-    source="torch.sum in place of a matrix kernel",
 )
-_variant(
+_kernel(
     "batch-in-halves",
     "The two halves of the batch are computed one after the other.",
+    "gradient checkpointing, micro-batches",
     by_rows(_in_halves),
-    source="gradient checkpointing, micro-batches",
 )
-_variant(
-    "one-sample-at-a-time",
-    "Every sample is computed by itself.",
-    by_rows(_one_at_a_time),
-    source="streaming inference",
-)
-_variant(
+_kernel("one-sample-at-a-time", "Every sample is computed by itself.", "streaming inference", by_rows(_one_at_a_time))
+_kernel(
     "result-not-contiguous",
     "The result lies in memory with gaps and in another order of dimensions.",
+    "channels-last results",
     _apart_in_memory,
-    source="channels-last results",
-)
-register_variant(
-    "channels-last-inside",
-    "conv2d and conv3d copy their tensors to channels-last first.",
-    partial(instead, _channels_last),
-    source="oneDNN's and cuDNN's NHWC kernels",
-    dtypes=("float32", "float64", "float16"),
 )
 _variant(
-    "positive-zeros",
-    "No result is negative zero.",
-    _positive_zeros,
-    source="sums that begin at +0",
+    "channels-last-inside",
+    "conv2d and conv3d copy their tensors to channels-last first.",
+    "oneDNN's and cuDNN's NHWC kernels",
+    partial(instead, _channels_last),
+    ("float32", "float64", "float16"),
 )
-register_variant(
-    "four-threads", "torch runs with four threads.", partial(_threads, 4), source="torch.set_num_threads", dtypes=ALL
+_kernel("positive-zeros", "No result is negative zero.", "sums that begin at +0", _positive_zeros)
+_variant("four-threads", "torch runs with four threads.", "torch.set_num_threads", partial(_threads, 4))
+_variant(
+    "without-onednn", "torch runs without oneDNN, on its own kernels.", "torch.backends.mkldnn.enabled", without_onednn
 )
-register_variant(
-    "without-onednn",
-    "torch runs without oneDNN, on its own kernels.",
-    without_onednn,
-    source="torch.backends.mkldnn.enabled",
-    dtypes=ALL,
-)
-register_variant(
+_variant(
     "flushed-subnormals",
     "Subnormal inputs and results are zero, as torch.set_flush_denormal says.",
+    "torch.set_flush_denormal",
     _flushing,
-    source="torch.set_flush_denormal",
-    dtypes=("float32", "float64"),
+    ("float32", "float64"),
 )

@@ -1,17 +1,16 @@
-"""What a fault and a legal variant are, and the two mappings that hold them by name."""
+"""What a fault and a legal variant are, the two mappings that hold them by name, and how one is put there."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Any, Generic, TypeVar
 
 from equiv.errors import EquivError
 
 Applied = Callable[[], AbstractContextManager[None]]
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -21,13 +20,13 @@ class Fault:
     Attributes:
         name: Stable, in kebab-case.
         title: What is wrong, and under which condition; one sentence.
-        source: The thread that it was reduced from, such as ``pytorch/pytorch#1246``; or ``mapping slip: ...``; or
+        source: The thread that it was reduced from, such as ``pytorch/pytorch#1246``; or ``mapping mistake: ...``; or
             ``textbook: ...``.
         kind: ``kernel``, ``gradient``, ``arithmetic``, ``values``, ``effect``, ``transform`` or ``mapping``.
         dimension: Along which dimension of the inputs its condition lies.
         profile: The profile in which the laws must find it: ``dev``, ``gate`` or ``deep``.
         dtypes: Words of the dtypes in which it shows.
-        laws: Ids of the laws that are expected to tell, the likeliest first.
+        laws: Ids of the laws that are expected to find it, the likeliest first.
     """
 
     name: str
@@ -84,17 +83,20 @@ def _entered(apply: Applied) -> Iterator[None]:
         yield
 
 
+_T = TypeVar("_T", Fault, Variant)
+
+
 class Named(Mapping[str, _T], Generic[_T]):
     """A mapping by name, in the order of registration, whose missing names raise an error with near ones."""
 
-    def __init__(self, argument: str) -> None:
-        self._argument = argument
+    def __init__(self, what: str) -> None:
+        self._what, self._table = what, f"{what.upper()}S"
         self._entries: dict[str, _T] = {}
 
-    def add(self, name: str, entry: _T) -> None:
-        """Register an entry under a name of its own."""
-        assert name not in self._entries, name
-        self._entries[name] = entry
+    def add(self, entry: _T) -> None:
+        """Register an entry under its name, which no other entry has."""
+        assert entry.name not in self._entries, entry.name
+        self._entries[entry.name] = entry
 
     def __getitem__(self, name: str) -> _T:
         if isinstance(name, str) and name in self._entries:
@@ -104,13 +106,9 @@ class Named(Mapping[str, _T], Generic[_T]):
             f"did you mean {' or '.join(map(repr, near))}?" if near else f"see list(equiv.testing.faults.{self._table})"
         )
         raise UnknownName(
-            f"{self._argument}: expected one of the {len(self._entries)} names of equiv.testing.faults.{self._table}, "
+            f"{self._what}: expected one of the {len(self._entries)} names of equiv.testing.faults.{self._table}, "
             f"got {name!r:.60}; {advice}"
         )
-
-    @property
-    def _table(self) -> str:
-        return "FAULTS" if self._argument == "fault" else "VARIANTS"
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
@@ -119,7 +117,7 @@ class Named(Mapping[str, _T], Generic[_T]):
         return len(self._entries)
 
     def __repr__(self) -> str:
-        return f"<{len(self)} {self._table.lower()}>"
+        return f"<{len(self)} {self._what}s>"
 
 
 class UnknownName(EquivError, KeyError):  # noqa: N818 - an EquivError that a Mapping may raise
@@ -138,22 +136,41 @@ FAULTS: Named[Fault] = Named("fault")
 VARIANTS: Named[Variant] = Named("variant")
 
 
-def register(
-    name: str,
-    title: str,
-    apply: Applied,
-    *,
-    source: str,
-    kind: str,
-    dimension: str,
-    laws: tuple[str, ...],
-    profile: str = "dev",
-    dtypes: tuple[str, ...] = ("float32",),
-) -> None:
-    """Put a fault into the zoo."""
-    FAULTS.add(name, Fault(name, title, source, kind, dimension, profile, dtypes, laws, apply))
+@dataclass(frozen=True, kw_only=True)
+class Faults:
+    """What the faults of one module have in common; a call adds one to :data:`FAULTS`, in two steps.
 
+    First its name, the dimension of its condition, and by keyword what differs from the rest of the module; then its
+    sentence, its source, and the context in which torch or a mapping has it::
 
-def register_variant(name: str, title: str, apply: Applied, *, source: str, dtypes: tuple[str, ...]) -> None:
-    """Put a legal variant into the zoo."""
-    VARIANTS.add(name, Variant(name, title, source, dtypes, apply))
+        fault = Faults(kind="kernel", laws=(BATCH, EXACT))
+
+        fault("batch-65-alone", "batch", profile="gate")(
+            "The last entry is wrong for 65 rows and no other number.",
+            "textbook: the remainder of a tile, at one size",
+            where(lambda c: c.rows == 65, last_off),
+        )
+
+    Attributes:
+        kind: As in :class:`Fault`.
+        laws: As in :class:`Fault`.
+        profile: As in :class:`Fault`.
+        dtypes: As in :class:`Fault`.
+        family: What every source begins with, if anything.
+    """
+
+    kind: str
+    laws: tuple[str, ...]
+    profile: str = "dev"
+    dtypes: tuple[str, ...] = ("float32",)
+    family: str = ""
+
+    def __call__(self, name: str, dimension: str, **different: Any) -> Callable[[str, str, Applied], None]:
+        """A function of sentence, source and context, which adds the fault."""
+        of = replace(self, **different)
+
+        def add(title: str, source: str, apply: Applied) -> None:
+            whole = f"{of.family}: {source}" if of.family else source
+            FAULTS.add(Fault(name, title, whole, of.kind, dimension, of.profile, of.dtypes, of.laws, apply))
+
+        return add
