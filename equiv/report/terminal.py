@@ -9,14 +9,12 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable, Sequence
 
-from rich.box import Box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-WIDEST_PROSE = 88  # longer lines are hard to read, however wide the terminal is
+from equiv.report.plain import table_lines
 
-_RULED = Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
+WIDEST_PROSE = 88  # longer lines are hard to read, however wide the terminal is
 
 
 class _Console(Console):
@@ -47,43 +45,38 @@ def heading(out: Console, text: str) -> None:
     out.print("-" * min(len(text), out.width))
 
 
-def paragraph(out: Console, text: str, *, indent: str = "", hanging: str = "", style: str = "") -> None:
-    """One wrapped paragraph; white space in ``text`` counts for nothing. An empty line follows.
+def prose(out: Console, text: str) -> None:
+    """Paragraphs, which empty lines divide, each wrapped; other white space counts for nothing. An empty line follows.
 
     Example:
-        >>> paragraph(console(), '''one
+        >>> prose(console(), '''one
         ...     two''')
         one two
         <BLANKLINE>
     """
-    lines(out, [" ".join(text.split())], indent=indent, hanging=hanging, style=style)
-    out.print()
+    for paragraph in text.split("\n\n"):
+        lines(out, [" ".join(paragraph.split())])
+        out.print()
 
 
-def lines(out: Console, texts: Iterable[str], *, indent: str = "", hanging: str = "", style: str = "") -> None:
+def lines(out: Console, texts: Iterable[str], *, indent: str = "", hanging: str = "") -> None:
     """Each text wrapped on its own, without empty lines in between."""
+    width = prose_width(out)
     for text in texts:
         wrapped = textwrap.fill(
-            text,
-            prose_width(out),
-            initial_indent=indent,
-            subsequent_indent=indent + hanging,
-            break_on_hyphens=False,
+            text, width, initial_indent=indent, subsequent_indent=indent + hanging, break_on_hyphens=False
         )
-        out.print(Text(wrapped, style=style))
+        out.print(Text(wrapped))
 
 
-def verbatim(out: Console, text: str, *, indent: str = "    ") -> None:
+def verbatim(out: Console, text: str, *, indent: str = "") -> None:
     """Source or a picture as it stands, indented and never wrapped. An empty line follows."""
     out.print(Text(textwrap.indent(text.rstrip("\n"), indent)), soft_wrap=True)
     out.print()
 
 
 def table(out: Console, columns: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1, gap: int = 2) -> None:
-    """Columns under a rule, ``gap`` blanks apart, the first ``left`` of them flush left, the others flush right.
-
-    Lines end without blanks, and an empty line follows. No word is ever broken: where the width does not hold the
-    longest words side by side, each row becomes a paragraph of its own.
+    """A table with its heading in bold, as :func:`equiv.report.table_lines` lays it out. An empty line follows.
 
     Example:
         >>> table(console(), ("form", "weights"), [("linear", "8")])
@@ -92,60 +85,12 @@ def table(out: Console, columns: Sequence[str], rows: Iterable[Sequence[str]], *
           linear        8
         <BLANKLINE>
     """
-    cells = [list(row) for row in rows]
-    texts = [[name, *(row[number] for row in cells)] for number, name in enumerate(columns)]
-    whole = [any("(" in text or "," in text for text in column) for column in texts]  # shapes and numbers stay in one
-    least = [
-        max(len(part) for text in column for part in ([text] if kept else text.split() or [""]))
-        for column, kept in zip(texts, whole, strict=True)
-    ]
-    widths = _fitted([max(map(len, column)) for column in texts], least, out.width - gap * len(columns) - 1)
-    if widths is None:
-        _records(out, columns, cells, left)
-        return
-    grid = Table(box=_RULED, show_edge=True, header_style="bold", pad_edge=True, padding=(0, 0, 0, gap - 1))
-    for number, column in enumerate(columns):
-        grid.add_column(column, justify="left" if number < left else "right", width=widths[number])
-    for row in cells:
-        grid.add_row(*(Text(cell) for cell in row))
-    with out.capture() as capture:
-        out.print(grid)
-    # Without the empty edges of the box, and without blanks at the ends of lines.
-    kept_lines = [line.rstrip() for line in capture.get().splitlines()]
-    for line in kept_lines:
-        if line:
-            out.print(Text.from_ansi(line), soft_wrap=True)
+    head, body = table_lines(columns, rows, width=out.width, left=left, gap=gap)
+    for line in head:
+        out.print(Text(line, style="bold"), soft_wrap=True)
+    for line in body:
+        out.print(line, soft_wrap=True)
     out.print()
-
-
-def _fitted(widths: list[int], least: list[int], room: int) -> list[int] | None:
-    """Widths that fit the room, the widest that may become narrower first; None where the least do not fit."""
-    found = list(widths)
-    while sum(found) > room:
-        number = max(range(len(found)), key=lambda i: (found[i] > least[i], found[i]))
-        if found[number] == least[number]:
-            return None
-        found[number] -= 1
-    return found
-
-
-def _records(out: Console, columns: Sequence[str], rows: list[list[str]], left: int) -> None:
-    """Each row as a paragraph: what stood on the left, then every other cell after the name of its column."""
-    for row in rows:
-        head = " ".join(cell for cell in row[:left] if cell)
-        rest = "; ".join(f"{name} {cell}" for name, cell in zip(columns[left:], row[left:], strict=True) if cell)
-        lines(out, [f"{head}: {rest}" if head else rest], indent="  ", hanging="  ")
-    out.print()
-
-
-def shape(sizes: Sequence[int]) -> str:
-    """A shape as torch prints it, without its class.
-
-    Example:
-        >>> shape((2, 4, 1, 1)), shape((3,))
-        ('(2, 4, 1, 1)', '(3,)')
-    """
-    return str(tuple(sizes))
 
 
 def numbers(values: Iterable[float], *, digits: int = 4) -> str:
