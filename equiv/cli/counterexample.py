@@ -13,7 +13,7 @@ from equiv.arguments import parse_name, refusal
 from equiv.dtypes import dtype_name, is_inexact
 from equiv.errors import EquivError
 from equiv.report import STDOUT, write_json
-from equiv.report import terminal as term
+from equiv.report.terminal import Page
 from equiv.structure import Counterexample, counterexample
 from equiv.text import counted
 
@@ -105,30 +105,23 @@ def _random_layer(n: int, out: int, dtype: torch.dtype, seed: int) -> nn.Linear:
 
 
 def _say(found: Counterexample, weights: str) -> None:
-    out = term.console()
+    page = Page()
     channels, *spatial = found.feature_shape
-    term.heading(out, f"Linear({found.in_features} -> {found.out_features}) over a map {found.feature_shape}")
-    term.prose(out, weights)
+    page.heading(f"Linear({found.in_features} -> {found.out_features}) over a map {found.feature_shape}")
+    page.prose(weights)
     if math.prod(spatial) == 1:
-        term.prose(
-            out,
-            f"""They are the same. The map has one position, so its {found.in_features:,} numbers are its {channels:,}
-            channels, and a 1x1 convolution with the layer's {found.layer_weights:,} weights computes the same sums for
-            every input.""",
-        )
+        page.prose(f"""They are the same. The map has one position, so its {found.in_features:,} numbers are its
+            {channels:,} channels, and a 1x1 convolution with the layer's {found.layer_weights:,} weights computes the
+            same sums for every input.""")
     else:
-        term.prose(
-            out,
-            f"""The fully connected layer takes the {counted(found.in_features, "number")} of the map to
+        page.prose(f"""The fully connected layer takes the {counted(found.in_features, "number")} of the map to
             {found.out_features:,}. A 1x1 convolution over its {counted(channels, "channel")} takes them to
-            {found.conv_output_shape[0]:,} x {"x".join(map(str, spatial))} =
-            {math.prod(found.conv_output_shape):,} numbers, {_read(found)}.""",
-        )
-    out.print(found.render(term.prose_width(out)), soft_wrap=True)
-    out.print()
+            {found.conv_output_shape[0]:,} x {"x".join(map(str, spatial))} = {math.prod(found.conv_output_shape):,}
+            numbers, {_read(found)}.""")
+    page.verbatim(found.render(page.prose_width))
     if not found.equivalent:
-        term.heading(out, "To run it yourself")
-        term.verbatim(out, found.snippet())
+        page.heading("To run it yourself")
+        page.verbatim(found.snippet())
 
 
 def _read(found: Counterexample) -> str:

@@ -9,7 +9,6 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
-from rich.console import Console
 
 import equiv
 from equiv.cli import measure as measured
@@ -17,7 +16,7 @@ from equiv.dtypes import dtype_name, is_inexact
 from equiv.laws import LAWS, PROFILES
 from equiv.numerics import declared, format_of
 from equiv.report import STDOUT, write_json
-from equiv.report import terminal as term
+from equiv.report.terminal import Page
 from equiv.strategies import devices_present, served
 from equiv.text import counted
 
@@ -34,7 +33,7 @@ def show(*, measure: bool, json: str | None) -> None:
     if json is not None:
         write_json(found, json)
     if json != STDOUT:
-        _say(term.console(), found)
+        _say(Page(), found)
 
 
 def facts() -> dict[str, Any]:
@@ -114,8 +113,8 @@ def _arithmetic(dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
 # --- what is said -----------------------------------------------------------------------------------------------------
 
 
-def _say(out: Console, found: dict[str, Any]) -> None:
-    term.heading(out, f"equiv {found['equiv']}")
+def _say(page: Page, found: dict[str, Any]) -> None:
+    page.heading(f"equiv {found['equiv']}")
     cpu = found["cpu"]
     rows = {
         "python": f"{found['python']} on {found['platform']}",
@@ -129,31 +128,27 @@ def _say(out: Console, found: dict[str, Any]) -> None:
         ),
         "float32": ", ".join(f"{name}: {setting}" for name, setting in found["float32"].items()),
     }
-    _definitions(out, rows)
+    _definitions(page, rows)
     for name, device in found["devices"].items():
-        term.heading(out, f"{name} ({device['name']})")
+        page.heading(f"{name} ({device['name']})")
         columns = ("dtype", "u of result", "u of sums", "subnormals", "bias", "source")
-        term.table(out, columns, [_row(dtype, facts) for dtype, facts in device["dtypes"].items()])
+        page.table(columns, [_row(dtype, facts) for dtype, facts in device["dtypes"].items()])
         if "measured" in found:
-            measured.say(out, name, found["measured"][name])
-    term.prose(
-        out,
-        """Dtypes are those that both Linear and conv2d serve. u: unit roundoff, the largest relative error of one
-        rounding, of the result and of the sums inside. subnormals: whether values below the smallest normal number may
-        become 0. bias: how often a result is rounded when a bias is added. source: measured on CPUs, or taken from
-        documentation.""",
-    )
-    term.heading(out, f"{len(found['laws'])} laws")
-    _definitions(out, {law["id"]: law["sentence"] for law in found["laws"]})
-    term.heading(out, f"{len(found['profiles'])} profiles")
-    _definitions(out, {profile["name"]: _traits(profile) for profile in found["profiles"]})
+            measured.say(page, name, found["measured"][name])
+    page.prose("""Dtypes are those that both Linear and conv2d serve. u: unit roundoff, the largest relative error of
+        one rounding, of the result and of the sums inside. subnormals: whether values below the smallest normal number
+        may become 0. bias: how often a result is rounded when a bias is added. source: measured on CPUs, or taken from
+        documentation.""")
+    page.heading(f"{len(found['laws'])} laws")
+    _definitions(page, {law["id"]: law["sentence"] for law in found["laws"]})
+    page.heading(f"{len(found['profiles'])} profiles")
+    _definitions(page, {profile["name"]: _traits(profile) for profile in found["profiles"]})
 
 
-def _definitions(out: Console, texts: dict[str, str]) -> None:
+def _definitions(page: Page, texts: dict[str, str]) -> None:
     """Each name with its text beside it. An empty line follows."""
     indent = 2 + max(map(len, texts))
-    term.lines(out, [f"{name:<{indent}}{text}" for name, text in texts.items()], hanging=" " * indent)
-    out.print()
+    page.lines([f"{name:<{indent}}{text}" for name, text in texts.items()], hanging=" " * indent)
 
 
 def _traits(profile: dict[str, Any]) -> str:

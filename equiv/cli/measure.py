@@ -6,12 +6,11 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Console
 from torch import Tensor
 
 from equiv.backends import FORMS, TorchEager, measure_form
 from equiv.dtypes import FLOATS
-from equiv.report import terminal as term
+from equiv.report.terminal import Page
 from equiv.strategies import served
 from equiv.text import counted
 
@@ -44,33 +43,31 @@ def facts(device: str) -> list[dict[str, Any]]:
     return found
 
 
-def say(out: Console, device: str, found: list[dict[str, Any]]) -> None:
+def say(page: Page, device: str, found: list[dict[str, Any]]) -> None:
     """A table for each size, then in words where a form is weaker than declared."""
     columns = ("dtype", "form", "bits", "product", "flushed", "spread", "bias", "order", "depth")
     for _, outputs, shape in SIZES:
         rows = [one for one in found if one["feature_shape"] == list(shape)]
         if rows:
             sizes = f"{counted(rows[0]['rows'], 'row')}, {counted(outputs, 'output')}, map {_times(shape)}"
-            term.heading(out, f"measured on {device}: {sizes}")
-            term.table(out, columns, map(_row, rows), left=2)
-    term.prose(
-        out,
-        """bits: significant bits of factors, then of sums; 24 is float32, 53 float64, 11 float16 or TF32, 8 bfloat16.
-        product: exact in the sums, fused with the addition, or rounded before it. flushed: which subnormals become 0.
-        spread: whether an infinite input makes NaN of outputs that must be infinite. bias: how often a result is
-        rounded when a bias is added. order: how terms are added; several sums run side by side, blocks are added up
+            page.heading(f"measured on {device}: {sizes}")
+            page.table(columns, map(_row, rows), left=2)
+    page.prose("""bits: significant bits of factors, then of sums; 24 is float32, 53 float64, 11 float16 or TF32, 8
+        bfloat16. product: exact in the sums, fused with the addition, or rounded before it. flushed: which subnormals
+        become 0. spread: whether an infinite input makes NaN of outputs that must be infinite. bias: how often a result
+        is rounded when a bias is added. order: how terms are added; several sums run side by side, blocks are added up
         first. depth: most additions that one term goes through. strided: linear on a transposed batch of rank 3. ?:
-        this size cannot tell. With --json all is written, evidence included.""",
-    )
+        this size cannot tell. With --json all is written, evidence included.""")
     weaker = [(one, text) for one in found for text in one["discrepancies"]]
     if not weaker:
-        term.prose(out, "Nothing that was measured is weaker than declared.")
+        page.prose("Nothing that was measured is weaker than declared.")
         return
-    term.heading(out, f"{counted(len(weaker), 'finding')}: weaker than declared")
-    for one, text in weaker:
-        where = f"{one['dtype']} {one['layout']}, {one['rows']} rows, map {_times(one['feature_shape'])}"
-        term.lines(out, [f"{where}: {text}"], hanging="  ")
-    out.print()
+    page.heading(f"{counted(len(weaker), 'finding')}: weaker than declared")
+    lines = [
+        f"{one['dtype']} {one['layout']}, {one['rows']} rows, map {_times(one['feature_shape'])}: {text}"
+        for one, text in weaker
+    ]
+    page.lines(lines, hanging="  ")
 
 
 def _row(one: dict[str, Any]) -> tuple[str, ...]:

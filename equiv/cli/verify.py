@@ -8,13 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from rich.console import Console
-
 from equiv.cli import BROKEN, INTERRUPTED, OK, run_laws
 from equiv.errors import EquivError
 from equiv.laws import Failure, Item, Result
 from equiv.report import STDOUT, Request, Run, ratio_text, write_json
-from equiv.report import terminal as term
+from equiv.report.terminal import Page
 from equiv.text import counted
 
 _ROOMY = 100  # columns from which the numbers of cases and comparisons are shown
@@ -49,10 +47,10 @@ def verify(request: Request, *, jobs: int | None, full: bool, json: str | None) 
     run = Run.of(request, found, planned=len(items), jobs=jobs, seconds=seconds)
     if json is not None:
         write_json(run.to_dict(), json)
-    out = term.console(stderr=json == STDOUT)
-    _tables(out, run, full=full)
-    _failures(out, [result.failure for result in results if result.failure is not None])
-    term.prose(out, _summary(run))
+    page = Page(stderr=json == STDOUT)
+    _tables(page, run, full=full)
+    _failures(page, [result.failure for result in results if result.failure is not None])
+    page.prose(_summary(run))
     return INTERRUPTED if interrupted else BROKEN if run.failures else OK
 
 
@@ -83,7 +81,7 @@ def _with_command(result: Result, request: Request) -> Result:
 @contextmanager
 def _progress(total: int) -> Iterator[tuple[Callable[[Item], None], Callable[[Result], None]]]:
     """A bar on standard error while somebody watches, nothing otherwise."""
-    err = term.console(stderr=True)
+    err = Page(stderr=True).console
     if not (err.is_terminal and sys.stderr.isatty()):
         yield (lambda _: None), (lambda _: None)
         return
@@ -98,9 +96,9 @@ def _progress(total: int) -> Iterator[tuple[Callable[[Item], None], Callable[[Re
         )
 
 
-def _tables(out: Console, run: Run, *, full: bool) -> None:
+def _tables(page: Page, run: Run, *, full: bool) -> None:
     """One for each backend, a row for each law and form, and for each dtype too if ``full``."""
-    roomy = out.width >= _ROOMY
+    roomy = page.width >= _ROOMY
     places = ["law", "form", *["dtype"] * full]
     counts = [*["cases", "judged"] * roomy, "identical", "rounding", "undecided", "different"]
     titles = [{"judged": "compared", "different": "broken"}.get(name, name) for name in (*places, *counts)]
@@ -108,7 +106,7 @@ def _tables(out: Console, run: Run, *, full: bool) -> None:
     backends = list(dict.fromkeys(row.backend for row in rows))
     for backend in backends:
         if len(backends) > 1:
-            term.heading(out, backend)
+            page.heading(backend)
         cells, before = [], ""
         for row in (row for row in rows if row.backend == backend):
             law = row.law if full or row.law != before else ""
@@ -116,9 +114,9 @@ def _tables(out: Console, run: Run, *, full: bool) -> None:
             numbers = [f"{getattr(row, name):,}" for name in counts]
             cells.append([law, *where, *numbers, ratio_text(row.worst), *[row.worst_dtype] * (not full)])
             before = row.law
-        term.table(out, [*titles, "worst", *["in"] * (not full)], cells, left=len(places), gap=2 if roomy else 1)
+        page.table([*titles, "worst", *["in"] * (not full)], cells, left=len(places), gap=2 if roomy else 1)
     if rows:
-        term.prose(out, _legend(full=full, roomy=roomy))
+        page.prose(_legend(full=full, roomy=roomy))
 
 
 def _legend(*, full: bool, roomy: bool) -> str:
@@ -134,19 +132,18 @@ def _legend(*, full: bool, roomy: bool) -> str:
         {occurred}A result is a whole tensor."""
 
 
-def _failures(out: Console, failures: list[Failure]) -> None:
+def _failures(page: Page, failures: list[Failure]) -> None:
     """The first in full, the others on a line each."""
     if not failures:
         return
-    out.print(failures[0].render(term.prose_width(out)), soft_wrap=True)
-    out.print()
+    page.verbatim(failures[0].render(page.prose_width))
+    lines = [f"{len(failures) - 1:,} more:"]
+    for failure in failures[1:]:
+        sentence = failure.render(10_000).splitlines()[0]
+        line = f"  {failure.law}, {failure.form}, {failure.dtype}, {failure.backend}: {sentence}"
+        lines.append(line if len(line) <= page.width else line[: page.width - 4] + " ...")
     if failures[1:]:
-        term.lines(out, [f"{len(failures) - 1:,} more:"])
-        for failure in failures[1:]:
-            sentence = failure.render(10_000).splitlines()[0]
-            line = f"  {failure.law}, {failure.form}, {failure.dtype}, {failure.backend}: {sentence}"
-            out.print(line if len(line) <= out.width else line[: out.width - 4] + " ...", soft_wrap=True)
-        out.print()
+        page.verbatim("\n".join(lines))
 
 
 def _summary(run: Run) -> str:

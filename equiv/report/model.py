@@ -45,17 +45,10 @@ class Environment:
 
 @dataclass(frozen=True)
 class Request:
-    """What to run, in words, so that it can be handed to another process.
+    """What to run, in words, so that it can be handed to another process: the options of ``equiv verify``.
 
-    Attributes:
-        devices: Such as ``cpu`` or ``cuda:0``.
-        laws: Ids, or None for all.
-        forms: Of ``linear``, ``full``, ``pointwise``, or None for all.
-        dtypes: Names, or None for all.
-        profile: ``dev``, ``gate`` or ``deep``.
-        examples: Cases for each law and dtype, or None for the profile's number.
-        seed: Of all cases, or None where each law and dtype has its own.
-        arithmetic: ``declared`` or ``measured``.
+    None stands for all laws, forms and dtypes, for the profile's number of examples, and for a seed of its own for each
+    item.
     """
 
     devices: tuple[str, ...] = ("cpu",)
@@ -82,20 +75,7 @@ class Tally:
 
 @dataclass(frozen=True)
 class Item:
-    """What came of one law in one dtype on one backend.
-
-    Attributes:
-        item: Its id, ``law-form-dtype-backend``.
-        law: Id of the law.
-        dtype: Name of the dtype.
-        backend: Name of the backend.
-        examples: Cases tried.
-        seconds: Wall time.
-        seed: Repeats it.
-        forms: A tally for each form.
-        coverage: How often each value of each condition was met.
-        failure: The law's failure as :meth:`equiv.laws.Failure.to_dict` gives it, or None where the law holds.
-    """
+    """What came of one law in one dtype on one backend; the attributes are those of :class:`equiv.laws.Result`."""
 
     item: str
     law: str

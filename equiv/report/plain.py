@@ -19,8 +19,8 @@ def summary_lines(run: Run) -> list[str]:
     cells = [(row.law, *(f"{getattr(row, name):,}" for name in counts), ratio_text(row.worst)) for row in rows]
     head, body = table_lines(("law", *counts, "worst"), cells, width=_WIDTH)
     cases, compared = sum(row.cases for row in rows), sum(row.judged for row in rows)
-    legend = """item: one law in one dtype. broken: items whose law does not hold. worst: the largest error as a fraction
-        of its envelope, the interval of correct results."""
+    legend = """item: one law in one dtype. broken: items whose law does not hold. worst: the largest error as a
+        fraction of its envelope, the interval of correct results."""
     return [
         *head,
         *body,

@@ -107,7 +107,7 @@ def test_a_table_breaks_no_word_and_loses_none(
         ("not_equivalent", "pointwise", "(2, 1, 3, 4)", "once or twice", "12,345"),
         ("exact", "full", "(1,)", "once", "0"),
     ]
-    terminal.table(terminal.console(), ("law", "form", "the shape", "rounded how often", "undecided"), rows, left=2)
+    terminal.Page().table(("law", "form", "the shape", "rounded how often", "undecided"), rows, left=2)
     said = capsys.readouterr().out
     assert max(len(line) for line in said.splitlines()) <= columns
     cells = [cell for row in rows for cell in row]
@@ -120,5 +120,5 @@ def test_a_table_breaks_no_word_and_loses_none(
 
 def test_prose_is_no_wider_than_88_columns(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    terminal.prose(terminal.console(), "word " * 100)
+    terminal.Page().prose("word " * 100)
     assert max(map(len, capsys.readouterr().out.splitlines())) <= terminal.WIDEST_PROSE
