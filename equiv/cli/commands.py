@@ -14,7 +14,7 @@ LARGEST_SEED = 2**32 - 1
 _MANY = "May be repeated, or hold commas."
 
 Json = Annotated[
-    str | None, typer.Option("--json", metavar="FILE", help="Also write all of it to this file; - for stdout.")
+    str | None, typer.Option("--json", metavar="FILE", help="Also write everything to this file; - for stdout.")
 ]
 
 
@@ -32,13 +32,20 @@ def demo(
 
 def verify(  # noqa: PLR0913 - each is an option of the command
     law: Annotated[
-        list[str] | None, typer.Option("--law", metavar="IDS", help=f"All if not given; see `equiv env`. {_MANY}")
+        list[str] | None, typer.Option("--law", metavar="IDS", help=f"See `equiv env`. All if not given. {_MANY}")
     ] = None,
-    form: Annotated[list[str] | None, typer.Option("--form", metavar="FORMS", help="linear, full, pointwise.")] = None,
-    dtype: Annotated[list[str] | None, typer.Option("--dtype", metavar="DTYPES", help="By torch's names.")] = None,
-    device: Annotated[list[str] | None, typer.Option("--device", metavar="DEVICES", help="cpu if not given.")] = None,
+    form: Annotated[
+        list[str] | None, typer.Option("--form", metavar="FORMS", help="linear, full, pointwise. All if not given.")
+    ] = None,
+    dtype: Annotated[
+        list[str] | None, typer.Option("--dtype", metavar="DTYPES", help="Such as float32,int8. All if not given.")
+    ] = None,
+    device: Annotated[
+        list[str] | None, typer.Option("--device", metavar="DEVICES", help="Such as cuda:0. cpu if not given.")
+    ] = None,
     profile: Annotated[
-        str, typer.Option("--profile", metavar="NAME", help="dev (quick), gate (fixed cases), deep (long).")
+        str,
+        typer.Option("--profile", metavar="NAME", help="dev (quick), gate (fixed cases), deep (long)."),
     ] = "dev",
     examples: Annotated[
         str | None, typer.Option("--examples", metavar="N", help="Cases per law and dtype, instead of the profile's.")
@@ -48,7 +55,7 @@ def verify(  # noqa: PLR0913 - each is an option of the command
         typer.Option(
             "--arithmetic",
             metavar="NAME",
-            help="What error bounds follow: declared by dtype and device, or measured for every call (slow).",
+            help="What error bounds follow: declared for dtype and device, or measured for every call (slow).",
         ),
     ] = "declared",
     seed: Annotated[
@@ -119,10 +126,7 @@ def env(
     json: Json = None,
     measure: Annotated[
         bool,
-        typer.Option(
-            "--measure",
-            help="Also find out with chosen inputs what each form computes in, at three sizes: 5 to 15 s.",
-        ),
+        typer.Option("--measure", help="Also measure which precision each form computes in: 5 to 15 s."),
     ] = False,
 ) -> None:
     """Show versions, settings, devices, dtypes with their declared arithmetic, laws and profiles."""

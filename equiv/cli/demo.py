@@ -80,7 +80,7 @@ def two_networks(page: Page) -> None:
     """Section 3."""
     first = worked.LAYERS[0]
     elu, sigmoid = worked.networks("ELU", 1.0), worked.networks("sigmoid", 0.001)
-    page.heading("3. Two networks with the same weights and other logits")
+    page.heading("3. Two networks with the same weights and different logits")
     page.prose(f"""A question from a forum, eight posts long. One network has Linear layers
         {" -> ".join(map(str, worked.LAYERS))}, the other 1x1 convolutions of the same sizes; {worked.BATCH} x
         {worked.SAMPLES} samples of {first} normal inputs, every weight and bias 1, ELU after the hidden layers. The
@@ -97,7 +97,7 @@ def two_networks(page: Page) -> None:
     _layers_table(page, elu)
     page.prose(f"""same bits, worst, verdict: the convolution against the Linear layer when both get the same input;
         worst is again a fraction of the envelope. apart: the largest difference of the two networks, each on its own
-        way up to this layer. of bound: that difference as a fraction of what right kernels can reach, which follows
+        way up to this layer. of bound: that difference as a fraction of what correct sums can reach, which follows
         from layer to layer: D = E_linear + E_conv + |W| D_before, where E is how far the envelope reaches from the
         exact result. The activation multiplies D by its steepest slope, 1 for ELU and 1/4 for sigmoid, and adds its own
         error.

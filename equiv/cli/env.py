@@ -135,10 +135,10 @@ def _say(page: Page, found: dict[str, Any]) -> None:
         page.table(columns, [_row(dtype, facts) for dtype, facts in device["dtypes"].items()])
         if "measured" in found:
             measured.say(page, name, found["measured"][name])
-    page.prose("""Dtypes are those that both Linear and conv2d serve. u: unit roundoff, the largest relative error of
+    page.prose("""Dtypes are those that both Linear and conv2d accept. u: unit roundoff, the largest relative error of
         one rounding, of the result and of the sums inside. subnormals: whether values below the smallest normal number
-        may become 0. bias: how often a result is rounded when a bias is added. source: measured on CPUs, or taken from
-        documentation.""")
+        may become 0. bias: how often a result is rounded when a bias is added. source: measured on CPUs, taken from
+        documentation, or theory: integers are exact modulo a power of two.""")
     page.heading(f"{len(found['laws'])} laws")
     _definitions(page, {law["id"]: law["sentence"] for law in found["laws"]})
     page.heading(f"{len(found['profiles'])} profiles")
@@ -153,8 +153,8 @@ def _definitions(page: Page, texts: dict[str, str]) -> None:
 
 def _traits(profile: dict[str, Any]) -> str:
     traits = [f"{profile['max_examples']} cases for each law and dtype, more or fewer where the law says so"]
-    traits += ["the same in every run" if profile["derandomize"] else "others in every run"]
-    traits += ["failing ones kept in .hypothesis/"] * profile["database"] + ["sizes beyond 1024"] * profile["deep"]
+    traits += ["the same in every run" if profile["derandomize"] else "new ones in every run"]
+    traits += ["failing ones are kept in .hypothesis/"] * profile["database"] + ["sizes beyond 1024"] * profile["deep"]
     return "; ".join(traits)
 
 

@@ -122,14 +122,14 @@ def _tables(page: Page, run: Run, *, full: bool) -> None:
 def _legend(*, full: bool, roomy: bool) -> str:
     """What the columns mean, those that are there."""
     dtype = "dtype: of input, weight and result. " * full
-    counts = "cases: layers with an input that were drawn, the same for all forms. compared: results. " * roomy
-    occurred = "" if full else "in: the dtype in which it occurred. "
-    return f"""form: how the layer is carried out, as nn.Linear or as a convolution whose kernel is as large as the map
-        (full) or 1x1 (pointwise). {dtype}{counts}identical: results with exactly the expected bits. rounding: with
-        others inside their envelope, the interval that right kernels can reach in any order of summation. undecided:
-        where right kernels may disagree, as where a sum overflows in some orders. broken: outside the envelope, or
-        not exact where they must be. worst: the largest error as a fraction of its envelope, whose edge is 1.
-        {occurred}A result is a whole tensor."""
+    counts = "cases: random layers with an input, the same for all forms. compared: results looked at. " * roomy
+    occurred = "" if full else " in: the dtype in which it occurred."
+    return f"""form: how the layer is carried out, as nn.Linear (linear), as a convolution whose kernel is as large as
+        the map (full) or as a 1x1 convolution (pointwise). {dtype}{counts}identical: results with exactly the expected
+        bits; a result is a whole tensor. rounding: results with other bits inside their envelope, the interval that
+        correct arithmetic can reach in any order of summation. undecided: results on which correct implementations
+        may disagree, as where a sum overflows in some orders only. broken: results outside their envelope, or not
+        exact where they must be. worst: the largest error as a fraction of its envelope, whose edge is 1.{occurred}"""
 
 
 def _failures(page: Page, failures: list[Failure]) -> None:

@@ -139,7 +139,7 @@ class LayerStep:
     bound: float
     """The propagated bound where that difference comes closest to it."""
     fraction: float
-    """The largest difference as a fraction of its own bound: at most 1 for right kernels."""
+    """The largest difference as a fraction of its own bound: at most 1 where nothing is wrong."""
 
 
 @dataclass(frozen=True)
