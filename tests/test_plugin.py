@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 # A run inside this process forgets the modules that it was the first to import, which torch does not survive.
-import equiv.causes.weights
+import equiv.causes
 import equiv.report
 import equiv.testing  # noqa: F401
 from equiv._options import options as chosen
+
+with suppress(ImportError):
+    import torch.distributed.tensor  # noqa: F401
 
 pytest_plugins = ["pytester"]
 
