@@ -139,8 +139,7 @@ def _failures(page: Page, failures: list[Failure]) -> None:
     page.verbatim(failures[0].render(page.prose_width))
     lines = [f"{len(failures) - 1:,} more:"]
     for failure in failures[1:]:
-        sentence = failure.render(10_000).splitlines()[0]
-        line = f"  {failure.law}, {failure.form}, {failure.dtype}, {failure.backend}: {sentence}"
+        line = "  " + failure.render(10_000).splitlines()[0]
         lines.append(line if len(line) <= page.width else line[: page.width - 4] + " ...")
     if failures[1:]:
         page.verbatim("\n".join(lines))
