@@ -34,38 +34,25 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_HOME = {
-    "Cause": "equiv.causes",
-    "Certificate": "equiv.certificate",
-    "certify": "equiv.certificate",
-    "EquivError": "equiv.errors",
-    "MissingExtraError": "equiv.errors",
-    "conv_to_linear": "equiv.mapping",
-    "linear_to_full_conv": "equiv.mapping",
-    "linear_to_pointwise_conv": "equiv.mapping",
-    "to_channels": "equiv.mapping",
-    "to_feature_map": "equiv.mapping",
-    "Counterexample": "equiv.structure",
-    "counterexample": "equiv.structure",
-    "NotEquivalent": "equiv.verdict",
-    "Outcome": "equiv.verdict",
-    "Verdict": "equiv.verdict",
-    "assert_equivalent": "equiv.verdict",
-    "compare": "equiv.verdict",
+_NAMES = {
+    "causes": ("Cause",),
+    "certificate": ("Certificate", "certify"),
+    "errors": ("EquivError", "MissingExtraError"),
+    "mapping": ("conv_to_linear", "linear_to_full_conv", "linear_to_pointwise_conv", "to_channels", "to_feature_map"),
+    "structure": ("Counterexample", "counterexample"),
+    "verdict": ("NotEquivalent", "Outcome", "Verdict", "assert_equivalent", "compare"),
 }
+_HOME = {name: package for package, names in _NAMES.items() for name in names}
 _PACKAGES = ("laws", "numerics", "strategies", "testing")
 
 __all__ = ["__version__", *sorted(_HOME), *_PACKAGES]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        value = getattr(import_module(_HOME[name]), name)
-    elif name in _PACKAGES:
-        value = import_module(f"equiv.{name}")
-    else:
+    if name not in __all__:
         raise AttributeError(f"module 'equiv' has no attribute {name!r}")
-    globals()[name] = value
+    module = import_module(f"equiv.{_HOME.get(name, name)}")
+    value = globals()[name] = getattr(module, name) if name in _HOME else module
     return value
 
 

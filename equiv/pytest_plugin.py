@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 import zlib
 from collections.abc import Generator
 from dataclasses import asdict
@@ -23,34 +24,30 @@ _BEFORE = pytest.StashKey[dict[str, Any]]()
 _PROPERTY = "equiv"
 
 
+_OPTIONS = {
+    "profile": ("NAME", "dev (quick), gate (the same cases each time), deep (nightly)"),
+    "devices": ("LIST", "devices to test, such as cpu,cuda:0; all for every one present"),
+    "dtypes": ("LIST", "dtypes to test, such as float32,bfloat16"),
+    "examples": ("N", "cases for each law and dtype, instead of the profile's number"),
+    "seed": ("N", "other cases: vary it to randomize a derandomized profile"),
+    "arithmetic": ("NAME", "what error bounds follow: declared (by dtype and device) or measured (every call; slow)"),
+    "report": ("FILE.json", "write every result and the coverage of conditions to a file"),
+}
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """``--equiv-*`` and the ini options of the same names."""
+    """``--equiv-*``, and the ini option ``equiv_profile``."""
     group = parser.getgroup("equiv", "equiv: is this convolution the same function as that fully connected layer?")
-    group.addoption(
-        "--equiv-profile", metavar="NAME", help="dev (quick), gate (the same cases each time), deep (nightly)"
-    )
-    group.addoption(
-        "--equiv-devices", metavar="LIST", help="devices to test, such as cpu,cuda:0; all for every one present"
-    )
-    group.addoption("--equiv-dtypes", metavar="LIST", help="dtypes to test, such as float32,bfloat16")
-    group.addoption("--equiv-examples", metavar="N", help="cases for each item, instead of the profile's number")
-    group.addoption("--equiv-seed", metavar="N", help="other cases: vary it to randomize a derandomized profile")
-    group.addoption(
-        "--equiv-arithmetic",
-        metavar="NAME",
-        help="what envelopes follow: declared (by dtype and device), or measured (of every call; slow)",
-    )
-    group.addoption(
-        "--equiv-report", metavar="FILE.json", help="write every result and the coverage of conditions to a file"
-    )
+    for name, (metavar, text) in _OPTIONS.items():
+        group.addoption(f"--equiv-{name}", metavar=metavar, help=text)
     parser.addini(
         "equiv_profile", "profile to run the laws of equiv in; also tells the plugin that this project uses it"
     )
 
 
 def _is_used(config: pytest.Config) -> bool:
-    given = (f"equiv_{name}" for name in ("profile", "devices", "dtypes", "examples", "seed", "arithmetic", "report"))
-    return bool(config.getini("equiv_profile")) or any(config.getoption(name) is not None for name in given)
+    given = any(config.getoption(f"equiv_{name}") is not None for name in _OPTIONS)
+    return given or bool(config.getini("equiv_profile"))
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -88,32 +85,29 @@ def _use_one_thread() -> None:
 
 
 def _read_options(config: pytest.Config) -> None:
-    profile = str(config.getoption("equiv_profile") or config.getini("equiv_profile") or Options.profile)
-    options.profile = profile.removeprefix("equiv-")
-    if options.profile not in ("dev", "gate", "deep"):
-        where = "--equiv-profile" if config.getoption("equiv_profile") else "equiv_profile"
-        raise EquivError(f"{where}: expected dev, gate or deep, got {profile!r:.60}; correct its spelling")
-    options.examples = _number(config, "examples", 1)
-    options.seed = _number(config, "seed", 0)
+    from equiv.arguments import parse_dtypes, parse_integer, parse_name
+    from equiv.laws import MODES, PROFILES
+
+    given = {name: config.getoption(f"equiv_{name}") for name in _OPTIONS}
+    where = "equiv_profile" if given["profile"] is None else "--equiv-profile"
+    profile = str(given["profile"] or config.getini("equiv_profile") or Options.profile)
+    options.profile = parse_name(where, profile.removeprefix("equiv-"), PROFILES)
+    options.arithmetic = parse_name("--equiv-arithmetic", given["arithmetic"] or Options.arithmetic, MODES)
+    numbers = {
+        name: None if given[name] is None else parse_integer(f"--equiv-{name}", given[name], least=least)
+        for name, least in (("examples", 1), ("seed", 0))
+    }
+    options.examples, options.seed = numbers["examples"], numbers["seed"]
     if options.seed is None:
         options.seed = _seed_of_hypothesis(config.getoption("hypothesis_seed", None))
-    options.arithmetic = str(config.getoption("equiv_arithmetic") or Options.arithmetic)
-    if options.arithmetic not in ("declared", "measured"):
+    dtypes, devices, report = given["dtypes"], given["devices"], given["report"]
+    options.dtypes = None if dtypes is None else tuple(parse_dtypes("--equiv-dtypes", _words(dtypes)))
+    options.devices = Options.devices if devices is None else _devices(devices)
+    if report is not None and (Path(report).is_dir() or not Path(report).absolute().parent.is_dir()):
         raise EquivError(
-            f"--equiv-arithmetic: expected declared or measured, got {options.arithmetic!r:.60}; correct its spelling"
+            f"--equiv-report: expected a file in a folder that exists, got {report!r:.120}; create the folder, or name "
+            "a file in one"
         )
-    options.dtypes = _dtypes(config.getoption("equiv_dtypes"))
-    options.devices = _devices(config.getoption("equiv_devices"))
-    _check_report(config.getoption("equiv_report"))
-
-
-def _number(config: pytest.Config, name: str, least: int) -> int | None:
-    text = config.getoption(f"equiv_{name}")
-    if text is None:
-        return None
-    if not (text.isascii() and text.isdecimal() and len(text) < 20 and int(text) >= least):
-        raise EquivError(f"--equiv-{name}: expected an integer of at least {least}, got {text!r:.60}; write digits")
-    return int(text)
 
 
 def _seed_of_hypothesis(text: str | None) -> int | None:
@@ -123,52 +117,24 @@ def _seed_of_hypothesis(text: str | None) -> int | None:
     return zlib.crc32(text.encode())
 
 
-def _dtypes(text: str | None) -> tuple[str, ...] | None:
-    if text is None:
-        return None
-    from equiv.laws import chosen_words
-
-    try:
-        return tuple(chosen_words([word.removeprefix("torch.") for word in _words(text)]))
-    except EquivError as error:
-        raise EquivError(f"--equiv-{error}") from error
-
-
-def _devices(text: str | None) -> tuple[str, ...]:
-    if text is None:
-        return ("cpu",)
-    from equiv.backends import TorchEager
+def _devices(text: str) -> tuple[str, ...]:
+    from equiv.arguments import parse_devices
     from equiv.strategies import devices_present
 
     if text.strip() == "all":
-        return tuple(str(device) for device in devices_present())
-    if not _words(text):
-        raise EquivError(
-            f"--equiv-devices: expected names such as cpu,cuda:0, got {text!r:.60}; write all for every one"
-        )
-    for word in _words(text):
-        try:
-            TorchEager(word)
-        except EquivError as error:
-            raise EquivError(f"--equiv-devices: {str(error).removeprefix('device: ')}") from error
-    return _words(text)
+        return tuple(map(str, devices_present()))
+    return tuple(parse_devices("--equiv-devices", _words(text), "write all for every one that is present"))
 
 
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
+def _words(text: str) -> list[str]:
+    """What stands between commas; the text itself where that is nothing."""
+    return [word for word in text.split(",") if word.strip()] or [text]
 
 
-def _check_report(path: str | None) -> None:
-    if path is not None and (Path(path).is_dir() or not Path(path).absolute().parent.is_dir()):
-        raise EquivError(
-            f"--equiv-report: expected a file in a folder that exists, got {path!r:.120}; create the folder, or name a "
-            "file in one"
-        )
-
-
-def _parameters(item: pytest.Item) -> dict[str, Any]:
+def _is_law(item: pytest.Item) -> bool:
+    """Whether a test is one law in one dtype, from ``equiv.testing.parametrize_with_laws``."""
     callspec = getattr(item, "callspec", None)
-    return {} if callspec is None else dict(callspec.params)
+    return callspec is not None and hasattr(callspec.params.get("law"), "item")
 
 
 class _Run:
@@ -180,6 +146,8 @@ class _Run:
         self.is_worker = hasattr(config, "workerinput")
         self.workers = getattr(config.option, "numprocesses", None)
         self.results: list[dict[str, Any]] = []
+        self.planned = 0
+        self.start = time.perf_counter()
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_report_header(self) -> str:
@@ -191,10 +159,21 @@ class _Run:
         place = ", ".join(options.devices)
         return f"equiv: profile {options.profile}, torch {torch.__version__}, {threads}, {capability}, on {place}"
 
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Count the laws that are to run; a worker, which collects all of them, tells the controller."""
+        self.planned = sum(_is_law(item) and item.get_closest_marker("skip") is None for item in session.items)
+        if self.is_worker:
+            session.config.workeroutput[_PROPERTY] = self.planned  # type: ignore[attr-defined]
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """A worker of xdist has ended."""
+        self.planned = max(self.planned, getattr(node, "workeroutput", {}).get(_PROPERTY, 0))
+
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
         """Attach the results of laws that a test ran to its report, which travels from workers to the controller."""
-        if "equiv.laws" not in sys.modules or not hasattr(_parameters(item).get("law"), "item"):
+        if "equiv.laws" not in sys.modules or not _is_law(item):
             return (yield)  # a test that runs laws of its own, such as on kernels that it knows to be broken
         listeners = sys.modules["equiv.laws"].listeners
 
@@ -215,17 +194,25 @@ class _Run:
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """A table by law, and the report file."""
-        from equiv.report.summary import report_of, summary_lines
+        if self.is_worker or not (self.results or self.report):
+            return
+        from equiv.report import Request, Run, summary_lines, write_json
 
+        run = Run.of(
+            Request(**asdict(options)),
+            sorted(self.results, key=lambda result: str(result["item"])),
+            planned=self.planned,
+            jobs=int(self.workers or 1),
+            seconds=time.perf_counter() - self.start,
+        )
         if self.results:
             terminalreporter.section("equiv: laws", sep="-")
-            for line in summary_lines(self.results):
+            for line in summary_lines(run):
                 terminalreporter.line(line)
-        if self.report is not None and not self.is_worker:
-            from equiv.report.json import write
-
+        if self.report is not None:
+            found = run.to_dict()
             try:
-                write(report_of(self.results), str(self.report), option="--equiv-report")
+                write_json({**found, "results": found["items"]}, str(self.report), option="--equiv-report")
             except EquivError as error:
                 terminalreporter.line(str(error), red=True)
             else:

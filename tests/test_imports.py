@@ -1,13 +1,14 @@
-"""What loads what: the direction between rooms, what the core does without, and that nothing global is touched."""
+"""What loads what: the direction of imports, what the core does without, and that nothing global is touched."""
 
 from __future__ import annotations
 
-import ast
 import os
 import random
+import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,76 +17,12 @@ import torch
 from torch import nn
 
 import equiv
-from equiv import laws, numerics, testing
+from equiv import laws, numerics, strategies, testing
 from equiv.backends import TorchEager
 
 HOME = Path(equiv.__file__).parent
 
-# From the bottom up: a room may use those of earlier lines, and its own.
-ROOMS = (
-    ("errors", "_options", "_words"),
-    ("_checks", "_dense", "mapping"),
-    ("numerics",),
-    ("_results", "_blocks", "_outcome", "verdict", "causes", "_slips", "_output_slips"),
-    (
-        "judge",
-        "refute",
-        "_kron",
-        "_witness_text",
-        "certificate",
-        "_certified",
-        "_certify_arguments",
-        "_checkpoint",
-        "_kernels",
-        "_origin",
-        "_parameters",
-        "_packed",
-        "_probing",
-        "_reading",
-        "_refuting",
-        "_repeats",
-        "_state",
-        "_structure",
-        "_superposition",
-    ),
-    ("backends",),
-    ("strategies",),
-    ("laws",),
-    ("testing",),
-    ("report",),
-    ("pytest_plugin", "cli"),
-)
-LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
-FRONT = "equiv"  # the public face, which loads names on first use: only the front ends may look at it
-
-
-def walk(node: ast.AST) -> Iterator[ast.AST]:
-    if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
-        return
-    yield node
-    for child in ast.iter_child_nodes(node):
-        yield from walk(child)
-
-
-def imports(path: Path) -> list[str]:
-    """Every module that a file imports, at its top or in a function; what it names for types alone is not loaded."""
-    found = []
-    for node in walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative imports hide the room"
-            assert node.module is not None
-            found += [f"{node.module}.{alias.name}" if node.module == FRONT else node.module for alias in node.names]
-    return found
-
-
-def files() -> list[Path]:
-    return sorted(path for path in HOME.rglob("*.py") if path != HOME / "__init__.py")
-
-
-def room_of(path: Path) -> str:
-    return path.relative_to(HOME).parts[0].removesuffix(".py")
+TEST_TOOLS = {"hypothesis", "pytest", "_pytest", "rich", "typer", "matplotlib"}
 
 
 def loaded(code: str) -> set[str]:
@@ -102,48 +39,25 @@ def loaded(code: str) -> set[str]:
     return {name.partition(".")[0] for name in names} | {name for name in names if name.startswith("equiv")}
 
 
-@pytest.mark.parametrize("path", files(), ids=[str(path.relative_to(HOME)) for path in files()])
-def test_imports_point_downwards(path: Path) -> None:
-    own = LEVEL[room_of(path)]
-    for name in imports(path):
-        top, _, rest = name.partition(".")
-        if top != FRONT:
-            continue
-        if rest in ("", "__version__"):
-            assert own >= LEVEL["report"], f"{path.name} looks at the public face"
-            continue
-        room = rest.partition(".")[0]
-        assert room in LEVEL, f"{name} is in no room"
-        same = room == room_of(path)
-        assert same or LEVEL[room] < own or room in ROOMS[own], (
-            f"{path.relative_to(HOME)} imports {name}, which is above"
-        )
-
-
-def test_every_file_lies_in_a_room() -> None:
-    assert {room_of(path) for path in files()} <= set(LEVEL)
-
-
-@pytest.mark.parametrize(
-    ("rooms", "without"),
-    [
-        (ROOMS[:6], {"hypothesis", "pytest", "rich", "typer", "matplotlib"}),
-        (ROOMS[6:9], {"pytest", "rich", "typer", "matplotlib"}),
-    ],
-    ids=["core", "laws"],
-)
-def test_what_a_room_does_without(rooms: tuple[tuple[str, ...], ...], without: set[str]) -> None:
-    """At the top of a file; ``testing`` needs pytest to parametrize, and imports it there."""
-    for path in files():
-        if any(room_of(path) in level for level in rooms):
-            tops = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)]
-            names = {alias.name for node in tops if isinstance(node, ast.Import) for alias in node.names}
-            names |= {str(node.module) for node in tops if isinstance(node, ast.ImportFrom)}
-            assert not {name.partition(".")[0] for name in names} & without, path
+def test_packages_import_downwards_and_know_each_other_by_their_faces() -> None:
+    """The contracts of import-linter in pyproject.toml."""
+    if find_spec("importlinter") is None:
+        pytest.skip("import-linter is not installed; it comes with the extra dev")
+    code = "from importlinter.cli import lint_imports_command; lint_imports_command()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--no-cache"],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        cwd=HOME.parent,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join((str(HOME.parent), *sys.path))},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_numpy_is_imported_by_nobody() -> None:
-    assert not [path for path in files() for name in imports(path) if name.partition(".")[0] == "numpy"]
+    pattern = re.compile(r"^\s*(import|from) numpy\b", re.MULTILINE)
+    assert not [path for path in HOME.rglob("*.py") if pattern.search(path.read_text(encoding="utf-8"))]
 
 
 def test_import_equiv_loads_nothing() -> None:
@@ -153,12 +67,13 @@ def test_import_equiv_loads_nothing() -> None:
 
 
 def test_the_core_loads_torch_and_no_test_tool() -> None:
-    names = ", ".join(
-        f"equiv.{name}" for name in ("mapping", "numerics", "verdict", "causes", "judge", "refute", "backends")
+    core = ("backends", "causes", "certificate", "mapping", "numerics", "structure", "verdict")
+    found = loaded(
+        f"import {', '.join(f'equiv.{name}' for name in core)}; import equiv; "
+        "equiv.certify, equiv.compare, equiv.counterexample, equiv.assert_equivalent"
     )
-    found = loaded(f"import {names}; import equiv; equiv.compare, equiv.counterexample, equiv.assert_equivalent")
     assert "torch" in found
-    assert not found & {"hypothesis", "pytest", "_pytest", "rich", "typer", "matplotlib"}
+    assert not found & TEST_TOOLS
     assert not {name for name in found if name.startswith(("equiv.strategies", "equiv.laws", "equiv.testing"))}
 
 
@@ -172,7 +87,7 @@ assert before == after, (before, after)
 """
     found = loaded(code)
     assert "hypothesis" in found
-    assert not found & {"pytest", "_pytest", "rich", "typer", "matplotlib"}
+    assert not found & (TEST_TOOLS - {"hypothesis"})
 
 
 def test_the_plugin_loads_neither_torch_nor_hypothesis() -> None:
@@ -187,16 +102,8 @@ def test_public_names_resolve_and_are_listed() -> None:
         assert name in dir(equiv)
     with pytest.raises(AttributeError, match="module 'equiv' has no attribute 'certfy'"):
         getattr(equiv, "certfy")  # noqa: B009 - mypy knows that it is not there
-    for room in (laws, numerics, testing):
-        assert not [name for name in room.__all__ if not hasattr(room, name)]
-
-
-def test_public_names_have_the_address_that_the_checker_sees() -> None:
-    """The names under ``TYPE_CHECKING`` are those that load on first use."""
-    tree = ast.parse((HOME / "__init__.py").read_text())
-    (block,) = [node for node in tree.body if isinstance(node, ast.If)]
-    seen = {alias.name: node.module for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names}
-    assert seen == {**equiv._HOME, **dict.fromkeys(equiv._ROOMS, "equiv")}
+    for package in (laws, numerics, strategies, testing):
+        assert not [name for name in package.__all__ if not hasattr(package, name)]
 
 
 # --- the global random state ------------------------------------------------------------------------------------------
@@ -249,11 +156,14 @@ def test_the_global_random_state_is_neither_set_nor_advanced(name: str) -> None:
 
 
 def test_no_import_touches_the_global_random_state() -> None:
-    rooms = ", ".join(f"equiv.{room}" for level in ROOMS for room in level)
-    code = f"""
-import random, torch
+    code = """
+import random, rich.console, torch  # rich draws the ids of its links when it is imported
+from importlib import import_module
+from pkgutil import walk_packages
 before = random.getstate(), torch.get_rng_state().tolist(), torch.get_num_threads(), torch.get_default_dtype()
-import {rooms}
+import equiv
+for module in walk_packages(equiv.__path__, "equiv."):
+    import_module(module.name)
 after = random.getstate(), torch.get_rng_state().tolist(), torch.get_num_threads(), torch.get_default_dtype()
 assert before == after
 """

@@ -449,21 +449,21 @@ COMMANDS: list[tuple[list[str], tuple[str, ...]]] = [
 
 # options of pytest, what the message holds
 OPTIONS: list[tuple[list[str], tuple[str, ...]]] = [
-    (["--equiv-profile", "ci"], ("--equiv-profile: expected dev, gate or deep, got 'ci'",)),
-    (["-o", "equiv_profile=nightly"], ("equiv_profile: expected dev, gate or deep, got 'nightly'",)),
-    (["--equiv-examples", "0"], ("--equiv-examples: expected an integer of at least 1, got '0'",)),
+    (["--equiv-profile", "ci"], ("--equiv-profile: expected one of dev, gate, deep, got 'ci'",)),
+    (["-o", "equiv_profile=nightly"], ("equiv_profile: expected one of dev, gate, deep, got 'nightly'",)),
+    (["--equiv-examples", "0"], ("--equiv-examples: expected a whole number of at least 1, got '0'",)),
     (["--equiv-examples", "many"], ("--equiv-examples: expected", "got 'many'")),
     (["--equiv-examples", "9" * 5000], ("--equiv-examples: expected",)),
-    (["--equiv-seed=-1"], ("--equiv-seed: expected an integer of at least 0, got '-1'",)),
-    (["--equiv-arithmetic", "guessed"], ("--equiv-arithmetic: expected declared or measured, got 'guessed'",)),
+    (["--equiv-seed=-1"], ("--equiv-seed: expected a whole number of at least 0, got '-1'",)),
+    (["--equiv-arithmetic", "guessed"], ("--equiv-arithmetic: expected one of declared, measured, got 'guessed'",)),
     (["--equiv-seed", "1.5"], ("--equiv-seed: expected", "got '1.5'")),
     (["--equiv-seed", "²"], ("--equiv-seed: expected", "got '²'")),
     (["--equiv-dtypes", "flot32"], ("--equiv-dtypes: expected", "got 'flot32'; did you mean 'float32'?")),
-    (["--equiv-dtypes", ","], ("--equiv-dtypes: expected", "got none")),
+    (["--equiv-dtypes", ","], ("--equiv-dtypes: expected", "got ','")),
     (["--equiv-devices", "toaster"], ("--equiv-devices: expected", "got 'toaster'")),
     (["--equiv-devices", "meta"], ("--equiv-devices: expected", "got 'meta'")),
     (["--equiv-devices", "cpu,cuda:99"], ("--equiv-devices: expected", "got 'cuda:99'")),
-    (["--equiv-devices", ""], ("--equiv-devices: expected", "got ''", "write all")),
+    (["--equiv-devices", ""], ("--equiv-devices: expected", "got ''", "write one or more")),
     (["--equiv-report", "."], ("--equiv-report: expected a file", "got '.'")),
     (["--equiv-report", "no/such/report.json"], ("--equiv-report: expected a file", "create the folder")),
 ]

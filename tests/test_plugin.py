@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 # A run inside this process forgets the modules that it was the first to import, which torch does not survive.
-import equiv.causes.weights
-import equiv.report.json
-import equiv.report.summary
+import equiv.causes
+import equiv.report
 import equiv.testing  # noqa: F401
 from equiv._options import options as chosen
+
+with suppress(ImportError):
+    import torch.distributed.tensor  # noqa: F401
 
 pytest_plugins = ["pytester"]
 
@@ -61,12 +64,12 @@ def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytes
 
 def rows(result: pytest.RunResult) -> dict[str, list[str]]:
     """Of the summary, by law: items, cases, and the rest."""
-    return {line.split()[0]: line.split()[1:] for line in result.outlines if re.match(r"(exact|readback) +\d", line)}
+    return {line.split()[0]: line.split()[1:] for line in result.outlines if re.match(r" +(exact|readback) +\d", line)}
 
 
 def report(path: Path) -> dict[str, dict[str, object]]:
     """Of the report, by item."""
-    return {result["item"]: result for result in json.loads(path.read_text())["results"]}
+    return {result["item"]: result for result in json.loads(path.read_text())["items"]}
 
 
 # --- what it says -----------------------------------------------------------------------------------------------------
@@ -113,6 +116,8 @@ def test_workers_have_the_same_ids_and_results_and_one_thread_each(project: pyte
     ran = {line.split()[-1] for line in shared.outlines if re.match(r"\[gw\d\].*PASSED.*test_law", line)}
     assert ran == set(names)
     assert (rows(shared)["exact"][0], rows(shared)["exact"][5]) == ("3", "1")  # items, broken
+    found = json.loads((project.path / "shared.json").read_text())
+    assert (found["planned"], found["complete"], found["jobs"], found["broken"]) == (6, True, 2, ["exact", "readback"])
     first, second = report(project.path / "alone.json"), report(project.path / "shared.json")
     assert first.keys() < second.keys()
     for name, result in first.items():
@@ -199,9 +204,18 @@ def test_the_report_is_strict_json_with_coverage_and_written_where_pytest_was_st
     project.runpytest_inprocess("--equiv-examples", "2", "--equiv-report", "out.json").assert_outcomes(passed=5)
     text = (project.path / "out.json").read_text()
     found = json.loads(text, parse_constant=lambda name: pytest.fail(name))
-    assert set(found) >= {"python", "torch", "cpu", "coverage", "not reached", "results"}
+    assert set(found) >= {"schema", "python", "torch", "cpu", "coverage", "not reached", "table", "items"}
+    assert (found["planned"], found["complete"], found["holds"]) == (4, True, True)
+    assert found["results"] == found["items"]
     assert found["coverage"]["dtype"] == {"float32": 4, "int8": 4}
     assert len(found["results"]) == 4
+
+
+def test_a_run_that_stops_early_is_not_complete(project: pytest.Pytester) -> None:
+    project.makepyfile(test_suite=BROKEN.replace("{more}", ""))
+    project.runpytest_inprocess("--equiv-examples", "40", "--equiv-report", "out.json", "-x").assert_outcomes(failed=1)
+    found = json.loads((project.path / "out.json").read_text())
+    assert (found["planned"], len(found["items"]), found["complete"], found["holds"]) == (2, 1, False, False)
 
 
 def test_a_report_that_cannot_be_written_is_said_and_hides_no_result(project: pytest.Pytester) -> None:

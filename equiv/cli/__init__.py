@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     missing = next((name for name in _NEEDED if find_spec(name) is None), None)
     if missing is not None:
-        return _fail(f'equiv: the package {missing} is not installed; run: pip install "torch-equiv[report]"')
+        return fail(f'equiv: the package {missing} is not installed; run: pip install "torch-equiv[report]"')
     from equiv.cli.app import run
 
     try:
@@ -53,6 +53,7 @@ def _scratch_for_hypothesis() -> Iterator[None]:
             del os.environ[name]
 
 
-def _fail(message: str) -> int:
+def fail(message: str) -> int:
+    """One message on standard error; the exit code of a misuse."""
     sys.stderr.write(message + "\n")
     return USAGE

@@ -1,4 +1,4 @@
-"""Which commands there are, and what becomes of errors: one message that names the option, and exit code 2."""
+"""The application: its commands, and what becomes of errors: one message that names the option, and exit code 2."""
 
 from __future__ import annotations
 
@@ -8,11 +8,8 @@ from typing import Annotated, Any
 import typer
 
 import equiv
-from equiv.cli import INTERRUPTED, OK, USAGE
-from equiv.cli.counterexample import counterexample
-from equiv.cli.demo import demo
-from equiv.cli.env import env
-from equiv.cli.verify import verify
+from equiv.cli import INTERRUPTED, OK, fail
+from equiv.cli.commands import COMMANDS
 from equiv.errors import EquivError
 
 app = typer.Typer(
@@ -47,32 +44,22 @@ def _equiv(
         typer.echo(context.get_help())
 
 
-for _command in (demo, verify, counterexample, env):
+for _command in COMMANDS.values():
     app.command()(_command)
 
 
 def run(arguments: list[str]) -> int:
     """Run one command; the exit code."""
     name = next((word for word in arguments[:1] if not word.startswith("-")), "")
-    prog = f"equiv {name}" if name in {"demo", "verify", "counterexample", "env"} else "equiv"
+    prog = f"equiv {name}" if name in COMMANDS else "equiv"
     try:
         code = app(arguments, prog_name="equiv", standalone_mode=False)
     except EquivError as error:
-        return _fail(f"{prog}: {error}")
+        return fail(f"{prog}: {error}")
     except _USAGE_ERRORS as error:
-        return _fail(f"{prog}: {error.format_message().strip().rstrip('.')}; see `{prog} --help`")
+        return fail(f"{prog}: {error.format_message().strip().rstrip('.')}; see `{prog} --help`")
     except (typer.Abort, KeyboardInterrupt):
-        return _interrupted()
+        code = INTERRUPTED
     if code == INTERRUPTED:
-        return _interrupted()
+        sys.stderr.write("equiv: interrupted\n")
     return code if isinstance(code, int) else OK
-
-
-def _interrupted() -> int:
-    sys.stderr.write("equiv: interrupted\n")
-    return INTERRUPTED
-
-
-def _fail(message: str) -> int:
-    sys.stderr.write(message + "\n")
-    return USAGE

@@ -3,89 +3,96 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated, Literal, cast
+import re
+from typing import Literal, cast
 
-import typer
+import torch
+from torch import nn
 
-from equiv.cli import options
-from equiv.dtypes import dtype_name
+from equiv.arguments import parse_name, refusal
+from equiv.dtypes import dtype_name, is_inexact
 from equiv.errors import EquivError
-from equiv.report import json as report_json
-from equiv.report import terminal as term
+from equiv.report import STDOUT, write_json
+from equiv.report.terminal import Page
+from equiv.structure import Counterexample, counterexample
 from equiv.text import counted
 
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
-
-    from equiv.structure import Counterexample
-
-_READOUTS = ("positions", "sum", "mean")
 Readout = Literal["positions", "sum", "mean"]
+_READOUTS = ("positions", "sum", "mean")
+_MOST_WEIGHTS = 2**24  # 64 MiB in float32, and a second or two of searching
 
 
-def counterexample(
-    feature_map: Annotated[str, typer.Argument(metavar="MAP", help="Channels and 1 to 3 spatial sizes: 3x4x4.")],
-    outputs: Annotated[str, typer.Option("--out", metavar="N", help="Outputs of the fully connected layer.")] = "8",
-    seed: Annotated[str, typer.Option("--seed", metavar="N", help="Seed of the layer's weights.")] = "0",
-    dtype: Annotated[str, typer.Option("--dtype", metavar="NAME", help="Dtype of the layer.")] = "float32",
-    readout: Annotated[
-        str | None,
-        typer.Option(
-            "--readout", metavar="HOW", help="How the convolution's map is read: positions (flattened), sum or mean."
-        ),
-    ] = None,
-    json: Annotated[
-        str | None, typer.Option("--json", metavar="FILE", help="Also write the findings to this file; - for stdout.")
-    ] = None,
-) -> None:
-    """Show the smallest input that tells a flattened layer from a 1x1 convolution, and what the latter really is."""
-    from equiv.structure import counterexample as search
+def parse_shape(argument: str, text: str) -> tuple[int, ...]:
+    """``3x4x4`` as (3, 4, 4): channels, then 1 to 3 spatial sizes.
 
-    shape = options.feature_shape("MAP", feature_map)
-    out = options.integer("--out", outputs, low=1, high=2**24)
-    drawn = options.integer("--seed", seed, low=0, high=options.LARGEST_SEED)
-    chosen = options.dtypes("--dtype", [dtype]) or []
-    if len(chosen) != 1:
-        raise EquivError(f"--dtype: expected one dtype, got {dtype!r}; run the command once for each")
-    how = _readout(readout, chosen[0], shape, out)
-    options.check_weights("MAP", feature_map, math.prod(shape), out)
-    if json is not None:
-        report_json.check_target(json)
-    found = search(_draw(math.prod(shape), out, chosen[0], drawn), shape, readout=how)
-    if json is not None:
-        report_json.write({**found.to_dict(), "seed": drawn, "snippet": found.snippet()}, json)
-    if json != report_json.STDOUT:
-        _show(found, dtype_name(chosen[0]), drawn)
+    Raises:
+        EquivError: Anything else.
+
+    Example:
+        >>> parse_shape("MAP", "3x4x4")
+        (3, 4, 4)
+    """
+
+    def wrong(what: str, advice: str) -> EquivError:
+        expected = f"{argument}: expected channels and 1 to 3 spatial sizes such as 3x4x4"
+        return EquivError(f"{expected}, got {text[:60]!r}{what}; {advice}")
+
+    for part in re.split(r"[xX]", text.strip()):
+        if not re.fullmatch(r"[0-9]{1,9}", part):
+            what = f": {part[:20]!r} is not a whole number" if part else ": a size is missing"
+            raise wrong(what, "write whole numbers with an x between them")
+    sizes = tuple(map(int, re.split(r"[xX]", text.strip())))
+    if not 2 <= len(sizes) <= 4:
+        advice = f"for one position write {text}x1x1" if len(sizes) == 1 else "leave out the batch"
+        raise wrong(f" with {len(sizes) - 1} spatial", advice)
+    if min(sizes) < 1:
+        raise wrong(": every size must be at least 1", "give the sizes of a map with entries")
+    return sizes
 
 
-def _readout(text: str | None, dtype: torch.dtype, shape: tuple[int, ...], out: int) -> Readout | None:
-    if text is None:
-        return None
-    name = options.one_name("--readout", text, _READOUTS)
+def parse_readout(option: str, text: str, shape: tuple[int, ...], outputs: int, dtype: torch.dtype) -> Readout:
+    """How the map of the convolution is read, if that fits the outputs and the dtype of the layer."""
+    name = parse_name(option, text, _READOUTS)
     positions = math.prod(shape[1:])
-    if name == "positions" and out % positions:
-        raise EquivError(
-            f"--readout: expected sum or mean for --out {out}, got 'positions': a 1x1 conv gives {positions} numbers "
-            f"for each channel on this map, and {out} is no multiple of {positions}; choose another --out, or sum"
+    if name == "positions" and outputs % positions:
+        advice = (
+            f"a 1x1 conv gives {positions} numbers for each channel on this map, and {outputs} is no multiple of "
+            f"{positions}: choose another --out, or sum"
         )
-    if name == "mean" and not (dtype.is_floating_point or dtype.is_complex):
-        raise EquivError(
-            f"--readout: expected positions or sum for {dtype_name(dtype)}, got 'mean': integers have no mean in "
-            "their own dtype; choose sum"
-        )
+        raise refusal(option, f"sum or mean for --out {outputs}", name, advice)
+    if name == "mean" and not is_inexact(dtype):
+        advice = "integers have no mean in their own dtype: choose sum"
+        raise refusal(option, f"positions or sum for {dtype_name(dtype)}", name, advice)
     return cast(Readout, name)
 
 
-def _draw(n: int, out: int, dtype: torch.dtype, seed: int) -> nn.Linear:
-    """A layer with random weights and biases from an explicit generator; small integers for integer dtypes."""
-    import torch
-    from torch import nn
+def check_size(argument: str, text: str, shape: tuple[int, ...], outputs: int) -> None:
+    """Refuse a layer that is too large to be searched while somebody waits."""
+    n = math.prod(shape)
+    if n * outputs > _MOST_WEIGHTS:
+        raise EquivError(
+            f"{argument}: expected a layer of at most {_MOST_WEIGHTS:,} weights, got {text} with "
+            f"{n:,} x {outputs:,}; choose a smaller map or a smaller --out"
+        )
 
+
+def show(
+    shape: tuple[int, ...], outputs: int, *, dtype: torch.dtype, seed: int, readout: Readout | None, json: str | None
+) -> None:
+    """Search, write the findings as JSON, and say them."""
+    found = counterexample(_random_layer(math.prod(shape), outputs, dtype, seed), shape, readout=readout)
+    if json is not None:
+        write_json({**found.to_dict(), "seed": seed, "snippet": found.snippet()}, json)
+    if json != STDOUT:
+        _say(found, f"{dtype_name(dtype)}, random weights of seed {seed}.")
+
+
+def _random_layer(n: int, out: int, dtype: torch.dtype, seed: int) -> nn.Linear:
+    """A layer with random weights and biases from an explicit generator; small integers for integer dtypes."""
     generator = torch.Generator().manual_seed(seed)
 
     def parameter(*size: int) -> nn.Parameter:
-        if dtype.is_floating_point or dtype.is_complex:
+        if is_inexact(dtype):
             wide = torch.complex128 if dtype.is_complex else torch.float64
             values = torch.randn(size, generator=generator, dtype=wide) / math.sqrt(n)
         else:
@@ -97,32 +104,24 @@ def _draw(n: int, out: int, dtype: torch.dtype, seed: int) -> nn.Linear:
     return layer
 
 
-def _show(found: Counterexample, dtype: str, seed: int) -> None:
-    out = term.console()
-    c, *spatial = found.feature_shape
-    size, positions = "x".join(map(str, spatial)), math.prod(spatial)
-    term.heading(out, f"Linear({found.in_features} -> {found.out_features}) over a map {found.feature_shape}")
-    term.paragraph(out, f"{dtype}, random weights of seed {seed}.")
-    if positions == 1:
-        term.paragraph(
-            out,
-            f"""They are the same. The map has one position, so its {found.in_features:,} numbers are its {c:,}
-            channels, and a 1x1 convolution with the layer's {found.layer_weights:,} weights computes the same sums for
-            every input.""",
-        )
+def _say(found: Counterexample, weights: str) -> None:
+    page = Page()
+    channels, *spatial = found.feature_shape
+    page.heading(f"Linear({found.in_features} -> {found.out_features}) over a map {found.feature_shape}")
+    page.prose(weights)
+    if math.prod(spatial) == 1:
+        page.prose(f"""They are the same. The map has one position, so its {found.in_features:,} numbers are its
+            {channels:,} channels, and a 1x1 convolution with the layer's {found.layer_weights:,} weights computes the
+            same sums for every input.""")
     else:
-        term.paragraph(
-            out,
-            f"""The fully connected layer takes the {counted(found.in_features, "number")} of the map to
-            {found.out_features:,}. A 1x1 convolution over its {counted(c, "channel")} takes them to
-            {found.conv_output_shape[0]:,} x {size} = {found.conv_output_shape[0] * positions:,} numbers,
-            {_read(found)}.""",
-        )
-    out.print(found.render(min(out.width, term.WIDEST_PROSE)), soft_wrap=True)
-    out.print()
+        page.prose(f"""The fully connected layer takes the {counted(found.in_features, "number")} of the map to
+            {found.out_features:,}. A 1x1 convolution over its {counted(channels, "channel")} takes them to
+            {found.conv_output_shape[0]:,} x {"x".join(map(str, spatial))} = {math.prod(found.conv_output_shape):,}
+            numbers, {_read(found)}.""")
+    page.verbatim(found.render(page.prose_width))
     if not found.equivalent:
-        term.heading(out, "To run it yourself")
-        term.verbatim(out, found.snippet(), indent="")
+        page.heading("To run it yourself")
+        page.verbatim(found.snippet())
 
 
 def _read(found: Counterexample) -> str:

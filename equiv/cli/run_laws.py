@@ -4,45 +4,26 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import pkgutil
 import signal
 import warnings
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from importlib import import_module
 
-import equiv
+import torch
+
 from equiv.backends import TorchEager
 from equiv.errors import EquivError
 from equiv.laws import Item, Result, items, run_item
+from equiv.report import Request
 
 _ENOUGH_FOR_TWO = 40  # items; a second process takes seconds to start
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What to run. It crosses process borders, so it holds words only."""
-
-    devices: tuple[str, ...]
-    laws: tuple[str, ...] | None
-    forms: tuple[str, ...] | None
-    dtypes: tuple[str, ...] | None
-    profile: str
-    examples: int | None
-    seed: int
-    arithmetic: str = "declared"
-
-    def items(self) -> list[Item]:
-        """The items, in the order of the laws; the same in every process."""
-        backends = [TorchEager(device) for device in self.devices]
-        return items(backends, laws=self.laws, forms=self.forms, dtypes=self.dtypes)
-
-    def run(self, item: Item) -> Result:
-        """One item, in this process."""
-        return run_item(item, profile=self.profile, examples=self.examples, seed=self.seed, arithmetic=self.arithmetic)
+def items_of(request: Request) -> list[Item]:
+    """The items that were asked for, in the order of the laws; the same in every process."""
+    backends = [TorchEager(device) for device in request.devices]
+    return items(backends, laws=request.laws, forms=request.forms, dtypes=request.dtypes)
 
 
 def default_jobs(count: int, devices: tuple[str, ...]) -> int:
@@ -52,7 +33,12 @@ def default_jobs(count: int, devices: tuple[str, ...]) -> int:
 
 
 def run_all(
-    plan: Plan, chosen: list[Item], jobs: int, done: Callable[[Result], None], *, starting: Callable[[Item], None]
+    request: Request,
+    chosen: list[Item],
+    jobs: int,
+    done: Callable[[Result], None],
+    *,
+    starting: Callable[[Item], None],
 ) -> None:
     """Run every item and hand each result to ``done`` as it comes; results do not depend on ``jobs``.
 
@@ -60,22 +46,27 @@ def run_all(
         EquivError: A process died.
         KeyboardInterrupt: Passed on, once no other process is left; results handed over until then are complete.
     """
-    with _quiet():
-        if jobs == 1:
-            _load_everything()
-            for item in chosen:
-                starting(item)
-                done(plan.run(item))
-        else:
-            _in_processes(plan, chosen, min(jobs, len(chosen)), done)
+    if jobs > 1:
+        _in_processes(request, min(jobs, len(chosen)), len(chosen), done)
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's warnings are no findings
+        for item in chosen:
+            starting(item)
+            done(_run(request, item))
 
 
-def _in_processes(plan: Plan, chosen: list[Item], jobs: int, done: Callable[[Result], None]) -> None:
+def _run(request: Request, item: Item) -> Result:
+    return run_item(
+        item, profile=request.profile, examples=request.examples, seed=request.seed, arithmetic=request.arithmetic
+    )
+
+
+def _in_processes(request: Request, jobs: int, count: int, done: Callable[[Result], None]) -> None:
     others = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _start, (plan,))
+    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _start, (request,))
     try:
-        futures: list[Future[Result]] = [pool.submit(_run, number) for number in range(len(chosen))]
-        for future in as_completed(futures):
+        for future in as_completed([pool.submit(_run_number, number) for number in range(count)]):
             done(future.result())
     except BrokenProcessPool as error:
         raise EquivError(
@@ -90,42 +81,17 @@ def _in_processes(plan: Plan, chosen: list[Item], jobs: int, done: Callable[[Res
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-_plan: Plan | None = None
-_items: list[Item] = []
+_given: list[tuple[Request, list[Item]]] = []  # of this process
 
 
-def _start(plan: Plan) -> None:
-    """In a new process: the same items, one thread each, and Ctrl-C left to the parent."""
-    global _plan, _items
-    import torch
-
+def _start(request: Request) -> None:
+    """In a new process: the same items, one thread, and Ctrl-C left to the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    _load_everything()
-    _plan, _items = plan, plan.items()
+    _given[:] = [(request, items_of(request))]
 
 
-def _run(number: int) -> Result:
-    assert _plan is not None
-    return _plan.run(_items[number])
-
-
-def _load_everything() -> None:
-    """Import the whole package, so that a seed means the same cases in every process and for every selection of laws.
-
-    Hypothesis mixes numbers that it finds in the source of the loaded local modules into what it draws, and an editable
-    install is local: a module that loads on first use would change the cases that come after it.
-    """
-    for module in pkgutil.walk_packages(equiv.__path__, "equiv.", onerror=lambda _: None):
-        if not module.name.endswith((".__main__", ".testing", ".pytest_plugin")):
-            with suppress(ImportError):
-                import_module(module.name)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Warnings of torch's are no finding of ours."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+def _run_number(number: int) -> Result:
+    request, chosen = _given[0]
+    return _run(request, chosen[number])

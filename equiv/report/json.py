@@ -1,4 +1,4 @@
-"""Findings as JSON: strict, so that numbers that JSON lacks become strings, and written where the caller said."""
+"""Findings as JSON that every parser reads: numbers that JSON lacks become strings."""
 
 from __future__ import annotations
 
@@ -11,20 +11,11 @@ from typing import Any
 from equiv.errors import EquivError
 
 STDOUT = "-"
-
-
-def dumps(payload: Any) -> str:
-    r"""Indented JSON that ends in a newline; infinities and NaN become the strings ``"inf"``, ``"-inf"``, ``"nan"``.
-
-    Example:
-        >>> dumps({"worst": float("inf"), "forms": ("full",)})
-        '{\n  "worst": "inf",\n  "forms": [\n    "full"\n  ]\n}\n'
-    """
-    return json.dumps(_plain(payload), indent=2, allow_nan=False) + "\n"
+"""The target that stands for standard output."""
 
 
 def check_target(target: str, *, option: str = "--json") -> None:
-    """Find out before the work, not after it, that a file cannot be written. ``-`` is standard output.
+    """Find out before the work that a file can be written.
 
     Raises:
         EquivError: The path is a folder, or cannot be opened for writing.
@@ -39,16 +30,25 @@ def check_target(target: str, *, option: str = "--json") -> None:
         if not existed:
             path.unlink()
     except (OSError, ValueError) as error:
-        raise _unwritable(option, target, error) from error
+        raise _not_writable(option, target, error) from error
 
 
-def write(payload: Any, target: str, *, option: str = "--json") -> None:
-    """Write ``payload`` to the file ``target``, or to standard output for ``-``.
+def write_json(payload: Any, target: str, *, option: str = "--json") -> None:
+    """Write indented JSON to the file ``target``; infinities and NaN become ``"inf"``, ``"-inf"`` and ``"nan"``.
 
     Raises:
         EquivError: The file cannot be written.
+
+    Example:
+        >>> write_json({"worst": float("inf"), "forms": ("full",)}, STDOUT)
+        {
+          "worst": "inf",
+          "forms": [
+            "full"
+          ]
+        }
     """
-    text = dumps(payload)
+    text = json.dumps(_plain(payload), indent=2, allow_nan=False) + "\n"
     if target == STDOUT:
         sys.stdout.write(text)
         sys.stdout.flush()
@@ -56,10 +56,10 @@ def write(payload: Any, target: str, *, option: str = "--json") -> None:
     try:
         Path(target).write_text(text, encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise _unwritable(option, target, error) from error
+        raise _not_writable(option, target, error) from error
 
 
-def _unwritable(option: str, target: str, error: Exception) -> EquivError:
+def _not_writable(option: str, target: str, error: Exception) -> EquivError:
     reason = (getattr(error, "strerror", None) or str(error)).rstrip(".")
     return EquivError(
         f"{option}: expected a file that can be written, or - for standard output, got {target!r} ({reason}); "

@@ -9,14 +9,12 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable, Sequence
 
-from rich.box import Box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-WIDEST_PROSE = 88  # longer lines are hard to read, however wide the terminal is
+from equiv.report.plain import table_lines
 
-_RULED = Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
+WIDEST_PROSE = 88  # longer lines are hard to read, however wide the terminal is
 
 
 class _Console(Console):
@@ -26,133 +24,50 @@ class _Console(Console):
         raise BrokenPipeError
 
 
-def console(*, stderr: bool = False) -> Console:
-    """A console that prints what it is given: no markup, no emoji, no guessed highlighting.
+class Page:
+    """What is written from top to bottom, as it is given: no markup, no emoji, no guessed highlighting.
 
     Example:
-        >>> console().print("[bold] stays")
+        >>> page = Page()
+        >>> page.prose('''[bold]
+        ...     stays''')
         [bold] stays
-    """
-    return _Console(stderr=stderr, highlight=False, markup=False, emoji=False)
-
-
-def prose_width(out: Console) -> int:
-    """The width at which paragraphs are wrapped."""
-    return min(out.width, WIDEST_PROSE)
-
-
-def heading(out: Console, text: str) -> None:
-    """A line in bold, ruled below."""
-    out.print(Text(text, style="bold"))
-    out.print("-" * min(len(text), out.width))
-
-
-def paragraph(out: Console, text: str, *, indent: str = "", hanging: str = "", style: str = "") -> None:
-    """One wrapped paragraph; white space in ``text`` counts for nothing. An empty line follows.
-
-    Example:
-        >>> paragraph(console(), '''one
-        ...     two''')
-        one two
         <BLANKLINE>
-    """
-    lines(out, [" ".join(text.split())], indent=indent, hanging=hanging, style=style)
-    out.print()
-
-
-def lines(out: Console, texts: Iterable[str], *, indent: str = "", hanging: str = "", style: str = "") -> None:
-    """Each text wrapped on its own, without empty lines in between."""
-    for text in texts:
-        wrapped = textwrap.fill(
-            text,
-            prose_width(out),
-            initial_indent=indent,
-            subsequent_indent=indent + hanging,
-            break_on_hyphens=False,
-        )
-        out.print(Text(wrapped, style=style))
-
-
-def verbatim(out: Console, text: str, *, indent: str = "    ") -> None:
-    """Source or a picture as it stands, indented and never wrapped. An empty line follows."""
-    out.print(Text(textwrap.indent(text.rstrip("\n"), indent)), soft_wrap=True)
-    out.print()
-
-
-def table(out: Console, columns: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1, gap: int = 2) -> None:
-    """Columns under a rule, ``gap`` blanks apart, the first ``left`` of them flush left, the others flush right.
-
-    Lines end without blanks, and an empty line follows. No word is ever broken: where the width does not hold the
-    longest words side by side, each row becomes a paragraph of its own.
-
-    Example:
-        >>> table(console(), ("form", "weights"), [("linear", "8")])
+        >>> page.table(("form", "weights"), [("linear", "8")])
           form    weights
          ----------------
           linear        8
         <BLANKLINE>
     """
-    cells = [list(row) for row in rows]
-    texts = [[name, *(row[number] for row in cells)] for number, name in enumerate(columns)]
-    whole = [any("(" in text or "," in text for text in column) for column in texts]  # shapes and numbers stay in one
-    least = [
-        max(len(part) for text in column for part in ([text] if kept else text.split() or [""]))
-        for column, kept in zip(texts, whole, strict=True)
-    ]
-    widths = _fitted([max(map(len, column)) for column in texts], least, out.width - gap * len(columns) - 1)
-    if widths is None:
-        _records(out, columns, cells, left)
-        return
-    grid = Table(box=_RULED, show_edge=True, header_style="bold", pad_edge=True, padding=(0, 0, 0, gap - 1))
-    for number, column in enumerate(columns):
-        grid.add_column(column, justify="left" if number < left else "right", width=widths[number])
-    for row in cells:
-        grid.add_row(*(Text(cell) for cell in row))
-    with out.capture() as capture:
-        out.print(grid)
-    # Without the empty edges of the box, and without blanks at the ends of lines.
-    kept_lines = [line.rstrip() for line in capture.get().splitlines()]
-    for line in kept_lines:
-        if line:
-            out.print(Text.from_ansi(line), soft_wrap=True)
-    out.print()
 
+    def __init__(self, *, stderr: bool = False) -> None:
+        self.console: Console = _Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+        self.width = self.console.width
+        self.prose_width = min(self.width, WIDEST_PROSE)
 
-def _fitted(widths: list[int], least: list[int], room: int) -> list[int] | None:
-    """Widths that fit the room, the widest that may become narrower first; None where the least do not fit."""
-    found = list(widths)
-    while sum(found) > room:
-        number = max(range(len(found)), key=lambda i: (found[i] > least[i], found[i]))
-        if found[number] == least[number]:
-            return None
-        found[number] -= 1
-    return found
+    def heading(self, text: str) -> None:
+        """A line in bold, ruled below."""
+        self.console.print(Text(text, style="bold"))
+        self.console.print("-" * min(len(text), self.width))
 
+    def prose(self, text: str) -> None:
+        """Paragraphs, divided by empty lines and wrapped; other white space counts for nothing."""
+        for paragraph in text.split("\n\n"):
+            self.lines([" ".join(paragraph.split())])
 
-def _records(out: Console, columns: Sequence[str], rows: list[list[str]], left: int) -> None:
-    """Each row as a paragraph: what stood on the left, then every other cell after the name of its column."""
-    for row in rows:
-        head = " ".join(cell for cell in row[:left] if cell)
-        rest = "; ".join(f"{name} {cell}" for name, cell in zip(columns[left:], row[left:], strict=True) if cell)
-        lines(out, [f"{head}: {rest}" if head else rest], indent="  ", hanging="  ")
-    out.print()
+    def lines(self, texts: Iterable[str], *, indent: str = "", hanging: str = "") -> None:
+        """Each text wrapped on its own. An empty line follows the last."""
+        wrap = textwrap.TextWrapper(self.prose_width, indent, indent + hanging, break_on_hyphens=False)
+        self.verbatim("\n".join(map(wrap.fill, texts)))
 
+    def verbatim(self, text: str, *, indent: str = "") -> None:
+        """Text as it stands, indented and never wrapped. An empty line follows."""
+        self.console.print(textwrap.indent(text.rstrip("\n"), indent), soft_wrap=True)
+        self.console.print()
 
-def shape(sizes: Sequence[int]) -> str:
-    """A shape as torch prints it, without its class.
-
-    Example:
-        >>> shape((2, 4, 1, 1)), shape((3,))
-        ('(2, 4, 1, 1)', '(3,)')
-    """
-    return str(tuple(sizes))
-
-
-def numbers(values: Iterable[float], *, digits: int = 4) -> str:
-    """Values with a fixed number of digits.
-
-    Example:
-        >>> numbers([14.9, 19.0])
-        '14.9000, 19.0000'
-    """
-    return ", ".join(f"{value:.{digits}f}" for value in values)
+    def table(self, columns: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1, gap: int = 2) -> None:
+        """A table as :func:`equiv.report.table_lines` lays it out, its heading in bold. An empty line follows."""
+        head, body = table_lines(columns, rows, width=self.width, left=left, gap=gap)
+        for line in head:
+            self.console.print(Text(line, style="bold"), soft_wrap=True)
+        self.verbatim("\n".join(body))

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from equiv import laws
-from equiv.cli import main, options, run_laws
+from equiv.arguments import parse_name, parse_names
+from equiv.cli import main, run_laws
 from equiv.errors import EquivError
-from equiv.report import terminal
 
 FORMS = ("linear", "full", "pointwise")
 Runner = Callable[..., tuple[int, str, str]]
@@ -175,7 +175,7 @@ MISUSES = [
     (["counterexample", "3,4,4", "--out", "8"], "'3,4,4' is not a whole number"),
     (["counterexample", "999999999x9", "--out", "8"], "MAP: expected a layer of at most 16,777,216 weights"),
     (["counterexample", "3x4", "--out", "8", "--dtype", "float8"], "--dtype: expected one of"),
-    (["counterexample", "3x4", "--out", "8", "--dtype", "float32,int8"], "--dtype: expected one dtype"),
+    (["counterexample", "3x4", "--out", "8", "--dtype", "float32,int8"], "--dtype: expected one name"),
     (["counterexample", "3x4", "--out", "8", "--readout", "max"], "--readout: expected one of positions, sum, mean"),
     (["counterexample", "3x4", "--out", "7", "--readout", "positions"], "--readout: expected sum or mean for --out 7"),
     (["counterexample", "3x4", "--out", "8", "--readout", "mean", "--dtype", "int8"], "--readout: expected positions"),
@@ -260,10 +260,10 @@ def test_a_broken_law_is_shown_in_full_once_and_exits_1(run: Runner, monkeypatch
     monkeypatch.setattr(run_laws, "run_item", run_item)
     code, out, _ = run("verify", "--law", "forward,exact,batch", "--examples", "9", "--seed", "5")
     assert code == 1
-    assert out.count("LAW BROKEN") == 1
+    assert len([line for line in out.splitlines() if line.startswith("LAW BROKEN: exact.")]) == 1
     assert "the bias was added twice" in out
     assert "again: equiv verify --law exact --dtype float32 --examples 9 --seed 5" in out
-    assert len([line for line in out.splitlines() if line.startswith("  batch, full, float32, eager.cpu: ")]) == 1
+    assert len([line for line in out.splitlines() if line.startswith("  LAW BROKEN: batch.")]) == 1
     assert "2 of 3 laws broken: exact, batch" in out
     assert max(map(len, out.splitlines())) <= 80
 
@@ -276,7 +276,7 @@ def test_the_json_holds_everything(run: Runner, tmp_path: Path) -> None:
     assert code == 0
     assert out
     assert (found["schema"], found["seed"], found["holds"], found["complete"], found["broken"]) == (
-        1,
+        2,
         3,
         True,
         True,
@@ -286,6 +286,7 @@ def test_the_json_holds_everything(run: Runner, tmp_path: Path) -> None:
     assert len(found["table"]) == 33
     assert found["items"][0]["forms"]["linear"]["rounding"] == 2
     assert found["items"][0]["coverage"] == {"n modulo 8": {"1": 4}}
+    assert found["coverage"]["n modulo 8"] == {"1": 44}
 
 
 @pytest.mark.usefixtures("fake")
@@ -525,32 +526,12 @@ def test_colour_only_where_it_is_asked_for() -> None:
 
 
 def test_names_are_given_once_and_in_order() -> None:
-    assert options.names("--form", ["full,linear", "full"], FORMS) == ["full", "linear"]
+    assert parse_names("--form", ["full,linear", "full"], FORMS) == ["full", "linear"]
 
 
 def test_a_suggestion_is_made_only_for_what_is_close() -> None:
     with pytest.raises(EquivError, match="choose one of these"):
-        options.one_name("--form", "zzz", FORMS)
-
-
-@pytest.mark.parametrize("columns", [30, 45, 60, 80])
-def test_a_table_breaks_no_word_and_loses_none(
-    columns: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLUMNS", str(columns))
-    rows = [
-        ("not_equivalent", "pointwise", "(2, 1, 3, 4)", "once or twice", "12,345"),
-        ("exact", "full", "(1,)", "once", "0"),
-    ]
-    terminal.table(terminal.console(), ("law", "form", "the shape", "rounded how often", "undecided"), rows, left=2)
-    said = capsys.readouterr().out
-    assert max(len(line) for line in said.splitlines()) <= columns
-    cells = [cell for row in rows for cell in row]
-    if columns < 60:  # as paragraphs, where every cell stands after the name of its column
-        said = " ".join(said.split())
-        assert "not_equivalent pointwise: the shape (2, 1, 3, 4); rounded how often once or twice; undecided" in said
-    words = [word for cell in cells for word in ([cell] if "(" in cell and columns >= 60 else cell.split())]
-    assert [word for word in words if word not in said] == []
+        parse_name("--form", "zzz", FORMS)
 
 
 def test_the_legend_of_a_table_explains_its_columns(run: Runner, fake: Any) -> None:
@@ -565,9 +546,3 @@ def test_the_legend_of_a_table_explains_its_columns(run: Runner, fake: Any) -> N
 def test_a_counterexample_has_eight_outputs_where_none_are_asked_for(run: Runner) -> None:
     assert run("counterexample", "3x4x4") == run("counterexample", "3x4x4", "--out", "8")
     assert "[default: 8]" in run("counterexample", "--help")[1]
-
-
-def test_prose_is_no_wider_than_88_columns(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
-    terminal.paragraph(terminal.console(), "word " * 100)
-    assert max(map(len, capsys.readouterr().out.splitlines())) <= terminal.WIDEST_PROSE

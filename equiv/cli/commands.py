@@ -1,0 +1,141 @@
+"""The commands and their options: what was typed is read and checked here, and carried out elsewhere.
+
+Nothing heavier than typer is imported before a command runs, so that ``--help`` is quick.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Annotated, Any
+
+import typer
+
+LARGEST_SEED = 2**32 - 1
+_MANY = "May be repeated, or hold commas."
+
+Json = Annotated[
+    str | None, typer.Option("--json", metavar="FILE", help="Also write everything to this file; - for stdout.")
+]
+
+
+def demo(
+    section: Annotated[
+        str | None, typer.Option("--section", metavar="1..4", help="Show one section instead of all.")
+    ] = None,
+) -> None:
+    """Show when a convolution is a fully connected layer, and when it is not, in four short sections."""
+    from equiv.arguments import parse_integer
+    from equiv.cli.demo import SECTIONS, show
+
+    show(None if section is None else parse_integer("--section", section, least=1, most=len(SECTIONS)))
+
+
+def verify(  # noqa: PLR0913 - each is an option of the command
+    law: Annotated[
+        list[str] | None, typer.Option("--law", metavar="IDS", help=f"See `equiv env`. All if not given. {_MANY}")
+    ] = None,
+    form: Annotated[
+        list[str] | None, typer.Option("--form", metavar="FORMS", help="linear, full, pointwise. All if not given.")
+    ] = None,
+    dtype: Annotated[
+        list[str] | None, typer.Option("--dtype", metavar="DTYPES", help="Such as float32,int8. All if not given.")
+    ] = None,
+    device: Annotated[
+        list[str] | None, typer.Option("--device", metavar="DEVICES", help="Such as cuda:0. cpu if not given.")
+    ] = None,
+    profile: Annotated[
+        str,
+        typer.Option("--profile", metavar="NAME", help="dev (quick), gate (fixed cases), deep (long)."),
+    ] = "dev",
+    examples: Annotated[
+        str | None, typer.Option("--examples", metavar="N", help="Cases per law and dtype, instead of the profile's.")
+    ] = None,
+    arithmetic: Annotated[
+        str,
+        typer.Option(
+            "--arithmetic",
+            metavar="NAME",
+            help="What error bounds follow: declared for dtype and device, or measured for every call (slow).",
+        ),
+    ] = "declared",
+    seed: Annotated[
+        str | None, typer.Option("--seed", metavar="N", help="Repeat the run with this seed. Random if not given.")
+    ] = None,
+    jobs: Annotated[str | None, typer.Option("--jobs", metavar="N", help="Processes; at most 2 if not given.")] = None,
+    full: Annotated[bool, typer.Option("--full", help="One row for each law, form and dtype.")] = False,
+    json: Json = None,
+) -> int:
+    """Try to break every law on every form and dtype. Exit code 1 if one is broken."""
+    from equiv import arguments
+    from equiv.backends import FORMS
+    from equiv.cli import verify as command
+    from equiv.laws import LAWS, MODES, PROFILES
+    from equiv.report import Request, check_target
+    from equiv.strategies import devices_present
+
+    here = f"choose among {', '.join(map(str, devices_present()))}"
+    name = arguments.parse_name("--profile", profile.removeprefix("equiv-"), PROFILES)
+    drawn = 0 if PROFILES[name].derandomize else random.SystemRandom().randrange(LARGEST_SEED + 1)
+    request = Request(
+        devices=tuple(arguments.parse_devices("--device", device or ["cpu"], here)),
+        laws=tuple(arguments.parse_names("--law", law, LAWS)) if law else None,
+        forms=tuple(arguments.parse_names("--form", form, FORMS)) if form else None,
+        dtypes=tuple(arguments.parse_dtypes("--dtype", dtype)) if dtype else None,
+        profile=name,
+        examples=None if examples is None else arguments.parse_integer("--examples", examples, least=1, most=10**6),
+        seed=drawn if seed is None else arguments.parse_integer("--seed", seed, least=0, most=LARGEST_SEED),
+        arithmetic=arguments.parse_name("--arithmetic", arithmetic, MODES),
+    )
+    processes = None if jobs is None else arguments.parse_integer("--jobs", jobs, least=1, most=64)
+    if json is not None:
+        check_target(json)
+    return command.verify(request, jobs=processes, full=full, json=json)
+
+
+def counterexample(
+    feature_map: Annotated[str, typer.Argument(metavar="MAP", help="Channels and 1 to 3 spatial sizes: 3x4x4.")],
+    outputs: Annotated[str, typer.Option("--out", metavar="N", help="Outputs of the fully connected layer.")] = "8",
+    seed: Annotated[str, typer.Option("--seed", metavar="N", help="Seed of the layer's weights.")] = "0",
+    dtype: Annotated[str, typer.Option("--dtype", metavar="NAME", help="Dtype of the layer.")] = "float32",
+    readout: Annotated[
+        str | None,
+        typer.Option(
+            "--readout", metavar="HOW", help="How the convolution's map is read: positions (flattened), sum or mean."
+        ),
+    ] = None,
+    json: Json = None,
+) -> None:
+    """Show the smallest input that tells a flattened layer from a 1x1 convolution, and what the latter really is."""
+    from equiv.arguments import parse_integer, parse_name
+    from equiv.cli import counterexample as command
+    from equiv.dtypes import BY_NAME
+    from equiv.report import check_target
+
+    shape = command.parse_shape("MAP", feature_map)
+    out = parse_integer("--out", outputs, least=1, most=2**24)
+    drawn = parse_integer("--seed", seed, least=0, most=LARGEST_SEED)
+    chosen = BY_NAME[parse_name("--dtype", dtype.replace("torch.", ""), BY_NAME)]
+    how = None if readout is None else command.parse_readout("--readout", readout, shape, out, chosen)
+    command.check_size("MAP", feature_map, shape, out)
+    if json is not None:
+        check_target(json)
+    command.show(shape, out, dtype=chosen, seed=drawn, readout=how, json=json)
+
+
+def env(
+    json: Json = None,
+    measure: Annotated[
+        bool,
+        typer.Option("--measure", help="Also measure which precision each form computes in: 5 to 15 s."),
+    ] = False,
+) -> None:
+    """Show versions, settings, devices, dtypes with their declared arithmetic, laws and profiles."""
+    from equiv.cli.env import show
+    from equiv.report import check_target
+
+    if json is not None:
+        check_target(json)
+    show(measure=measure, json=json)
+
+
+COMMANDS: dict[str, Any] = {command.__name__: command for command in (demo, verify, counterexample, env)}

@@ -1,0 +1,130 @@
+"""A run of laws as plain text that needs no other package: tables, and the summary of a run of pytest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from textwrap import wrap
+
+from equiv.report.model import Run, expected_conditions
+from equiv.text import counted
+
+_WIDTH = 79
+_FEW = 24  # values that were not reached; a run of some laws or dtypes misses more, and nobody wants the list
+
+
+def summary_lines(run: Run) -> list[str]:
+    """A table by law, the coverage of conditions and the totals; lines of at most 79 columns."""
+    rows = run.rows("law")
+    counts = ("items", "cases", "identical", "rounding", "undecided", "broken")
+    cells = [(row.law, *(f"{getattr(row, name):,}" for name in counts), ratio_text(row.worst)) for row in rows]
+    head, body = table_lines(("law", *counts, "worst"), cells, width=_WIDTH)
+    cases, compared = sum(row.cases for row in rows), sum(row.judged for row in rows)
+    legend = """item: one law in one dtype. broken: items whose law does not hold. worst: the largest error as a
+        fraction of its envelope, the interval of correct results."""
+    return [
+        *head,
+        *body,
+        *_coverage_lines(run),
+        f"{counted(len(run.items), 'item')}, {counted(cases, 'case')}, {counted(compared, 'comparison')}",
+        *wrap(" ".join(legend.split()), _WIDTH),
+    ]
+
+
+def _coverage_lines(run: Run) -> list[str]:
+    """What was reached of the expected conditions, and which kernels torch chose for convolutions."""
+    coverage, expected, missed = run.coverage, expected_conditions(), run.not_reached
+    total = sum(map(len, expected.values()))
+    left = sum(map(len, missed.values()))
+    lines = [f"coverage: {total - left} of {total} values of {len(expected)} conditions reached"]
+    if left <= _FEW:
+        for name, values in missed.items():
+            lines += wrap(f"  not reached: {name} {', '.join(values)}", _WIDTH)
+    texts = []
+    if known := coverage.get("known defect of torch", {}):
+        findings = ", ".join(f"docs/findings/{name}.md {count:,}" for name, count in known.items())
+        texts.append(f"undecided for defects of torch itself: {findings}")
+    for text, count in coverage.get("weaker than declared", {}).items():
+        texts.append(f"weaker than declared, {text}: {count:,} results judged by it")
+    kernels = ", ".join(f"{name} {count:,}" for name, count in coverage.get("conv kernel", {}).items())
+    texts.append(f"conv kernels chosen by torch: {kernels or 'none'}")
+    return lines + [line for text in texts for line in wrap(text, _WIDTH, subsequent_indent="  ")]
+
+
+def ratio_text(ratio: float) -> str:
+    """An error as a fraction of its envelope, in at most five characters.
+
+    Example:
+        >>> [ratio_text(ratio) for ratio in (0.0, 0.001, 0.25, 12345.6)]
+        ['0', '<0.01', '0.25', '1e+04']
+    """
+    if ratio == 0:
+        return "0"
+    return "<0.01" if ratio < 0.005 else f"{ratio:.2f}" if ratio < 100 else f"{ratio:.1g}"
+
+
+def table_lines(
+    columns: Sequence[str], rows: Iterable[Sequence[str]], *, width: int, left: int = 1, gap: int = 2
+) -> tuple[list[str], list[str]]:
+    r"""The lines of a table: its heading, then a rule and the rows.
+
+    The first ``left`` columns are flush left and the others flush right, ``gap`` blanks apart. No word is broken: where
+    the width does not hold the longest words side by side, there is no heading and each row becomes a paragraph.
+
+    Example:
+        >>> head, body = table_lines(("form", "weights"), [("linear", "8")], width=80)
+        >>> print("\n".join(head + body))
+          form    weights
+         ----------------
+          linear        8
+    """
+    cells = [list(row) for row in rows]
+    by_column = list(zip(columns, *cells, strict=True))
+    most = [max(map(len, column)) for column in by_column]
+    widths = _fitted(most, [_least(column) for column in by_column], width - gap * len(columns) - 1)
+    if widths is None:
+        return [], [line for row in cells for line in _paragraph(columns, row, width, left)]
+
+    def lines(row: Sequence[str], *, bottom: bool = False) -> list[str]:
+        parts = [
+            wrap(cell, size, break_long_words=False, break_on_hyphens=False)
+            for cell, size in zip(row, widths, strict=True)
+        ]
+        height = max(1, *map(len, parts))
+        full = [[""] * (height - len(part)) + part if bottom else part + [""] * (height - len(part)) for part in parts]
+        return [_line(line, widths, left, gap) for line in zip(*full, strict=True)]
+
+    rule = " " + "-" * (sum(widths) + gap * len(widths) - 1)
+    return lines(columns, bottom=True), [rule, *(line for row in cells for line in lines(row))]
+
+
+def _line(cells: Sequence[str], widths: Sequence[int], left: int, gap: int) -> str:
+    placed = [
+        cell.ljust(width) if number < left else cell.rjust(width)
+        for number, (cell, width) in enumerate(zip(cells, widths, strict=True))
+    ]
+    return "".join(" " * gap + cell for cell in placed).rstrip()
+
+
+def _least(column: Sequence[str]) -> int:
+    """The least width of a column that breaks no word; shapes and numbers with commas stay in one."""
+    whole = any("(" in text or "," in text for text in column)
+    return max(len(part) for text in column for part in ([text] if whole else text.split() or [""]))
+
+
+def _fitted(most: list[int], least: list[int], available: int) -> list[int] | None:
+    """Widths that fit, the widest that may become narrower first; None where the least do not fit."""
+    found = list(most)
+    while sum(found) > available:
+        number = max(range(len(found)), key=lambda i: (found[i] > least[i], found[i]))
+        if found[number] == least[number]:
+            return None
+        found[number] -= 1
+    return found
+
+
+def _paragraph(columns: Sequence[str], row: list[str], width: int, left: int) -> list[str]:
+    """A row as a paragraph: what stands on the left, then every other cell after the name of its column."""
+    head = " ".join(cell for cell in row[:left] if cell)
+    rest = "; ".join(f"{name} {cell}" for name, cell in zip(columns[left:], row[left:], strict=True) if cell)
+    text = f"{head}: {rest}" if head else rest
+    return wrap(text, width, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)
