@@ -1,7 +1,7 @@
-"""Entries of a convolution's matrix that several taps land on: what right kernels may return for them.
+"""Convolutions whose padding repeats the input, so that several taps of the kernel land on one input.
 
-Where a padding mode repeats the input, the dense weight is the sum of taps, rounded once, while a convolution adds the
-taps in an order of its own. Each such entry is held against the envelope of that sum; any other leaves no freedom.
+The dense weight of such an entry is the sum of its taps, rounded once, while a convolution adds the taps in an order of
+its own. So it is held against the envelope of that sum; every other entry must be the weight bit for bit.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from equiv.mapping import Conv, conv_to_linear
 from equiv.numerics import Exact, declared, format_of, judge
 
 
-def repeats(layer: nn.Linear | Conv | None) -> bool:
+def repeats_inputs(layer: nn.Linear | Conv | None) -> bool:
     """Whether several taps of a layer may land on one input."""
     return layer is not None and getattr(layer, "padding_mode", "zeros") != "zeros"
 
 
-class Repeated:
+class RepeatedTaps:
     """One plain layer of a floating or complex dtype, and the sums of its taps."""
 
     def __init__(self, side: Side, outputs: int) -> None:
@@ -31,32 +31,28 @@ class Repeated:
         weight = weight_of(self.layer)
         self.dtype, self.device = weight.dtype, weight.device
         self.dense = dense_rows(self.layer, side.shape).reshape(outputs, -1)
-        self.taps, self.sums, self.sizes = None, [], []
-        if repeats(self.layer):
+        self.taps: Tensor | None = None
+        if repeats_inputs(self.layer):
             parts = (weight.real, weight.imag) if weight.is_complex() else (weight,)
             self.taps = self._matrix(torch.ones_like(parts[0], dtype=torch.float64))
             self.sums = [self._matrix(part.double()) for part in parts]
             self.sizes = [self._matrix(part.double().abs()) for part in parts]
-
-    taps: Tensor | None
-    sums: list[Tensor]
-    sizes: list[Tensor]
 
     def allows(self, columns: Tensor, results: list[Tensor]) -> Tensor:
         """Where results ``(c, O)`` at one-hot inputs, for complex at ``i`` times these too, are right for several taps.
 
         A layer that repeats no input must return its weight.
         """
-        shown = [results[0].real, -results[1].real] if len(results) == 2 else [results[0]]
+        seen = [results[0].real, -results[1].real] if len(results) == 2 else [results[0]]
         if self.taps is None:
             own = self.dense[:, columns].T
             parts = [own.real, own.imag] if own.is_complex() else [own]
-            return torch.stack([same_values(y, w) for y, w in zip(shown, parts, strict=True)]).all(0)
+            return torch.stack([same_values(y, w) for y, w in zip(seen, parts, strict=True)]).all(0)
         taps = self.taps[:, columns].T
         arithmetic = declared(self.dtype, self.device)
         flushed = taps * format_of(self.dtype).min_normal if arithmetic.flushes_inputs else 0.0
         right = taps > 1
-        for y, total, size in zip(shown, self.sums, self.sizes, strict=True):
+        for y, total, size in zip(seen, self.sums, self.sizes, strict=True):
             value, magnitude = total[:, columns].T, size[:, columns].T
             exact = Exact(value, None, 2.0**-52 * magnitude + flushed, magnitude, taps, None, None, None)
             right = right & judge(y, exact, arithmetic).inside
