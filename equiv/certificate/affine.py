@@ -17,6 +17,7 @@ were read. Integer dtypes are exact modulo ``2**bits`` and must agree to the bit
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import NamedTuple
@@ -83,8 +84,6 @@ class Superposition:
     def count(self) -> int:
         """How many rows there are, those of single columns aside."""
         return len(self.dense) + len(self.few)
-
-    # --- inputs -------------------------------------------------------------------------------------------------------
 
     def _integers(self, low: int, high: int, shape: tuple[int, ...]) -> Tensor:
         return torch.randint(low, high, shape, generator=self._generator, device="cpu")
@@ -157,8 +156,6 @@ class Superposition:
         """Rows on the kept columns as inputs ``(R, n)``."""
         return rows.new_zeros(len(rows), self.n).index_copy_(1, self.kept, rows)
 
-    # --- sums ---------------------------------------------------------------------------------------------------------
-
     def blank(self, outputs: int) -> Sums:
         """The sums before any column is read."""
         wide = (torch.complex128 if self.dtype.is_complex else torch.float64) if self.inexact else torch.int64
@@ -177,15 +174,6 @@ class Superposition:
         sums.doubts.add_((2 if x.is_complex() else 1) * (x.abs() @ doubt))
         at, of = (self.kept[:, None] == columns).nonzero().unbind(1)
         sums.kept[at], sums.kept_doubts[at] = column[of], doubt[of]
-
-    def hidden(self, column: Tensor, doubt: Tensor) -> Tensor:
-        """How far weights may be from what was read: ``doubt``, and what kernels that flush subnormals take away."""
-        if not declared(self.dtype, self.device).flushes_inputs:
-            return doubt
-        tiny = format_of(self.dtype).min_normal
-        return torch.where(column.abs() < tiny, doubt + 2 * tiny, doubt)
-
-    # --- judgements ---------------------------------------------------------------------------------------------------
 
     def bound(self, terms: Tensor | int, size: Tensor) -> Tensor:
         """Generous rounding of a few layers one after the other, in units of what the whole row holds."""
@@ -295,7 +283,7 @@ class AffineTest:
         self.not_affine: str | None = None
         self.outside_envelope: str | None = None
 
-    def check_lines(self, side: Side, near: list[Tensor], column: Tensor, columns: Tensor, scale: float) -> None:
+    def check_lines(self, side: Side, near: Tensor, column: Tensor, columns: Tensor, scale: float) -> None:
         """Results ``near`` at e_i, for complex also at i*e_i, must lie on the line through those at 0 and -scale*e_i."""
         zero = widened(self.zeros[self.sides.index(side)])
         for unit, y in zip((1, 1j), near, strict=False):
@@ -311,7 +299,7 @@ class AffineTest:
                 )
 
     def check_mantissas(
-        self, one_hot: Tensor, columns: Tensor, read: list[Tensor], doubts: list[Tensor], scale: float
+        self, one_hot: Tensor, columns: Tensor, read: Sequence[Tensor], doubts: Sequence[Tensor], scale: float
     ) -> None:
         """Run every column at a full mantissa, far out on the positive side."""
         x = self.inputs.mantissas[columns]

@@ -83,8 +83,6 @@ class Reader:
             return units
         return 2 * units + 1 if self.inexact else 2
 
-    # --- the course ---------------------------------------------------------------------------------------------------
-
     def run(self, progress: Progress | None) -> bool:
         """Read to the end; False if ``progress`` asked to stop, by returning False."""
         for side in self.sides:
@@ -92,7 +90,7 @@ class Reader:
         found = self.found
         if found.next == 0:
             wrong = ~self._equal_biases() & ~self._flushes(*self.zeros)
-            found.differences.add_biases(wrong, *self.zeros)
+            found.differences.add(wrong[None], self.zeros[0][None], self.zeros[1][None], None)
             found.resolution = self.lost
         while found.next < self.n and self.test.not_affine is None:
             stop = min(self.n, found.next + self.rows)
@@ -112,8 +110,8 @@ class Reader:
 
     def _read_layers(self, columns: Tensor) -> None:
         """Layers, with zero for their biases, which rounds nothing: a probe returns the column itself."""
-        a, b = ([side.run(x, **_zero_bias(side)) for x in self._one_hot(columns, 1)] for side in self.sides)
-        wrong = self._differ(a, b)
+        a, b = (self._run(side, columns, 1, **_zero_bias(side)) for side in self.sides)
+        wrong = self._differ(a, b) & ~self._flushes(_column(a), _column(b))
         if self.inexact and any(repeats_inputs(side.layer) for side in self.sides) and bool(wrong.any()):
             right = [taps.allows(columns, y) for taps, y in zip(self._taps, (a, b), strict=True)]
             wrong &= ~(right[0] & right[1])
@@ -121,52 +119,43 @@ class Reader:
 
     def _read_functions(self, columns: Tensor) -> None:
         """Functions with their biases: at ``e_i``, at ``-2**K * e_i``, and once more at a full mantissa."""
-        near = [[side.run(x) for x in self._one_hot(columns, 1)] for side in self.sides]
+        near = [self._run(side, columns, 1) for side in self.sides]
         for side, y in zip(self.sides, near, strict=True):
-            self._check_finite(side, y)
-        biases = [[zero] * len(y) for zero, y in zip(self.zeros, near, strict=True)]
-        first = [_column([y - b for y, b in zip(ys, bs, strict=True)]) for ys, bs in zip(near, biases, strict=True)]
+            _check_finite(side, y, "results for one-hot inputs")
+        first = [_column(y - zero) for y, zero in zip(near, self.zeros, strict=True)]
         far, scale = self._far(columns, max(float(column.abs().double().max()) for column in first))
-        equal = self._equal_biases()
-        seen = [self._seen(ys, bs) for ys, bs in zip(far, biases, strict=True)]
-        wrong, wrong_far = self._differ(*near) & equal, self._differ(*far) & (equal | (seen[0] & seen[1]))
-        second = [self._far_column(ys, bs, scale) for ys, bs in zip(far, biases, strict=True)]
+        seen, second, doubts = zip(
+            *(self._weights(*of, scale) for of in zip(far, self.zeros, strict=True)), strict=True
+        )
+        equal, whole = self._equal_biases(), seen[0] & seen[1]
+        wrong, wrong_far = self._differ(*near) & equal, self._differ(*far) & (equal | whole)
         values = [torch.where(wrong & ~wrong_far, widened(a), b) for a, b in zip(first, second, strict=True)]
         self._record((wrong | wrong_far) & ~self._flushes(*values), columns, *values)
-        self._count_unseen(far, seen, scale)
-        doubts = [
-            self.inputs.hidden(column, self._doubt(ys, ok, scale))
-            for column, ys, ok in zip(second, far, seen, strict=True)
-        ]
-        for side, ys, column, doubt in zip(self.sides, near, second, doubts, strict=True):
+        if not bool(whole.all()):
+            self._count_unseen(max(float(y.real.abs().double()[:, ~whole].max()) for y in far) / scale, whole)
+        for side, y, column, doubt in zip(self.sides, near, second, doubts, strict=True):
             if side.layer is None:
-                self.test.check_lines(side, ys, column, columns, scale)
+                self.test.check_lines(side, y, column, columns, scale)
             self.inputs.add(self.test.sums[side.name], columns, column, doubt)
         self.test.check_mantissas(self._one_hot(columns, 1)[0], columns, second, doubts, scale / 2)
 
     def _read_integer_functions(self, columns: Tensor) -> None:
         """Integers are exact modulo ``2**bits``: a bias hides nothing."""
-        x = self._one_hot(columns, 1)[0]
-        read = [side.run(x) - zero for side, zero in zip(self.sides, self.zeros, strict=True)]
+        read = [self._run(side, columns, 1)[0] - zero for side, zero in zip(self.sides, self.zeros, strict=True)]
         self._record(read[0] != read[1], columns, *read)
         for side, column, zero in zip(self.sides, read, self.zeros, strict=True):
             self.inputs.add(self.test.sums[side.name], columns, column)
             if self.dtype != torch.uint8 and side.layer is None:
-                wrong = (side.run(self._one_hot(columns, -1)[0]) != zero - column).any(1).nonzero()
+                wrong = (self._run(side, columns, -1)[0] != zero - column).any(1).nonzero()
                 if len(wrong):
                     index = int(columns[wrong[0]])
                     self.test.not_affine = (
                         f"{side.name} is no affine map: its values at e{index} and -e{index} are not opposite"
                     )
 
-    # --- probes -------------------------------------------------------------------------------------------------------
-
     def _at_zero(self, side: Side) -> Tensor:
         y = side.run(torch.zeros(2, self.n, dtype=self.dtype, device=self.device))
-        if not bool(y.isfinite().all()):
-            raise EquivError(
-                f"{side.name}: expected finite values at the zero input, got {_not_finite(y)}; no affine map has such"
-            )
+        _check_finite(side, y, "values at the zero input")
         return y[0]
 
     def _one_hot(self, columns: Tensor, scale: float) -> list[Tensor]:
@@ -179,27 +168,38 @@ class Reader:
             found.append(x)
         return found
 
-    def _far(self, columns: Tensor, size: float) -> tuple[list[list[Tensor]], float]:
+    def _run(self, side: Side, columns: Tensor, scale: float, **parameters: Tensor) -> Tensor:
+        """Results at those rows: ``(1, c, O)``, for complex dtypes ``(2, c, O)``."""
+        return torch.stack([side.run(x, **parameters) for x in self._one_hot(columns, scale)])
+
+    def _far(self, columns: Tensor, size: float) -> tuple[list[Tensor], float]:
         """Both sides at ``-2**K * e_i`` for the largest K that keeps every result finite, and ``2**K``."""
         top = math.frexp(format_of(self.dtype).max)[1]
         power = max(0, min(top - 2, top - 4 - (math.frexp(size)[1] if size else -top)))
         while True:
-            inputs = self._one_hot(columns, -(2.0**power))
-            far = [[side.run(x) for x in inputs] for side in self.sides]
-            if all(bool(y.isfinite().all()) for both in far for y in both):
+            far = [self._run(side, columns, -(2.0**power)) for side in self.sides]
+            if all(bool(y.isfinite().all()) for y in far):
                 return far, 2.0**power
             if power == 0:
-                for side, both in zip(self.sides, far, strict=True):
-                    self._check_finite(side, both)
+                for side, y in zip(self.sides, far, strict=True):
+                    _check_finite(side, y, "results for one-hot inputs")
             power //= 2
 
-    def _check_finite(self, side: Side, results: list[Tensor]) -> None:
-        for y in results:
-            if not bool(y.isfinite().all()):
-                raise EquivError(
-                    f"{side.name}: expected finite results for one-hot inputs, got {_not_finite(y)}; no affine map of "
-                    "finite weights has such, and zero times infinity hides the others"
-                )
+    def _weights(self, far: Tensor, zero: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
+        """What results at ``-scale * e_i`` show: where all bits of a weight are seen, the weights, doubts about them.
+
+        All bits are seen where the bias lies below half an ulp of the result, which is then ``-scale`` times the weight.
+        A doubt is how far a weight may be from what was read of it, float64: an ulp of the result over the scale where
+        the bias took part in the rounding, and for kernels that flush subnormals what these take away.
+        """
+        fmt, value, bias = format_of(self.dtype), far.real.double(), zero.real.double()
+        vanishes = bias.abs() < fmt.u / 2 * value.abs()
+        seen = ((bias == 0) | vanishes).all(0)
+        column = _column(torch.where(vanishes, value, value - bias) / -scale)
+        doubt = torch.where(seen, 0.0, (2 * fmt.u * value.abs().sum(0) + len(far) * fmt.min_subnormal) / scale)
+        if declared(self.dtype, self.device).flushes_inputs:
+            doubt = torch.where(column.abs() < fmt.min_normal, doubt + 2 * fmt.min_normal, doubt)
+        return seen, column, doubt
 
     def _check_repeatable(self, side: Side) -> None:
         """A function must give the same bits twice."""
@@ -211,8 +211,6 @@ class Reader:
                 f"{side.name}: expected the same bits for the same input twice, got different ones; a dropout or "
                 "another random operation is on, or it keeps a state: call .eval() first"
             )
-
-    # --- what the results mean ----------------------------------------------------------------------------------------
 
     def _equal_biases(self) -> Tensor:
         """Bit for bit, but for imaginary parts of which a convolution's three products lose the last bits."""
@@ -235,18 +233,17 @@ class Reader:
         """The largest of these, 0.0 between layers, whose biases are compared themselves."""
         return 0.0 if self.layers else float(self._lost().max())
 
-    def _differ(self, a: list[Tensor], b: list[Tensor]) -> Tensor:
+    def _differ(self, a: Tensor, b: Tensor) -> Tensor:
         """Where two sides differ: bit for bit, but imaginary parts of convolutions by more than three products may."""
-        wrong = torch.zeros_like(a[0], dtype=torch.bool)
-        convolved = self.dtype.is_complex and any(map(self.test.convolves, self.sides))
-        for y, z in zip(a, b, strict=True):
-            wrong |= ~same_values(y.real, z.real)
-            if convolved:
-                size = y.abs().double() + z.abs().double() + torch.stack([t.abs().double() for t in self.zeros]).amax(0)
-                wrong |= ~((y.imag.double() - z.imag.double()).abs() <= 16 * format_of(self.dtype).u * size)
-            elif y.is_complex():
-                wrong |= ~same_values(y.imag, z.imag)
-        return wrong & ~self._flushes(_column(a), _column(b)) if self.layers else wrong
+        wrong = ~same_values(a.real, b.real)
+        if self.dtype.is_complex and any(map(self.test.convolves, self.sides)):
+            size = (
+                a.abs().double() + b.abs().double() + torch.stack([zero.abs().double() for zero in self.zeros]).amax(0)
+            )
+            wrong |= ~((a.imag.double() - b.imag.double()).abs() <= 16 * format_of(self.dtype).u * size)
+        elif self.dtype.is_complex:
+            wrong |= ~same_values(a.imag, b.imag)
+        return wrong.any(0)
 
     def _flushes(self, a: Tensor, b: Tensor) -> Tensor:
         """Where one value is zero and the other subnormal, in a dtype whose kernels may flush; counted."""
@@ -257,40 +254,16 @@ class Reader:
         self.found.flushed += int(accepted.sum())
         return accepted
 
-    def _seen(self, far: list[Tensor], biases: list[Tensor]) -> Tensor:
-        """Where the bias lies below half an ulp of the result, which is then a power of two times the weight."""
-        return torch.stack([(b.real == 0) | self._is_hidden(b, y) for y, b in zip(far, biases, strict=True)]).all(0)
-
-    def _is_hidden(self, bias: Tensor, y: Tensor) -> Tensor:
-        return bias.real.abs().double() < format_of(self.dtype).u / 2 * y.real.abs().double()
-
-    def _far_column(self, far: list[Tensor], biases: list[Tensor], scale: float) -> Tensor:
-        """The weights that results at ``-scale * e_i`` show, in float64 or complex128."""
-        parts = []
-        for y, b in zip(far, biases, strict=True):
-            value, bias = y.real.double(), b.real.double()
-            parts.append(torch.where(self._is_hidden(b, y), value, value - bias) / -scale)
-        return torch.complex(parts[0], -parts[1]) if len(parts) == 2 else parts[0]
-
-    def _count_unseen(self, far: list[list[Tensor]], seen: list[Tensor], scale: float) -> None:
-        """A weight may be off by an ulp of the result over the scale where the bias takes part in the rounding."""
-        hidden = ~(seen[0] & seen[1])
-        if bool(hidden.any()):
-            largest = max(float(y.real.abs().double()[hidden].max()) for both in far for y in both)
-            step = 2 * format_of(self.dtype).u * largest / scale
-            if step >= format_of(self.dtype).min_subnormal / 2:  # else no two weights of this dtype are so close
-                self.found.unseen += int(hidden.sum())
-                self.found.resolution = max(self.found.resolution, step)
-
-    def _doubt(self, far: list[Tensor], seen: Tensor, scale: float) -> Tensor:
-        """How far each weight may be from what was read of it, float64: an ulp where a bias took part in rounding."""
+    def _count_unseen(self, largest: float, whole: Tensor) -> None:
+        """Count weights that are not seen whole, of which the largest is of that size."""
         fmt = format_of(self.dtype)
-        size = torch.stack([y.real.abs().double() for y in far]).sum(0)
-        return torch.where(seen, 0.0, (2 * fmt.u * size + len(far) * fmt.min_subnormal) / scale)
+        if 2 * fmt.u * largest >= fmt.min_subnormal / 2:  # else no two weights of this dtype are so close
+            self.found.unseen += int((~whole).sum())
+            self.found.resolution = max(self.found.resolution, 2 * fmt.u * largest)
 
     def _record(self, wrong: Tensor, columns: Tensor, a: Tensor, b: Tensor) -> None:
         """Note where columns ``(c, O)`` differ, and keep those of a small map, to name a cause."""
-        self.found.differences.add_weights(wrong, a, b, lambda row, output: (output, int(columns[row])))
+        self.found.differences.add(wrong, a, b, lambda row, output: (output, int(columns[row])))
         if self.is_small:
             self._columns.append((a.to(self.dtype), b.to(self.dtype)))
 
@@ -307,8 +280,6 @@ class Reader:
     @cached_property
     def _taps(self) -> list[RepeatedTaps]:
         return [RepeatedTaps(side, self.outputs) for side in self.sides]
-
-    # --- resuming -----------------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
         """All that is needed to go on."""
@@ -355,10 +326,12 @@ def _zero_bias(side: Side) -> dict[str, Tensor]:
     return {} if bias is None else {"bias": torch.zeros_like(bias, requires_grad=False)}
 
 
-def _column(parts: list[Tensor]) -> Tensor:
+def _column(results: Tensor) -> Tensor:
     """The weights that results at ``e_i``, and for complex at ``i*e_i``, show: only their real parts are exact."""
-    return torch.complex(parts[0].real, -parts[1].real) if len(parts) == 2 else parts[0]
+    return torch.complex(results[0].real, -results[1].real) if len(results) == 2 else results[0]
 
 
-def _not_finite(y: Tensor) -> str:
-    return f"{int((~y.isfinite()).sum()):,} of {y.numel():,} infinite or not a number"
+def _check_finite(side: Side, y: Tensor, what: str) -> None:
+    if not bool(y.isfinite().all()):
+        count = f"{int((~y.isfinite()).sum()):,} of {y.numel():,} infinite or not a number"
+        raise EquivError(f"{side.name}: expected finite {what}, got {count}; no affine map of finite weights has such")

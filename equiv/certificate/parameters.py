@@ -35,8 +35,8 @@ def compare_parameters(a: nn.Linear | Conv, b: nn.Linear | Conv, shape: tuple[in
                     "number; zero times infinity hides the others: compare such layers with equiv.assert_equivalent"
                 )
     found = Differences()
-    biases = [_dense_bias(layer, shape) for layer in (a, b)]
-    found.add_biases(~same_values(*biases), *biases)
+    x, y = (_dense_bias(layer, shape)[None] for layer in (a, b))
+    found.add(~same_values(x, y), x, y, None)
     if geometry_of(a) == geometry_of(b) and torch.equal(weight_of(a), weight_of(b)):
         return found
     left, right = dense_rows(a, shape), dense_rows(b, shape)
@@ -45,7 +45,7 @@ def compare_parameters(a: nn.Linear | Conv, b: nn.Linear | Conv, shape: tuple[in
     for start in range(0, len(left), step):
         x, y = (rows[start : start + step].reshape(-1, n) for rows in (left, right))
         if not torch.equal(x, y):
-            found.add_weights(~same_values(x, y), x, y, lambda row, column, start=start: (start + row, column))
+            found.add(~same_values(x, y), x, y, lambda row, column, first=start: (first + row, column))  # type: ignore[misc]
     return found
 
 

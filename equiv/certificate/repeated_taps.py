@@ -38,12 +38,12 @@ class RepeatedTaps:
             self.sums = [self._matrix(part.double()) for part in parts]
             self.sizes = [self._matrix(part.double().abs()) for part in parts]
 
-    def allows(self, columns: Tensor, results: list[Tensor]) -> Tensor:
-        """Where results ``(c, O)`` at one-hot inputs, for complex at ``i`` times these too, are right for several taps.
+    def allows(self, columns: Tensor, results: Tensor) -> Tensor:
+        """Where results ``(1, c, O)`` at one-hot inputs, or ``(2, c, O)`` with ``i`` times these, are right for several taps.
 
         A layer that repeats no input must return its weight.
         """
-        seen = [results[0].real, -results[1].real] if len(results) == 2 else [results[0]]
+        seen = [results[0].real, *(-y.real for y in results[1:])]
         if self.taps is None:
             own = self.dense[:, columns].T
             parts = [own.real, own.imag] if own.is_complex() else [own]

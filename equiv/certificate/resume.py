@@ -43,9 +43,6 @@ _INTERNAL = frozenset(vars(nn.Module()))
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
 
-# --- states -----------------------------------------------------------------------------------------------------------
-
-
 class StateRefusedError(EquivError):
     """A state that is damaged, or that belongs to something else."""
 
@@ -193,9 +190,6 @@ def _takes_a_file(path: Path) -> bool:
         return path.parent.is_dir()
     except (OSError, ValueError):  # too long, or with a character that no path has
         return False
-
-
-# --- hashes -----------------------------------------------------------------------------------------------------------
 
 
 def origin_of(sides: Iterable[Side], dtype: torch.dtype, device: torch.device, *facts: object, values: bool) -> str:

@@ -207,8 +207,6 @@ class _Case:
             return f"{dtype_name(self.dtype)} has no room for exact sums of {pair.terms:,} terms"
         return chosen, pair
 
-    # --- columns ------------------------------------------------------------------------------------------------------
-
     def _by_columns(self, parameters: Differences, note: str) -> Certificate:
         check_memory(self.n, self.device)
         zeros = torch.zeros(1, self.n, dtype=self.dtype, device=self.device)
@@ -305,8 +303,6 @@ class _Case:
             said.append(f"{found.flushed:,} subnormal values are treated as zero by one kernel, as {kind} may.")
         return " ".join(said)
 
-    # --- random integers ----------------------------------------------------------------------------------------------
-
     def _at_random(self, chosen: Plan, pair: Pair) -> Certificate:
         # Without the values of the weights: they are compared bit by bit in every run, and no draw depends on them.
         facts = ("random", self.seed, self.shape, chosen, *map(geometry_of, pair.layers))
@@ -358,8 +354,6 @@ class _Case:
             f"Kernels: with {setting}, no bit differs, in the scope below. Kernels that differ by a map linear in "
             f"weights and input pass this with a probability of at most {chosen.error_probability:.1e}."
         )
-
-    # --- words --------------------------------------------------------------------------------------------------------
 
     def _other_outputs(self, a: int, b: int) -> Certificate:
         text = f"The candidate has {a:,} outputs for {self.n:,} features, the reference {b:,}."

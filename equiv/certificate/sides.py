@@ -23,7 +23,6 @@ from equiv.text import first_line
 
 CAP = 64
 """How many differences are named; the others are counted."""
-_Place = Callable[[int, int], tuple[int, int | None]]
 
 
 class Difference(NamedTuple):
@@ -51,21 +50,20 @@ class Differences:
         """All of them."""
         return self.weights + self.biases
 
-    def add_biases(self, wrong: Tensor, a: Tensor, b: Tensor) -> None:
-        """Note the biases ``(O,)`` of candidate and reference where ``wrong``."""
-        self._name(wrong[None], a[None], b[None], lambda _, output: (output, None))
-        self.biases += int(wrong.sum())
+    def add(self, wrong: Tensor, a: Tensor, b: Tensor, place: Callable[[int, int], tuple[int, int]] | None) -> None:
+        """Note the entries of two matrices that are ``wrong``.
 
-    def add_weights(self, wrong: Tensor, a: Tensor, b: Tensor, place: _Place) -> None:
-        """Note matrix entries of candidate and reference where ``wrong``; ``place`` makes (output, input) of indices."""
-        self._name(wrong, a, b, place)
-        self.weights += int(wrong.sum())
-
-    def _name(self, wrong: Tensor, a: Tensor, b: Tensor, place: _Place) -> None:
-        free = CAP - len(self.named)
-        if free > 0 and bool(wrong.any()):
-            for i, j in wrong.nonzero()[:free].tolist():
-                self.named.append(Difference(*place(i, j), a[i, j].item(), b[i, j].item()))
+        ``place`` makes (output, input) of an entry's two indices; None is for biases, as ``(1, outputs)``.
+        """
+        if not bool(wrong.any()):
+            return
+        for i, j in wrong.nonzero()[: max(0, CAP - len(self.named))].tolist():
+            output, column = (j, None) if place is None else place(i, j)
+            self.named.append(Difference(output, column, a[i, j].item(), b[i, j].item()))
+        if place is None:
+            self.biases += int(wrong.sum())
+        else:
+            self.weights += int(wrong.sum())
 
 
 @dataclass(frozen=True)
@@ -147,12 +145,9 @@ def side_of(name: str, given: object, shape: tuple[int, ...], as_map: bool) -> S
             if tensor.device.type == "meta":
                 raise EquivError(f"{name}: expected values, got a {kind} on the meta device; load its weights first")
     takes_map = isinstance(given, Conv) or (as_map and not isinstance(given, nn.Linear))
-    return Side(name, given, _layer_of(given), shape if takes_map else (math.prod(shape),))
-
-
-def _layer_of(given: Any) -> nn.Linear | Conv | None:
-    plain = is_plain_layer(given) and given.weight.dtype in DTYPES and has_valid_attributes(given)
-    return given if plain else None
+    layer: Any = given
+    plain = is_plain_layer(layer) and layer.weight.dtype in DTYPES and has_valid_attributes(layer)
+    return Side(name, given, layer if plain else None, shape if takes_map else (math.prod(shape),))
 
 
 def weight_of(layer: nn.Linear | Conv) -> Tensor:
