@@ -1,12 +1,12 @@
-"""Whether a map is affine: its results on inputs that are not one-hot, against what its columns and its bias make of them.
+"""Whether a map is affine: its results at inputs that are not one-hot, against what its columns make of these.
 
-An affine map returns at every input the sum of its columns, each times one entry, plus its value at zero: the principle
-of superposition. `Superposition` draws the inputs that this is tried on, and computes from the columns that were read
-what must come of them; `AffineTest` runs both sides on them. The inputs are:
+An affine map returns at every input the sum of its columns, each times one entry, plus its value at zero (superposition).
+`Superposition` draws the inputs that this is tried on, and computes from the columns that were read what must come of
+them; `AffineTest` runs both sides on them. The inputs are:
 
 - dense rows, of integers and of normals, and for integer dtypes of the whole range;
-- rows of one to four entries on a few columns, with random mantissas of full length, both signs, and sizes from 2^-20 to
-  2^20: an input that is clamped or rounded on its way is not drowned by other terms there;
+- rows of one to four entries on a few columns, with random mantissas of full length, both signs, and sizes from 2^-20
+  to 2^20: there no other term hides that an input is clamped or rounded on its way;
 - every single column once more, at ``-2^K`` and at ``+m_i*2^(K-1)`` with a random full mantissa ``m_i``.
 
 There are two judgements. A generous bound, in units of the sum of the magnitudes in a row, which no affine map of a few
@@ -20,7 +20,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -32,29 +32,21 @@ from equiv.dtypes import is_inexact
 from equiv.numerics import Exact, Reference, declared, fast_two_sum, format_of, judge, two_product, two_sum
 from equiv.text import counted
 
+Parts: TypeAlias = tuple[Exact, ...]  # real and imaginary part, or the real value alone
 _SLACK = 64  # functions may round inside more often than one layer does; what is not affine is off by far more
 _KEPT = 16  # columns that rows of few entries lie on
 _REACH = 20  # exponents of such rows
 
 
 class Sums(NamedTuple):
-    """What the columns read so far add up to; of integer dtypes ``total`` alone.
+    """What the columns read so far add up to on the dense rows; of integer dtypes ``total`` alone."""
 
-    Attributes:
-        total: Results of the dense rows without the bias, ``(R, O)``: complex128, float64 or int64.
-        size: The sums of the magnitudes of their terms.
-        terms: How many terms are not zero.
-        doubts: How far the totals may be off because weights are known to within a doubt only.
-        kept: The kept columns, ``(m, O)``.
-        kept_doubts: How far each entry of them may be from what was read.
-    """
-
-    total: Tensor
-    size: Tensor
-    terms: Tensor
-    doubts: Tensor
-    kept: Tensor
-    kept_doubts: Tensor
+    total: Tensor  # results without the bias, (R, O): complex128, float64 or int64
+    size: Tensor  # sums of the magnitudes of their terms
+    terms: Tensor  # how many terms are not zero
+    doubts: Tensor  # how far the totals may be off because weights are known to within a doubt only
+    kept: Tensor  # the columns that rows of few entries lie on, (m, O)
+    kept_doubts: Tensor  # how far each of their entries may be from what was read
 
 
 class Superposition:
@@ -188,7 +180,7 @@ class Superposition:
         bound = self.bound(x.count_nonzero(1)[:, None], largest)
         return torch.where(largest < format_of(self.dtype).max / 16, bound, torch.inf)
 
-    def few_expected(self, sums: Sums, zero: Tensor, some: slice) -> tuple[Tensor, Tensor, tuple[Exact, ...]]:
+    def few_expected(self, sums: Sums, zero: Tensor, some: slice) -> tuple[Tensor, Tensor, Parts]:
         """Values, sizes and exact parts of some of the rows of few entries."""
         kept, doubts = sums.kept, sums.kept_doubts
         x, bias = self.few[some].to(kept.dtype), zero.to(kept.dtype)
@@ -198,7 +190,7 @@ class Superposition:
         parts = tuple(self._doubted(part, more, seen) for part in reference.parts)
         return x @ kept + bias, x.abs() @ kept.abs() + widened(zero).abs(), parts
 
-    def dense_expected(self, sums: Sums, zero: Tensor) -> tuple[Exact, ...]:
+    def dense_expected(self, sums: Sums, zero: Tensor) -> Parts:
         """Exact parts of the dense rows; the sums themselves are known as float64 knows them."""
         value = sums.total + zero.to(sums.total.dtype)
         magnitude, terms = sums.size + zero.abs().double(), sums.terms + (zero != 0)
@@ -207,9 +199,7 @@ class Superposition:
         uncertainty = (2 * self.n + 8) * 2.0**-52 * magnitude
         return self._parts(Exact(value, None, uncertainty, magnitude, terms, zero, None, None), sums.doubts)
 
-    def single_expected(
-        self, column: Tensor, x: Tensor, scale: float, zero: Tensor, doubt: Tensor
-    ) -> tuple[Exact, ...]:
+    def single_expected(self, column: Tensor, x: Tensor, scale: float, zero: Tensor, doubt: Tensor) -> Parts:
         """Exact parts of columns ``(c, O)`` at ``x*scale`` for mantissas x ``(c,)``."""
         doubts = doubt * x[:, None] * scale
         if column.is_complex():
@@ -226,7 +216,7 @@ class Superposition:
         uncertainty = torch.where(terms > 1, 2.0**-100 * size + 2.0**-1072, 0.0)
         return self._parts(Exact(high, low, uncertainty, size, terms, zero, None, None), doubts)
 
-    def outside(self, y: Tensor, parts: tuple[Exact, ...]) -> tuple[Tensor, Tensor, Tensor]:
+    def outside(self, y: Tensor, parts: Parts) -> tuple[Tensor, Tensor, Tensor]:
         """Where results lie outside the envelope, with its ends (of the real part)."""
         arithmetic = declared(self.dtype, self.device)
         results = (y.real, y.imag) if y.is_complex() else (y,)
@@ -235,7 +225,7 @@ class Superposition:
         undecided = torch.stack([f.undecided for f in found]).any(0)
         return wrong & ~undecided, found[0].lower, found[0].upper
 
-    def _parts(self, exact: Exact, doubts: Tensor) -> tuple[Exact, ...]:
+    def _parts(self, exact: Exact, doubts: Tensor) -> Parts:
         """Real and imaginary part, or the real value alone."""
         value, zero = exact.value, exact.bias
         assert zero is not None
@@ -284,7 +274,7 @@ class AffineTest:
         self.outside_envelope: str | None = None
 
     def check_lines(self, side: Side, near: Tensor, column: Tensor, columns: Tensor, scale: float) -> None:
-        """Results ``near`` at e_i, for complex also at i*e_i, must lie on the line through those at 0 and -scale*e_i."""
+        """Results ``near`` at e_i, for complex also at i*e_i, lie on the line through those at 0 and -scale*e_i."""
         zero = widened(self.zeros[self.sides.index(side)])
         for unit, y in zip((1, 1j), near, strict=False):
             expected = zero + unit * column
@@ -356,9 +346,7 @@ class AffineTest:
                 f"{_short(expected[row, output])}"
             )
 
-    def _check_envelope(
-        self, side: Side, x: Tensor, y: Tensor, parts: tuple[Exact, ...], results: list[Tensor]
-    ) -> None:
+    def _check_envelope(self, side: Side, x: Tensor, y: Tensor, parts: Parts, results: list[Tensor]) -> None:
         """Note the first result outside the envelope, among those where the two sides differ."""
         if self.outside_envelope is not None or bool(same_values(*results).all()):
             return

@@ -1,10 +1,10 @@
 """Read every column of two maps by one-hot probes, chunk by chunk, and compare them bit for bit.
 
-An affine map is fixed by its values at zero and at the n one-hot inputs e_i. Between plain layers the bias is taken away,
-so that a probe returns a column of the weight exactly: one product, and zeros added. A function keeps its bias, and a
-probe returns one rounding of ``w + b``, in which the last bits of ``w`` are lost. So functions are run a second time, at
-``-2**K * e_i`` with K as large as the format allows: there ``-2**K*w + b`` rounds to ``-2**K*w`` wherever ``|b|`` is below
-half an ulp of it, which gives back all bits, and distinguishes what is not affine (ReLU, clamp, tanh) from what is. Where
+An affine map is fixed by its values at zero and at the n one-hot inputs e_i. Between plain layers the bias is taken
+away, so that a probe returns a column of the weight exactly: one product, and zeros added. A function keeps its bias,
+and a probe returns one rounding of ``w + b``, in which the last bits of ``w`` are lost. So functions are run a second
+time, at ``-2**K * e_i`` with K as large as the format allows: there ``-2**K*w + b`` rounds to ``-2**K*w`` wherever
+``|b|`` is below half an ulp of it, which gives back all bits, and shows what is not affine (ReLU, clamp, tanh). Where
 the format has no room, as in float16, the bits that stay unseen are counted.
 
 Complex products of a convolution come from three real ones, ``(a - b) + (c - a - b)i``; only the real part is exact, so
@@ -65,6 +65,7 @@ class Reader:
     def __init__(self, sides: tuple[Side, Side], inputs: Superposition, chunk_bytes: int) -> None:
         self.sides, self.inputs = sides, inputs
         self.n, self.dtype, self.device, self.inexact = inputs.n, inputs.dtype, inputs.device, inputs.inexact
+        self.units = (1, 1j) if self.dtype.is_complex else (1,)
         self.layers = all(side.layer is not None for side in sides)
         self.found = Reading()
         self.zeros = [self._at_zero(side) for side in sides]
@@ -78,10 +79,9 @@ class Reader:
     @property
     def passes(self) -> int:
         """How many inputs a column takes."""
-        units = 2 if self.dtype.is_complex else 1
         if self.layers or self.dtype == torch.uint8:
-            return units
-        return 2 * units + 1 if self.inexact else 2
+            return len(self.units)
+        return 2 * len(self.units) + 1 if self.inexact else 2
 
     def run(self, progress: Progress | None) -> bool:
         """Read to the end; False if ``progress`` asked to stop, by returning False."""
@@ -137,7 +137,7 @@ class Reader:
             if side.layer is None:
                 self.test.check_lines(side, y, column, columns, scale)
             self.inputs.add(self.test.sums[side.name], columns, column, doubt)
-        self.test.check_mantissas(self._one_hot(columns, 1)[0], columns, second, doubts, scale / 2)
+        self.test.check_mantissas(self._one_hot(columns, 1), columns, second, doubts, scale / 2)
 
     def _read_integer_functions(self, columns: Tensor) -> None:
         """Integers are exact modulo ``2**bits``: a bias hides nothing."""
@@ -158,19 +158,14 @@ class Reader:
         _check_finite(side, y, "values at the zero input")
         return y[0]
 
-    def _one_hot(self, columns: Tensor, scale: float) -> list[Tensor]:
-        """One-hot rows times ``scale``; for complex dtypes times the imaginary unit as well."""
-        rows = torch.arange(len(columns), device=self.device)
-        found = []
-        for unit in (1, 1j) if self.dtype.is_complex else (1,):
-            x = torch.zeros(len(columns), self.n, dtype=self.dtype, device=self.device)
-            x[rows, columns] = torch.tensor(scale * unit, dtype=self.dtype, device=self.device)
-            found.append(x)
-        return found
+    def _one_hot(self, columns: Tensor, value: complex) -> Tensor:
+        x = torch.zeros(len(columns), self.n, dtype=self.dtype, device=self.device)
+        x[torch.arange(len(columns), device=self.device), columns] = value
+        return x
 
     def _run(self, side: Side, columns: Tensor, scale: float, **parameters: Tensor) -> Tensor:
-        """Results at those rows: ``(1, c, O)``, for complex dtypes ``(2, c, O)``."""
-        return torch.stack([side.run(x, **parameters) for x in self._one_hot(columns, scale)])
+        """Results at ``scale * e_i``: ``(1, c, O)``; for complex dtypes ``(2, c, O)``, at ``scale * i*e_i`` as well."""
+        return torch.stack([side.run(self._one_hot(columns, scale * unit), **parameters) for unit in self.units])
 
     def _far(self, columns: Tensor, size: float) -> tuple[list[Tensor], float]:
         """Both sides at ``-2**K * e_i`` for the largest K that keeps every result finite, and ``2**K``."""

@@ -12,24 +12,24 @@ import torch
 from torch import Tensor, nn
 
 from equiv.causes import Cause, name_cause
-from equiv.certificate.sides import Differences, bias_of, dense_rows, same_values, weight_of
+from equiv.certificate.sides import Differences, Layer, dense_rows, resolved, same_values
 from equiv.errors import EquivError
-from equiv.mapping import Conv, geometry_of, pads_and_positions
+from equiv.mapping import geometry_of, pads_and_positions
 
 _ROW_BYTES = 2**21
 _NAMED = 2**25  # entries of a matrix up to which a cause is looked for: 4 seconds at most, on one core
 _WHOLE, _SAMPLED = 2**22, 64  # above so many entries, first in so many of the rows
 
 
-def compare_parameters(a: nn.Linear | Conv, b: nn.Linear | Conv, shape: tuple[int, ...]) -> Differences:
+def compare_parameters(a: Layer, b: Layer, shape: tuple[int, ...]) -> Differences:
     """Differences of the dense matrices and biases, without a copy where a layer's weight is its matrix.
 
     Raises:
         EquivError: A parameter is infinite or not a number, or the map does not fit a layer.
     """
     for name, layer in (("candidate", a), ("reference", b)):
-        for key, value in (("weight", weight_of(layer)), ("bias", bias_of(layer))):
-            if value is not None and not _finite(value):
+        for key, value in layer.named_parameters():
+            if not _finite(value.detach()):
                 raise EquivError(
                     f"{name}.{key}: expected finite entries, got {int((~value.isfinite()).sum()):,} infinite or not a "
                     "number; zero times infinity hides the others: compare such layers with equiv.assert_equivalent"
@@ -37,7 +37,7 @@ def compare_parameters(a: nn.Linear | Conv, b: nn.Linear | Conv, shape: tuple[in
     found = Differences()
     x, y = (_dense_bias(layer, shape)[None] for layer in (a, b))
     found.add(~same_values(x, y), x, y, None)
-    if geometry_of(a) == geometry_of(b) and torch.equal(weight_of(a), weight_of(b)):
+    if geometry_of(a) == geometry_of(b) and torch.equal(resolved(a.weight), resolved(b.weight)):
         return found
     left, right = dense_rows(a, shape), dense_rows(b, shape)
     n = math.prod(shape)
@@ -49,7 +49,7 @@ def compare_parameters(a: nn.Linear | Conv, b: nn.Linear | Conv, shape: tuple[in
     return found
 
 
-def cause_of(a: nn.Linear | Conv, b: nn.Linear | Conv, shape: tuple[int, ...]) -> Cause | None:
+def cause_of(a: Layer, b: Layer, shape: tuple[int, ...]) -> Cause | None:
     """The mistake that turns the parameters of layer ``b`` into those of ``a``, bit for bit; None if none is known."""
     n = math.prod(shape)
     if n * outputs_of(a, shape) > _NAMED:
@@ -66,7 +66,7 @@ def cause_of(a: nn.Linear | Conv, b: nn.Linear | Conv, shape: tuple[int, ...]) -
     return name_cause(left, right, shape, *biases)
 
 
-def outputs_of(layer: nn.Linear | Conv, shape: tuple[int, ...]) -> int:
+def outputs_of(layer: Layer, shape: tuple[int, ...]) -> int:
     """How many outputs a layer has on a map of this shape, over all positions.
 
     Raises:
@@ -77,10 +77,9 @@ def outputs_of(layer: nn.Linear | Conv, shape: tuple[int, ...]) -> int:
     return layer.out_channels * math.prod(pads_and_positions(layer, shape[1:])[1])
 
 
-def _dense_bias(layer: nn.Linear | Conv, shape: tuple[int, ...]) -> Tensor:
+def _dense_bias(layer: Layer, shape: tuple[int, ...]) -> Tensor:
     """The bias at every position; zeros where there is none."""
-    bias = bias_of(layer)
-    bias = layer.weight.detach().new_zeros(layer.weight.shape[0]) if bias is None else bias
+    bias = layer.weight.detach().new_zeros(len(layer.weight)) if layer.bias is None else resolved(layer.bias)
     return bias.repeat_interleave(outputs_of(layer, shape) // len(bias))
 
 

@@ -24,19 +24,17 @@ not (integers uniform on {-1, 0, 1} are sub-Gaussian with factor 2/3) is added t
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from equiv.certificate.repeated_taps import repeats_inputs
-from equiv.certificate.sides import Difference, Side, weight_of
+from equiv.certificate.sides import Difference, Layer, Side, with_parameters
 from equiv.dtypes import is_inexact
-from equiv.mapping import Conv, conv_to_linear, covers, geometry_of
+from equiv.mapping import conv_to_linear, covers, geometry_of
 from equiv.numerics import declared, entry_range, exact_range, format_of
 
 _PLACES = 2**20
@@ -171,9 +169,9 @@ class Pair:
     """
 
     sides: tuple[Side, Side]
-    layers: tuple[nn.Linear | Conv, nn.Linear | Conv]
+    layers: tuple[Layer, Layer]
     shape: tuple[int, ...]
-    source: nn.Linear | Conv
+    source: Layer
     terms: int
     repeats: int
 
@@ -213,7 +211,7 @@ class Weights:
         shared = [layer for layer in pair.layers if self._takes_drawn(layer)]
         self._memory = weight.new_empty(max(_span(layer.weight) for layer in shared), requires_grad=False)
 
-    def _takes_drawn(self, layer: nn.Linear | Conv) -> bool:
+    def _takes_drawn(self, layer: Layer) -> bool:
         """Whether a layer takes the drawn weight itself, not its dense matrix."""
         return covers(layer, self.pair.shape) == self._drawn_covers
 
@@ -227,15 +225,14 @@ class Weights:
         self._held: tuple[int, ...] | None = None
         return self._integers(chosen.input, (chosen.rows, math.prod(self.pair.shape)), generator)
 
-    def parameters(self, layer: nn.Linear | Conv) -> dict[str, Tensor]:
-        """The draw's weight, and bias where both layers have one, as ``layer`` takes them; valid until the next call."""
-        if self._takes_drawn(layer):
-            weight, bias = self._fill(layer), self._bias
-        else:
-            drawn = _with(self.pair.source, self._fill(self.pair.source), self._bias)
-            dense = conv_to_linear(drawn, self.pair.shape)
+    def parameters(self, layer: Layer) -> dict[str, Tensor]:
+        """The draw's weight, and bias if both layers have one, as ``layer`` takes them; valid until the next call."""
+        own = self._takes_drawn(layer)
+        weight, bias = self._fill(layer if own else self.pair.source), self._bias
+        if not own:
+            dense = conv_to_linear(with_parameters(self.pair.source, weight, bias), self.pair.shape)
             weight = _placed(dense.weight.detach().view(layer.weight.shape), layer.weight)
-            bias = self._bias if dense.bias is None else dense.bias.detach()
+            bias = dense.bias.detach()
         if layer.bias is None:
             return {"weight": weight}
         return {"weight": weight, "bias": bias if self._biased else torch.zeros_like(layer.bias, requires_grad=False)}
@@ -248,10 +245,11 @@ class Weights:
         row = self._table[place : place + self.columns]
         return int((row.to(torch.int64) * x.to(torch.int64)).sum())
 
-    def _fill(self, layer: nn.Linear | Conv) -> Tensor:
-        strides = _strides(layer.weight)
-        held = self._memory.as_strided(layer.weight.shape, strides)
-        if self._held == _layout(layer.weight):
+    def _fill(self, layer: Layer) -> Tensor:
+        held = self._memory.as_strided(layer.weight.shape, _strides(layer.weight))
+        # Contiguous weights of any shape hold the same rows of integers in the same memory.
+        layout = () if held.is_contiguous() else (*held.shape, *held.stride())
+        if self._held == layout:
             return held
         windows = self._table.as_strided((_PLACES, self.columns), (1, 1))
         if held.is_contiguous():
@@ -261,7 +259,7 @@ class Weights:
             for start in range(0, len(held), step):
                 rows = torch.index_select(windows, 0, self._places[start : start + step])
                 held[start : start + step].copy_(rows.view(-1, *held.shape[1:]))
-        self._held = _layout(layer.weight)
+        self._held = layout
         return held
 
     def _integers(self, radius: int, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
@@ -326,27 +324,10 @@ def _wrong(a: Tensor, b: Tensor, chosen: Plan) -> Tensor:
     return differ if chosen.sharp is None else differ & ~(torch.minimum(a.abs(), b.abs()) > chosen.sharp)  # NaN counts
 
 
-def _with(conv: nn.Linear | Conv, weight: Tensor, bias: Tensor) -> Any:
-    """The convolution with other parameters; the module itself is left alone."""
-    other = copy.copy(conv)
-    other._parameters = {
-        "weight": nn.Parameter(weight, requires_grad=False),
-        "bias": None if conv.bias is None else nn.Parameter(bias, requires_grad=False),
-    }
-    return other
-
-
 def _placed(values: Tensor, like: Tensor) -> Tensor:
     if values.stride() == _strides(like):
         return values
     return values.new_empty(_span(like)).as_strided(like.shape, _strides(like)).copy_(values)
-
-
-def _layout(weight: Tensor) -> tuple[int, ...]:
-    """Two weights with the same layout hold the same row of integers in the same memory."""
-    if weight.is_contiguous():
-        return ()
-    return (*weight.shape, *_strides(weight))
 
 
 def _strides(weight: Tensor) -> tuple[int, ...]:
@@ -366,9 +347,3 @@ def _contiguous(shape: torch.Size) -> tuple[int, ...]:
 
 def _span(weight: Tensor) -> int:
     return 1 + sum(stride * (size - 1) for stride, size in zip(_strides(weight), weight.shape, strict=True))
-
-
-def layout_word(layer: nn.Linear | Conv) -> str:
-    """How the weight lies in memory, for the scope of a certificate."""
-    weight = weight_of(layer)
-    return "contiguous" if weight.is_contiguous() else f"strides {tuple(weight.stride())}"

@@ -6,18 +6,15 @@ its own. So it is held against the envelope of that sum; every other entry must 
 
 from __future__ import annotations
 
-import copy
-from typing import Any
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from equiv.certificate.sides import Side, dense_rows, same_values, weight_of
-from equiv.mapping import Conv, conv_to_linear
+from equiv.certificate.sides import Layer, Side, dense_rows, resolved, same_values, with_parameters
+from equiv.mapping import conv_to_linear
 from equiv.numerics import Exact, declared, format_of, judge
 
 
-def repeats_inputs(layer: nn.Linear | Conv | None) -> bool:
+def repeats_inputs(layer: Layer | None) -> bool:
     """Whether several taps of a layer may land on one input."""
     return layer is not None and getattr(layer, "padding_mode", "zeros") != "zeros"
 
@@ -28,7 +25,7 @@ class RepeatedTaps:
     def __init__(self, side: Side, outputs: int) -> None:
         assert side.layer is not None
         self.layer, self.shape = side.layer, side.shape
-        weight = weight_of(self.layer)
+        weight = resolved(self.layer.weight)
         self.dtype, self.device = weight.dtype, weight.device
         self.dense = dense_rows(self.layer, side.shape).reshape(outputs, -1)
         self.taps: Tensor | None = None
@@ -63,6 +60,4 @@ class RepeatedTaps:
         return right
 
     def _matrix(self, weight: Tensor) -> Tensor:
-        conv: Any = copy.copy(self.layer)
-        conv._parameters = {"weight": nn.Parameter(weight, requires_grad=False), "bias": None}
-        return conv_to_linear(conv, self.shape).weight.detach()
+        return conv_to_linear(with_parameters(self.layer, weight, None), self.shape).weight.detach()

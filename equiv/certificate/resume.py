@@ -5,9 +5,9 @@ Two SHA-256 hashes in it are checked before anything else is used:
 
 - ``origin`` stands for all that the results of the two sides depend on, code aside: types, attributes and training mode
   of every module; names, dtypes, shapes, strides and bytes of every parameter and buffer; torch's version and settings.
-  What a function reads is out of reach: `is_covered` tells whether the hash stands for a side.
-- ``digest`` stands for all the rest of the state. It stops accidents, such as a bit that a disk or a network changed. It
-  stops nobody who changes a state on purpose: the digest of other contents is as easy to compute.
+  What a function reads is out of reach: `is_covered` says whether the hash stands for a side.
+- ``digest`` stands for all the rest of the state. It stops accidents, such as a bit that a disk or a network changed.
+  It stops nobody who changes a state on purpose: the digest of other contents is as easy to compute.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import stat
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -54,44 +54,29 @@ def sealed(method: str, origin: str, done: int, **contents: Any) -> dict[str, An
 
 
 def check_state(state: object) -> State:
-    """``state`` if it is one, of this version and undamaged.
-
-    Raises:
-        StateRefusedError: It is not.
-    """
+    """``state`` if it is one, of this version and undamaged."""
     if not isinstance(state, Mapping) or "version" not in state:
-        advice = "pass the state of a certificate, or of a call of progress"
-        raise StateRefusedError(f"resume: expected the state of a certificate, got {shown(state, 60)}; {advice}")
+        raise _refused("the state of a certificate", shown(state, 60), "pass the state of a certificate or of progress")
     if repr(state["version"]) != repr(_VERSION):
-        raise StateRefusedError(
-            f"resume: expected a state of version {_VERSION}, got one of version {shown(state['version'], 60)}; start "
-            "again without resume="
-        )
+        raise _refused(f"a state of version {_VERSION}", f"one of version {shown(state['version'], 60)}")
     with suppress(Exception):  # a damaged state may hold anything, also what cannot be hashed
         if digest({key: value for key, value in state.items() if key != "digest"}) == state["digest"]:
             return state
-    raise StateRefusedError(
-        "resume: expected a state as it was made, got one whose contents do not match its digest: it is damaged; start "
-        "again without resume="
-    )
+    raise _refused("a state as it was made", "one whose contents do not match its digest: it is damaged")
 
 
 def check_origin(state: State, method: str, origin: str) -> None:
-    """Refuse a state of another method, or of other layers or settings.
-
-    Raises:
-        StateRefusedError: It is one.
-    """
+    """Refuse a state of another method, or of other layers or settings."""
     if state["method"] != method:
-        raise StateRefusedError(
-            f"resume: expected a state of the {method} method, got one of the {state['method']} method; pass the "
-            "method that it was made with"
-        )
+        got = f"one of the {state['method']} method"
+        raise _refused(f"a state of the {method} method", got, "pass the method that it was made with")
     if state["origin"] != origin:
-        raise StateRefusedError(
-            f"resume: expected a state of these very layers, dtype, error probability, seed and settings of torch "
-            f"({origin:.12}), got one of others ({state['origin']:.12}); start again without resume="
-        )
+        expected = "a state of these very layers, dtype, error probability, seed and settings of torch"
+        raise _refused(f"{expected} ({origin:.12})", f"one of others ({state['origin']:.12})")
+
+
+def _refused(expected: str, got: str, advice: str = "start again without resume=") -> StateRefusedError:
+    return StateRefusedError(f"resume: expected {expected}, got {got}; {advice}")
 
 
 class Checkpoint:
@@ -110,11 +95,8 @@ class Checkpoint:
         self.path = Path(os.fsdecode(path))
         if not _takes_a_file(self.path):
             raise refusal("checkpoint", "a file in an existing folder", str(self.path), "name one")
-        try:  # a folder that takes no file is refused before the work, not after it
-            with tempfile.NamedTemporaryFile(prefix=_PREFIX, dir=self.path.parent):
-                pass
-        except OSError as error:
-            raise self._unwritable(error) from error
+        with self._writing(), tempfile.NamedTemporaryFile(prefix=_PREFIX, dir=self.path.parent):
+            pass  # a folder that takes no file is refused before the work, not after it
         self._state: State | None = None
         self._written = time.monotonic()
         self.stopped = False
@@ -156,7 +138,7 @@ class Checkpoint:
         """Write the last state, if there is one."""
         if self._state is None:
             return
-        try:
+        with self._writing():
             handle, name = tempfile.mkstemp(prefix=_PREFIX, dir=self.path.parent)
             try:
                 with open(handle, "wb") as file:
@@ -165,22 +147,22 @@ class Checkpoint:
             except BaseException:
                 Path(name).unlink(missing_ok=True)
                 raise
-        except (OSError, RuntimeError) as error:  # RuntimeError: torch's, for instance on a full disk
-            raise self._unwritable(error) from error
         self._written = time.monotonic()
 
     def remove(self) -> None:
         """The certificate is complete: the next one starts from the beginning."""
-        try:
+        with self._writing():
             self.path.unlink(missing_ok=True)
-        except OSError as error:
-            raise self._unwritable(error) from error
 
-    def _unwritable(self, error: Exception) -> EquivError:
-        return EquivError(
-            f"checkpoint: expected to write {str(self.path)!r:.200}, got {type(error).__name__}: "
-            f"{getattr(error, 'strerror', None) or error}; name a file in a folder that can be written to"
-        )
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, RuntimeError) as error:  # RuntimeError: torch's, for instance on a full disk
+            raise EquivError(
+                f"checkpoint: expected to write {str(self.path)!r:.200}, got {type(error).__name__}: "
+                f"{getattr(error, 'strerror', None) or error}; name a file in a folder that can be written to"
+            ) from error
 
 
 def _takes_a_file(path: Path) -> bool:

@@ -22,13 +22,13 @@ from equiv.certificate.arguments import check_fit, check_memory, check_options, 
 from equiv.certificate.one_hot import Reader
 from equiv.certificate.parameters import cause_of, compare_parameters, outputs_of
 from equiv.certificate.progress import Progress, printed
-from equiv.certificate.random_integers import Pair, Plan, Weights, layout_word, pair_of, plan, probe
+from equiv.certificate.random_integers import Pair, Plan, Weights, pair_of, plan, probe
 from equiv.certificate.report import Certificate
 from equiv.certificate.resume import Checkpoint, State, StateRefusedError, check_origin, check_state, origin_of, sealed
-from equiv.certificate.sides import CAP, Difference, Differences, Side, side_of
+from equiv.certificate.sides import CAP, Difference, Differences, Layer, Side, side_of
 from equiv.dtypes import dtype_name
 from equiv.errors import EquivError
-from equiv.mapping import Conv, geometry_of
+from equiv.mapping import geometry_of
 from equiv.text import counted
 
 _CHUNK_BYTES = 2**26
@@ -54,17 +54,16 @@ def certify(  # noqa: PLR0913 - its keyword options are the interface
     """Certify that two affine maps are the same function for all inputs, bit by bit of their coefficients.
 
     The deterministic method reads every column of both maps: an affine map is fixed by its values at zero and at the n
-    one-hot inputs, where every right kernel returns the same bits, so one weight that is wrong by one ulp is found, and
-    named. The random method serves two plain layers that are large: it compares their parameters through the mapping bit
-    for bit, and then their kernels at this very shape, dtype and layout with random integers in place of the weights. It
-    falls back to the deterministic one, and says so, where a weight cannot be replaced or the dtype is too narrow.
+    one-hot inputs e_i, where every right kernel returns the same bits. One weight that is wrong by one ulp is found, and
+    named. The random method serves two plain layers that are large: it compares their parameters through the mapping
+    bit for bit, and then their kernels at this very shape, dtype and layout with random integers in place of the
+    weights. Where a weight cannot be replaced or the dtype is too narrow, columns are read, and the explanation says so.
 
     Functions, and modules other than plain layers, are always read column by column, and tested for being affine on the
-    way: the same bits for the same input twice; values on one line at 0, e_i and -2^K*e_i; every column at a full
-    mantissa; and at inputs of few and of many entries, of both signs and many sizes, the sum of their columns. Where such
-    a function is one product of matrices, its results must lie in the envelope of the weights that were read; integers
-    agree modulo ``2**bits``. Layers in a row are compared entry by entry all the same: where their weights cancel to
-    exactly zero, what an inner layer rounds may be left over, and counts as a difference.
+    way: on the same input twice; on lines through 0, e_i and -2^K*e_i; at inputs of few and of many entries, of both
+    signs and many sizes, against the sum of their columns. Where such a function is one product of matrices, its results
+    must lie in the envelope of the weights that were read; integers agree modulo ``2**bits``. Layers in a row are
+    compared entry by entry all the same: what an inner layer rounds counts as a difference where weights cancel.
 
     Args:
         candidate: A Linear, a convolution, a module, or a function of a batch. Each side is given the shape that it
@@ -81,11 +80,11 @@ def certify(  # noqa: PLR0913 - its keyword options are the interface
         progress: Called as ``progress(done, total, state)`` after every chunk; returning False stops, and the
             certificate's ``state`` allows to go on. True writes how far it is to standard error.
         resume: The ``state`` of a certificate or a progress call for the same layers, method and seed, also after
-            ``torch.save`` and ``torch.load(weights_only=True)``. It belongs to a SHA-256 over types, attributes and
-            training mode of all modules, names, dtypes, strides and bytes of all parameters and buffers (random: all but
-            the bytes, which are compared anew), seed, threads and torch's version and settings; not over code. Functions,
-            and modules that hold such, are in no hash: with one of them, everything is read again. A digest over its
-            contents refuses a state that was damaged by accident; it stops nobody who changes one on purpose.
+            ``torch.save`` and ``torch.load(weights_only=True)``. A SHA-256 in it stands for types, attributes and
+            training mode of all modules, names, dtypes, strides and bytes of all parameters and buffers (random: all
+            but the bytes, which are compared anew), seed, threads and torch's version and settings; not for code.
+            Functions, and modules that hold such, are in no hash: with one of them, everything is read again. A digest
+            of its contents refuses a state that was damaged by accident; it stops nobody who changes one on purpose.
         checkpoint: A file to keep the state in, about once a second and when it is interrupted. Where it exists, the
             work goes on from there; it is removed when the certificate is complete.
 
@@ -179,11 +178,11 @@ class _Case:
             note = f"Random probes were asked for, and not used: {chosen}." if method == "random" else ""
             return self._by_columns(parameters, note)
         if parameters.count:
-            return self._other_parameters(parameters)
+            return self._other_parameters(*chosen[1].layers, parameters)
         return self._at_random(*chosen)
 
     @property
-    def layers(self) -> tuple[nn.Linear | Conv, nn.Linear | Conv] | None:
+    def layers(self) -> tuple[Layer, Layer] | None:
         a, b = (side.layer for side in self.sides)
         return None if a is None or b is None else (a, b)
 
@@ -215,7 +214,7 @@ class _Case:
             return self._other_outputs(first[0].shape[1], first[1].shape[1])
         if any(y.dtype != self.dtype for y in first):
             got = " and ".join(dtype_name(y.dtype) for y in first)
-            text = f"For an input of {dtype_name(self.dtype)} candidate and reference return {got}: other arithmetic. {note}"
+            text = f"For an input of {dtype_name(self.dtype)} the sides return {got}: other arithmetic. {note}"
             return Certificate(False, "deterministic", 1, 0.0, "dtypes differ", text.strip())
         reader = self._reader()
         if self.resume is not None:
@@ -227,17 +226,14 @@ class _Case:
         count = max(read.count, parameters.count, len(named))
         differs = affine and count > 0  # what is no affine map has no coefficients
         reason, text = self._said(reader, parameters, count, finished)
-        return Certificate(
-            equivalent=reason == "equivalent",
-            method="deterministic",
-            probes=1 + reader.passes * reader.found.next,
-            error_probability=0.0,
-            reason=reason,
-            explanation=" ".join(filter(None, (text, note))),
+        return self._certificate(
+            "deterministic",
+            1 + reader.passes * reader.found.next,
+            reader.rows,
+            (reason, f"{text} {note}".strip()),
             differences=named if differs else (),
             difference_count=count if differs else 0,
             cause=self._cause(reader, parameters) if differs else None,
-            scope=self._scope(reader.rows),
             resolution=reader.found.resolution,
             state=reader.state(),
         )
@@ -264,10 +260,8 @@ class _Case:
             return "not affine", f"The {reader.test.not_affine}. {advice}"
         if count and self.layers is not None and not parameters.count:
             verb = "does" if count == 1 else "do"
-            return "kernels differ", (
-                f"The parameters agree through the mapping, but of {entries} that the kernels return for one-hot inputs "
-                f"{count:,} {verb} not."
-            )
+            what = f"of {entries} that the kernels return for one-hot inputs {count:,} {verb} not"
+            return "kernels differ", f"The parameters agree through the mapping, but {what}."
         if count:
             return _what_differs(found.differences, parameters), _differ(count, f"{count:,} of {entries}")
         if reader.test.outside_envelope is not None:
@@ -280,14 +274,13 @@ class _Case:
     def _what_follows(self, reader: Reader) -> str:
         found = reader.found
         if self.layers is not None:
-            said = [
-                "Parameters: proved for all inputs. Kernels: one-hot inputs, biases set to zero, in the scope below."
-            ]
+            text = "Parameters: proved for all inputs. Kernels: one-hot inputs, biases set to zero, in the scope below."
         else:
-            said = [
+            text = (
                 "An affine map is fixed by them. That functions are affine cannot be proved by finitely many inputs; "
                 f"lines through 0, e_i and -2^K*e_i, and {reader.inputs.count} sums of both signs did not refute it."
-            ]
+            )
+        said = [text]
         if found.unseen:
             said.append(
                 f"A bias hides the last bits of {found.unseen:,} weights: each is certain to within "
@@ -299,8 +292,8 @@ class _Case:
                 f"{reader.lost:.3g} only."
             )
         if found.flushed:
-            kind = dtype_name(self.dtype)
-            said.append(f"{found.flushed:,} subnormal values are treated as zero by one kernel, as {kind} may.")
+            may = f"as {dtype_name(self.dtype)} may"
+            said.append(f"{found.flushed:,} subnormal values are treated as zero by one kernel, {may}.")
         return " ".join(said)
 
     def _at_random(self, chosen: Plan, pair: Pair) -> Certificate:
@@ -322,17 +315,14 @@ class _Case:
             state = sealed("random", origin, done)
             if self.progress is not None and self.progress(done, chosen.draws, state) is False:
                 break
-        reason, text = self._said_at_random(chosen, found, done)
-        return Certificate(
-            equivalent=reason == "equivalent",
-            method="random",
-            probes=done * chosen.rows,
+        return self._certificate(
+            "random",
+            done * chosen.rows,
+            chosen.rows,
+            self._said_at_random(chosen, found, done),
             error_probability=chosen.miss**done,
-            reason=reason,
-            explanation=text,
             differences=() if found is None else (found[0],),
             difference_count=0 if found is None else 1,
-            scope=self._scope(chosen.rows),
             state=state,
         )
 
@@ -357,23 +347,26 @@ class _Case:
 
     def _other_outputs(self, a: int, b: int) -> Certificate:
         text = f"The candidate has {a:,} outputs for {self.n:,} features, the reference {b:,}."
-        return Certificate(False, "deterministic", 0, 0.0, "shapes differ", text, scope=self._scope(1))
+        return self._certificate("deterministic", 0, 1, ("shapes differ", text))
 
-    def _other_parameters(self, found: Differences) -> Certificate:
-        return Certificate(
-            equivalent=False,
-            method="random",
-            probes=0,
-            error_probability=0.0,
-            reason=_what_differs(found),
-            explanation=_differ(
-                found.count, counted(found.count, "parameter"), " once both layers are written as one dense matrix"
-            ),
+    def _other_parameters(self, a: Layer, b: Layer, found: Differences) -> Certificate:
+        what = _differ(
+            found.count, counted(found.count, "parameter"), " once both layers are written as one dense matrix"
+        )
+        return self._certificate(
+            "random",
+            0,
+            1,
+            (_what_differs(found), what),
             differences=tuple(found.named),
             difference_count=found.count,
-            scope=self._scope(1),
-            cause=None if self.layers is None else cause_of(*self.layers, self.shape),
+            cause=cause_of(a, b, self.shape),
         )
+
+    def _certificate(self, method: str, probes: int, batch: int, said: tuple[str, str], **found: Any) -> Certificate:
+        """The certificate with a reason and an explanation."""
+        found = {"error_probability": 0.0, "scope": self._scope(batch), **found}
+        return Certificate(said[0] == "equivalent", method, probes, reason=said[0], explanation=said[1], **found)
 
     def _scope(self, batch: int) -> dict[str, Any]:
         found: dict[str, Any] = {
@@ -384,7 +377,9 @@ class _Case:
         }
         for side in self.sides:
             if side.layer is not None:
-                found[side.name] = f"{type(side.layer).__name__} {layout_word(side.layer)}"
+                weight = side.layer.weight
+                layout = "contiguous" if weight.is_contiguous() else f"strides {tuple(weight.stride())}"
+                found[side.name] = f"{type(side.layer).__name__} {layout}"
         found["threads"] = torch.get_num_threads()
         found["mkldnn"] = "on" if torch.backends.mkldnn.enabled else "off"
         if self.device.type == "cuda":

@@ -6,10 +6,11 @@ that the caller passed in is altered. Which inputs to try is up to ``one_hot``, 
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from equiv.errors import EquivError
 from equiv.mapping import Conv, conv_to_linear, covers, has_valid_attributes, is_plain_layer
 from equiv.text import first_line
 
+Layer: TypeAlias = nn.Linear | Conv
 CAP = 64
 """How many differences are named; the others are counted."""
 
@@ -79,7 +81,7 @@ class Side:
 
     name: str
     call: Any
-    layer: nn.Linear | Conv | None
+    layer: Layer | None
     shape: tuple[int, ...]
 
     def run(self, x: Tensor, **parameters: Tensor) -> Tensor:
@@ -108,20 +110,18 @@ class Side:
 
     def _check_result(self, y: object, rows: int) -> None:
         if not isinstance(y, Tensor):
-            raise EquivError(f"{self.name}: expected a function that returns a tensor, got {type(y).__name__}")
-        if y.is_nested or y.layout != torch.strided or y.is_quantized:
+            problem = f"a function that returns a tensor, got {type(y).__name__}; return the result alone"
+        elif y.is_nested or y.layout != torch.strided or y.is_quantized:
             kind = "nested" if y.is_nested else "quantized" if y.is_quantized else str(y.layout)
-            raise EquivError(f"{self.name}: expected a strided tensor as a result, got a {kind} one; make it dense")
-        if y.ndim == 0 or y.shape[0] != rows or y.device.type == "meta":
-            raise EquivError(
-                f"{self.name}: expected a result of shape (N, ...) with values for N = {rows} rows, got "
-                f"{tuple(y.shape)} on {y.device}; the first dimension is the batch"
-            )
-        if y.numel() == 0:
-            raise EquivError(
-                f"{self.name}: expected at least one output, got a result of shape {tuple(y.shape)}; there is nothing "
-                "to certify"
-            )
+            problem = f"a strided tensor as a result, got a {kind} one; make it dense"
+        elif y.ndim == 0 or y.shape[0] != rows or y.device.type == "meta":
+            got = f"{tuple(y.shape)} on {y.device}; the first dimension is the batch"
+            problem = f"a result of shape (N, ...) with values for N = {rows} rows, got {got}"
+        elif y.numel() == 0:
+            problem = f"at least one output, got a result of shape {tuple(y.shape)}; there is nothing to certify"
+        else:
+            return
+        raise EquivError(f"{self.name}: expected {problem}")
 
 
 def side_of(name: str, given: object, shape: tuple[int, ...], as_map: bool) -> Side:
@@ -150,24 +150,29 @@ def side_of(name: str, given: object, shape: tuple[int, ...], as_map: bool) -> S
     return Side(name, given, layer if plain else None, shape if takes_map else (math.prod(shape),))
 
 
-def weight_of(layer: nn.Linear | Conv) -> Tensor:
-    """The weight, detached."""
-    return layer.weight.detach().resolve_conj().resolve_neg()
+def with_parameters(layer: Layer, weight: Tensor, bias: Tensor | None) -> Any:
+    """The layer with other parameters; the module itself is left alone."""
+    other: Any = copy.copy(layer)
+    given = {"weight": weight, "bias": bias}
+    other._parameters = {
+        name: None if value is None else nn.Parameter(value, requires_grad=False) for name, value in given.items()
+    }
+    return other
 
 
-def bias_of(layer: nn.Linear | Conv) -> Tensor | None:
-    """The bias, detached, or None."""
-    return None if layer.bias is None else layer.bias.detach().resolve_conj().resolve_neg()
+def resolved(parameter: Tensor) -> Tensor:
+    """A parameter's values, detached."""
+    return parameter.detach().resolve_conj().resolve_neg()
 
 
-def dense_rows(layer: nn.Linear | Conv, shape: tuple[int, ...]) -> Tensor:
+def dense_rows(layer: Layer, shape: tuple[int, ...]) -> Tensor:
     """The dense weight with the output first: ``(O, n)``, or ``(O, C, *kernel)`` a view where the layer covers the map.
 
     Raises:
         EquivError: The map does not fit the layer, or the matrix cannot be allocated.
     """
     if isinstance(layer, nn.Linear) or covers(layer, shape):
-        return weight_of(layer)
+        return resolved(layer.weight)
     return conv_to_linear(layer, shape).weight.detach()
 
 
