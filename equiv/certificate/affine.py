@@ -1,6 +1,6 @@
 """Whether a map is affine: its results at inputs that are not one-hot, against what its columns make of these.
 
-An affine map returns at every input the sum of its columns, each times one entry, plus its value at zero (superposition).
+An affine map returns at every input the sum of its columns, each times one entry, plus its value at zero.
 `Superposition` draws the inputs that this is tried on, and computes from the columns that were read what must come of
 them; `AffineTest` runs both sides on them. The inputs are:
 
@@ -50,14 +50,7 @@ class Sums(NamedTuple):
 
 
 class Superposition:
-    """The inputs for maps from n features of one dtype, and what must come of them.
-
-    Args:
-        n: Features.
-        dtype: Of the inputs.
-        device: Of the inputs.
-        seed: Of the inputs.
-    """
+    """The inputs for maps from n features of one dtype, and what must come of them."""
 
     def __init__(self, n: int, dtype: torch.dtype, device: torch.device, seed: int) -> None:
         self.n, self.dtype, self.device, self.seed = n, dtype, device, seed
@@ -251,19 +244,12 @@ class Superposition:
 
 
 class AffineTest:
-    """Tries to refute that two sides are affine, and right kernels of the weights that were read.
-
-    Args:
-        sides: Candidate and reference.
-        zeros: Their values at zero.
-        inputs: What they are tried on.
-        rows: How many inputs are run at once.
+    """Tries to refute that candidate and reference are affine, and right kernels of the weights that were read.
 
     Attributes:
         sums: Of each side by its name; empty between two plain layers, which need no test.
-        not_affine: Which side gave a result that no affine map gives, and where: the first one, or None.
-        outside_envelope: Which side gave a result that no right kernel gives, where the other gave another: the first
-            one, or None.
+        not_affine: Which side first gave a result that no affine map gives, and where; or None.
+        outside_envelope: Which side first gave a result that no right kernel gives, where the other gave another one.
     """
 
     def __init__(self, sides: tuple[Side, Side], zeros: list[Tensor], inputs: Superposition, rows: int) -> None:

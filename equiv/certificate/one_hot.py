@@ -36,30 +36,19 @@ _NAMED = 2**22  # entries of a matrix up to which what was read is kept, to name
 
 @dataclass
 class Reading:
-    """What has been read so far.
+    """What has been read so far."""
 
-    Attributes:
-        next: The first column that has not been read.
-        differences: Entries that differ, those of the bias included.
-        flushed: Entries where one kernel treats a subnormal as zero, as the dtype's kernels may.
-        unseen: Entries of which a bias hides the last bits.
-        resolution: How far such a weight may be off unseen, at most.
-    """
-
-    next: int = 0
+    next: int = 0  # the first column that has not been read
     differences: Differences = field(default_factory=Differences)
-    flushed: int = 0
-    unseen: int = 0
-    resolution: float = 0.0
+    flushed: int = 0  # entries where one kernel treats a subnormal as zero, as the dtype's kernels may
+    unseen: int = 0  # entries of which a bias hides the last bits
+    resolution: float = 0.0  # how far such a weight may be off unseen, at most
 
 
 class Reader:
-    """Reads candidate and reference, two maps with as many outputs.
+    """Reads candidate and reference, two maps with as many outputs, and tests on ``inputs`` whether they are affine.
 
-    Args:
-        sides: Candidate and reference.
-        inputs: On which functions are tested for being affine; n, dtype and device of all probes.
-        chunk_bytes: Bound on inputs and results that are held at once.
+    ``chunk_bytes`` bounds the inputs and results that are held at once.
     """
 
     def __init__(self, sides: tuple[Side, Side], inputs: Superposition, chunk_bytes: int) -> None:
@@ -160,7 +149,7 @@ class Reader:
 
     def _one_hot(self, columns: Tensor, value: complex) -> Tensor:
         x = torch.zeros(len(columns), self.n, dtype=self.dtype, device=self.device)
-        x[torch.arange(len(columns), device=self.device), columns] = value
+        x[torch.arange(len(columns), device=self.device), columns] = value  # type: ignore[assignment]
         return x
 
     def _run(self, side: Side, columns: Tensor, scale: float, **parameters: Tensor) -> Tensor:
@@ -181,7 +170,7 @@ class Reader:
             power //= 2
 
     def _weights(self, far: Tensor, zero: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
-        """What results at ``-scale * e_i`` show: where all bits of a weight are seen, the weights, doubts about them.
+        """Of results at ``-scale * e_i``: where all bits of a weight are seen, the weights, and doubts about them.
 
         All bits are seen where the bias lies below half an ulp of the result, which is then ``-scale`` times the weight.
         A doubt is how far a weight may be from what was read of it, float64: an ulp of the result over the scale where
@@ -265,7 +254,7 @@ class Reader:
     def cause(self, shape: tuple[int, ...]) -> Cause | None:
         """The mistake that turns the reference as it was read into the candidate; None if none is known.
 
-        Nothing is known of maps above 2^22 entries, nor of one that was not read from its first column to its last.
+        Large maps are not kept, nor is what was read before an interrupt.
         """
         if sum(len(a) for a, _ in self._columns) < self.n:
             return None
@@ -290,13 +279,9 @@ class Reader:
         return sealed("deterministic", self.origin, found.next, **contents)
 
     def resume(self, state: State) -> None:
-        """Go on from :meth:`state`.
+        """Go on after the last column that was read.
 
-        Plain layers, and modules of which the hash takes in all, go on after the last column that was read. What a
-        function reads is in no hash: with one, the reading starts again from the first column.
-
-        Raises:
-            EquivError: It belongs to other layers, another dtype, method or seed.
+        What a function reads is in no hash: with one, the reading starts again from the first column.
         """
         check_origin(state, "deterministic", self.origin)
         if not all(map(is_covered, self.sides)):

@@ -1,4 +1,4 @@
-"""Which operations a function calls: whether it is one layer, whose results one envelope holds, and whether it convolves.
+"""Which operations a function calls: whether it is one layer, whose results one envelope holds, or a convolution.
 
 Several layers in a row, sums of products that are scaled, and inputs that are repeated round more often than their
 dense matrix says; only what is one product of matrices, at most one addition, and operations that neither add nor
@@ -29,20 +29,15 @@ _NOT_AFFINE = """clamp clamp_ clamp_min clamp_max round round_ floor ceil trunc 
 maximum minimum bitwise_and bitwise_or bitwise_left_shift bitwise_right_shift lt le gt ge eq ne abs sign nan_to_num
 quantize_per_tensor fake_quantize_per_tensor_affine fake_quantize_per_tensor_affine_cachemask"""
 _HARMLESS = frozenset(f"{_MOVES} {_NOT_AFFINE}".split())
-"""What moves values, and what makes a map not affine: neither rounds as a sum does, and the latter is looked for."""
+"""What moves values, and what makes a map not affine, which is looked for: neither rounds as a sum does."""
 
 
 @dataclass(frozen=True)
 class Structure:
-    """What was seen of a function.
+    """What was seen of a function."""
 
-    Attributes:
-        single: One product of matrices, or one sum, with at most one addition, and nothing else that rounds.
-        convolves: It calls a convolution, or that is not known.
-    """
-
-    single: bool
-    convolves: bool
+    single: bool  # one product of matrices, or one sum, with at most one addition, and nothing else that rounds
+    convolves: bool  # it calls a convolution, or that is not known
 
 
 class _Seen(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own methods have no types

@@ -25,7 +25,7 @@ not (integers uniform on {-1, 0, 1} are sub-Gaussian with factor 2/3) is added t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -48,24 +48,16 @@ _WEIGHT_COST = 24  # putting weights in place and packing them costs about as mu
 class Plan:
     """How weights, bias and inputs are drawn.
 
-    Attributes:
-        weight: Largest integer W of a weight. Integer dtypes leave out -W, and for uint8 W is odd: as many odd integers
-            as even ones. The same holds for the next two.
-        bias: Largest integer of a bias entry.
-        input: Largest integer R of an input.
-        rows: r, the batch.
-        draws: s.
-        miss: Bound on the probability that one draw shows nothing.
-        sharp: Results up to this size are compared; None for all.
+    Of integer dtypes the lowest integers are left out, and for uint8 the highest are odd: as many odd as even ones.
     """
 
-    weight: int
-    bias: int
-    input: int
-    rows: int
-    draws: int
-    miss: float
-    sharp: int | None = None
+    weight: int  # largest integer W of a weight
+    bias: int  # of a bias entry
+    input: int  # largest integer R of an input
+    rows: int  # r, the batch
+    draws: int  # s
+    miss: float  # bound on the probability that one draw shows nothing
+    sharp: int | None = None  # results up to this size are compared; None for all
 
     @property
     def error_probability(self) -> float:
@@ -76,14 +68,8 @@ class Plan:
 def plan(terms: int, dtype: torch.dtype, device: torch.device, repeats: int, wanted: float) -> Plan | None:
     """The cheapest way to stay below an error probability, or None where the dtype has no room for exact sums.
 
+    ``terms`` is the length of the longest sum; ``repeats`` weights at most are added up in one entry of the dense matrix.
     In integer dtypes a draw halves the probability, hardly more: 1e-12 takes 42 draws instead of 3.
-
-    Args:
-        terms: Longest sum.
-        dtype: Of weights, input and result.
-        device: Where the kernels run.
-        repeats: How many weights may be added up in one entry of the dense matrix.
-        wanted: The error probability to stay below.
 
     Example:
         >>> found = plan(25088, torch.float32, torch.device("cpu"), 1, 1e-12)
@@ -157,45 +143,26 @@ def _of_sixteen_bits(terms: int, dtype: torch.dtype, largest: int) -> Iterator[P
 
 @dataclass(frozen=True)
 class Pair:
-    """Two plain layers whose weights can be replaced by the same integers.
-
-    Attributes:
-        sides: Candidate and reference.
-        layers: Their layers.
-        shape: Of the map.
-        source: The layer whose own weight is drawn; the other takes the dense matrix, or the same weight.
-        terms: Longest sum.
-        repeats: How many weights may be added up in one entry of the dense matrix.
-    """
+    """Candidate and reference, two plain layers whose weights can be replaced by the same integers."""
 
     sides: tuple[Side, Side]
     layers: tuple[Layer, Layer]
     shape: tuple[int, ...]
-    source: Layer
-    terms: int
-    repeats: int
+    source: Layer  # whose own weight is drawn; the other takes the dense matrix, or the same weight
+    terms: int  # of the longest sum
+    repeats: int = 1  # how many weights may be added up in one entry of the dense matrix
 
 
-def pair_of(candidate: Side, reference: Side, shape: tuple[int, ...]) -> Pair | None:
+def pair_of(sides: tuple[Side, Side], layers: tuple[Layer, Layer], shape: tuple[int, ...]) -> Pair | None:
     """Which weight to draw, or None where neither layer can hold what the other does for every weight."""
-    a, b = candidate.layer, reference.layer
-    if a is None or b is None:
-        return None
-    general = [layer for layer in (a, b) if not covers(layer, shape)]
+    general = [layer for layer in layers if not covers(layer, shape)]
     if not general:
-        return Pair((candidate, reference), (a, b), shape, a, math.prod(shape), 1)
+        return Pair(sides, layers, shape, layers[0], math.prod(shape))
     source = general[0]
-    if len(general) == 2 and geometry_of(a) != geometry_of(b):
+    if len(general) == 2 and geometry_of(layers[0]) != geometry_of(layers[1]):
         return None
     taps = math.prod(source.weight.shape[2:])
-    return Pair(
-        (candidate, reference),
-        (a, b),
-        shape,
-        source,
-        terms=source.weight.shape[1] * taps,
-        repeats=taps if repeats_inputs(source) else 1,
-    )
+    return Pair(sides, layers, shape, source, source.weight.shape[1] * taps, taps if repeats_inputs(source) else 1)
 
 
 class Weights:
@@ -225,7 +192,15 @@ class Weights:
         self._held: tuple[int, ...] | None = None
         return self._integers(chosen.input, (chosen.rows, math.prod(self.pair.shape)), generator)
 
-    def parameters(self, layer: Layer) -> dict[str, Tensor]:
+    def run(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Results of candidate and reference on this draw, and where they differ."""
+        sides = zip(self.pair.sides, self.pair.layers, strict=True)
+        a, b = (side.run(x, **self._parameters(layer)) for side, layer in sides)
+        sharp = self.chosen.sharp
+        wrong = a != b
+        return a, b, wrong if sharp is None else wrong & ~(torch.minimum(a.abs(), b.abs()) > sharp)  # NaN counts
+
+    def _parameters(self, layer: Layer) -> dict[str, Tensor]:
         """The draw's weight, and bias if both layers have one, as ``layer`` takes them; valid until the next call."""
         own = self._takes_drawn(layer)
         weight, bias = self._fill(layer if own else self.pair.source), self._bias
@@ -279,30 +254,22 @@ class Weights:
 
 def probe(weights: Weights, x: Tensor) -> tuple[Difference, int | None] | None:
     """Run both kernels on one draw: None, or a difference at a single input with the exact result if it is known."""
-    pair, chosen = weights.pair, weights.chosen
-
-    def both(rows: Tensor) -> list[Tensor]:
-        return [
-            side.run(rows, **weights.parameters(layer)) for side, layer in zip(pair.sides, pair.layers, strict=True)
-        ]
-
-    a, b = both(x)
-    wrong = _wrong(a, b, chosen)
+    a, b, wrong = weights.run(x)
     if not bool(wrong.any()):
         return None
-    row, output = (int(i) for i in wrong.nonzero()[0])
+    row, output = wrong.nonzero()[0].tolist()
     single, index, exact = torch.zeros_like(x), None, None  # the same batch: kernels change with it
-    a, b = both(single)
-    if not bool(_wrong(a, b, chosen)[:, output].any()):
-        index = _bisect(both, x, row, output, chosen)
+    a, b, wrong = weights.run(single)
+    if not bool(wrong[:, output].any()):
+        index = _bisect(weights, x, row, output)
     if index is not None:
         single[row, index] = x[row, index]
-        a, b = both(single)
+        a, b, _ = weights.run(single)
         exact = weights.exact(single[row], output)
     return Difference(output, index, a[row, output].item(), b[row, output].item()), exact
 
 
-def _bisect(both: Callable[[Tensor], list[Tensor]], x: Tensor, row: int, output: int, chosen: Plan) -> int | None:
+def _bisect(weights: Weights, x: Tensor, row: int, output: int) -> int | None:
     """An input that alone makes the two results differ: kernels that are linear in x must have one."""
     low, high = 0, x.shape[1]
     while high - low > 1:
@@ -310,18 +277,12 @@ def _bisect(both: Callable[[Tensor], list[Tensor]], x: Tensor, row: int, output:
         for start, stop in ((low, middle), (middle, high)):
             part = torch.zeros_like(x)
             part[row, start:stop] = x[row, start:stop]
-            a, b = both(part)
-            if bool(_wrong(a, b, chosen)[row, output]):
+            if bool(weights.run(part)[2][row, output]):
                 low, high = start, stop
                 break
         else:
             return None  # not linear: no half shows it
     return low
-
-
-def _wrong(a: Tensor, b: Tensor, chosen: Plan) -> Tensor:
-    differ = a != b
-    return differ if chosen.sharp is None else differ & ~(torch.minimum(a.abs(), b.abs()) > chosen.sharp)  # NaN counts
 
 
 def _placed(values: Tensor, like: Tensor) -> Tensor:
@@ -333,16 +294,12 @@ def _placed(values: Tensor, like: Tensor) -> Tensor:
 def _strides(weight: Tensor) -> tuple[int, ...]:
     """The weight's own strides; those of a contiguous one where its entries share memory or lie far apart."""
     own = sorted((stride, size) for stride, size in zip(weight.stride(), weight.shape, strict=True) if size > 1)
-    reach = 0
+    reach, apart = 0, True
     for stride, size in own:
-        if stride <= reach:
-            return _contiguous(weight.shape)
+        apart &= stride > reach
         reach += stride * (size - 1)
-    return tuple(weight.stride()) if reach < 2 * weight.numel() else _contiguous(weight.shape)
-
-
-def _contiguous(shape: torch.Size) -> tuple[int, ...]:
-    return torch.empty(shape, device="meta").stride()
+    usable = apart and reach < 2 * weight.numel()
+    return weight.stride() if usable else torch.empty(weight.shape, device="meta").stride()
 
 
 def _span(weight: Tensor) -> int:

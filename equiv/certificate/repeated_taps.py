@@ -36,9 +36,9 @@ class RepeatedTaps:
             self.sizes = [self._matrix(part.double().abs()) for part in parts]
 
     def allows(self, columns: Tensor, results: Tensor) -> Tensor:
-        """Where results ``(1, c, O)`` at one-hot inputs, or ``(2, c, O)`` with ``i`` times these, are right for several taps.
+        """Where results ``(1, c, O)`` at ``e_i``, for complex ``(2, c, O)`` at ``i*e_i`` as well, are right.
 
-        A layer that repeats no input must return its weight.
+        Of a layer that repeats inputs these are entries of several taps alone; any other must return its weight.
         """
         seen = [results[0].real, *(-y.real for y in results[1:])]
         if self.taps is None:

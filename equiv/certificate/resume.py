@@ -80,13 +80,11 @@ def _refused(expected: str, got: str, advice: str = "start again without resume=
 
 
 class Checkpoint:
-    """The file that keeps a state; ``stopped`` is whether the caller's ``progress`` asked to stop before the end.
+    """The file that keeps a state while work is done: ``with checkpoint: ...``.
 
-    A reader finds the old state or the new one, never half of one: a state is written to a new file of an unpredictable
+    It is written about once a second and where the work is interrupted or stopped, and removed where that is complete. A
+    reader finds the old state or the new one, never half of one: a state is written to a new file of an unpredictable
     name in the same folder, which then takes the other's place.
-
-    Raises:
-        EquivError: The path names no file, or one in a folder that cannot be written to.
     """
 
     def __init__(self, path: object) -> None:
@@ -99,23 +97,18 @@ class Checkpoint:
             pass  # a folder that takes no file is refused before the work, not after it
         self._state: State | None = None
         self._written = time.monotonic()
-        self.stopped = False
+        self._stopped = False
 
     def read(self) -> State | None:
-        """The state in the file; None if there is no file yet.
-
-        Raises:
-            EquivError: It holds something else.
-        """
+        """The state in the file; None if there is no file yet."""
         try:
             return check_state(torch.load(self.path, map_location="cpu", weights_only=True))
         except FileNotFoundError:
             return None
         except Exception as error:  # what a damaged file makes torch.load raise is of many types
-            raise self.foreign() from error
+            raise self._foreign() from error
 
-    def foreign(self) -> EquivError:
-        """The refusal of a file that holds something else."""
+    def _foreign(self) -> EquivError:
         return EquivError(
             f"checkpoint: expected the undamaged state of a certificate of these very layers, method and seed in "
             f"{str(self.path)!r}, got something else; name another file, or remove this one to start again"
@@ -127,15 +120,25 @@ class Checkpoint:
         def kept(done: int, total: int, state: dict[str, Any]) -> object:
             self._state = state
             if time.monotonic() - self._written >= _EVERY:
-                self.write()
+                self._write()
             answer = None if progress is None else progress(done, total, state)
-            self.stopped = answer is False and done < total
+            self._stopped = answer is False and done < total
             return answer
 
         return kept
 
-    def write(self) -> None:
-        """Write the last state, if there is one."""
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if isinstance(error, StateRefusedError):
+            raise self._foreign() from error
+        if self._stopped or not isinstance(error, EquivError | None):  # an interrupt too
+            self._write()
+        elif error is None:
+            with self._writing():
+                self.path.unlink(missing_ok=True)
+
+    def _write(self) -> None:
         if self._state is None:
             return
         with self._writing():
@@ -148,11 +151,6 @@ class Checkpoint:
                 Path(name).unlink(missing_ok=True)
                 raise
         self._written = time.monotonic()
-
-    def remove(self) -> None:
-        """The certificate is complete: the next one starts from the beginning."""
-        with self._writing():
-            self.path.unlink(missing_ok=True)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:

@@ -24,7 +24,7 @@ from equiv.certificate.parameters import cause_of, compare_parameters, outputs_o
 from equiv.certificate.progress import Progress, printed
 from equiv.certificate.random_integers import Pair, Plan, Weights, pair_of, plan, probe
 from equiv.certificate.report import Certificate
-from equiv.certificate.resume import Checkpoint, State, StateRefusedError, check_origin, check_state, origin_of, sealed
+from equiv.certificate.resume import Checkpoint, State, check_origin, check_state, origin_of, sealed
 from equiv.certificate.sides import CAP, Difference, Differences, Layer, Side, side_of
 from equiv.dtypes import dtype_name
 from equiv.errors import EquivError
@@ -54,16 +54,16 @@ def certify(  # noqa: PLR0913 - its keyword options are the interface
     """Certify that two affine maps are the same function for all inputs, bit by bit of their coefficients.
 
     The deterministic method reads every column of both maps: an affine map is fixed by its values at zero and at the n
-    one-hot inputs e_i, where every right kernel returns the same bits. One weight that is wrong by one ulp is found, and
+    one-hot inputs e_i, where every right kernel returns the same bits. One weight that is wrong by one ulp is found and
     named. The random method serves two plain layers that are large: it compares their parameters through the mapping
-    bit for bit, and then their kernels at this very shape, dtype and layout with random integers in place of the
-    weights. Where a weight cannot be replaced or the dtype is too narrow, columns are read, and the explanation says so.
+    bit for bit, and then their kernels at this shape, dtype and layout with random integers in place of the weights.
+    Where a weight cannot be replaced or the dtype is too narrow, columns are read, and the explanation says so.
 
     Functions, and modules other than plain layers, are always read column by column, and tested for being affine on the
     way: on the same input twice; on lines through 0, e_i and -2^K*e_i; at inputs of few and of many entries, of both
-    signs and many sizes, against the sum of their columns. Where such a function is one product of matrices, its results
-    must lie in the envelope of the weights that were read; integers agree modulo ``2**bits``. Layers in a row are
-    compared entry by entry all the same: what an inner layer rounds counts as a difference where weights cancel.
+    signs and many sizes, against the sum of their columns. Where such a function is one product of matrices, its
+    results must lie in the envelope of the weights that were read; integers agree modulo ``2**bits``. Layers in a row
+    are compared entry by entry all the same: what an inner layer rounds counts as a difference where weights cancel.
 
     Args:
         candidate: A Linear, a convolution, a module, or a function of a batch. Each side is given the shape that it
@@ -123,33 +123,14 @@ def certify(  # noqa: PLR0913 - its keyword options are the interface
     if len(set(dtypes)) > 1:
         names = f"The candidate has parameters of {dtype_name(dtypes[0])}, the reference of {dtype_name(dtypes[1])}"
         return Certificate(False, "deterministic", 0, 0.0, "dtypes differ", f"{names}: other arithmetic.")
-    devices = [where] if where.type not in ("cpu", "meta") else []
+    devices = [] if where.type == "cpu" else [where]
     # Under a default device of meta nothing that is made on the way would have values.
     values = torch.device("cpu") if torch.get_default_device().type == "meta" else nullcontext()
-    with (
-        values,
-        torch.random.fork_rng(devices=devices, device_type=where.type if devices else "cuda"),
-    ):  # dropouts draw
+    # Dropouts draw from the global random state.
+    unchanged_random_state = torch.random.fork_rng(devices=devices, device_type=where.type if devices else "cuda")
+    with kept or nullcontext(), values, unchanged_random_state:
         case = _Case(sides, shape, dtypes[0], where, chunk_bytes, seed, heard, state)
-        return case.certify(method, error_probability) if kept is None else _kept(case, method, error_probability, kept)
-
-
-def _kept(case: _Case, method: str, wanted: float, kept: Checkpoint) -> Certificate:
-    """The certificate, with its state in a file until it is complete."""
-    try:
-        found = case.certify(method, wanted)
-    except StateRefusedError as error:
-        raise kept.foreign() from error
-    except EquivError:
-        raise
-    except BaseException:  # an interrupt too
-        kept.write()
-        raise
-    if kept.stopped:
-        kept.write()
-    else:
-        kept.remove()
-    return found
+        return case.certify(method, error_probability)
 
 
 @dataclass(frozen=True)
@@ -198,7 +179,7 @@ class _Case:
         started = self.resume is not None and self.resume["method"] == "random"
         if method == "deterministic" or (method == "auto" and max(costs) <= _CHEAP and not started):
             return "every column is read"
-        pair = pair_of(*self.sides, self.shape)
+        pair = pair_of(self.sides, self.layers, self.shape)
         if pair is None:
             return "two convolutions of different geometry cannot hold the same random matrix"
         chosen = plan(pair.terms, self.dtype, self.device, pair.repeats, wanted)
@@ -210,8 +191,9 @@ class _Case:
         check_memory(self.n, self.device)
         zeros = torch.zeros(1, self.n, dtype=self.dtype, device=self.device)
         first = [side.run(zeros if side.layer is not None else zeros.expand(2, -1)) for side in self.sides]
-        if first[0].shape[1] != first[1].shape[1]:
-            return self._other_outputs(first[0].shape[1], first[1].shape[1])
+        outputs = [y.shape[1] for y in first]
+        if outputs[0] != outputs[1]:
+            return self._other_outputs(*outputs)
         if any(y.dtype != self.dtype for y in first):
             got = " and ".join(dtype_name(y.dtype) for y in first)
             text = f"For an input of {dtype_name(self.dtype)} the sides return {got}: other arithmetic. {note}"

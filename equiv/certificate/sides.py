@@ -70,19 +70,12 @@ class Differences:
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two maps.
+    """One of the two maps."""
 
-    Attributes:
-        name: ``"candidate"`` or ``"reference"``, for messages.
-        call: What runs.
-        layer: The same object where it is a plain layer, whose weights define it; else None.
-        shape: What one row is given as: ``(n,)`` or ``(C, *spatial)``.
-    """
-
-    name: str
-    call: Any
-    layer: Layer | None
-    shape: tuple[int, ...]
+    name: str  # "candidate" or "reference", for messages
+    call: Any  # what runs
+    layer: Layer | None  # the same object where it is a plain layer, whose weights define it
+    shape: tuple[int, ...]  # what one row is given as: (n,) or (C, *spatial)
 
     def run(self, x: Tensor, **parameters: Tensor) -> Tensor:
         """``(N, n)`` -> ``(N, outputs)``, with other tensors in place of the named parameters.
