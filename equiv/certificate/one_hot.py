@@ -121,7 +121,11 @@ class Reader:
         values = [torch.where(wrong & ~wrong_far, widened(a), b) for a, b in zip(first, second, strict=True)]
         self._record((wrong | wrong_far) & ~self._flushes(*values), columns, *values)
         if not bool(whole.all()):
-            self._count_unseen(max(float(y.real.abs().double()[:, ~whole].max()) for y in far) / scale, whole)
+            largest = max(float(y.real.abs().double()[:, ~whole].max()) for y in far)
+            step = 2 * format_of(self.dtype).u * largest / scale
+            if step >= format_of(self.dtype).min_subnormal / 2:  # else no two weights of this dtype are so close
+                self.found.unseen += int((~whole).sum())
+                self.found.resolution = max(self.found.resolution, step)
         for side, y, column, doubt in zip(self.sides, near, second, doubts, strict=True):
             if side.layer is None:
                 self.test.check_lines(side, y, column, columns, scale)
@@ -172,7 +176,7 @@ class Reader:
     def _weights(self, far: Tensor, zero: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
         """Of results at ``-scale * e_i``: where all bits of a weight are seen, the weights, and doubts about them.
 
-        All bits are seen where the bias lies below half an ulp of the result, which is then ``-scale`` times the weight.
+        All bits are seen where the bias lies below half an ulp of the result: that is ``-scale`` times the weight then.
         A doubt is how far a weight may be from what was read of it, float64: an ulp of the result over the scale where
         the bias took part in the rounding, and for kernels that flush subnormals what these take away.
         """
@@ -221,9 +225,7 @@ class Reader:
         """Where two sides differ: bit for bit, but imaginary parts of convolutions by more than three products may."""
         wrong = ~same_values(a.real, b.real)
         if self.dtype.is_complex and any(map(self.test.convolves, self.sides)):
-            size = (
-                a.abs().double() + b.abs().double() + torch.stack([zero.abs().double() for zero in self.zeros]).amax(0)
-            )
+            size = a.abs().double() + b.abs().double() + torch.maximum(*(zero.abs().double() for zero in self.zeros))
             wrong |= ~((a.imag.double() - b.imag.double()).abs() <= 16 * format_of(self.dtype).u * size)
         elif self.dtype.is_complex:
             wrong |= ~same_values(a.imag, b.imag)
@@ -237,13 +239,6 @@ class Reader:
         accepted = (a != b) & ((a == 0) | (b == 0)) & (torch.maximum(a.abs(), b.abs()) < tiny)
         self.found.flushed += int(accepted.sum())
         return accepted
-
-    def _count_unseen(self, largest: float, whole: Tensor) -> None:
-        """Count weights that are not seen whole, of which the largest is of that size."""
-        fmt = format_of(self.dtype)
-        if 2 * fmt.u * largest >= fmt.min_subnormal / 2:  # else no two weights of this dtype are so close
-            self.found.unseen += int((~whole).sum())
-            self.found.resolution = max(self.found.resolution, 2 * fmt.u * largest)
 
     def _record(self, wrong: Tensor, columns: Tensor, a: Tensor, b: Tensor) -> None:
         """Note where columns ``(c, O)`` differ, and keep those of a small map, to name a cause."""

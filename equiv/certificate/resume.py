@@ -15,7 +15,6 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
-import stat
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -37,7 +36,6 @@ from equiv.text import shown
 State = Mapping[str, Any]
 _VERSION = 2
 _EVERY = 1.0  # seconds between two writes
-_PREFIX = "equiv-"  # of the files that take the place of another
 _PIECE = 2**20  # entries that are hashed at once
 _INTERNAL = frozenset(vars(nn.Module()))
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
@@ -82,7 +80,7 @@ def _refused(expected: str, got: str, advice: str = "start again without resume=
 class Checkpoint:
     """The file that keeps a state while work is done: ``with checkpoint: ...``.
 
-    It is written about once a second and where the work is interrupted or stopped, and removed where that is complete. A
+    It is written about once a second and where the work is interrupted or stopped, and removed where it is complete. A
     reader finds the old state or the new one, never half of one: a state is written to a new file of an unpredictable
     name in the same folder, which then takes the other's place.
     """
@@ -91,10 +89,11 @@ class Checkpoint:
         if not isinstance(path, str | os.PathLike):
             raise refusal("checkpoint", "the path of a file", path, "pass such as 'layer.pt'")
         self.path = Path(os.fsdecode(path))
-        if not _takes_a_file(self.path):
-            raise refusal("checkpoint", "a file in an existing folder", str(self.path), "name one")
-        with self._writing(), tempfile.NamedTemporaryFile(prefix=_PREFIX, dir=self.path.parent):
-            pass  # a folder that takes no file is refused before the work, not after it
+        self._prefix = f".{self.path.name}."
+        if os.path.exists(self.path) and not os.path.isfile(self.path):
+            raise refusal("checkpoint", "a file", str(self.path), "name a file in a folder that can be written to")
+        with self._writing(), tempfile.NamedTemporaryFile(prefix=self._prefix, dir=self.path.parent):
+            pass  # what takes no file is refused before the work, not after it
         self._state: State | None = None
         self._written = time.monotonic()
         self._stopped = False
@@ -142,7 +141,7 @@ class Checkpoint:
         if self._state is None:
             return
         with self._writing():
-            handle, name = tempfile.mkstemp(prefix=_PREFIX, dir=self.path.parent)
+            handle, name = tempfile.mkstemp(prefix=self._prefix, dir=self.path.parent)
             try:
                 with open(handle, "wb") as file:
                     torch.save(self._state, file)
@@ -156,20 +155,11 @@ class Checkpoint:
     def _writing(self) -> Iterator[None]:
         try:
             yield
-        except (OSError, RuntimeError) as error:  # RuntimeError: torch's, for instance on a full disk
+        except (OSError, ValueError, RuntimeError) as error:  # of a path that no file can have; torch's own
             raise EquivError(
                 f"checkpoint: expected to write {str(self.path)!r:.200}, got {type(error).__name__}: "
                 f"{getattr(error, 'strerror', None) or error}; name a file in a folder that can be written to"
             ) from error
-
-
-def _takes_a_file(path: Path) -> bool:
-    try:
-        return stat.S_ISREG(path.stat().st_mode)
-    except FileNotFoundError:
-        return path.parent.is_dir()
-    except (OSError, ValueError):  # too long, or with a character that no path has
-        return False
 
 
 def origin_of(sides: Iterable[Side], dtype: torch.dtype, device: torch.device, *facts: object, values: bool) -> str:
@@ -195,9 +185,8 @@ def is_covered(side: Side) -> bool:
         traced = isinstance(module, torch.jit.ScriptModule) or hasattr(module, "graph")
         if traced or any(getattr(module, hooks) for hooks in _HOOKS):
             return False
-        if not all(
-            _is_plain(value) or (isinstance(value, Tensor) and _is_dense(value)) for value in _own(module).values()
-        ):
+        own = _own(module).values()
+        if not all(_is_dense(value) if isinstance(value, Tensor) else _is_plain(value) for value in own):
             return False
     return all(map(_is_dense, (*side.call.parameters(), *side.call.buffers())))
 
@@ -212,7 +201,7 @@ def digest(value: object) -> str:
 def _note(found: Any, value: Any) -> None:
     """Every value with its length before it, so that no two read alike."""
     if isinstance(value, Mapping):
-        value = [list(item) for item in sorted(value.items())]
+        value = ["dict", *(list(item) for item in sorted(value.items()))]
     if isinstance(value, Tensor):
         _note(found, _facts_of_tensor(value))
         for piece in _pieces(value) if _is_dense(value) else ():
@@ -229,11 +218,10 @@ def _note(found: Any, value: Any) -> None:
 def _facts_of(side: Side, values: bool) -> list[object]:
     found: list[object] = [side.name, side.shape, side.layer is not None]
     if isinstance(side.call, nn.Module):
-        tensors = [
-            *side.call.named_parameters(remove_duplicate=False),
-            *side.call.named_buffers(remove_duplicate=False),
-        ]
-        for name, module in side.call.named_modules(remove_duplicate=False):
+        whole = side.call
+        tensors: list[tuple[str, Tensor]] = [*whole.named_parameters(remove_duplicate=False)]
+        tensors += whole.named_buffers(remove_duplicate=False)
+        for name, module in whole.named_modules(remove_duplicate=False):
             own = _own(module)
             plain = {key: value for key, value in own.items() if _is_plain(value)}
             found.append([name, type(module).__module__, type(module).__qualname__, module.training, plain])

@@ -129,7 +129,7 @@ WRONG = [
     *({"sums": value} for value in (3, {"candidate": []}, {"candidate": [torch.zeros(2).to_sparse()]})),
     *({"origin": None}, {"version": "1"}, {"version": 1}, {"version": torch.ones(2)}, {"method": []}),
     *({"digest": value} for value in ("", None, torch.ones(2))),
-    *({"more": 1}, {3: 4}),
+    *({"more": 1}, {3: 4}, {"sums": []}),
 ]
 
 
@@ -295,8 +295,8 @@ def test_a_link_is_replaced_and_never_followed(tmp_path):
 
 def test_what_is_no_file_is_refused(tmp_path):
     linear = layer(12, 5)
-    for path in (tmp_path, tmp_path / "none" / "layer.pt", "/dev/null"):
-        with pytest.raises(EquivError, match=r"checkpoint: expected a file in an existing folder, got .* name one"):
+    for path in (tmp_path, "", "/dev/null"):
+        with pytest.raises(EquivError, match=r"checkpoint: expected a file, got .* name a file in a folder"):
             certify(linear, linear, checkpoint=path)
 
 
