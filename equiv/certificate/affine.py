@@ -137,10 +137,6 @@ class Superposition:
         places = format_of(self.dtype).precision - 1
         return 1 + (self._integers(0, 2 ** (places - 1), shape) * 2 + 1).double() * 2.0**-places
 
-    def spread(self, rows: Tensor) -> Tensor:
-        """Rows on the kept columns as inputs ``(R, n)``."""
-        return rows.new_zeros(len(rows), self.n).index_copy_(1, self.kept, rows)
-
     def blank(self, outputs: int) -> Sums:
         """The sums before any column is read."""
         wide = (torch.complex128 if self.dtype.is_complex else torch.float64) if self.inexact else torch.int64
@@ -311,7 +307,8 @@ class AffineTest:
             self._check_few(slice(start, start + self.rows))
 
     def _check_few(self, some: slice) -> None:
-        x = self.inputs.spread(self.inputs.few[some])
+        few, n = self.inputs.few[some], self.inputs.n
+        x = few.new_zeros(len(few), n).index_copy_(1, self.inputs.kept, few)
         results = [side.run(x) for side in self.sides]
         for side, y, zero in zip(self.sides, results, self.zeros, strict=True):
             expected, size, parts = self.inputs.few_expected(self.sums[side.name], zero, some)

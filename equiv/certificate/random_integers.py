@@ -66,7 +66,7 @@ class Plan:
 
 
 def plan(terms: int, dtype: torch.dtype, device: torch.device, repeats: int, wanted: float) -> Plan | None:
-    """The cheapest way to stay below an error probability, or None where the dtype has no room for exact sums.
+    """The cheapest way to stay below an error probability, or None where the dtype is too narrow for exact sums.
 
     ``terms`` is the length of the longest sum; one entry of the dense matrix is a sum of at most ``repeats`` weights.
     In integer dtypes a draw halves the probability, hardly more: 1e-12 takes 42 draws instead of 3.

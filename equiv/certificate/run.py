@@ -184,7 +184,7 @@ class _Case:
             return "two convolutions of different geometry cannot hold the same random matrix"
         chosen = plan(pair.terms, self.dtype, self.device, pair.repeats, wanted)
         if chosen is None:
-            return f"{dtype_name(self.dtype)} has no room for exact sums of {pair.terms:,} terms"
+            return f"{dtype_name(self.dtype)} is too narrow for exact sums of {pair.terms:,} terms"
         return chosen, pair
 
     def _by_columns(self, parameters: Differences, note: str) -> Certificate:

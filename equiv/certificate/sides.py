@@ -57,15 +57,14 @@ class Differences:
 
         ``place`` makes (output, input) of an entry's two indices; None is for biases, as ``(1, outputs)``.
         """
-        if not bool(wrong.any()):
-            return
-        for i, j in wrong.nonzero()[: max(0, CAP - len(self.named))].tolist():
+        count, free = int(wrong.sum()), CAP - len(self.named)
+        for i, j in wrong.nonzero()[:free].tolist() if count and free > 0 else ():
             output, column = (j, None) if place is None else place(i, j)
             self.named.append(Difference(output, column, a[i, j].item(), b[i, j].item()))
         if place is None:
-            self.biases += int(wrong.sum())
+            self.biases += count
         else:
-            self.weights += int(wrong.sum())
+            self.weights += count
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Certificates: one ulp is found and named in every dtype and size, what bends is refuted, stops can be resumed."""
+"""Certificates: one ulp is found and named in every dtype and size, what is not affine is refuted."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ def test_a_function_without_parameters_takes_in_features():
     assert found.reason == "dtypes differ"
 
 
-BENT = [
+NOT_AFFINE = [
     *(
         nn.ReLU(),
         nn.LeakyReLU(0.9),
@@ -205,20 +205,20 @@ BENT = [
 ]
 
 
-@pytest.mark.parametrize("bend", BENT, ids=repr)
-def test_what_bends_is_no_affine_map(bend):
+@pytest.mark.parametrize("activation", NOT_AFFINE, ids=repr)
+def test_a_non_linearity_is_no_affine_map(activation):
     linear = layer(12, 6)
-    state = copy.deepcopy(bend.state_dict())
-    for bent in (nn.Sequential(linear, bend), lambda x: bend(linear(x))):
-        found = certify(bent, linear)
+    state = copy.deepcopy(activation.state_dict())
+    for model in (nn.Sequential(linear, activation), lambda x: activation(linear(x))):
+        found = certify(model, linear)
         assert not found
         assert found.reason == "not affine"
         assert "candidate is no affine map" in found.explanation
         assert "Certify the layers between the non-linearities one by one" in found.explanation
         assert (found.differences, found.difference_count, found.cause) == ((), 0, None)  # it has no coefficients
-        assert certify(linear, bent).explanation.startswith("The reference is no affine map")
-    if not isinstance(bend, nn.BatchNorm1d):
-        assert all(torch.equal(state[name], value) for name, value in bend.state_dict().items())
+        assert certify(linear, model).explanation.startswith("The reference is no affine map")
+    if not isinstance(activation, nn.BatchNorm1d):
+        assert all(torch.equal(state[name], value) for name, value in activation.state_dict().items())
 
 
 def test_a_module_in_training_keeps_its_running_statistics():
@@ -242,7 +242,7 @@ def test_what_no_one_hot_input_shows_is_found_by_sums(twist):
     assert certify(lambda x: linear(x) + twist(x), linear).reason == "not affine"
 
 
-def test_integers_are_read_exactly_and_bends_found():
+def test_integers_are_read_exactly_and_what_is_not_affine_is_found():
     linear = layer(9, 4, torch.int32)
     assert certify(lambda x: F.linear(x, linear.weight, linear.bias), linear)
     assert certify(lambda x: F.linear(x, linear.weight, linear.bias).clamp(min=0), linear).reason == "not affine"
@@ -258,7 +258,7 @@ def test_a_dropout_is_refused():
     assert certify(nn.Sequential(linear, nn.Dropout(0.5)).eval(), linear)
 
 
-def test_affine_models_of_several_layers_are_not_called_bent():
+def test_affine_models_of_several_layers_are_not_called_not_affine():
     model = nn.Sequential(nn.Linear(20, 30), nn.Linear(30, 30), nn.Linear(30, 5))
     assert certify(model, copy.deepcopy(model), in_features=20)
     merged = nn.Linear(20, 5)
@@ -327,7 +327,7 @@ def test_a_plan_keeps_what_it_promises(dtype, terms):
         assert found.weight <= 2 ** {torch.float16: 11, torch.bfloat16: 8, torch.float32: 24}.get(dtype, 53)
 
 
-def test_the_error_probability_asked_for_is_met_and_told():
+def test_the_error_probability_asked_for_is_met_and_reported():
     linear = layer(40, 4)
     conv = equiv.linear_to_full_conv(linear, (10, 2, 2))
     few, many = (certify(conv, linear, method="random", error_probability=p) for p in (0.01, 1e-30))
@@ -375,7 +375,7 @@ def test_random_falls_back_and_says_so():
     assert found.method == "deterministic"
     assert "Random probes were asked for, and not used" in found.explanation
     tiny = layer(200, 3, torch.int8)
-    assert "no room" in certify(equiv.linear_to_pointwise_conv(tiny), tiny, method="random").explanation
+    assert "too narrow" in certify(equiv.linear_to_pointwise_conv(tiny), tiny, method="random").explanation
     one, two = nn.Conv2d(1, 1, 3, padding=1), nn.Conv2d(1, 1, 3, padding=1, padding_mode="reflect")
     two.load_state_dict(one.state_dict())
     assert not certify(one, two, feature_shape=(1, 4, 4), method="random")
@@ -646,7 +646,7 @@ def test_a_certificate_reads_well():
     assert isinstance(found, Certificate)
 
 
-def test_shapes_and_dtypes_that_differ_are_told():
+def test_shapes_and_dtypes_that_differ_are_reported():
     assert certify(layer(6, 3), layer(6, 4)).reason == "shapes differ"
     assert certify(layer(6, 3), layer(6, 3).double()).reason == "dtypes differ"
     assert not any(line.strip() == "scope" for line in str(certify(layer(6, 3), layer(6, 3).double())).splitlines())
@@ -686,7 +686,7 @@ MISUSE = [
 
 
 @pytest.mark.parametrize(("call", "message"), MISUSE, ids=[f"{i:02}" for i in range(len(MISUSE))])
-def test_misuse_is_told(call, message):
+def test_misuse_is_refused_in_words(call, message):
     with pytest.raises(EquivError, match=message):
         call()
 

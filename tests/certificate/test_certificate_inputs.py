@@ -41,7 +41,7 @@ def cut_at(x, index):
     return torch.cat([x[:, :index], cut(x[:, index : index + 1], 13), x[:, index + 1 :]], 1)
 
 
-BENT = {
+NOT_AFFINE = {
     "bfloat16 inputs": lambda x: LINEAR(x.bfloat16().float()),
     "TF32 inputs": lambda x: LINEAR(cut(x, 13)),
     "one input in TF32": lambda x: LINEAR(cut_at(x, 7)),
@@ -53,13 +53,13 @@ BENT = {
 }
 
 
-@pytest.mark.parametrize("bent", BENT, ids=str)
+@pytest.mark.parametrize("change", NOT_AFFINE, ids=str)
 @pytest.mark.parametrize("seed", [0, 1])
-def test_what_changes_its_input_is_no_affine_map(bent, seed):
-    found = certify(BENT[bent], LINEAR, seed=seed)
+def test_what_changes_its_input_is_no_affine_map(change, seed):
+    found = certify(NOT_AFFINE[change], LINEAR, seed=seed)
     assert not found
     assert found.reason == "not affine"
-    both = certify(BENT[bent], BENT[bent], in_features=12, seed=seed)
+    both = certify(NOT_AFFINE[change], NOT_AFFINE[change], in_features=12, seed=seed)
     assert both.reason == "not affine"
 
 

@@ -48,7 +48,7 @@ def test_the_imaginary_part_of_a_bias_counts(dtype):
 
 
 @pytest.mark.filterwarnings(WARNING)
-def test_what_a_complex_convolution_rounds_of_a_bias_is_told():
+def test_what_a_complex_convolution_rounds_of_a_bias_is_reported():
     conv, linear = (biased(1e6 + 0.1j, kind=kind) for kind in (nn.Conv1d, nn.Linear))
     linear.weight.data = conv.weight.data[:, :, 0].clone()
     found = certify(lambda x: conv(x[:, :, None]), linear)

@@ -251,13 +251,13 @@ def test_a_file_of_another_kind_is_no_state(tmp_path):
 
 
 @pytest.mark.parametrize("path", ["a" * 5000, "a\0b", "/proc/layer.pt"], ids=["long", "null", "unwritable"])
-def test_a_path_that_takes_no_file_is_told_before_the_work(path):
+def test_a_path_that_takes_no_file_is_refused_before_the_work(path):
     linear = layer(12, 5)
     with pytest.raises(EquivError, match=r"^checkpoint: expected"):
         certify(linear, linear, checkpoint=path)
 
 
-def test_a_disk_that_fails_on_the_way_is_told(tmp_path, monkeypatch):
+def test_a_disk_that_fails_on_the_way_is_reported(tmp_path, monkeypatch):
     linear, file = layer(12, 5), tmp_path / "sub" / "layer.pt"
     file.parent.mkdir()
 
