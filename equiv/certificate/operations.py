@@ -26,8 +26,8 @@ _ADDITIONS = frozenset({"add", "add_", "sub", "sub_"})
 _MOVES = """view _unsafe_view reshape _reshape_alias flatten t transpose permute slice select squeeze unsqueeze detach
 alias clone contiguous _to_copy to constant_pad_nd neg neg_ view_as_real view_as_complex _conj conj empty_like"""
 _NOT_AFFINE = """clamp clamp_ clamp_min clamp_max round round_ floor ceil trunc relu relu_ hardtanh hardtanh_ threshold
-where maximum minimum bitwise_and bitwise_or bitwise_left_shift bitwise_right_shift lt le gt ge eq ne abs sign nan_to_num
-quantize_per_tensor fake_quantize_per_tensor_affine fake_quantize_per_tensor_affine_cachemask"""
+where maximum minimum bitwise_and bitwise_or bitwise_left_shift bitwise_right_shift lt le gt ge eq ne abs sign
+nan_to_num quantize_per_tensor fake_quantize_per_tensor_affine fake_quantize_per_tensor_affine_cachemask"""
 _HARMLESS = frozenset(f"{_MOVES} {_NOT_AFFINE}".split())
 """What moves values, and what makes a map not affine, which the tests look for: neither rounds as a sum does."""
 

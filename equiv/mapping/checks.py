@@ -119,8 +119,8 @@ def check_conv(conv: object, *, name: str = "conv") -> Conv:
 def is_plain_layer(module: object) -> bool:
     """Whether a module is a Linear or convolution that computes from its own weight and bias and nothing else.
 
-    It is one that `check_linear` or `check_conv` accepts: subclasses with a forward of their own, hooks, parametrizations
-    and pruned weights are not.
+    That is what `check_linear` or `check_conv` accepts: no subclass with a forward of its own, no hooks, no
+    parametrizations, no pruned weights.
 
     Example:
         >>> is_plain_layer(nn.Linear(2, 3)), is_plain_layer(nn.Sequential(nn.Linear(2, 3)))
