@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Sequence
+from contextlib import suppress
 
 import torch
 from torch import nn
@@ -31,10 +32,9 @@ def shape_of(a: object, b: object, feature_shape: Sequence[int] | None, in_featu
         return shape
     n = None
     if in_features is not None:
-        if not isinstance(in_features, bool | float) and hasattr(
-            in_features, "__index__"
-        ):  # numpy's integers are welcome
-            in_features = operator.index(in_features)
+        if not isinstance(in_features, bool):
+            with suppress(TypeError):  # numpy's integers are welcome
+                in_features = operator.index(in_features)
         n = check_integer("in_features", in_features, least=1, advice="pass the length of a row")
     for side in (a, b):
         if isinstance(side, Conv):
@@ -51,26 +51,21 @@ def check_fit(sides: Sequence[Side], shape: tuple[int, ...], given: bool) -> Non
     n = math.prod(shape)
     advice = "pass the shape of the map that was flattened" if given else "pass feature_shape= or in_features="
     for side in sides:
-        layer = side.call
+        name, layer = side.name, side.call
         if not isinstance(layer, nn.Linear | Conv):
             continue
-        if getattr(layer, "weight", None) is None:
-            raise refusal(f"{side.name}.weight", "a parameter", None, "give the layer a weight")
-        if 0 in layer.weight.shape:
-            raise EquivError(
-                f"{side.name}.weight: expected at least one input and one output, got shape "
-                f"{tuple(layer.weight.shape)}; there is nothing to certify"
-            )
+        weight = getattr(layer, "weight", None)
+        if weight is None:
+            raise refusal(f"{name}.weight", "a parameter", None, "give the layer a weight")
+        if 0 in weight.shape:
+            expected = "at least one input and one output"
+            raise refusal(f"{name}.weight", expected, tuple(weight.shape), "there is nothing to certify")
         if isinstance(layer, nn.Linear):
             if layer.in_features != n:
-                raise EquivError(
-                    f"feature_shape: expected a product of {layer.in_features} (= {side.name}.in_features), got "
-                    f"{shape} with product {n}; {advice}"
-                )
-        elif len(shape) != layer.weight.ndim - 1 or shape[0] != layer.in_channels:
-            expected = (
-                f"({layer.in_channels}, *spatial) with {layer.weight.ndim - 2} spatial sizes, as the {side.name} takes"
-            )
+                expected = f"a product of {layer.in_features} (= {name}.in_features)"
+                raise EquivError(f"feature_shape: expected {expected}, got {shape} with product {n}; {advice}")
+        elif len(shape) != weight.ndim - 1 or shape[0] != layer.in_channels:
+            expected = f"({layer.in_channels}, *spatial) with {weight.ndim - 2} spatial sizes, as the {name} takes"
             raise refusal("feature_shape", expected, shape, advice)
 
 
@@ -105,7 +100,7 @@ def check_memory(n: int, device: torch.device) -> None:
         torch.empty(256 * n, dtype=torch.uint8, device=device)
     except (RuntimeError, MemoryError, OverflowError, TypeError) as error:  # TypeError: a size beyond 64 bits
         raise EquivError(
-            f"in_features: expected a number of features whose probes, 256 bytes each or more, fit in memory, got "
+            f"in_features: expected a number of features whose probes, 256 bytes a feature or more, fit in memory, got "
             f"{n:,}; certify a part of the map"
         ) from error
 

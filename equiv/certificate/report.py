@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from equiv.causes import Cause
@@ -58,7 +58,7 @@ class Certificate:
         found["differences"] = [
             {name: _json(value) for name, value in difference._asdict().items()} for difference in self.differences
         ]
-        return {**found, "scope": dict(self.scope), "cause": None if self.cause is None else vars(self.cause).copy()}
+        return {**found, "scope": dict(self.scope), "cause": self.cause and asdict(self.cause)}
 
     def __str__(self) -> str:
         """A report of at most 79 columns; the line of code that mends a cause may be longer."""

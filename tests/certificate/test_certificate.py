@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import io
 import json
 import math
@@ -16,6 +17,7 @@ from torch import nn
 
 import equiv
 from equiv import Certificate, EquivError, certify
+from equiv.causes import Cause
 from equiv.certificate.progress import printed
 from equiv.certificate.random_integers import plan
 
@@ -593,6 +595,14 @@ def test_the_cause_of_a_difference_is_named(method, as_function, fault, cause):
     assert found.cause.sentence == cause
     assert f"  cause        {cause}" in str(found)
     assert found.to_dict()["cause"] == {"name": found.cause.name, "sentence": cause, "fix": found.cause.fix}
+
+
+def test_a_fix_stands_below_its_cause():
+    cause = Cause("bias-dropped", "the bias is dropped", "candidate.bias = reference.bias")
+    found = Certificate(False, "random", 0, 0.0, "bias differs", "", cause=cause)
+    assert "  cause        the bias is dropped\n  fix          candidate.bias = reference.bias" in str(found)
+    assert found.to_dict()["cause"] == {"name": cause.name, "sentence": cause.sentence, "fix": cause.fix}
+    assert "fix" not in str(dataclasses.replace(found, cause=dataclasses.replace(cause, fix="")))
 
 
 def test_the_cause_of_a_large_difference_is_named_from_a_sample_first():
