@@ -104,12 +104,12 @@ def certify(  # noqa: PLR0913 - its keyword options are the interface
         [(4, 10)]
     """
     check_options(method, error_probability, seed, chunk_bytes, progress)
-    heard = printed() if progress is True else progress or None
-    kept = None if checkpoint is None else Checkpoint(checkpoint)
-    if kept is None:
+    listener = printed() if progress is True else progress or None
+    file = None if checkpoint is None else Checkpoint(checkpoint)
+    if file is None:
         state = None if resume is None else check_state(resume)
     elif resume is None:
-        state, heard = kept.read(), kept.watching(heard)
+        state, listener = file.read(), file.watching(listener)
     else:
         raise EquivError(
             "resume: expected None where checkpoint= is passed, got a state as well; the checkpoint's file holds the "
@@ -128,8 +128,8 @@ def certify(  # noqa: PLR0913 - its keyword options are the interface
     values = torch.device("cpu") if torch.get_default_device().type == "meta" else nullcontext()
     # Dropouts draw from the global random state.
     unchanged_random_state = torch.random.fork_rng(devices=devices, device_type=where.type if devices else "cuda")
-    with kept or nullcontext(), values, unchanged_random_state:
-        case = _Case(sides, shape, dtypes[0], where, chunk_bytes, seed, heard, state)
+    with file or nullcontext(), values, unchanged_random_state:
+        case = _Case(sides, shape, dtypes[0], where, chunk_bytes, seed, listener, state)
         return case.certify(method, error_probability)
 
 
@@ -207,7 +207,7 @@ class _Case:
         named = (*read.named, *(d for d in parameters.named if d[:2] not in known))[:CAP]
         count = max(read.count, parameters.count, len(named))
         differs = affine and count > 0  # what is no affine map has no coefficients
-        reason, text = self._said(reader, parameters, count, finished)
+        reason, text = self._conclusion(reader, parameters, count, finished)
         return self._certificate(
             "deterministic",
             1 + reader.passes * reader.found.next,
@@ -233,7 +233,7 @@ class _Case:
             reader.run(None)
         return reader.cause(self.shape)
 
-    def _said(self, reader: Reader, parameters: Differences, count: int, finished: bool) -> tuple[str, str]:
+    def _conclusion(self, reader: Reader, parameters: Differences, count: int, finished: bool) -> tuple[str, str]:
         """The reason and the explanation."""
         n, found = self.n, reader.found
         entries = f"{counted((n + 1) * reader.outputs, 'entry', 'entries')} ({counted(n, 'column')} and the bias)"
@@ -262,21 +262,16 @@ class _Case:
                 "An affine map is fixed by them. That functions are affine cannot be proved by finitely many inputs; "
                 f"lines through 0, e_i and -2^K*e_i, and {reader.inputs.count} sums of both signs did not refute it."
             )
-        said = [text]
         if found.unseen:
-            said.append(
-                f"A bias hides the last bits of {found.unseen:,} weights: each is certain to within "
-                f"{found.resolution:.3g} only."
-            )
+            certain = f"each is certain to within {found.resolution:.3g} only"
+            text += f" A bias hides the last bits of {found.unseen:,} weights: {certain}."
         if reader.lost:
-            said.append(
-                "A complex convolution rounds the imaginary part of its bias, which is certain to within "
-                f"{reader.lost:.3g} only."
-            )
+            certain = f"which is certain to within {reader.lost:.3g} only"
+            text += f" A complex convolution rounds the imaginary part of its bias, {certain}."
         if found.flushed:
             may = f"as {dtype_name(self.dtype)} may"
-            said.append(f"{found.flushed:,} subnormal values are treated as zero by one kernel, {may}.")
-        return " ".join(said)
+            text += f" {found.flushed:,} subnormal values are treated as zero by one kernel, {may}."
+        return text
 
     def _at_random(self, chosen: Plan, pair: Pair) -> Certificate:
         # Without the values of the weights: they are compared bit by bit in every run, and no draw depends on them.
@@ -301,14 +296,16 @@ class _Case:
             "random",
             done * chosen.rows,
             chosen.rows,
-            self._said_at_random(chosen, found, done),
+            self._random_conclusion(chosen, found, done),
             error_probability=chosen.miss**done,
             differences=() if found is None else (found[0],),
             difference_count=0 if found is None else 1,
             state=state,
         )
 
-    def _said_at_random(self, chosen: Plan, found: tuple[Difference, int | None] | None, draws: int) -> tuple[str, str]:
+    def _random_conclusion(
+        self, chosen: Plan, found: tuple[Difference, int | None] | None, draws: int
+    ) -> tuple[str, str]:
         """The reason and the explanation."""
         setting = (
             f"integers up to {chosen.weight:,} in place of the weights and up to {chosen.input:,} as inputs, "
@@ -332,23 +329,24 @@ class _Case:
         return self._certificate("deterministic", 0, 1, ("shapes differ", text))
 
     def _other_parameters(self, a: Layer, b: Layer, found: Differences) -> Certificate:
-        what = _differ(
-            found.count, counted(found.count, "parameter"), " once both layers are written as one dense matrix"
-        )
+        when = " once both layers are written as one dense matrix"
         return self._certificate(
             "random",
             0,
             1,
-            (_what_differs(found), what),
+            (_what_differs(found), _differ(found.count, counted(found.count, "parameter"), when)),
             differences=tuple(found.named),
             difference_count=found.count,
             cause=cause_of(a, b, self.shape),
         )
 
-    def _certificate(self, method: str, probes: int, batch: int, said: tuple[str, str], **found: Any) -> Certificate:
+    def _certificate(
+        self, method: str, probes: int, batch: int, conclusion: tuple[str, str], **found: Any
+    ) -> Certificate:
         """The certificate with a reason and an explanation."""
+        reason, text = conclusion
         found = {"error_probability": 0.0, "scope": self._scope(batch), **found}
-        return Certificate(said[0] == "equivalent", method, probes, reason=said[0], explanation=said[1], **found)
+        return Certificate(reason == "equivalent", method, probes, reason=reason, explanation=text, **found)
 
     def _scope(self, batch: int) -> dict[str, Any]:
         found: dict[str, Any] = {
