@@ -74,7 +74,8 @@ def _flips(plain: Tensor, shape: tuple[int, ...]) -> Iterator[ColumnSlip]:
             turn = ", turned by 180 degrees" if count == 2 else ""
             what = f"kernel flipped along {_listed([names[axis] for axis in axes])}{turn}"
             yield ColumnSlip(name, what, plain.view(shape).flip(axes).reshape(-1))
-    yield ColumnSlip("channels-reversed", "channels in reverse order", plain.view(shape).flip(0).reshape(-1))
+    channels = "channels" if math.prod(shape[1:]) > 1 else "inputs"  # the same with one position
+    yield ColumnSlip("channels-reversed", f"{channels} in reverse order", plain.view(shape).flip(0).reshape(-1))
     yield ColumnSlip("inputs-reversed", "all inputs in reverse order", plain.flip(0))
 
 

@@ -29,10 +29,12 @@ class Cause:
     Attributes:
         name: a stable slug such as "flattened-hwc", "bias-dropped" or "rounded-bfloat16".
         sentence: what happened, with its numbers.
+        fix: the line of code that mends it, empty where there is none.
     """
 
     name: str
     sentence: str
+    fix: str = ""
 
     def __str__(self) -> str:
         return f"{self.name}: {self.sentence}"
@@ -192,8 +194,9 @@ def _cut_short(w: Tensor, r: Tensor) -> Iterator[Cause]:
 
 def _permuted(w: Tensor, r: Tensor, shape: tuple[int, ...]) -> Iterator[Cause]:
     """Channels, output features or single inputs in another order."""
+    channels = "channels" if math.prod(shape[1:]) > 1 else "inputs"  # the same with one position
     ways: tuple[tuple[str, str, Callable[[Tensor], Tensor]], ...] = (
-        ("channels-permuted", "channels", lambda t: t.view(len(t), shape[0], -1).transpose(0, 1).reshape(shape[0], -1)),
+        ("channels-permuted", channels, lambda t: t.view(len(t), shape[0], -1).transpose(0, 1).reshape(shape[0], -1)),
         ("outputs-permuted", "output features", lambda t: t),
         ("inputs-permuted", "inputs", lambda t: t.T.contiguous()),
     )

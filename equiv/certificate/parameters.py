@@ -1,18 +1,18 @@
-"""Are the parameters of two layers the same once both are written as one dense matrix, bit for bit?
+"""The parameters of two plain layers, compared bit for bit once both are written as one dense matrix and a bias.
 
-Rows are compared in chunks, so that nothing is copied where a layer's weight is its matrix.
+Rows are compared in chunks, so that nothing is copied where a layer's weight is its matrix. Knows as well which mistake
+turns the one layer's parameters into the other's.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from equiv.causes import name_cause
-from equiv.certificate.sides import CAP, Difference, bias_of, dense_rows, same_values, weight_of
+from equiv.causes import Cause, name_cause
+from equiv.certificate.sides import Differences, Layer, dense_rows, resolved, same_values
 from equiv.errors import EquivError
 from equiv.mapping import geometry_of, pads_and_positions
 
@@ -21,34 +21,35 @@ _NAMED = 2**25  # entries of a matrix up to which a cause is looked for: 4 secon
 _WHOLE, _SAMPLED = 2**22, 64  # above so many entries, first in so many of the rows
 
 
-def compare_parameters(a: Any, b: Any, shape: tuple[int, ...]) -> tuple[list[Difference], int]:
-    """Differences of the dense matrices and biases, without a copy where a layer's weight is its matrix."""
+def compare_parameters(a: Layer, b: Layer, shape: tuple[int, ...]) -> Differences:
+    """Differences of the dense matrices and biases, without a copy where a layer's weight is its matrix.
+
+    Raises:
+        EquivError: A parameter is infinite or not a number, or the map does not fit a layer.
+    """
     for name, layer in (("candidate", a), ("reference", b)):
-        for key, value in (("weight", weight_of(layer)), ("bias", bias_of(layer))):
-            if value is not None and not _finite(value):
+        for key, value in layer.named_parameters():
+            if not _finite(value.detach()):
                 raise EquivError(
                     f"{name}.{key}: expected finite entries, got {int((~value.isfinite()).sum()):,} infinite or not a "
                     "number; zero times infinity hides the others: compare such layers with equiv.assert_equivalent"
                 )
-    found: list[Difference] = []
-    total = _compare_bias(a, b, shape, found)
-    if geometry_of(a) == geometry_of(b) and _equal(weight_of(a), weight_of(b)):
-        return found, total
+    found = Differences()
+    x, y = (_dense_bias(layer, shape)[None] for layer in (a, b))
+    found.add(~same_values(x, y), x, y, None)
+    if geometry_of(a) == geometry_of(b) and torch.equal(resolved(a.weight), resolved(b.weight)):
+        return found
     left, right = dense_rows(a, shape), dense_rows(b, shape)
-    n, outputs = math.prod(shape), len(left)
+    n = math.prod(shape)
     step = max(1, _ROW_BYTES // (n * left.element_size()))
-    for start in range(0, outputs, step):
+    for start in range(0, len(left), step):
         x, y = (rows[start : start + step].reshape(-1, n) for rows in (left, right))
-        if torch.equal(x, y):
-            continue
-        wrong = ~same_values(x, y)
-        total += int(wrong.sum())
-        for row, column in wrong.nonzero()[: max(0, CAP - len(found))].tolist():
-            found.append(Difference(start + row, column, x[row, column].item(), y[row, column].item()))
-    return found, total
+        if not torch.equal(x, y):
+            found.add(~same_values(x, y), x, y, lambda row, column, first=start: (first + row, column))  # type: ignore[misc]
+    return found
 
 
-def cause_of(a: Any, b: Any, shape: tuple[int, ...]) -> str | None:
+def cause_of(a: Layer, b: Layer, shape: tuple[int, ...]) -> Cause | None:
     """The mistake that turns the parameters of layer ``b`` into those of ``a``, bit for bit; None if none is known."""
     n = math.prod(shape)
     if n * outputs_of(a, shape) > _NAMED:
@@ -62,37 +63,10 @@ def cause_of(a: Any, b: Any, shape: tuple[int, ...]) -> str | None:
         some = [None if bias is None else bias[rows] for bias in biases]
         if name_cause(left[rows], right[rows], shape, *some) is None:
             return None
-    found = name_cause(left, right, shape, *biases)
-    return None if found is None else found.sentence
+    return name_cause(left, right, shape, *biases)
 
 
-def _dense_bias(layer: Any, shape: tuple[int, ...]) -> Tensor:
-    """The bias at every position; zeros where there is none."""
-    bias = bias_of(layer)
-    bias = layer.weight.detach().new_zeros(layer.weight.shape[0]) if bias is None else bias
-    return bias.repeat_interleave(outputs_of(layer, shape) // len(bias))
-
-
-def _compare_bias(a: Any, b: Any, shape: tuple[int, ...], found: list[Difference]) -> int:
-    values = [_dense_bias(layer, shape) for layer in (a, b)]
-    wrong = ~same_values(*values)
-    for (output,) in wrong.nonzero()[:CAP].tolist():
-        found.append(Difference(output, None, values[0][output].item(), values[1][output].item()))
-    return int(wrong.sum())
-
-
-def _equal(a: Tensor, b: Tensor) -> bool:
-    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
-
-
-def _finite(values: Tensor) -> bool:
-    if not (values.is_floating_point() or values.is_complex()):
-        return True
-    # A sum is infinite or not a number if an entry is; where finite entries overflow it, look at each.
-    return bool(values.sum().isfinite()) or bool(values.isfinite().all())
-
-
-def outputs_of(layer: Any, shape: tuple[int, ...]) -> int:
+def outputs_of(layer: Layer, shape: tuple[int, ...]) -> int:
     """How many outputs a layer has on a map of this shape, over all positions.
 
     Raises:
@@ -100,4 +74,15 @@ def outputs_of(layer: Any, shape: tuple[int, ...]) -> int:
     """
     if isinstance(layer, nn.Linear):
         return layer.out_features
-    return int(layer.out_channels * math.prod(pads_and_positions(layer, shape[1:])[1]))
+    return layer.out_channels * math.prod(pads_and_positions(layer, shape[1:])[1])
+
+
+def _dense_bias(layer: Layer, shape: tuple[int, ...]) -> Tensor:
+    """The bias at every position; zeros where there is none."""
+    bias = layer.weight.detach().new_zeros(len(layer.weight)) if layer.bias is None else resolved(layer.bias)
+    return bias.repeat_interleave(outputs_of(layer, shape) // len(bias))
+
+
+def _finite(values: Tensor) -> bool:
+    # A sum is infinite or not a number if an entry is; where finite entries overflow it, look at each.
+    return bool(values.sum().isfinite()) or bool(values.isfinite().all())

@@ -1,4 +1,4 @@
-"""Random integers in place of the weights: are two kernels the same bilinear map at this shape, dtype and layout?
+"""The kernels of two plain layers on random integers in place of their weights, at this shape, dtype and layout.
 
 With integer weights ``w``, bias ``b`` and inputs ``x``, right kernels of two layers with the same dense matrix return
 the same bits. Let a wrong one differ by any fixed map that is linear in ``b`` and in ``w`` and ``x`` each. In one draw
@@ -24,17 +24,17 @@ not (integers uniform on {-1, 0, 1} are sub-Gaussian with factor 2/3) is added t
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from equiv.certificate.sides import Difference, Side, weight_of
-from equiv.mapping import Conv, conv_to_linear, covers, geometry_of
+from equiv.certificate.repeated_taps import repeats_inputs
+from equiv.certificate.sides import Difference, Layer, Side, with_parameters
+from equiv.dtypes import is_inexact
+from equiv.mapping import conv_to_linear, covers, geometry_of
 from equiv.numerics import declared, entry_range, exact_range, format_of
 
 _PLACES = 2**20
@@ -48,24 +48,16 @@ _WEIGHT_COST = 24  # putting weights in place and packing them costs about as mu
 class Plan:
     """How weights, bias and inputs are drawn.
 
-    Attributes:
-        weight: Largest integer W of a weight. Integer dtypes leave out -W, and for uint8 W is odd: as many odd integers
-            as even ones. The same holds for the next two.
-        bias: Largest integer of a bias entry.
-        input: Largest integer R of an input.
-        rows: r, the batch.
-        draws: s.
-        miss: Bound on the probability that one draw shows nothing.
-        sharp: Results up to this size are compared; None for all.
+    Of integer dtypes the lowest integers are left out, and for uint8 the highest are odd: as many odd as even ones.
     """
 
-    weight: int
-    bias: int
-    input: int
-    rows: int
-    draws: int
-    miss: float
-    sharp: int | None = None
+    weight: int  # largest integer W of a weight
+    bias: int  # of a bias entry
+    input: int  # largest integer R of an input
+    rows: int  # r, the batch
+    draws: int  # s
+    miss: float  # bound on the probability that one draw shows nothing
+    sharp: int | None = None  # results up to this size are compared; None for all
 
     @property
     def error_probability(self) -> float:
@@ -74,48 +66,54 @@ class Plan:
 
 
 def plan(terms: int, dtype: torch.dtype, device: torch.device, repeats: int, wanted: float) -> Plan | None:
-    """The cheapest way to stay below an error probability, or None where the dtype has no room for exact sums.
+    """The cheapest way to stay below an error probability, or None where the dtype is too narrow for exact sums.
 
+    ``terms`` is the length of the longest sum; one entry of the dense matrix is a sum of at most ``repeats`` weights.
     In integer dtypes a draw halves the probability, hardly more: 1e-12 takes 42 draws instead of 3.
-
-    Args:
-        terms: Longest sum.
-        dtype: Of weights, input and result.
-        device: Where the kernels run.
-        repeats: How many weights may be added up in one entry of the dense matrix.
-        wanted: The error probability to stay below.
 
     Example:
         >>> found = plan(25088, torch.float32, torch.device("cpu"), 1, 1e-12)
         >>> found.draws, found.error_probability < 1e-12
         (3, True)
     """
-    if not (dtype.is_floating_point or dtype.is_complex):
-        return _integers(terms, dtype, repeats, wanted)
+    if is_inexact(dtype):
+        largest = min(entry_range(dtype), 2**53) // (repeats * (2 if dtype.is_complex else 1))
+        if declared(dtype, device).relative and dtype == torch.float32:
+            largest = min(largest, 2**7)  # what TF32 and bfloat16 products still hold
+        kinds = _of_sixteen_bits if format_of(dtype).precision < 24 else _of_floats
+        plans = kinds(terms, dtype, largest)
+    else:
+        plans = _of_integers(terms, dtype, repeats)
+    found = (_with_draws(plan, wanted) for plan in plans if plan.miss < 1)
+    return min(found, key=lambda plan: plan.draws * (_WEIGHT_COST + plan.rows), default=None)
+
+
+def _with_draws(found: Plan, wanted: float) -> Plan:
+    """The same with as many draws as the error probability takes."""
+    draws = max(1, math.ceil(math.log(wanted) / math.log(found.miss)))
+    while found.miss**draws > wanted:
+        draws += 1
+    return replace(found, draws=draws)
+
+
+def _of_floats(terms: int, dtype: torch.dtype, largest: int) -> Iterator[Plan]:
     budget = exact_range(dtype)
     budget //= 4 if dtype.is_complex else 1  # (|wr|+|wi|)(|xr|+|xi|): a conv that multiplies with three products
-    largest = min(entry_range(dtype), 2**53) // (repeats * (2 if dtype.is_complex else 1))
-    if declared(dtype, device).relative and dtype == torch.float32:
-        largest = min(largest, 2**7)  # what TF32 and bfloat16 products still hold
-    if format_of(dtype).precision < 24:
-        return _sixteen_bits(terms, dtype, largest, wanted)
-    best: Plan | None = None
+    bias = min(largest, budget // 10)
     for radius in _RADII:
         factor = 2 / 3 if radius == 1 else float(radius**2)
         likely = int(budget * 0.9 / math.sqrt(2 * factor * terms * _CERTAIN))
         weight = min(largest, max(likely, budget * 9 // 10 // (terms * radius)))
-        bias = min(largest, budget // 10)
-        if weight < 1 or bias < 1 or radius > largest:
+        if min(weight, bias) < 1 or radius > largest:
             continue
         for rows in range(1, 33):
             miss = max(1 / (2 * weight + 1) + 1 / _PLACES + (2 * radius + 1.0) ** -rows, 1 / (2 * bias + 1))
-            best = _cheaper(best, Plan(weight, bias, radius, rows, 0, miss), wanted)
-    return best
+            yield Plan(weight, bias, radius, rows, 0, miss)
 
 
-def _integers(terms: int, dtype: torch.dtype, repeats: int, wanted: float) -> Plan | None:
+def _of_integers(terms: int, dtype: torch.dtype, repeats: int) -> Iterator[Plan]:
     """Weights and inputs of about the same size, as only their parities count; no sum leaves the range of the dtype."""
-    budget = min(int(torch.iinfo(dtype).max), 2**53)
+    budget = min(entry_range(dtype), 2**53)
     bias = min(budget // 10, budget // repeats)
     found: tuple[int, int] | None = None
     for radius in _RADII:
@@ -124,18 +122,14 @@ def _integers(terms: int, dtype: torch.dtype, repeats: int, wanted: float) -> Pl
             radius, weight, bias = (value - (value + 1) % 2 for value in (radius, weight, bias))
         if weight >= (radius if found else 1):
             found = weight, radius
-    if found is None or bias < 1:
-        return None
-    best: Plan | None = None
-    for rows in range(1, 33):
-        best = _cheaper(best, Plan(found[0], bias, found[1], rows, 0, 1 / 2 + 1 / _PLACES + 0.5 ** (rows + 1)), wanted)
-    return best
+    if found is not None and bias >= 1:
+        for rows in range(1, 33):
+            yield Plan(found[0], bias, found[1], rows, 0, 1 / 2 + 1 / _PLACES + 0.5 ** (rows + 1))
 
 
-def _sixteen_bits(terms: int, dtype: torch.dtype, largest: int, wanted: float) -> Plan | None:
+def _of_sixteen_bits(terms: int, dtype: torch.dtype, largest: int) -> Iterator[Plan]:
     sharp = entry_range(dtype) - 1
     bias = sharp // 16
-    best: Plan | None = None
     for weight in range(1, min(largest, 2**24 // (2 * terms)) + 1):
         # A row is compared where |s + b| <= sharp - bias; then |s| <= sharp, and neither sum rounds, in any order.
         tail = 2 * math.exp(-((sharp - 2 * bias) ** 2) / (2 * (2 / 3) * terms * weight**2))
@@ -144,55 +138,31 @@ def _sixteen_bits(terms: int, dtype: torch.dtype, largest: int, wanted: float) -
             break
         for rows in (1, 2, 4, 8, 16, 32, 64):
             miss = max(1 / (2 * weight + 1) + 1 / _PLACES + silent**rows, 1 / (2 * bias + 1) + silent**rows)
-            best = _cheaper(best, Plan(weight, bias, 1, rows, 0, miss, sharp - bias), wanted)
-    return best
-
-
-def _cheaper(best: Plan | None, other: Plan, wanted: float) -> Plan | None:
-    if other.miss >= 1:
-        return best
-    draws = max(1, math.ceil(math.log(wanted) / math.log(other.miss)))
-    while other.miss**draws > wanted:
-        draws += 1
-    found = Plan(other.weight, other.bias, other.input, other.rows, draws, other.miss, other.sharp)
-    if best is None or _cost(found) < _cost(best):
-        return found
-    return best
-
-
-def _cost(found: Plan) -> int:
-    return found.draws * (_WEIGHT_COST + found.rows)
+            yield Plan(weight, bias, 1, rows, 0, miss, sharp - bias)
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two plain layers whose weights can be replaced by the same integers.
+    """Candidate and reference, two plain layers whose weights can be replaced by the same integers."""
 
-    ``source`` is the layer whose own weight is drawn; the other takes the dense matrix, or the same weight.
-    """
-
-    candidate: Side
-    reference: Side
+    sides: tuple[Side, Side]
+    layers: tuple[Layer, Layer]
     shape: tuple[int, ...]
-    source: nn.Linear | Conv
-    terms: int
-    repeats: int
+    source: Layer  # whose own weight is drawn; the other takes the dense matrix, or the same weight
+    terms: int  # of the longest sum
+    repeats: int = 1  # how many weights may be added up in one entry of the dense matrix
 
 
-def pair_of(candidate: Side, reference: Side, shape: tuple[int, ...]) -> Pair | None:
+def pair_of(sides: tuple[Side, Side], layers: tuple[Layer, Layer], shape: tuple[int, ...]) -> Pair | None:
     """Which weight to draw, or None where neither layer can hold what the other does for every weight."""
-    a, b = candidate.layer, reference.layer
-    if a is None or b is None:
-        return None
-    general = [layer for layer in (a, b) if not covers(layer, shape)]
+    general = [layer for layer in layers if not covers(layer, shape)]
     if not general:
-        return Pair(candidate, reference, shape, a, math.prod(shape), 1)
+        return Pair(sides, layers, shape, layers[0], math.prod(shape))
     source = general[0]
-    if len(general) == 2 and geometry_of(a) != geometry_of(b):
+    if len(general) == 2 and geometry_of(layers[0]) != geometry_of(layers[1]):
         return None
     taps = math.prod(source.weight.shape[2:])
-    repeats = 1 if getattr(source, "padding_mode", "zeros") == "zeros" else taps
-    return Pair(candidate, reference, shape, source, source.weight.shape[1] * taps, repeats)
+    return Pair(sides, layers, shape, source, source.weight.shape[1] * taps, taps if repeats_inputs(source) else 1)
 
 
 class Weights:
@@ -203,9 +173,14 @@ class Weights:
         weight = pair.source.weight
         self.dtype, self.device = weight.dtype, weight.device
         self.columns = weight[0].numel()
-        layers = [side.layer for side in (pair.candidate, pair.reference) if side.layer is not None]
-        shared = [layer for layer in layers if covers(layer, pair.shape) == covers(pair.source, pair.shape)]
+        self._drawn_covers = covers(pair.source, pair.shape)
+        self._biased = all(layer.bias is not None for layer in pair.layers)
+        shared = [layer for layer in pair.layers if self._takes_drawn(layer)]
         self._memory = weight.new_empty(max(_span(layer.weight) for layer in shared), requires_grad=False)
+
+    def _takes_drawn(self, layer: Layer) -> bool:
+        """Whether a layer takes the drawn weight itself, not its dense matrix."""
+        return covers(layer, self.pair.shape) == self._drawn_covers
 
     def draw(self, seed: int) -> Tensor:
         """Start a draw; returns its inputs ``(rows, n)``."""
@@ -217,25 +192,25 @@ class Weights:
         self._held: tuple[int, ...] | None = None
         return self._integers(chosen.input, (chosen.rows, math.prod(self.pair.shape)), generator)
 
-    def parameters(self, side: Side) -> dict[str, Tensor]:
-        """The draw's weight, and bias where both layers have one, as ``side`` takes them; valid until the next call."""
-        layer = side.layer
-        assert layer is not None
-        biased = self.pair.candidate.layer, self.pair.reference.layer
-        bias = self._bias if all(other is not None and other.bias is not None for other in biased) else None
-        held = self._fill(layer if covers(layer, self.pair.shape) == self._drawn_covers else self.pair.source)
-        if covers(layer, self.pair.shape) != self._drawn_covers:
-            dense = conv_to_linear(_with(self.pair.source, held, self._bias), self.pair.shape)
-            held = _placed(dense.weight.detach().view(layer.weight.shape), layer.weight)
-            bias = None if bias is None or dense.bias is None else dense.bias.detach()
-        found = {"weight": held}
-        if layer.bias is not None:
-            found["bias"] = torch.zeros_like(layer.bias, requires_grad=False) if bias is None else bias
-        return found
+    def run(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Results of candidate and reference on this draw, and where they differ."""
+        sides = zip(self.pair.sides, self.pair.layers, strict=True)
+        a, b = (side.run(x, **self._parameters(layer)) for side, layer in sides)
+        sharp = self.chosen.sharp
+        wrong = a != b
+        return a, b, wrong if sharp is None else wrong & ~(torch.minimum(a.abs(), b.abs()) > sharp)  # NaN counts
 
-    @property
-    def _drawn_covers(self) -> bool:
-        return covers(self.pair.source, self.pair.shape)
+    def _parameters(self, layer: Layer) -> dict[str, Tensor]:
+        """The draw's weight, and bias if both layers have one, as ``layer`` takes them; valid until the next call."""
+        own = self._takes_drawn(layer)
+        weight, bias = self._fill(layer if own else self.pair.source), self._bias
+        if not own:
+            dense = conv_to_linear(with_parameters(self.pair.source, weight, bias), self.pair.shape)
+            weight = _placed(dense.weight.detach().view(layer.weight.shape), layer.weight)
+            bias = dense.bias.detach()
+        if layer.bias is None:
+            return {"weight": weight}
+        return {"weight": weight, "bias": bias if self._biased else torch.zeros_like(layer.bias, requires_grad=False)}
 
     def exact(self, x: Tensor, output: int) -> int | None:
         """The right result of one output without bias for one row, where the drawn weight is the dense matrix."""
@@ -245,10 +220,11 @@ class Weights:
         row = self._table[place : place + self.columns]
         return int((row.to(torch.int64) * x.to(torch.int64)).sum())
 
-    def _fill(self, layer: nn.Linear | Conv) -> Tensor:
-        strides = _strides(layer.weight)
-        held = self._memory.as_strided(layer.weight.shape, strides)
-        if self._held == _layout(layer.weight):
+    def _fill(self, layer: Layer) -> Tensor:
+        held = self._memory.as_strided(layer.weight.shape, _strides(layer.weight))
+        # Contiguous weights of any shape hold the same rows of integers in the same memory.
+        layout = () if held.is_contiguous() else (*held.shape, *held.stride())
+        if self._held == layout:
             return held
         windows = self._table.as_strided((_PLACES, self.columns), (1, 1))
         if held.is_contiguous():
@@ -258,12 +234,12 @@ class Weights:
             for start in range(0, len(held), step):
                 rows = torch.index_select(windows, 0, self._places[start : start + step])
                 held[start : start + step].copy_(rows.view(-1, *held.shape[1:]))
-        self._held = _layout(layer.weight)
+        self._held = layout
         return held
 
     def _integers(self, radius: int, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         low = -radius
-        if not (self.dtype.is_floating_point or self.dtype.is_complex):  # as many odd integers as even ones
+        if not is_inexact(self.dtype):  # as many odd integers as even ones
             low = 0 if self.dtype == torch.uint8 else 1 - radius
         kind = torch.int32 if radius < 2**31 - 1 else torch.int64
 
@@ -278,31 +254,22 @@ class Weights:
 
 def probe(weights: Weights, x: Tensor) -> tuple[Difference, int | None] | None:
     """Run both kernels on one draw: None, or a difference at a single input with the exact result if it is known."""
-    pair, chosen = weights.pair, weights.chosen
-    sides = (pair.candidate, pair.reference)
-
-    def both(rows: Tensor) -> list[Tensor]:
-        return [side.run(rows, **weights.parameters(side)) for side in sides]
-
-    a, b = both(x)
-    wrong = _wrong(a, b, chosen)
+    a, b, wrong = weights.run(x)
     if not bool(wrong.any()):
         return None
-    row, output = (int(i) for i in wrong.nonzero()[0])
-    zeros = torch.zeros_like(x)  # the same batch: kernels change with it
-    a, b = both(zeros)
-    if bool(_wrong(a, b, chosen)[:, output].any()):
-        return Difference(output, None, a[row, output].item(), b[row, output].item()), None
-    index = _bisect(both, x, row, output, chosen)
-    if index is None:
-        return Difference(output, None, a[row, output].item(), b[row, output].item()), None
-    single = zeros.clone()
-    single[row, index] = x[row, index]
-    a, b = both(single)
-    return Difference(output, index, a[row, output].item(), b[row, output].item()), weights.exact(single[row], output)
+    row, output = wrong.nonzero()[0].tolist()
+    single, index, exact = torch.zeros_like(x), None, None  # the same batch: kernels change with it
+    a, b, wrong = weights.run(single)
+    if not bool(wrong[:, output].any()):
+        index = _bisect(weights, x, row, output)
+    if index is not None:
+        single[row, index] = x[row, index]
+        a, b, _ = weights.run(single)
+        exact = weights.exact(single[row], output)
+    return Difference(output, index, a[row, output].item(), b[row, output].item()), exact
 
 
-def _bisect(both: Callable[[Tensor], list[Tensor]], x: Tensor, row: int, output: int, chosen: Plan) -> int | None:
+def _bisect(weights: Weights, x: Tensor, row: int, output: int) -> int | None:
     """An input that alone makes the two results differ: kernels that are linear in x must have one."""
     low, high = 0, x.shape[1]
     while high - low > 1:
@@ -310,28 +277,12 @@ def _bisect(both: Callable[[Tensor], list[Tensor]], x: Tensor, row: int, output:
         for start, stop in ((low, middle), (middle, high)):
             part = torch.zeros_like(x)
             part[row, start:stop] = x[row, start:stop]
-            a, b = both(part)
-            if bool(_wrong(a, b, chosen)[row, output]):
+            if bool(weights.run(part)[2][row, output]):
                 low, high = start, stop
                 break
         else:
             return None  # not linear: no half shows it
     return low
-
-
-def _wrong(a: Tensor, b: Tensor, chosen: Plan) -> Tensor:
-    differ = a != b
-    return differ if chosen.sharp is None else differ & ~(torch.minimum(a.abs(), b.abs()) > chosen.sharp)  # NaN counts
-
-
-def _with(conv: nn.Linear | Conv, weight: Tensor, bias: Tensor) -> Any:
-    """The convolution with other parameters; the module itself is left alone."""
-    other = copy.copy(conv)
-    other._parameters = {
-        "weight": nn.Parameter(weight, requires_grad=False),
-        "bias": None if conv.bias is None else nn.Parameter(bias, requires_grad=False),
-    }
-    return other
 
 
 def _placed(values: Tensor, like: Tensor) -> Tensor:
@@ -340,33 +291,16 @@ def _placed(values: Tensor, like: Tensor) -> Tensor:
     return values.new_empty(_span(like)).as_strided(like.shape, _strides(like)).copy_(values)
 
 
-def _layout(weight: Tensor) -> tuple[int, ...]:
-    """Two weights with the same layout hold the same row of integers in the same memory."""
-    if weight.is_contiguous():
-        return ()
-    return (*weight.shape, *_strides(weight))
-
-
 def _strides(weight: Tensor) -> tuple[int, ...]:
     """The weight's own strides; those of a contiguous one where its entries share memory or lie far apart."""
     own = sorted((stride, size) for stride, size in zip(weight.stride(), weight.shape, strict=True) if size > 1)
-    reach = 0
+    reach, apart = 0, True
     for stride, size in own:
-        if stride <= reach:
-            return _contiguous(weight.shape)
+        apart &= stride > reach
         reach += stride * (size - 1)
-    return tuple(weight.stride()) if reach < 2 * weight.numel() else _contiguous(weight.shape)
-
-
-def _contiguous(shape: torch.Size) -> tuple[int, ...]:
-    return tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
+    usable = apart and reach < 2 * weight.numel()
+    return weight.stride() if usable else torch.empty(weight.shape, device="meta").stride()
 
 
 def _span(weight: Tensor) -> int:
     return 1 + sum(stride * (size - 1) for stride, size in zip(_strides(weight), weight.shape, strict=True))
-
-
-def layout_word(layer: nn.Linear | Conv) -> str:
-    """How the weight lies in memory, for the scope of a certificate."""
-    weight = weight_of(layer)
-    return "contiguous" if weight.is_contiguous() else f"strides {tuple(weight.stride())}"

@@ -1,62 +1,55 @@
-"""Entries of a convolution's matrix that several taps land on: what right kernels may return for them.
+"""Convolutions whose padding repeats the input, so that several taps of the kernel land on one input.
 
-Where a padding mode repeats the input, the dense weight is the sum of taps, rounded once, while a convolution adds the
-taps in an order of its own. Each such entry is held against the envelope of that sum; any other leaves no freedom.
+The dense weight of such an entry is the sum of its taps, rounded once, while a convolution adds the taps in an order of
+its own. So it is held against the envelope of that sum; every other entry must be the weight bit for bit.
 """
 
 from __future__ import annotations
 
-import copy
-from typing import Any
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from equiv.certificate.sides import Side, dense_rows, same_values, weight_of
-from equiv.mapping import Conv, conv_to_linear
+from equiv.certificate.sides import Layer, Side, dense_rows, resolved, same_values, with_parameters
+from equiv.mapping import conv_to_linear
 from equiv.numerics import Exact, declared, format_of, judge
 
 
-def repeats(layer: nn.Linear | Conv | None) -> bool:
+def repeats_inputs(layer: Layer | None) -> bool:
     """Whether several taps of a layer may land on one input."""
     return layer is not None and getattr(layer, "padding_mode", "zeros") != "zeros"
 
 
-class Repeated:
+class RepeatedTaps:
     """One plain layer of a floating or complex dtype, and the sums of its taps."""
 
     def __init__(self, side: Side, outputs: int) -> None:
         assert side.layer is not None
         self.layer, self.shape = side.layer, side.shape
-        weight = weight_of(self.layer)
+        weight = resolved(self.layer.weight)
         self.dtype, self.device = weight.dtype, weight.device
         self.dense = dense_rows(self.layer, side.shape).reshape(outputs, -1)
-        self.taps, self.sums, self.sizes = None, [], []
-        if repeats(self.layer):
+        self.taps: Tensor | None = None
+        if repeats_inputs(self.layer):
             parts = (weight.real, weight.imag) if weight.is_complex() else (weight,)
             self.taps = self._matrix(torch.ones_like(parts[0], dtype=torch.float64))
             self.sums = [self._matrix(part.double()) for part in parts]
             self.sizes = [self._matrix(part.double().abs()) for part in parts]
 
-    taps: Tensor | None
-    sums: list[Tensor]
-    sizes: list[Tensor]
+    def allows(self, columns: Tensor, results: Tensor) -> Tensor:
+        """Where results ``(1, c, O)`` at ``e_i``, for complex ``(2, c, O)`` at ``i*e_i`` as well, are right.
 
-    def allows(self, columns: Tensor, results: list[Tensor]) -> Tensor:
-        """Where results ``(c, O)`` at one-hot inputs, for complex at ``i`` times these too, are right for several taps.
-
-        A layer that repeats no input must return its weight.
+        Of a layer that repeats inputs these are entries of several taps alone; any other must return its weight.
         """
-        shown = [results[0].real, -results[1].real] if len(results) == 2 else [results[0]]
+        seen = [results[0].real, *(-y.real for y in results[1:])]
         if self.taps is None:
             own = self.dense[:, columns].T
             parts = [own.real, own.imag] if own.is_complex() else [own]
-            return torch.stack([same_values(y, w) for y, w in zip(shown, parts, strict=True)]).all(0)
+            return torch.stack([same_values(y, w) for y, w in zip(seen, parts, strict=True)]).all(0)
         taps = self.taps[:, columns].T
         arithmetic = declared(self.dtype, self.device)
         flushed = taps * format_of(self.dtype).min_normal if arithmetic.flushes_inputs else 0.0
         right = taps > 1
-        for y, total, size in zip(shown, self.sums, self.sizes, strict=True):
+        for y, total, size in zip(seen, self.sums, self.sizes, strict=True):
             value, magnitude = total[:, columns].T, size[:, columns].T
             exact = Exact(value, None, 2.0**-52 * magnitude + flushed, magnitude, taps, None, None, None)
             right = right & judge(y, exact, arithmetic).inside
@@ -67,6 +60,4 @@ class Repeated:
         return right
 
     def _matrix(self, weight: Tensor) -> Tensor:
-        conv: Any = copy.copy(self.layer)
-        conv._parameters = {"weight": nn.Parameter(weight, requires_grad=False), "bias": None}
-        return conv_to_linear(conv, self.shape).weight.detach()
+        return conv_to_linear(with_parameters(self.layer, weight, None), self.shape).weight.detach()

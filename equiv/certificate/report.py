@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import textwrap
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from equiv.causes import Cause
 from equiv.certificate.sides import Difference
 from equiv.text import counted
 
@@ -16,20 +17,21 @@ class Certificate:
     """What :func:`equiv.certify` found. True in a condition if the two maps are equivalent.
 
     Attributes:
-        equivalent: Nothing speaks against it, and the method went to its end.
+        equivalent: No difference was found, and the method went to its end.
         method: ``"deterministic"`` or ``"random"``: what was done, which may be other than what was asked for.
         probes: Inputs that each side was given.
         error_probability: Bound on the probability that kernels which differ passed; 0.0 for the deterministic method.
+        reason: A few words: ``"equivalent"``, ``"weights differ"``, ``"bias differs"`` (the bias alone), ``"kernels
+            differ"``, ``"not affine"``, ``"shapes differ"``, ``"dtypes differ"``, ``"not finished"``.
+        explanation: One paragraph: what was done, what follows for all inputs, and what was assumed.
         differences: The first of them, as (output index, input index, candidate's value, reference's value). Indices
             count in the flattened result and input; the input index is None for the bias.
         difference_count: All of them.
-        reason: A few words: ``"equivalent"``, ``"weights differ"``, ``"bias differs"``, ``"kernels differ"``,
-            ``"not affine"``, ``"shapes differ"``, ``"dtypes differ"``, ``"not finished"``.
-        explanation: One paragraph: what was done, what follows for all inputs, and what was assumed.
         scope: Where the kernels were probed: dtype, device, sizes, batch, layouts, threads, versions.
         resolution: How far a weight may be off unseen because a bias that cannot be taken away hides its last bits, or
             the imaginary part of a bias because a complex convolution inside a function rounds it.
-        state: Pass it as ``resume=`` to go on where a certificate was not finished. JSON's types only.
+        state: Pass it as ``resume=`` to go on where a certificate was not finished: a dict that ``torch.save`` writes
+            and ``torch.load(weights_only=True)`` reads.
         cause: The mistake that turns the reference into the candidate, if one is known that does; else None.
     """
 
@@ -43,29 +45,30 @@ class Certificate:
     difference_count: int = 0
     scope: dict[str, Any] = field(default_factory=dict)
     resolution: float = 0.0
-    state: dict[str, Any] = field(default_factory=dict, repr=False)
-    cause: str | None = None
+    state: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    cause: Cause | None = None
 
     def __bool__(self) -> bool:
         """Whether the two maps are equivalent."""
         return self.equivalent
 
     def to_dict(self) -> dict[str, Any]:
-        """The certificate in JSON's types; complex values, infinities and NaN become strings."""
+        """The certificate in JSON's types, without its state; complex values, infinities and NaN become strings."""
         found = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "state"}
         found["differences"] = [
             {name: _json(value) for name, value in difference._asdict().items()} for difference in self.differences
         ]
-        return {**found, "scope": dict(self.scope), "state": dict(self.state)}
+        return {**found, "scope": dict(self.scope), "cause": self.cause and asdict(self.cause)}
 
     def __str__(self) -> str:
-        """A report of at most 79 columns."""
+        """A report of at most 79 columns; the line of code that mends a cause may be longer."""
         head = "EQUIVALENT for all inputs" if self.equivalent else f"NOT CERTIFIED: {self.reason}"
         lines = textwrap.wrap(f"{head}. {self.explanation}", 79)
         risk = "0" if self.error_probability == 0 else f"{self.error_probability:.1e}"
         lines.append(f"  {'method':<12} {self.method}, {counted(self.probes, 'probe')}, error probability {risk}")
         if self.cause is not None:
-            lines += textwrap.wrap(f"  {'cause':<12} {self.cause}", 79, subsequent_indent=" " * 15)
+            lines += _wrapped("cause", self.cause.sentence)
+            lines += [f"  {'fix':<12} {self.cause.fix}"] if self.cause.fix else []
         if self.differences:
             lines.append(f"  {'output':>12} {'input':>8} {'candidate':>24} {'reference':>24}")
             for output, index, a, b in self.differences[:5]:
@@ -75,9 +78,12 @@ class Certificate:
             rest = self.difference_count - min(5, len(self.differences))
             lines += [f"  and {rest:,} more"] if rest > 0 else []
         if self.scope:
-            text = ", ".join(f"{name} {value}" for name, value in self.scope.items())
-            lines += textwrap.wrap(f"  {'scope':<12} {text}", 79, subsequent_indent=" " * 15)
+            lines += _wrapped("scope", ", ".join(f"{name} {value}" for name, value in self.scope.items()))
         return "\n".join(lines)
+
+
+def _wrapped(label: str, text: str) -> list[str]:
+    return textwrap.wrap(f"  {label:<12} {text}", 79, subsequent_indent=" " * 15)
 
 
 def _json(value: Any) -> Any:

@@ -1,7 +1,7 @@
-"""Equivalence for ALL inputs of two layers, modules or functions that are affine, with what the proof rests on.
+"""The course of a certificate: which method serves, in what order its steps come, and what follows from what was found.
 
-Knows which method serves, in what order its steps come, and how to say what was proved. Reading columns is the
-business of ``equiv.certificate.one_hot``, random integers in place of the weights that of ``equiv.certificate.random_integers``.
+Reading columns is the business of ``equiv.certificate.one_hot``, random integers in place of the weights that of
+``equiv.certificate.random_integers``.
 """
 
 from __future__ import annotations
@@ -10,41 +10,32 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from equiv.certificate._checkpoint import Checkpoint, printed
-from equiv.certificate._origin import origin
-from equiv.certificate.arguments import (
-    check_fit,
-    check_options,
-    check_origin,
-    check_room,
-    check_state,
-    device_of,
-    dtypes_of,
-    shape_of,
-)
+from equiv.causes import Cause
+from equiv.certificate.affine import Superposition
+from equiv.certificate.arguments import check_fit, check_memory, check_options, device_of, dtypes_of, shape_of
 from equiv.certificate.one_hot import Reader
 from equiv.certificate.parameters import cause_of, compare_parameters, outputs_of
-from equiv.certificate.random_integers import Pair, Plan, Weights, layout_word, pair_of, plan, probe
+from equiv.certificate.progress import Progress, printed
+from equiv.certificate.random_integers import Pair, Plan, Weights, pair_of, plan, probe
 from equiv.certificate.report import Certificate
-from equiv.certificate.sides import CAP, Difference, Progress, Side, side_of
+from equiv.certificate.resume import Checkpoint, State, check_origin, check_state, origin_of, sealed
+from equiv.certificate.sides import CAP, Difference, Differences, Layer, Side, side_of
 from equiv.dtypes import dtype_name
 from equiv.errors import EquivError
 from equiv.mapping import geometry_of
 from equiv.text import counted
 
-__all__ = ["Certificate", "certify"]
-
 _CHUNK_BYTES = 2**26
 _CHEAP = 2**35  # multiplications of reading every column that "auto" accepts: a second or so
 
 
-def certify(
+def certify(  # noqa: PLR0913 - its keyword options are the interface
     candidate: nn.Module | Callable[[Tensor], Tensor],
     reference: nn.Module | Callable[[Tensor], Tensor],
     *,
@@ -63,16 +54,16 @@ def certify(
     """Certify that two affine maps are the same function for all inputs, bit by bit of their coefficients.
 
     The deterministic method reads every column of both maps: an affine map is fixed by its values at zero and at the n
-    one-hot inputs, where right kernels have no freedom, so one weight that is wrong by one ulp is found, and named.
-    The random method serves two plain layers that are large: it compares their parameters through the mapping bit for
-    bit, and then their kernels at this very shape, dtype and layout with random integers in place of the weights. It
-    falls back to the deterministic one, and says so, where a weight cannot be replaced or the dtype has no room.
-    Functions, and modules other than plain layers, are always read column by column, twice, and must prove on the way
-    that they are affine: equal bits twice, straight lines through 0, e_i and -2^K*e_i, every column at a full mantissa,
-    inputs of few and of many entries, of both signs and many sizes, as sums of columns. Where such a function is one
-    product of matrices, its results must lie in the envelope of the weights that were read; integers agree modulo
-    ``2**bits``. Layers in a row are compared entry by entry all the same: where their weights cancel to exactly zero,
-    what an inner layer rounds may be left over, and counts as a difference.
+    one-hot inputs e_i, where every right kernel returns the same bits. One weight that is wrong by one ulp is found and
+    named. The random method serves two plain layers that are large: it compares their parameters through the mapping
+    bit for bit, and then their kernels at this shape, dtype and layout with random integers in place of the weights.
+    Where a weight cannot be replaced or the dtype is too narrow, columns are read, and the explanation says so.
+
+    Functions, and modules other than plain layers, are always read column by column, and tested for being affine on the
+    way: on the same input twice; on lines through 0, e_i and -2^K*e_i; at inputs of few and of many entries, of both
+    signs and many sizes, against the sum of their columns. Where such a function is one product of matrices, its
+    results must lie in the envelope of the weights that were read; integers agree modulo ``2**bits``. Layers in a row
+    are compared entry by entry all the same: what an inner layer rounds counts as a difference where weights cancel.
 
     Args:
         candidate: A Linear, a convolution, a module, or a function of a batch. Each side is given the shape that it
@@ -88,17 +79,18 @@ def certify(
         chunk_bytes: Bound on the probes and results that are held at once, in bytes.
         progress: Called as ``progress(done, total, state)`` after every chunk; returning False stops, and the
             certificate's ``state`` allows to go on. True writes how far it is to standard error.
-        resume: The ``state`` of a certificate or a progress call for the same layers, method and seed. It belongs to
-            a SHA-256 over types, attributes and training mode of all modules, names, dtypes, strides and bytes of all
-            parameters and buffers (random: all but the bytes, which are compared anew), seed, threads and torch's
-            version and settings; not over code. Functions, and modules that hold such, are in no hash: with one of
-            them, everything is read again.
+        resume: The ``state`` of a certificate or a progress call for the same layers, method and seed, also after
+            ``torch.save`` and ``torch.load(weights_only=True)``. A SHA-256 in it stands for types, attributes and
+            training mode of all modules, names, dtypes, strides and bytes of all parameters and buffers (random: all
+            but the bytes, which are compared anew), seed, threads and torch's version and settings; not for code.
+            Functions, and modules that hold such, are in no hash: with one of them, everything is read again. A digest
+            of its contents refuses a state that was damaged by accident; it stops nobody who changes one on purpose.
         checkpoint: A file to keep the state in, about once a second and when it is interrupted. Where it exists, the
             work goes on from there; it is removed when the certificate is complete.
 
     Raises:
         EquivError: Arguments that cannot be served: no shape, lazy or meta parameters, weights that are not finite, a
-            function that does not run or gives other bits the second time, a state of other layers.
+            function that does not run or gives other bits the second time, a state that is damaged or of other layers.
 
     Example:
         >>> linear = torch.nn.Linear(12, 5)
@@ -111,224 +103,184 @@ def certify(
         >>> [(d.output, d.input) for d in certify(conv, linear).differences]
         [(4, 10)]
     """
-    check_options(method, error_probability, seed, chunk_bytes, progress, resume)
-    told = printed() if progress is True else progress or None
-    kept = None if checkpoint is None else Checkpoint(checkpoint)
-    if kept is not None:
-        if resume is not None:
-            raise EquivError(
-                "resume: expected None beside checkpoint=, got a state; the file holds one: pass one of both"
-            )
-        resume, told = kept.read(), kept.watching(told)
+    check_options(method, error_probability, seed, chunk_bytes, progress)
+    listener = printed() if progress is True else progress or None
+    file = None if checkpoint is None else Checkpoint(checkpoint)
+    if file is None:
+        state = None if resume is None else check_state(resume)
+    elif resume is None:
+        state, listener = file.read(), file.watching(listener)
+    else:
+        raise EquivError(
+            "resume: expected None where checkpoint= is passed, got a state as well; the checkpoint's file holds the "
+            "state to go on from: pass resume= or checkpoint="
+        )
     shape = shape_of(candidate, reference, feature_shape, in_features)
-    sides = [
-        side_of(name, given, shape, feature_shape is not None)
-        for name, given in (("candidate", candidate), ("reference", reference))
-    ]
-    check_fit(sides, shape, given=feature_shape is not None)
+    by_map = feature_shape is not None
+    sides = side_of("candidate", candidate, shape, by_map), side_of("reference", reference, shape, by_map)
+    check_fit(sides, shape, given=by_map)
     dtypes, where = dtypes_of(sides, dtype), device_of(sides, device)
     if len(set(dtypes)) > 1:
-        text = f"The candidate has parameters of {dtype_name(dtypes[0])}, the reference of {dtype_name(dtypes[1])}: other arithmetic."
-        return Certificate(False, "deterministic", 0, 0.0, "dtypes differ", text)
-    devices = [where] if where.type not in ("cpu", "meta") else []
+        names = f"The candidate has parameters of {dtype_name(dtypes[0])}, the reference of {dtype_name(dtypes[1])}"
+        return Certificate(False, "deterministic", 0, 0.0, "dtypes differ", f"{names}: other arithmetic.")
+    devices = [] if where.type == "cpu" else [where]
     # Under a default device of meta nothing that is made on the way would have values.
     values = torch.device("cpu") if torch.get_default_device().type == "meta" else nullcontext()
-    with (
-        values,
-        torch.random.fork_rng(devices=devices, device_type=where.type if devices else "cuda"),
-    ):  # dropouts draw
-        case = _Case(sides[0], sides[1], shape, dtypes[0], where, chunk_bytes, seed, told, resume)
-        return _kept(case, method, error_probability, kept)
-
-
-def _kept(case: _Case, method: str, wanted: float, kept: Checkpoint | None) -> Certificate:
-    """The certificate, with its state in a file until it is complete."""
-    if kept is None:
-        return case.certify(method, wanted)
-    try:
-        found = case.certify(method, wanted)
-    except EquivError as error:
-        raise kept.foreign() if str(error).startswith("resume:") else error from error
-    except BaseException:  # an interrupt too
-        kept.write()
-        raise
-    if kept.stopped:
-        kept.write()
-    else:
-        kept.remove()
-    return found
+    # Dropouts draw from the global random state.
+    unchanged_random_state = torch.random.fork_rng(devices=devices, device_type=where.type if devices else "cuda")
+    with file or nullcontext(), values, unchanged_random_state:
+        case = _Case(sides, shape, dtypes[0], where, chunk_bytes, seed, listener, state)
+        return case.certify(method, error_probability)
 
 
 @dataclass(frozen=True)
 class _Case:
     """Two sides and how to probe them."""
 
-    candidate: Side
-    reference: Side
+    sides: tuple[Side, Side]
     shape: tuple[int, ...]
     dtype: torch.dtype
     device: torch.device
     chunk_bytes: int
     seed: int
     progress: Progress | None
-    resume: Mapping[str, Any] | None
+    resume: State | None
 
     def certify(self, method: str, wanted: float) -> Certificate:
-        parameters: list[Difference] = []
-        total = 0
+        parameters = Differences()
         if self.layers is not None:
             a, b = self.layers
-            if outputs_of(a, self.shape) != outputs_of(b, self.shape):
-                return self._refused(outputs_of(a, self.shape), outputs_of(b, self.shape))
-            parameters, total = compare_parameters(a, b, self.shape)
-        chosen, pair, note = self._choice(method, wanted)
-        if chosen is not None and pair is not None and total:
-            return self._parameters_differ("random", parameters, total, 0)
-        if chosen is not None and pair is not None:
-            return self._random(pair, chosen)
-        return self._deterministic(parameters, total, note)
+            outputs = outputs_of(a, self.shape), outputs_of(b, self.shape)
+            if outputs[0] != outputs[1]:
+                return self._other_outputs(*outputs)
+            parameters = compare_parameters(a, b, self.shape)
+        chosen = self._choice(method, wanted)
+        if isinstance(chosen, str):
+            note = f"Random probes were asked for, and not used: {chosen}." if method == "random" else ""
+            return self._by_columns(parameters, note)
+        if parameters.count:
+            return self._other_parameters(*chosen[1].layers, parameters)
+        return self._at_random(*chosen)
 
     @property
-    def layers(self) -> tuple[Any, Any] | None:
-        a, b = self.candidate.layer, self.reference.layer
+    def layers(self) -> tuple[Layer, Layer] | None:
+        a, b = (side.layer for side in self.sides)
         return None if a is None or b is None else (a, b)
 
     @property
     def n(self) -> int:
         return math.prod(self.shape)
 
-    def _choice(self, method: str, wanted: float) -> tuple[Plan | None, Pair | None, str]:
-        """The plan of the random method, or why it is not taken."""
-        if method == "deterministic":
-            return None, None, ""
+    def _choice(self, method: str, wanted: float) -> tuple[Plan, Pair] | str:
+        """How the random method draws, or why it is not taken."""
         if self.layers is None:
-            why = "a result's rounding would hide small weights from random inputs to a function"
-            return None, None, _fallback(method, why)
+            return "a result's rounding would hide small weights from random inputs to a function"
         costs = [outputs_of(layer, self.shape) * layer.weight[0].numel() * self.n for layer in self.layers]
-        if method == "auto" and max(costs) <= _CHEAP and (self.resume or {}).get("method") != "random":
-            return None, None, ""
-        pair = pair_of(self.candidate, self.reference, self.shape)
+        started = self.resume is not None and self.resume["method"] == "random"
+        if method == "deterministic" or (method == "auto" and max(costs) <= _CHEAP and not started):
+            return "every column is read"
+        pair = pair_of(self.sides, self.layers, self.shape)
         if pair is None:
-            why = "two convolutions of different geometry cannot hold the same random matrix"
-            return None, None, _fallback(method, why)
+            return "two convolutions of different geometry cannot hold the same random matrix"
         chosen = plan(pair.terms, self.dtype, self.device, pair.repeats, wanted)
         if chosen is None:
-            why = f"{dtype_name(self.dtype)} has no room for exact sums of {pair.terms:,} terms"
-            return None, None, _fallback(method, why)
-        return chosen, pair, ""
+            return f"{dtype_name(self.dtype)} is too narrow for exact sums of {pair.terms:,} terms"
+        return chosen, pair
 
-    # --- columns ------------------------------------------------------------------------------------------------------
-
-    def _deterministic(self, parameters: list[Difference], total: int, note: str) -> Certificate:
-        check_state(self.resume, "deterministic")
-        check_room(self.n, self.device)
+    def _by_columns(self, parameters: Differences, note: str) -> Certificate:
+        check_memory(self.n, self.device)
         zeros = torch.zeros(1, self.n, dtype=self.dtype, device=self.device)
-        first = [side.run(zeros) if side.layer is not None else side.run(zeros.expand(2, -1)) for side in self.sides]
-        if first[0].shape[1] != first[1].shape[1]:
-            return self._refused(first[0].shape[1], first[1].shape[1])
+        first = [side.run(zeros if side.layer is not None else zeros.expand(2, -1)) for side in self.sides]
+        outputs = [y.shape[1] for y in first]
+        if outputs[0] != outputs[1]:
+            return self._other_outputs(*outputs)
         if any(y.dtype != self.dtype for y in first):
             got = " and ".join(dtype_name(y.dtype) for y in first)
-            text = f"For an input of {dtype_name(self.dtype)} candidate and reference return {got}: other arithmetic. {note}"
+            text = f"For an input of {dtype_name(self.dtype)} the sides return {got}: other arithmetic. {note}"
             return Certificate(False, "deterministic", 1, 0.0, "dtypes differ", text.strip())
-        reader = Reader(*self.sides, self.n, self.dtype, self.device, self.chunk_bytes, self.seed)
+        reader = self._reader()
         if self.resume is not None:
             reader.resume(self.resume)
         finished = reader.run(self.progress)
-        found = reader.found
-        known = {(d.output, d.input) for d in found.differences}
-        extra = [d for d in parameters if (d.output, d.input) not in known] if len(found.differences) < CAP else []
-        differences = (*found.differences, *extra)[:CAP]
-        count = max(found.count, total, len(differences))
-        passes = max(1, (reader.probes - 1) // self.n)
-        if found.bent is not None:
-            differences, count = (), 0  # what is no affine map has no coefficients
-        certificate = Certificate(
-            equivalent=finished and not count and found.bent is None and found.rough is None,
-            method="deterministic",
-            probes=1 + passes * found.next,
-            error_probability=0.0,
-            reason="equivalent",
-            explanation="",
-            differences=differences,
-            difference_count=count,
-            cause=self._cause(reader, total) if count else None,
-            scope=self._scope(reader.rows),
-            resolution=found.resolution,
+        read, affine = reader.found.differences, reader.test.not_affine is None
+        known = {difference[:2] for difference in read.named}
+        named = (*read.named, *(d for d in parameters.named if d[:2] not in known))[:CAP]
+        count = max(read.count, parameters.count, len(named))
+        differs = affine and count > 0  # what is no affine map has no coefficients
+        reason, text = self._conclusion(reader, parameters, count, finished)
+        return self._certificate(
+            "deterministic",
+            1 + reader.passes * reader.found.next,
+            reader.rows,
+            (reason, f"{text} {note}".strip()),
+            differences=named if differs else (),
+            difference_count=count if differs else 0,
+            cause=self._cause(reader, parameters) if differs else None,
+            resolution=reader.found.resolution,
             state=reader.state(),
         )
-        reason, text = self._words(certificate, reader, finished, total)
-        return replace(certificate, reason=reason, explanation=" ".join(filter(None, (text, note))))
 
-    def _cause(self, reader: Reader, total: int) -> str | None:
+    def _reader(self) -> Reader:
+        return Reader(self.sides, Superposition(self.n, self.dtype, self.device, self.seed), self.chunk_bytes)
+
+    def _cause(self, reader: Reader, parameters: Differences) -> Cause | None:
         """From the parameters where they differ, else from what was read."""
-        if self.layers is not None and total:
+        if self.layers is not None and parameters.count:
             return cause_of(*self.layers, self.shape)
         if self.resume is not None and reader.is_small:
             # What was read before the interrupt is gone: such a map is read again in a second or so.
-            reader = Reader(*self.sides, self.n, self.dtype, self.device, self.chunk_bytes, self.seed)
+            reader = self._reader()
             reader.run(None)
         return reader.cause(self.shape)
 
-    def _words(self, found: Certificate, reader: Reader, finished: bool, total: int) -> tuple[str, str]:
-        entries = (
-            f"{counted((self.n + 1) * reader.outputs, 'entry', 'entries')} ({counted(self.n, 'column')} and the bias)"
-        )
-        if reader.found.bent is not None:
+    def _conclusion(self, reader: Reader, parameters: Differences, count: int, finished: bool) -> tuple[str, str]:
+        """The reason and the explanation."""
+        n, found = self.n, reader.found
+        entries = f"{counted((n + 1) * reader.outputs, 'entry', 'entries')} ({counted(n, 'column')} and the bias)"
+        if reader.test.not_affine is not None:
             advice = "Certify the layers between the non-linearities one by one: each of them is affine."
-            return "not affine", f"The {reader.found.bent}. {advice}"
-        if found.difference_count:
-            reason = "bias differs" if all(d.input is None for d in found.differences) else "weights differ"
-            if self.layers is not None and not total:
-                return (
-                    "kernels differ",
-                    f"The parameters agree through the mapping, but of {entries} that the kernels return for one-hot "
-                    f"inputs {found.difference_count:,} {'does' if found.difference_count == 1 else 'do'} not.",
-                )
-            return reason, _differ(found.difference_count, f"{found.difference_count:,} of {entries}")
-        if reader.found.rough is not None:
-            return "kernels differ", f"All {entries} agree bit for bit, but the {reader.found.rough}."
+            return "not affine", f"The {reader.test.not_affine}. {advice}"
+        if count and self.layers is not None and not parameters.count:
+            verb = "does" if count == 1 else "do"
+            what = f"of {entries} that the kernels return for one-hot inputs {count:,} {verb} not"
+            return "kernels differ", f"The parameters agree through the mapping, but {what}."
+        if count:
+            return _what_differs(found.differences, parameters), _differ(count, f"{count:,} of {entries}")
+        if reader.test.outside_envelope is not None:
+            return "kernels differ", f"All {entries} agree bit for bit, but the {reader.test.outside_envelope}."
         if not finished:
-            return (
-                "not finished",
-                f"Read {reader.found.next:,} of {self.n:,} columns without a difference; pass resume=.state.",
-            )
-        text = f"All {entries} agree bit for bit (the sign of zero aside). "
+            read = f"Read {found.next:,} of {n:,} columns without a difference"
+            return "not finished", f"{read}; to go on, pass the certificate's state as resume=."
+        return "equivalent", f"All {entries} agree bit for bit (the sign of zero aside). {self._what_follows(reader)}"
+
+    def _what_follows(self, reader: Reader) -> str:
+        found = reader.found
         if self.layers is not None:
-            text += (
-                "Parameters: proved for all inputs. Kernels: one-hot inputs, biases set to zero, in the scope below."
-            )
+            text = "Parameters: proved for all inputs. Kernels: one-hot inputs, biases set to zero, in the scope below."
         else:
-            text += (
+            text = (
                 "An affine map is fixed by them. That functions are affine cannot be proved by finitely many inputs; "
-                f"lines through 0, e_i and -2^K*e_i, and {reader.tests.count} sums of both signs did not refute it."
+                f"lines through 0, e_i and -2^K*e_i, and {reader.inputs.count} sums of both signs did not refute it."
             )
-        if reader.found.unseen:
-            text += (
-                f" A bias hides the last bits of {reader.found.unseen:,} weights: each is certain to within "
-                f"{reader.found.resolution:.3g} only."
-            )
+        if found.unseen:
+            certain = f"each is certain to within {found.resolution:.3g} only"
+            text += f" A bias hides the last bits of {found.unseen:,} weights: {certain}."
         if reader.lost:
-            text += (
-                " A complex convolution rounds the imaginary part of its bias, which is certain to within "
-                f"{reader.lost:.3g} only."
-            )
-        if reader.found.flushed:
-            kind = dtype_name(self.dtype)
-            text += f" {reader.found.flushed:,} subnormal values are treated as zero by one kernel, as {kind} may."
-        return "equivalent", text
+            certain = f"which is certain to within {reader.lost:.3g} only"
+            text += f" A complex convolution rounds the imaginary part of its bias, {certain}."
+        if found.flushed:
+            may = f"as {dtype_name(self.dtype)} may"
+            text += f" {found.flushed:,} subnormal values are treated as zero by one kernel, {may}."
+        return text
 
-    # --- random integers ----------------------------------------------------------------------------------------------
-
-    def _random(self, pair: Pair, chosen: Plan) -> Certificate:
-        check_state(self.resume, "random")
+    def _at_random(self, chosen: Plan, pair: Pair) -> Certificate:
         # Without the values of the weights: they are compared bit by bit in every run, and no draw depends on them.
-        layers = [geometry_of(layer) for layer in self.layers or ()]
-        facts = ("random", self.seed, self.shape, chosen, *layers)
-        of = origin(self.sides, self.dtype, self.device, *facts, values=False)
-        state: dict[str, Any] = {"version": 1, "method": "random", "of": of, "next": 0}
+        facts = ("random", self.seed, self.shape, chosen, *map(geometry_of, pair.layers))
+        origin = origin_of(self.sides, self.dtype, self.device, *facts, values=False)
+        state = sealed("random", origin, 0)
         if self.resume is not None:
-            check_origin(self.resume, state, chosen.draws)
-            state["next"] = int(self.resume["next"])
+            check_origin(self.resume, "random", origin)
+            state = dict(self.resume)
         weights = Weights(pair, chosen)
         found, done = None, int(state["next"])
         for draw in range(done, chosen.draws):
@@ -337,69 +289,64 @@ class _Case:
             done = draw + 1
             if found is not None:
                 break  # the state stays before this draw: who goes on finds the difference again
-            state = {**state, "next": done}
-            if self.progress is not None and self.progress(done, chosen.draws, state) is False and done < chosen.draws:
+            state = sealed("random", origin, done)
+            if self.progress is not None and self.progress(done, chosen.draws, state) is False:
                 break
-        return self._integers_say(chosen, state, found, done)
+        return self._certificate(
+            "random",
+            done * chosen.rows,
+            chosen.rows,
+            self._random_conclusion(chosen, found, done),
+            error_probability=chosen.miss**done,
+            differences=() if found is None else (found[0],),
+            difference_count=0 if found is None else 1,
+            state=state,
+        )
 
-    def _integers_say(
-        self, chosen: Plan, state: dict[str, Any], found: tuple[Difference, int | None] | None, draws: int
-    ) -> Certificate:
-        finished = draws == chosen.draws
+    def _random_conclusion(
+        self, chosen: Plan, found: tuple[Difference, int | None] | None, draws: int
+    ) -> tuple[str, str]:
+        """The reason and the explanation."""
         setting = (
             f"integers up to {chosen.weight:,} in place of the weights and up to {chosen.input:,} as inputs, "
             f"{counted(draws, 'draw')} of {counted(chosen.rows, 'row')}"
         )
+        agree = "The parameters agree through the mapping"
         if found is not None:
-            reason = "kernels differ"
-            exact = found[1]
-            right = "" if exact is None else f"; the exact product is {exact:,}, before a bias"
-            text = (
-                f"The parameters agree through the mapping, but with {setting}, the kernels return "
-                f"different bits{right}."
-            )
-        elif not finished:
-            reason = "not finished"
-            text = (
-                f"The parameters agree through the mapping; {draws} of {chosen.draws} draws done. Pass resume=.state."
-            )
-        else:
-            reason = "equivalent"
-            text = (
-                "Parameters: equal bit for bit through the mapping, which proves the maps equal for all inputs. "
-                f"Kernels: with {setting}, no bit differs, in the scope below. Kernels that differ by a map linear in "
-                f"weights and input pass this with a probability of at most {chosen.error_probability:.1e}."
-            )
-        return Certificate(
-            equivalent=found is None and finished,
-            method="random",
-            probes=draws * chosen.rows,
-            error_probability=chosen.miss**draws,
-            reason=reason,
-            explanation=text,
-            differences=() if found is None else (found[0],),
-            difference_count=0 if found is None else 1,
-            scope=self._scope(chosen.rows),
-            state=state,
+            right = "" if found[1] is None else f"; the exact product is {found[1]:,}, before a bias"
+            return "kernels differ", f"{agree}, but with {setting}, the kernels return different bits{right}."
+        if draws < chosen.draws:
+            done = f"{draws} of {chosen.draws} draws are done"
+            return "not finished", f"{agree}; {done}. To go on, pass the certificate's state as resume=."
+        return "equivalent", (
+            "Parameters: equal bit for bit through the mapping, which proves the maps equal for all inputs. "
+            f"Kernels: with {setting}, no bit differs, in the scope below. Kernels that differ by a map linear in "
+            f"weights and input pass this with a probability of at most {chosen.error_probability:.1e}."
         )
 
-    # --- words --------------------------------------------------------------------------------------------------------
-
-    @property
-    def sides(self) -> tuple[Side, Side]:
-        return self.candidate, self.reference
-
-    def _refused(self, a: int, b: int) -> Certificate:
+    def _other_outputs(self, a: int, b: int) -> Certificate:
         text = f"The candidate has {a:,} outputs for {self.n:,} features, the reference {b:,}."
-        return Certificate(False, "deterministic", 0, 0.0, "shapes differ", text, scope=self._scope(1))
+        return self._certificate("deterministic", 0, 1, ("shapes differ", text))
 
-    def _parameters_differ(self, method: str, found: list[Difference], total: int, probes: int) -> Certificate:
-        reason = "bias differs" if all(d.input is None for d in found) else "weights differ"
-        text = _differ(total, counted(total, "parameter"), " once both layers are written as one dense matrix")
-        cause = None if self.layers is None else cause_of(*self.layers, self.shape)
-        return Certificate(
-            False, method, probes, 0.0, reason, text, tuple(found), total, scope=self._scope(1), cause=cause
+    def _other_parameters(self, a: Layer, b: Layer, found: Differences) -> Certificate:
+        when = " once both layers are written as one dense matrix"
+        return self._certificate(
+            "random",
+            0,
+            1,
+            (_what_differs(found), _differ(found.count, counted(found.count, "parameter"), when)),
+            differences=tuple(found.named),
+            difference_count=found.count,
+            cause=cause_of(a, b, self.shape),
         )
+
+    def _certificate(
+        self, method: str, probes: int, batch: int, conclusion: tuple[str, str], **found: Any
+    ) -> Certificate:
+        """The certificate with a reason and an explanation."""
+        reason, text = conclusion
+        found = {"error_probability": 0.0, "scope": self._scope(batch), **found}
+        return Certificate(reason == "equivalent", method, probes, reason=reason, explanation=text, **found)
 
     def _scope(self, batch: int) -> dict[str, Any]:
         found: dict[str, Any] = {
@@ -410,7 +357,9 @@ class _Case:
         }
         for side in self.sides:
             if side.layer is not None:
-                found[f"{side.name}"] = f"{type(side.layer).__name__} {layout_word(side.layer)}"
+                weight = side.layer.weight
+                layout = "contiguous" if weight.is_contiguous() else f"strides {tuple(weight.stride())}"
+                found[side.name] = f"{type(side.layer).__name__} {layout}"
         found["threads"] = torch.get_num_threads()
         found["mkldnn"] = "on" if torch.backends.mkldnn.enabled else "off"
         if self.device.type == "cuda":
@@ -420,11 +369,11 @@ class _Case:
         return found
 
 
+def _what_differs(*found: Differences) -> str:
+    """The reason: the bias alone, or weights as well."""
+    return "weights differ" if any(differences.weights for differences in found) else "bias differs"
+
+
 def _differ(count: int, what: str, when: str = "") -> str:
-    return (
-        f"{what} {'differs' if count == 1 else 'differ'}{when}; {'it follows' if count == 1 else 'the first follow'}."
-    )
-
-
-def _fallback(method: str, why: str) -> str:
-    return f"Random probes were asked for, and not used: {why}." if method == "random" else ""
+    verb, rest = ("differs", "it follows") if count == 1 else ("differ", "the first follow")
+    return f"{what} {verb}{when}; {rest}."

@@ -1,16 +1,16 @@
-"""What is asked of a layer or a function while it is certified: rows in, rows out, nothing altered.
+"""The two maps that are compared: how one of them is run on rows of features, and what is known of a plain layer.
 
-Knows how one side is run: plain layers with other parameters in their place, modules on copies of their buffers,
-functions as they are. Which inputs to try, and what the answers mean, is the business of ``equiv.certificate.one_hot`` (every
-column of a map) and ``equiv.certificate.random_integers`` (random integers in place of the weights).
+A plain layer runs with other parameters in their place, a module on copies of its buffers, a function as it is; nothing
+that the caller passed in is altered. Which inputs to try is up to ``one_hot``, ``affine`` and ``random_integers``.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -19,19 +19,12 @@ from torch.nn.parameter import is_lazy
 
 from equiv.dtypes import DTYPES, dtype_name
 from equiv.errors import EquivError
-from equiv.mapping import (
-    Conv,
-    check_conv,
-    check_linear,
-    conv_to_linear,
-    covers,
-    has_valid_attributes,
-)
+from equiv.mapping import Conv, conv_to_linear, covers, has_valid_attributes, is_plain_layer
+from equiv.text import first_line
 
+Layer: TypeAlias = nn.Linear | Conv
 CAP = 64
 """How many differences are named; the others are counted."""
-_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-Progress = Callable[[int, int, dict[str, Any]], object]
 
 
 class Difference(NamedTuple):
@@ -46,21 +39,42 @@ class Difference(NamedTuple):
     reference: Any
 
 
+@dataclass
+class Differences:
+    """The entries in which two maps differ: all of them counted, the first ``CAP`` named."""
+
+    named: list[Difference] = field(default_factory=list)
+    weights: int = 0
+    biases: int = 0
+
+    @property
+    def count(self) -> int:
+        """All of them."""
+        return self.weights + self.biases
+
+    def add(self, wrong: Tensor, a: Tensor, b: Tensor, place: Callable[[int, int], tuple[int, int]] | None) -> None:
+        """Note the entries of two matrices that are ``wrong``.
+
+        ``place`` makes (output, input) of an entry's two indices; None is for biases, as ``(1, outputs)``.
+        """
+        count, free = int(wrong.sum()), CAP - len(self.named)
+        for i, j in wrong.nonzero()[:free].tolist() if count and free > 0 else ():
+            output, column = (j, None) if place is None else place(i, j)
+            self.named.append(Difference(output, column, a[i, j].item(), b[i, j].item()))
+        if place is None:
+            self.biases += count
+        else:
+            self.weights += count
+
+
 @dataclass(frozen=True)
 class Side:
-    """One of the two maps.
+    """One of the two maps."""
 
-    Attributes:
-        name: ``"candidate"`` or ``"reference"``, for messages.
-        call: What runs.
-        layer: The same object where it is a plain layer, whose weights define it; else None.
-        shape: What one row is given as: ``(n,)`` or ``(C, *spatial)``.
-    """
-
-    name: str
-    call: Any
-    layer: nn.Linear | Conv | None
-    shape: tuple[int, ...]
+    name: str  # "candidate" or "reference", for messages
+    call: Any  # what runs
+    layer: Layer | None  # the same object where it is a plain layer, whose weights define it
+    shape: tuple[int, ...]  # what one row is given as: (n,) or (C, *spatial)
 
     def run(self, x: Tensor, **parameters: Tensor) -> Tensor:
         """``(N, n)`` -> ``(N, outputs)``, with other tensors in place of the named parameters.
@@ -78,31 +92,32 @@ class Side:
                 else:
                     y = self.call(given)
         except Exception as error:
-            reason = (str(error).splitlines() or [""])[0]
             raise EquivError(
                 f"{self.name}: expected to run on an input of shape {tuple(given.shape)} of {dtype_name(x.dtype)}, got "
-                f"{type(error).__name__}: {reason}; pass feature_shape= if it takes maps, leave it out if rows"
+                f"{type(error).__name__}: {first_line(error, 200)}; pass feature_shape= if it takes maps, leave it out "
+                "if it takes rows"
             ) from error
+        self._check_result(y, len(x))
+        return y.detach().reshape(len(x), -1)  # type: ignore[no-any-return]
+
+    def _check_result(self, y: object, rows: int) -> None:
         if not isinstance(y, Tensor):
-            raise EquivError(f"{self.name}: expected a function that returns a tensor, got {type(y).__name__}")
-        if y.is_nested or y.layout != torch.strided or y.is_quantized:
+            problem = f"a function that returns a tensor, got {type(y).__name__}; return the result alone"
+        elif y.is_nested or y.layout != torch.strided or y.is_quantized:
             kind = "nested" if y.is_nested else "quantized" if y.is_quantized else str(y.layout)
-            raise EquivError(f"{self.name}: expected a strided tensor as a result, got a {kind} one; make it dense")
-        if y.ndim == 0 or y.shape[0] != len(x) or y.device.type == "meta":
-            raise EquivError(
-                f"{self.name}: expected a result of shape (N, ...) with values for N = {len(x)} rows, got "
-                f"{tuple(y.shape)} on {y.device}; the first dimension is the batch"
-            )
-        if y.numel() == 0:
-            raise EquivError(
-                f"{self.name}: expected at least one output, got a result of shape {tuple(y.shape)}; there is nothing "
-                "to certify"
-            )
-        return y.detach().reshape(len(x), -1)
+            problem = f"a strided tensor as a result, got a {kind} one; make it dense"
+        elif y.ndim == 0 or y.shape[0] != rows or y.device.type == "meta":
+            got = f"{tuple(y.shape)} on {y.device}; the first dimension is the batch"
+            problem = f"a result of shape (N, ...) with values for N = {rows} rows, got {got}"
+        elif y.numel() == 0:
+            problem = f"at least one output, got a result of shape {tuple(y.shape)}; there is nothing to certify"
+        else:
+            return
+        raise EquivError(f"{self.name}: expected {problem}")
 
 
 def side_of(name: str, given: object, shape: tuple[int, ...], as_map: bool) -> Side:
-    """Take one argument apart.
+    """One argument of `certify` as a `Side`.
 
     Raises:
         EquivError: It is neither a module nor a function, or has no values yet.
@@ -113,56 +128,46 @@ def side_of(name: str, given: object, shape: tuple[int, ...], as_map: bool) -> S
             "to compare two results use equiv.compare"
         )
     if isinstance(given, nn.Module):
+        kind = type(given).__name__
         for tensor in (*given.parameters(), *given.buffers()):
             if is_lazy(tensor):
                 raise EquivError(
-                    f"{name}: expected initialized parameters, got a lazy {type(given).__name__}; run it once on an "
-                    "example input first"
+                    f"{name}: expected initialized parameters, got a lazy {kind}; run it once on an example input first"
                 )
             if tensor.device.type == "meta":
-                raise EquivError(
-                    f"{name}: expected values, got a {type(given).__name__} on the meta device; load its weights first"
-                )
-    takes_map = isinstance(given, _LAYERS[1:]) or (as_map and not isinstance(given, nn.Linear))
-    return Side(name, given, _plain(given), shape if takes_map else (math.prod(shape),))
+                raise EquivError(f"{name}: expected values, got a {kind} on the meta device; load its weights first")
+    takes_map = isinstance(given, Conv) or (as_map and not isinstance(given, nn.Linear))
+    layer: Any = given
+    plain = is_plain_layer(layer) and layer.weight.dtype in DTYPES and has_valid_attributes(layer)
+    return Side(name, given, layer if plain else None, shape if takes_map else (math.prod(shape),))
 
 
-def _plain(given: object) -> nn.Linear | Conv | None:
-    """The layer, if it computes from its weight and bias and nothing else; subclasses, hooks and the like do not."""
-    try:
-        found = check_linear(given) if isinstance(given, nn.Linear) else check_conv(given)
-    except (EquivError, ZeroDivisionError, TypeError):  # attributes of any kind may have been set on a module
-        return None
-    return found if found.weight.dtype in DTYPES and has_valid_attributes(found) else None
+def with_parameters(layer: Layer, weight: Tensor, bias: Tensor | None) -> Any:
+    """The layer with other parameters; the module itself is left alone."""
+    other: Any = copy.copy(layer)
+    given = {"weight": weight, "bias": bias}
+    other._parameters = {
+        name: None if value is None else nn.Parameter(value, requires_grad=False) for name, value in given.items()
+    }
+    return other
 
 
-def weight_of(layer: nn.Linear | Conv) -> Tensor:
-    """The weight, detached."""
-    return layer.weight.detach().resolve_conj().resolve_neg()
+def resolved(parameter: Tensor) -> Tensor:
+    """A parameter's values, detached."""
+    return parameter.detach().resolve_conj().resolve_neg()
 
 
-def bias_of(layer: nn.Linear | Conv) -> Tensor | None:
-    """The bias, detached, or None."""
-    return None if layer.bias is None else layer.bias.detach().resolve_conj().resolve_neg()
-
-
-def without_bias(layer: nn.Linear | Conv) -> dict[str, Tensor]:
-    """Parameters that take a layer's bias away: adding zero rounds nothing."""
-    return {} if layer.bias is None else {"bias": torch.zeros_like(layer.bias, requires_grad=False)}
-
-
-def dense_rows(layer: nn.Linear | Conv, shape: tuple[int, ...]) -> Tensor:
+def dense_rows(layer: Layer, shape: tuple[int, ...]) -> Tensor:
     """The dense weight with the output first: ``(O, n)``, or ``(O, C, *kernel)`` a view where the layer covers the map.
 
     Raises:
         EquivError: The map does not fit the layer, or the matrix cannot be allocated.
     """
-    if covers(layer, shape):
-        return weight_of(layer)
-    assert not isinstance(layer, nn.Linear)
+    if isinstance(layer, nn.Linear) or covers(layer, shape):
+        return resolved(layer.weight)
     return conv_to_linear(layer, shape).weight.detach()
 
 
 def same_values(a: Tensor, b: Tensor) -> Tensor:
     """Elementwise: equal, the sign of zero ignored, or both not a number."""
-    return (a == b) | (a.isnan() & b.isnan()) if a.is_floating_point() or a.is_complex() else a == b
+    return (a == b) | (a.isnan() & b.isnan())

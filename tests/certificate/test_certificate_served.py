@@ -48,7 +48,7 @@ def test_the_imaginary_part_of_a_bias_counts(dtype):
 
 
 @pytest.mark.filterwarnings(WARNING)
-def test_what_a_complex_convolution_rounds_of_a_bias_is_told():
+def test_what_a_complex_convolution_rounds_of_a_bias_is_reported():
     conv, linear = (biased(1e6 + 0.1j, kind=kind) for kind in (nn.Conv1d, nn.Linear))
     linear.weight.data = conv.weight.data[:, :, 0].clone()
     found = certify(lambda x: conv(x[:, :, None]), linear)
@@ -148,8 +148,8 @@ REFUSED = {
     "no output": (lambda: certify(lambda x: x[:, :0], abs, in_features=3), "candidate: expected at least one output"),
     "no inputs": (lambda: certify(empty(0, 3), empty(0, 3)), f"candidate.weight: {EMPTY}"),
     "no outputs": (lambda: certify(empty(3, 0), empty(3, 0)), f"candidate.weight: {EMPTY}"),
-    "a trillion": (lambda: certify(abs, abs, in_features=10**12), "in_features: expected a number of features that"),
-    "more": (lambda: certify(abs, abs, in_features=10**30), "in_features: expected a number of features that"),
+    "a trillion": (lambda: certify(abs, abs, in_features=10**12), "in_features: expected a number of features whose"),
+    "more": (lambda: certify(abs, abs, in_features=10**30), "in_features: expected a number of features whose"),
     "a large map": (lambda: certify(abs, abs, feature_shape=(10**10, 10**10)), "in_features: expected a number"),
 }
 
@@ -172,5 +172,7 @@ def test_what_cannot_be_served_is_refused_in_words(case):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 def test_a_device_that_is_not_there_is_refused():
-    with pytest.raises(EquivError, match="device: expected a device that is there, got 'cuda'"):
+    with pytest.raises(
+        EquivError, match="device: expected a torch device that is present and holds values, got 'cuda'"
+    ):
         certify(abs, abs, in_features=3, device="cuda")

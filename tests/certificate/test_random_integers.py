@@ -91,7 +91,8 @@ def test_integers_are_drawn_with_fair_parities_and_leave_no_range(dtype, terms):
     assert found.error_probability <= 1e-12
     assert terms * found.weight * found.input + found.bias <= torch.iinfo(dtype).max
     linear = layer(dtype)
-    pair = pair_of(*(side_of(name, copy.deepcopy(linear), SHAPE, False) for name in ("candidate", "reference")), SHAPE)
+    sides = tuple(side_of(name, copy.deepcopy(linear), SHAPE, False) for name in ("candidate", "reference"))
+    pair = pair_of(sides, tuple(side.layer for side in sides), SHAPE)
     assert pair is not None
     for radius in {found.weight, found.bias, found.input}:
         weights = Weights(pair, Plan(radius, radius, radius, 1, 1, 0.5))

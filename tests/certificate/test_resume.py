@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-import json
+import io
+import random
 
 import pytest
 import torch
@@ -30,10 +31,17 @@ def layer(n, outputs, seed=0, bias=True):
     return linear
 
 
+def written(state):
+    file = io.BytesIO()
+    torch.save(state, file)
+    return file.getvalue()
+
+
 def stopped(candidate, reference, **options):
+    """The state after the first chunk, once it was written and read."""
     found = certify(candidate, reference, progress=lambda *_: False, **options)
-    assert found.reason == "not finished"
-    return json.loads(json.dumps(found.state))
+    assert not found
+    return torch.load(io.BytesIO(written(found.state)), weights_only=True)
 
 
 def changed(linear):
@@ -61,13 +69,15 @@ def transposed(linear):
 
 @pytest.mark.parametrize("other", OTHERS, ids=str)
 def test_a_module_that_changed_since_does_not_go_on(other, tmp_path):
-    linear, file = layer(40, 6), tmp_path / "layer.json"
+    linear, file = layer(40, 6), tmp_path / "layer.pt"
     state = stopped(Wrapped(linear), linear, chunk_bytes=20000)
     assert certify(Wrapped(linear), linear, chunk_bytes=20000, resume=state)
     with pytest.raises(EquivError, match="resume: expected a state of these very layers"):
         certify(OTHERS[other](linear), linear, chunk_bytes=20000, resume=state)
     stopped(Wrapped(linear), linear, chunk_bytes=20000, checkpoint=file)
-    with pytest.raises(EquivError, match="checkpoint: expected the state of a certificate of these very layers"):
+    with pytest.raises(
+        EquivError, match="checkpoint: expected the undamaged state of a certificate of these very layers"
+    ):
         certify(OTHERS[other](linear), linear, chunk_bytes=20000, checkpoint=file)
 
 
@@ -113,36 +123,102 @@ def test_a_state_of_two_layers_is_not_one_of_a_convolution_and_a_layer():
 
 WRONG = [
     *({"next": value} for value in (13, 999, -1, 3.0, True, float("inf"), "x", None)),
-    *({"count": value} for value in (-3, float("nan"), 10**9, 1)),
-    *({"differences": value} for value in (5, [[0, 0, [], []]], [[0, 0, "zz", "0x1p0"]], [[0, 99, 1, 2]], [[0]])),
-    *({"bent": 5}, {"rough": 5}, {"resolution": "a"}, {"resolution": float("inf")}, {"resolution": -1.0}),
-    *({"flushed": -1}, {"unseen": 10**9}, {"of": None}, {"version": "1"}, {"version": 2}, {"method": []}),
+    *({"counts": value} for value in ([0, 0, 0, 1], [0.0, 0, 0, 0], (0, 0, 0), None)),
+    *({"named": value} for value in (5, [(0, 0, 1.0, 2.0)], [(0,)])),
+    *({"not_affine": 5}, {"outside_envelope": "x"}, {"resolution": "a"}, {"resolution": float("nan")}),
+    *({"sums": value} for value in (3, {"candidate": []}, {"candidate": [torch.zeros(2).to_sparse()]})),
+    *({"origin": None}, {"version": "1"}, {"version": 1}, {"version": torch.ones(2)}, {"method": []}),
+    *({"digest": value} for value in ("", None, torch.ones(2))),
+    *({"more": 1}, {3: 4}, {"sums": []}),
 ]
 
 
 @pytest.mark.parametrize("wrong", WRONG, ids=str)
-def test_what_no_state_can_hold_is_refused(wrong):
+@pytest.mark.parametrize("method", ["deterministic", "random"])
+def test_a_state_with_another_entry_is_refused(wrong, method):
     linear = layer(12, 5)
-    state = certify(copy.deepcopy(linear), linear).state
-    assert certify(copy.deepcopy(linear), linear, resume=state)
-    with pytest.raises(EquivError, match=r"^resume: .* start again|^resume: .* pass the method"):
-        certify(copy.deepcopy(linear), linear, resume={**state, **wrong})
+    state = certify(copy.deepcopy(linear), linear, method=method).state
+    assert certify(copy.deepcopy(linear), linear, method=method, resume=state)
+    with pytest.raises(EquivError, match=r"^resume: expected a state .* start again without resume="):
+        certify(copy.deepcopy(linear), linear, method=method, resume={**state, **wrong})
 
 
-@pytest.mark.parametrize("sums", [3, {}, {"candidate": []}, {"candidate": ["", ""]}, {"candidate": ["A", "é"]}])
-def test_sums_that_cannot_be_read_are_refused(sums):
+def test_what_is_no_state_is_refused():
     linear = layer(12, 5)
-    state = certify(Wrapped(linear), linear).state
-    with pytest.raises(EquivError, match="cannot be read"):
-        certify(Wrapped(linear), linear, resume={**state, "sums": sums})
+    for state in ({}, {"next": 3}, [], "x", 0, torch.ones(2)):
+        with pytest.raises(EquivError, match=r"^resume: expected the state of a certificate, got .* pass the state"):
+            certify(linear, linear, resume=state)
 
 
-@pytest.mark.parametrize("done", [10**6, -1, True, 1.0, None])
-def test_draws_that_were_never_made_are_refused(done):
-    linear = layer(12, 5)
-    state = certify(copy.deepcopy(linear), linear, method="random").state
-    with pytest.raises(EquivError, match=r"resume: expected a state with 0 to \d+ draws done, got"):
-        certify(copy.deepcopy(linear), linear, method="random", resume={**state, "next": done})
+def wrong_kernel(x):
+    """Right in its first columns, which were read before the interrupt."""
+    return nn.functional.linear(x, changed(layer(40, 6)).weight, layer(40, 6).bias)
+
+
+CASES = {
+    "layers": (changed(layer(40, 6)), layer(40, 6), {"chunk_bytes": 1000}),
+    "modules": (Wrapped(changed(layer(40, 6))), layer(40, 6), {"chunk_bytes": 20000}),
+    "functions": (wrong_kernel, layer(40, 6), {"chunk_bytes": 20000}),
+    "random": (equiv.linear_to_full_conv(layer(40, 6), (10, 2, 2)), layer(40, 6), {"method": "random"}),
+}
+
+
+def same(a, b):
+    return a.to_dict() == b.to_dict()
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_file_with_any_byte_changed_is_refused_or_changes_nothing(case, tmp_path):
+    candidate, reference, options = CASES[case]
+    whole, file = certify(candidate, reference, **options), tmp_path / "layer.pt"
+    content = written(stopped(candidate, reference, **options))
+    g, refused = random.Random(0), 0
+    for trial in range(50):
+        damaged = bytearray(content)
+        if trial % 10 == 0:
+            damaged = damaged[: g.randrange(len(damaged))]
+        else:
+            damaged[g.randrange(len(damaged))] ^= 1 << g.randrange(8)
+        file.write_bytes(damaged)
+        try:
+            found = certify(candidate, reference, checkpoint=file, **options)
+        except EquivError as error:
+            assert str(error).startswith("checkpoint: expected the undamaged state")  # noqa: PT017 - both may happen
+            refused += 1
+        else:
+            assert same(found, whole)
+    assert refused > 10  # the others hit padding between the records
+
+
+def alter(value, g):
+    """The same with one number, text or tensor entry in it changed, however deep."""
+    if isinstance(value, dict):
+        key = g.choice(sorted(value) or ["more"])
+        return {**value, key: alter(value.get(key), g)}
+    if isinstance(value, list | tuple):
+        if not value:
+            return [g.randrange(5)]
+        at = g.randrange(len(value))
+        return type(value)(alter(item, g) if i == at else item for i, item in enumerate(value))
+    if isinstance(value, torch.Tensor):
+        other = value.clone()
+        flat = other.view(-1).view(torch.uint8)
+        flat[g.randrange(len(flat))] ^= 1 << g.randrange(8)
+        return other
+    if isinstance(value, str):
+        at = g.randrange(len(value))
+        return value[:at] + chr(ord(value[at]) ^ 1) + value[at + 1 :]
+    return value + g.choice([-1, 1, 2]) if isinstance(value, int | float) else 0
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_state_with_any_entry_changed_is_refused(case):
+    candidate, reference, options = CASES[case]
+    state, g = stopped(candidate, reference, **options), random.Random(1)
+    assert same(certify(candidate, reference, resume=state, **options), certify(candidate, reference, **options))
+    for _ in range(50):
+        with pytest.raises(EquivError, match=r"^resume: expected"):
+            certify(candidate, reference, resume=alter(state, g), **options)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.complex64, torch.int8], ids=str)
@@ -165,23 +241,24 @@ def test_a_layout_of_any_kind_is_hashed(dtype):
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_file_that_nests_too_deeply_is_no_state(tmp_path):
-    linear, file = layer(12, 5), tmp_path / "layer.json"
-    for text in ("[" * 100_000, '{"a":' * 100_000):
-        file.write_text(text)
+def test_a_file_of_another_kind_is_no_state(tmp_path):
+    linear, file = layer(12, 5), tmp_path / "layer.pt"
+    for content in (b"", b"[]", b"[" * 100_000, b"\0", written(3), written(linear.state_dict()), written(linear)):
+        file.write_bytes(content)
         with pytest.raises(EquivError, match=r"^checkpoint: .* remove this one to start again"):
             certify(linear, linear, checkpoint=file)
+        assert file.read_bytes() == content
 
 
-@pytest.mark.parametrize("path", ["a" * 5000, "a\0b", "/proc/layer.json"], ids=["long", "null", "unwritable"])
-def test_a_path_that_takes_no_file_is_told_before_the_work(path):
+@pytest.mark.parametrize("path", ["a" * 5000, "a\0b", "/proc/layer.pt"], ids=["long", "null", "unwritable"])
+def test_a_path_that_takes_no_file_is_refused_before_the_work(path):
     linear = layer(12, 5)
     with pytest.raises(EquivError, match=r"^checkpoint: expected"):
         certify(linear, linear, checkpoint=path)
 
 
-def test_a_disk_that_fails_on_the_way_is_told(tmp_path, monkeypatch):
-    linear, file = layer(12, 5), tmp_path / "sub" / "layer.json"
+def test_a_disk_that_fails_on_the_way_is_reported(tmp_path, monkeypatch):
+    linear, file = layer(12, 5), tmp_path / "sub" / "layer.pt"
     file.parent.mkdir()
 
     def gone(*_):
@@ -190,3 +267,42 @@ def test_a_disk_that_fails_on_the_way_is_told(tmp_path, monkeypatch):
 
     with pytest.raises(EquivError, match=r"^checkpoint: expected to write"):
         certify(linear, linear, chunk_bytes=1, checkpoint=file, progress=gone)
+
+
+def test_half_a_file_never_takes_the_place_of_a_whole_one(tmp_path, monkeypatch):
+    linear, file = layer(12, 5), tmp_path / "layer.pt"
+    options = {"chunk_bytes": 1, "checkpoint": file}
+    certify(linear, linear, progress=lambda *_: False, **options)
+    before = file.read_bytes()
+
+    def full(_, out):
+        out.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(EquivError, match=r"^checkpoint: expected to write .* No space left on device"):
+        certify(linear, linear, progress=lambda done, *_: done < 3, **options)
+    assert [(found.name, found.read_bytes()) for found in tmp_path.iterdir()] == [("layer.pt", before)]
+
+
+def test_a_link_is_replaced_and_never_followed(tmp_path):
+    linear, file, target = layer(12, 5), tmp_path / "layer.pt", tmp_path / "elsewhere"
+    file.symlink_to(target)
+    certify(linear, linear, chunk_bytes=1, checkpoint=file, progress=lambda *_: False)
+    assert not file.is_symlink()
+    assert not target.exists()
+
+
+def test_what_is_no_file_is_refused(tmp_path):
+    linear = layer(12, 5)
+    for path in (tmp_path, "", "/dev/null"):
+        with pytest.raises(EquivError, match=r"checkpoint: expected a file, got .* name a file in a folder"):
+            certify(linear, linear, checkpoint=path)
+
+
+def test_a_checkpoint_is_read_under_any_default_device(tmp_path):
+    linear, file = layer(40, 6), tmp_path / "layer.pt"
+    options = {"chunk_bytes": 20000, "checkpoint": file}
+    with torch.device("meta"):
+        assert certify(Wrapped(linear), linear, progress=lambda *_: False, **options).reason == "not finished"
+        assert certify(Wrapped(linear), linear, **options)
