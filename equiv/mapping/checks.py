@@ -116,6 +116,22 @@ def check_conv(conv: object, *, name: str = "conv") -> Conv:
     return conv
 
 
+def is_plain_layer(module: object) -> bool:
+    """Whether it is a Linear or convolution that computes from its own weight and bias and nothing else.
+
+    True for what `check_linear` or `check_conv` accepts.
+
+    Example:
+        >>> is_plain_layer(nn.Linear(2, 3)), is_plain_layer(nn.LazyLinear(3)), is_plain_layer(nn.ReLU())
+        (True, False, False)
+    """
+    try:
+        (check_linear if isinstance(module, nn.Linear) else check_conv)(module)
+    except (EquivError, ZeroDivisionError, TypeError):  # attributes of any kind may have been set on a module
+        return False
+    return True
+
+
 def check_share(share: bool) -> None:
     """Refuse anything but True and False."""
     if not isinstance(share, bool):

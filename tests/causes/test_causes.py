@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from equiv import EquivError
 from equiv.causes import name_cause, name_output_cause
-from equiv.causes.mistakes import LOW, ROUNDINGS, column_slips, flushed, matching, permutation_words, rounded
+from equiv.causes.mistakes import column_mistakes
+from equiv.causes.permutations import in_words, matching, undone
+from equiv.causes.roundings import LOW, ROUNDINGS, flushed, rounded
 
 RUN = settings(derandomize=True, database=None, deadline=None, max_examples=40)
 SHAPE = (3, 2, 4)
@@ -144,7 +146,7 @@ def test_equal_layers_have_no_cause_and_random_ones_neither(shape, out, dtype, b
 @given(maps, st.integers(1, 4), st.sampled_from(FLOATS + COMPLEX + INTS), st.data())
 def test_any_column_slip_in_any_dtype_gets_a_name_that_reproduces_it(shape, out, dtype, data):
     n = math.prod(shape)
-    slips = column_slips(shape)
+    slips = column_mistakes(shape)
     if not slips:
         assert n == 1 or n == shape[0] == 1
         return
@@ -169,10 +171,10 @@ def test_matching_finds_any_permutation_even_of_repeated_rows(rows, random):
 
 
 def test_permutations_in_words():
-    assert permutation_words(torch.tensor([2, 0, 1])) == "shifted by 1"
-    assert permutation_words(torch.tensor([3, 2, 1, 0])) == "in reverse order"
-    assert permutation_words(torch.tensor([0, 3, 2, 1])) == "1 and 3 exchanged"
-    assert permutation_words(torch.tensor([1, 0, 3, 2, 5, 4])) == (
+    assert in_words(torch.tensor([2, 0, 1])) == "shifted by 1"
+    assert in_words(torch.tensor([3, 2, 1, 0])) == "in reverse order"
+    assert in_words(torch.tensor([0, 3, 2, 1])) == "1 and 3 exchanged"
+    assert in_words(torch.tensor([1, 0, 3, 2, 5, 4])) == (
         "6 of 6 moved: 0 holds 1, 1 holds 0, 2 holds 3, 3 holds 2, ..."
     )
 
@@ -370,9 +372,9 @@ def test_special_values_do_not_disturb():
 
 
 def test_large_layers_are_judged_on_their_worst_outputs(monkeypatch):
-    monkeypatch.setattr("equiv._output_slips._WEIGHTS", 100)
-    monkeypatch.setattr("equiv._output_slips._WORST", 4)
-    monkeypatch.setattr("equiv._output_slips._PAIRS", 10)
+    monkeypatch.setattr("equiv.causes.outputs._WEIGHTS", 100)
+    monkeypatch.setattr("equiv.causes.outputs._WORST", 4)
+    monkeypatch.setattr("equiv.causes.outputs._PAIRS", 10)
     assert output_cause(EXACT.float()) is None
     assert output_cause(OUTPUTS["flattened-hwc"]().float()).name == "flattened-hwc"
     assert output_cause(OUTPUTS["reduction-cut-short"]().float()).name == "reduction-cut-short"

@@ -282,7 +282,7 @@ def test_no_other_kernel_is_closer():
 
 
 def test_large_layers_take_krylov_steps_and_several_blocks(monkeypatch):
-    monkeypatch.setattr("equiv._kron._BLOCK", 5000)
+    monkeypatch.setattr("equiv.structure.closest._BLOCK", 5000)
     w = values((320, 300), torch.float32, 2)
     w[7] *= 40
     linear = layer_of(w)

@@ -340,7 +340,7 @@ def test_blocks_of_outputs_say_what_the_whole_says(dtype, monkeypatch):
     arithmetic = declared(dtype) if dtype.is_floating_point or dtype.is_complex else None
     given = (y, y + 1), (arithmetic,) * 2, x, layer.weight.data, layer.bias.data
     whole = assess_blocks(*given)
-    monkeypatch.setattr("equiv._blocks._ENTRIES", 2 * N)
+    monkeypatch.setattr("equiv.verdict.blocks._ENTRIES", 2 * N)
     for one, other in zip(whole, assess_blocks(*given), strict=True):
         for name in ("inside", "undecided", "terms"):
             assert torch.equal(getattr(one, name), getattr(other, name)), name
@@ -366,8 +366,8 @@ def large(dtype, outputs=300):
 
 @pytest.fixture
 def small_budget(monkeypatch):
-    monkeypatch.setattr("equiv._blocks._WIDE_TERMS", 2**14)
-    monkeypatch.setattr("equiv._blocks._WHOLE_TERMS", 2**14)
+    monkeypatch.setattr("equiv.verdict.blocks._WIDE_TERMS", 2**14)
+    monkeypatch.setattr("equiv.verdict.blocks._WHOLE_TERMS", 2**14)
 
 
 @pytest.mark.parametrize("dtype", WIDE, ids=word)
