@@ -237,10 +237,7 @@ def _at_columns(rows: Comparison, columns: Tensor) -> Comparison:
         for tried in rows.alternative_weights
     )
     return replace(
-        rows,
-        input=rows.input[:, columns],
-        weight=rows.weight[:, columns],
-        alternative_weights=(first, second),
+        rows, input=rows.input[:, columns], weight=rows.weight[:, columns], alternative_weights=(first, second)
     )
 
 

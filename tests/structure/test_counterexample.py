@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from equiv import EquivError, counterexample
-from equiv.structure.text import shortest
+from equiv.structure.snippet import shortest
 
 RUN = settings(derandomize=True, database=None, deadline=None, max_examples=40)
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
