@@ -15,6 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from equiv.causes.roundings import LOW, ROUNDINGS
+
 
 @dataclass(frozen=True)
 class Cause:
@@ -62,12 +64,14 @@ class _Mistake(NamedTuple):
 
 
 _ORDER = "weight = weight.reshape(-1, {sizes}){undo}.flatten(1)"
-_COPY = "weight = reference.weight"
-_COPY_BIAS = "bias = reference.bias"
+_COPY, _COPY_BIAS = "weight = reference.weight", "bias = reference.bias"
 _NO_TF32 = 'torch.backends.cuda.matmul.fp32_precision = torch.backends.cudnn.conv.fp32_precision = "ieee"'
 _NO_BFLOAT16 = 'torch.backends.mkldnn.matmul.fp32_precision = torch.backends.mkldnn.conv.fp32_precision = "ieee"'
-_ROUNDED, _BIAS_ROUNDED = "{what} rounded to {format}{when}", "bias rounded to {format}"
-_OUTPUT_ROUNDED, _ACCUMULATED = "every output is rounded to {format}", "summed in {format}{how}"
+_EXACT_PRODUCTS = {"rounded-tf32": _NO_TF32, "truncated-tf32": _NO_TF32, "rounded-bfloat16": _NO_BFLOAT16}
+_EXACT_SUMS = {
+    "float16": "torch.backends.cuda.matmul.allow_fp16_accumulation = False",
+    "bfloat16": "torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False",
+}
 
 _MISTAKES = {
     # The order of the inputs
@@ -125,22 +129,13 @@ _MISTAKES = {
     "bias-one-entry": _Mistake("one entry differs: bias[{row}] is {versus}", "bias[{row}] = reference.bias[{row}]"),
     "bias-unknown": _Mistake("the bias differs as well", _COPY_BIAS),
     # What is lost to a narrower format
-    "rounded-float32": _Mistake(_ROUNDED, _COPY, ""),
-    "rounded-tf32": _Mistake(_ROUNDED, _COPY, _NO_TF32),
-    "truncated-tf32": _Mistake(_ROUNDED, _COPY, _NO_TF32),
-    "rounded-float16": _Mistake(_ROUNDED, _COPY, ""),
-    "rounded-bfloat16": _Mistake(_ROUNDED, _COPY, _NO_BFLOAT16),
-    "bias-rounded-float32": _Mistake(_BIAS_ROUNDED, _COPY_BIAS),
-    "bias-rounded-tf32": _Mistake(_BIAS_ROUNDED, _COPY_BIAS),
-    "bias-truncated-tf32": _Mistake(_BIAS_ROUNDED, _COPY_BIAS),
-    "bias-rounded-float16": _Mistake(_BIAS_ROUNDED, _COPY_BIAS),
-    "bias-rounded-bfloat16": _Mistake(_BIAS_ROUNDED, _COPY_BIAS),
-    "output-rounded-float16": _Mistake(_OUTPUT_ROUNDED),
-    "output-rounded-bfloat16": _Mistake(_OUTPUT_ROUNDED),
-    "accumulated-float16": _Mistake(_ACCUMULATED, "", "torch.backends.cuda.matmul.allow_fp16_accumulation = False"),
-    "accumulated-bfloat16": _Mistake(
-        _ACCUMULATED, "", "torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False"
-    ),
+    **{
+        name: _Mistake(f"{{what}} rounded to {words}{{when}}", _COPY, _EXACT_PRODUCTS.get(name, ""))
+        for name, words in ROUNDINGS.items()
+    },
+    **{f"bias-{name}": _Mistake(f"bias rounded to {words}", _COPY_BIAS) for name, words in ROUNDINGS.items()},
+    **{f"output-rounded-{low}": _Mistake(f"every output is rounded to {low}") for low in LOW},
+    **{f"accumulated-{low}": _Mistake(f"summed in {low}{{how}}", "", _EXACT_SUMS[low]) for low in LOW},
     "subnormals-flushed": _Mistake("subnormal {what} are treated as zero", _COPY, "torch.set_flush_denormal(False)"),
 }
 

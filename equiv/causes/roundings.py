@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -15,22 +16,17 @@ def _cast(dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
     return lambda values: values.to(dtype).to(values.dtype)
 
 
-def _tf32(values: Tensor) -> Tensor:
-    """10 bits of mantissa, to nearest even, in the exponent range of float32."""
+def _tf32(values: Tensor, *, truncated: bool = False) -> Tensor:
+    """10 bits of mantissa, to nearest even or cut off, in the exponent range of float32."""
     bits = values.to(torch.float32).contiguous().view(torch.int32)
-    kept = (bits + 0xFFF + ((bits >> 13) & 1)) & ~0x1FFF
-    return kept.view(torch.float32).to(values.dtype)
-
-
-def _tf32_truncated(values: Tensor) -> Tensor:
-    bits = values.to(torch.float32).contiguous().view(torch.int32)
+    bits = bits if truncated else bits + 0xFFF + ((bits >> 13) & 1)
     return (bits & ~0x1FFF).view(torch.float32).to(values.dtype)
 
 
 _ROUNDINGS: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
     "rounded-float32": ("float32", _cast(torch.float32)),
     "rounded-tf32": ("TF32 (or float16: within its range they round alike)", _tf32),
-    "truncated-tf32": ("TF32 (truncated)", _tf32_truncated),
+    "truncated-tf32": ("TF32 (truncated)", partial(_tf32, truncated=True)),
     "rounded-float16": ("float16", _cast(torch.float16)),
     "rounded-bfloat16": ("bfloat16", _cast(torch.bfloat16)),
 }

@@ -90,9 +90,9 @@ def _weight_causes(w: Tensor, r: Tensor, shape: tuple[int, ...]) -> Iterator[Cau
     if w.numel() > 1:
         yield from _one_entry(w, r, shape)
     yield from _scaled(w, r)
-    for name, words in ROUNDINGS.items():
+    for name in ROUNDINGS:
         if same(w[row], rounded(r[row], name)) and same(w, rounded(r, name)):
-            yield cause_of(name, what="weights", format=words, when="")
+            yield cause_of(name, what="weights", when="")
     yield from _one_entry(w, r, shape)  # of a single weight, only what nothing else explains
     if same(w, flushed(r, r.dtype)):
         yield cause_of("subnormals-flushed", what="weights")
@@ -196,9 +196,9 @@ def _bias_cause(b: Tensor, c: Tensor) -> Cause | None:
     index = matching(b[:, None], c[:, None])
     if index is not None:
         return _permuted("bias-permuted", index)
-    for name, words in ROUNDINGS.items():
+    for name in ROUNDINGS:
         if same(b, rounded(c, name)):
-            return cause_of(f"bias-{name}", format=words)
+            return cause_of(f"bias-{name}")
     wrong = (b != c).nonzero().flatten().tolist()
     if len(wrong) == 1:
         return cause_of("bias-one-entry", row=wrong[0], versus=_versus(b[wrong[0]], c[wrong[0]]))
