@@ -36,42 +36,42 @@ class Found(NamedTuple):
 
 
 class Outputs:
-    """The outputs to explain, everything that went into them, and the test of a hypothesis."""
+    """The outputs to explain, everything that went into them, and the test of a hypothesis.
+
+    Of a large layer some rows and outputs enter products, the worst first: ``a``, ``e``, ``bound``, ``xs``, ``ws`` and
+    ``b`` are those; of any other layer, all of them.
+    """
 
     def __init__(
-        self,
-        actual: Tensor,
-        expected: Tensor,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        shape: tuple[int, ...],
-        bound: Tensor | float,
+        self, actual: Tensor, expected: Tensor, inputs: tuple[Tensor, Tensor, Tensor | None], bound: Tensor | float
     ) -> None:
-        self.dtype, self.shape = actual.dtype, shape
+        x, weight, bias = inputs
+        self.dtype = actual.dtype
         self.real, self.integer = actual.is_floating_point(), not is_inexact(actual.dtype)
         self.wide = torch.int64 if self.integer else torch.complex128 if actual.is_complex() else torch.float64
         self.actual, self.expected = _on_cpu(actual).to(self.wide), _on_cpu(expected).to(self.wide)
         self.x, self.w = _on_cpu(x), _on_cpu(weight)
         self.bias = torch.zeros(len(weight), dtype=self.wide) if bias is None else _on_cpu(bias).to(self.wide)
-        self.bound = torch.as_tensor(bound).detach().cpu().to(torch.float64).expand(actual.shape)
-        rows, outs = torch.arange(len(self.x)), torch.arange(len(self.w))
-        excess = self.excess(self.expected, rows, outs)
+        self.every_bound = torch.as_tensor(bound).detach().cpu().to(torch.float64).expand(actual.shape)
+        self.rows, self.outs = torch.arange(len(self.x)), torch.arange(len(self.w))
+        excess = self.excess(self.actual, self.expected, self.every_bound)
         if self.w.numel() > _WEIGHTS:
-            rows, outs = _worst(excess.amax(1)), _worst(excess.amax(0))
-        self.rows, self.outs = rows, outs
-        self.xs, self.ws = self.x[rows].to(self.wide), self.w[outs].to(self.wide)
-        self.b = self.bias[outs]
-        at = int(excess[rows][:, outs].argmax()) if len(rows) and len(outs) else 0
-        self.row, self.out = divmod(at, max(1, len(outs)))
+            self.rows, self.outs = _worst(excess.amax(1)), _worst(excess.amax(0))
+        self.a, self.e, self.bound = map(self.entered, (self.actual, self.expected, self.every_bound))
+        self.x, self.w = self.x[self.rows], self.w[self.outs]
+        self.xs, self.ws, self.b = self.x.to(self.wide), self.w.to(self.wide), self.bias[self.outs]
+        at = int(self.entered(excess).argmax()) if self.a.numel() else 0
+        self.row, self.out = divmod(at, max(1, len(self.outs)))
         real = torch.float64 if self.integer else self.wide
         self.size = self.xs.to(real).abs() @ self.ws.to(real).abs().T + self.b.to(real).abs()  # S
         self.slack = self.size * (0.0 if self.integer else (self.w.shape[1] + 4) * 2.0**-52)
 
-    def excess(self, h: Tensor, rows: Tensor, outs: Tensor, bound: Tensor | None = None) -> Tensor:
+    def entered(self, h: Tensor) -> Tensor:
+        """The rows and outputs of h (N, O) that enter products."""
+        return h[self.rows][:, self.outs]
+
+    def excess(self, a: Tensor, h: Tensor, bound: Tensor | float) -> Tensor:
         """How far |a - h| exceeds the bound; infinite where it cannot be told."""
-        a = self.actual[rows][:, outs]
-        bound = self.bound[rows][:, outs] if bound is None else bound
         h = h.to(self.dtype).to(torch.int64) if self.integer else h
         far = (a - h).abs().to(torch.float64) - bound
         alike = (a == h) | ((a != a) & (h != h))
@@ -79,18 +79,17 @@ class Outputs:
 
     def distance(self, h: Tensor) -> float:
         """Root mean square of |a - h| / S over what enters products; 0 where both are the same infinity or NaN."""
-        far = self.excess(h, self.rows, self.outs, torch.zeros_like(self.size)) / self.size
+        far = self.excess(self.a, h, 0.0) / self.size
         return float(torch.where(far.isfinite(), far, torch.zeros_like(far)).square().mean().sqrt())
 
     def explained_by(self, h: Tensor) -> bool:
         """Whether all outputs lie within the bound of h (N, O), without slack: h came from e."""
-        every = (torch.arange(len(self.x)), torch.arange(len(self.w)))
-        return bool((self.excess(h, *every) <= 0).all())
+        return bool((self.excess(self.actual, h, self.every_bound) <= 0).all())
 
     def whole(self, cause: Cause, h: Tensor) -> Iterator[Found]:
         """The cause, if h (N, O) explains every output."""
         if self.explained_by(h):
-            yield Found(cause, self.distance(h[self.rows][:, self.outs]))
+            yield Found(cause, self.distance(self.entered(h)))
 
     def product(self, x: Tensor, w: Tensor) -> Tensor:
         """The hypothesis x w' + b."""
@@ -98,12 +97,12 @@ class Outputs:
 
     def parts(self, cause: Cause, hypothesis: Callable[[Tensor], Tensor], x: Tensor | None = None) -> Iterator[Found]:
         """The cause, if hypothesis(x) explains the worst row, and then every row; x replaces the inputs."""
-        if not (len(self.rows) and len(self.outs)):
+        if not self.a.numel():
             return
         xs = self.xs if x is None else x
         for part in (slice(self.row, self.row + 1), slice(None)):
             h = hypothesis(xs[part])
-            if not bool((self.excess(h, self.rows[part], self.outs) <= self.slack[part]).all()):
+            if not bool((self.excess(self.a[part], h, self.bound[part]) <= self.slack[part]).all()):
                 return
         yield Found(cause, self.distance(h))
 
@@ -111,14 +110,15 @@ class Outputs:
 _named = partial(cause_of, outputs=True)
 
 
-def output_causes(y: Outputs) -> Iterator[Found]:
+def output_causes(y: Outputs, feature_shape: tuple[int, ...]) -> Iterator[Found]:
     """Every mistake that explains the outputs, the more specific ones first."""
     yield from _zero_and_bias(y)
-    yield from _wrong_columns(y)
+    yield from _wrong_columns(y, feature_shape)
     yield from _wrong_length(y)
     yield from _moved(y)
     if y.real:
-        yield from _clamped(y)
+        yield from y.whole(_named("output-clamped"), y.expected.clamp(min=0))
+        yield from y.whole(_named("output-absolute"), y.expected.abs())
     yield from _scaled(y)
     if not y.integer:
         yield from _lossy_inputs(y)
@@ -137,11 +137,11 @@ def _zero_and_bias(y: Outputs) -> Iterator[Found]:
     yield from y.whole(_named("bias-negated"), e - 2 * b)
 
 
-def _wrong_columns(y: Outputs) -> Iterator[Found]:
-    for mistake in column_mistakes(y.shape):
+def _wrong_columns(y: Outputs, feature_shape: tuple[int, ...]) -> Iterator[Found]:
+    for mistake in column_mistakes(feature_shape):
         back = torch.argsort(mistake.index)  # sum_j x_j w[index_j] = sum_k x[back_k] w_k
         yield from y.parts(mistake.cause, lambda x, back=back: y.product(x[:, back], y.ws))  # type: ignore[misc]
-    if y.w.shape[0] == y.w.shape[1] == len(y.outs):
+    if len(y.bias) == y.w.shape[1] == len(y.outs):
         cause = _named("weight-transposed", shape=tuple(y.w.shape))
         yield from y.parts(cause, lambda x: y.product(x, y.ws.T))
 
@@ -149,17 +149,17 @@ def _wrong_columns(y: Outputs) -> Iterator[Found]:
 def _wrong_length(y: Outputs) -> Iterator[Found]:
     """The last or first k of n terms missing, or the last k counted twice; k read off the worst output."""
     n = y.w.shape[1]
-    if not (len(y.rows) and len(y.outs)):
+    if not y.a.numel():
         return
     terms = y.xs[y.row] * y.ws[y.out]
     head = terms.cumsum(0)
     tail = terms.flip(0).cumsum(0).flip(0)  # tail[m] = sum of terms m .. n-1
-    at = slice(y.row, y.row + 1), slice(y.out, y.out + 1)
+    at = y.row, y.out
 
     def places(h: Tensor) -> list[int]:
         """The m, neither 0 nor n, for which h[m] explains the worst output."""
-        excess = y.excess(h[None, :], y.rows[at[0]], y.outs[at[1]].expand(len(h)))
-        return [int(m) for m in (excess[0] <= y.slack[at][0, 0]).nonzero().flatten() if m > 0]
+        fits = y.excess(y.a[at].expand(len(h)), h, y.bound[at]) <= y.slack[at]
+        return [m for m in fits.nonzero().flatten().tolist() if m > 0]
 
     b, ws = y.b[y.out], y.ws
     for m in places(b + head - terms)[::-1][:32]:  # terms 0 .. m-1
@@ -178,15 +178,15 @@ def _wrong_length(y: Outputs) -> Iterator[Found]:
 def _moved(y: Outputs) -> Iterator[Found]:
     """Rows of the batch, or output features, in another order or all the same."""
     for name, dim, a, e, bound in (
-        ("batch", 0, y.actual, y.expected, y.bound),
-        ("outputs", 1, y.actual.T, y.expected.T, y.bound.T),
+        ("batch", 0, y.actual, y.expected, y.every_bound),
+        ("outputs", 1, y.actual.T, y.expected.T, y.every_bound.T),
     ):
         count = len(a)
         if count < 2:
             continue
 
         def distance(h: Tensor, turn: int = dim) -> float:
-            return y.distance((h.T if turn else h)[y.rows][:, y.outs])
+            return y.distance(y.entered(h.T if turn else h))
 
         index = source = None
         if count * a.numel() > _PAIRS:
@@ -233,11 +233,6 @@ def _assignment(hit: Tensor) -> Tensor | None:
     return index
 
 
-def _clamped(y: Outputs) -> Iterator[Found]:
-    yield from y.whole(_named("output-clamped"), y.expected.clamp(min=0))
-    yield from y.whole(_named("output-absolute"), y.expected.abs())
-
-
 def _scaled(y: Outputs) -> Iterator[Found]:
     """A whole factor or divisor, of the output or of the product without the bias; read off two outputs at least."""
     e, b = y.expected, y.bias
@@ -262,25 +257,22 @@ def _scaled(y: Outputs) -> Iterator[Found]:
 def _lossy_inputs(y: Outputs) -> Iterator[Found]:
     """Inputs, weights or both rounded before they are multiplied; as in TF32 or bfloat16 kernels."""
     for name in ROUNDINGS:
-        x, w = rounded(y.x[y.rows], name).to(y.wide), rounded(y.w[y.outs], name).to(y.wide)
+        x, w = rounded(y.x, name).to(y.wide), rounded(y.w, name).to(y.wide)
         yield from _changed(y, name, x, w, when=" before they are multiplied")
 
 
 def _changed(y: Outputs, name: str, x: Tensor, w: Tensor, when: str = "") -> Iterator[Found]:
-    """Inputs and weights as x and w, or one of the two: no line of code changes a single one."""
-    for what, xs, ws, alone in (
-        ("inputs and weights", x, w, ""),
-        ("weights", y.xs, w, None),
-        ("inputs", x, y.ws, None),
-    ):
-        cause = _named(name, what=what, when=when, alone=alone)
+    """Inputs and weights as x and w, or one of the two."""
+    for what, xs, ws in (("inputs and weights", x, w), ("weights", y.xs, w), ("inputs", x, y.ws)):
+        setting = None if name in ROUNDINGS and what != "inputs and weights" else ""  # no setting rounds one alone
+        cause = _named(name, what=what, when=when, setting=setting)
         yield from y.parts(cause, lambda x, ws=ws: y.product(x, ws), xs)  # type: ignore[misc]
 
 
 def _flushed(y: Outputs) -> Iterator[Found]:
     """Subnormal inputs, outputs, or both replaced by zero."""
     name = "subnormals-flushed"
-    x, w = flushed(y.x[y.rows], y.x.dtype).to(y.wide), flushed(y.w[y.outs], y.w.dtype).to(y.wide)
+    x, w = flushed(y.x, y.x.dtype).to(y.wide), flushed(y.w, y.w.dtype).to(y.wide)
     yield from _changed(y, name, x, w)
     yield from y.whole(_named(name, what="outputs"), flushed(y.expected, y.dtype))
     cause = _named(name, what="inputs, weights and outputs")
@@ -291,28 +283,26 @@ def _low_outputs(y: Outputs) -> Iterator[Found]:
     """Every output is a number of a lower format, the exact ones are not: rounded, or summed, in that format."""
     if y.actual.numel() < 4:
         return
-    e, a, bound = (t[y.rows][:, y.outs] for t in (y.expected, y.actual, y.bound))
     for low, dtype in LOW.items():
         fmt, terms = format_of(dtype), y.w.shape[1] + 1
-        stored = e.to(y.dtype)
+        stored, far = y.e.to(y.dtype), (y.a - y.e).abs()
         telling = stored.to(dtype).to(y.dtype) != stored
         if format_of(y.dtype).precision <= fmt.precision or 2 * int(telling.sum()) < telling.numel():
             continue
         if not bool((y.actual.to(dtype).to(y.wide) == y.actual).all()):
             continue
-        far = (a - e).abs()
-        if bool((far <= fmt.u * (e.abs() + bound) + bound + fmt.min_subnormal).all()):
-            yield Found(_named(f"output-rounded-{low}"), y.distance(e.to(dtype).to(y.wide)))
-        elif terms * fmt.u <= 0.125 and bool((far <= terms * fmt.u * y.size + bound + fmt.min_subnormal).all()):
+        if bool((far <= fmt.u * (y.e.abs() + y.bound) + y.bound + fmt.min_subnormal).all()):
+            yield Found(_named(f"output-rounded-{low}"), y.distance(y.e.to(dtype).to(y.wide)))
+        elif terms * fmt.u <= 0.125 and bool((far <= terms * fmt.u * y.size + y.bound + fmt.min_subnormal).all()):
             how = f": every output is a {low} number, off by what such a sum costs"
             cause = _named(f"accumulated-{low}", how=how)
-            yield Found(cause, y.distance(e) / 4)  # no single h: above any that fits well
+            yield Found(cause, y.distance(y.e) / 4)  # no single h: above any that fits well
 
 
 def _low_sums(y: Outputs) -> Iterator[Found]:
     """Sums taken one term after the other in a lower format, simulated on the worst outputs."""
     n = y.w.shape[1]
-    if n > _STEPS or len(y.rows) * len(y.outs) > _CELLS:
+    if n > _STEPS or y.a.numel() > _CELLS:
         return
     for low, dtype in LOW.items():
         for first in (False, True):
@@ -320,7 +310,7 @@ def _low_sums(y: Outputs) -> Iterator[Found]:
             for j in range(n):
                 total = (total.double() + y.xs[:, j, None] * y.ws[None, :, j]).to(dtype)
             h = total.double() if first else (total.double() + y.b)
-            if bool((y.excess(h, y.rows, y.outs) <= y.slack).all()):
+            if bool((y.excess(y.a, h, y.bound) <= y.slack).all()):
                 yield Found(_named(f"accumulated-{low}", how=", one term after the other"), y.distance(h))
                 break
 

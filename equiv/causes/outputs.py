@@ -91,12 +91,11 @@ def name_output_cause(
     shape = check_feature_shape(feature_shape)
     _check_shapes(shape, actual, weight, expected_exact=expected_exact, x=x, bias=bias, bound=bound)
     with torch.device("cpu"), torch.no_grad():
-        outputs = Outputs(actual, expected_exact, x, weight, bias, shape, bound)
+        outputs = Outputs(actual, expected_exact, (x, weight, bias), bound)
         if outputs.explained_by(outputs.expected):
             return None
-        best = None
-        far = outputs.distance(outputs.expected[outputs.rows][:, outputs.outs])
-        for found in output_causes(outputs):
+        best, far = None, outputs.distance(outputs.e)
+        for found in output_causes(outputs, shape):
             if found.distance <= far / 2:
                 best, far = found.cause, found.distance
             if far == 0:

@@ -60,12 +60,7 @@ class FlattenedLayer:
             if self.readout == "positions"
             else self.w.view(self.o, self.c, self.hw)
         )  # (O, C, HW), the entries that a 1x1 convolution makes equal
-        self.first = tied[:, :, 0].contiguous()
-        pairs = [(tied[rows], self.first[rows, :, None]) for rows in row_blocks(self.o, self.c * self.hw)]
-        self.constant = torch.cat([(entries == first).all(-1) for entries, first in pairs])
-        self.drift = torch.cat([self.difference(entries, first).mean(-1) for entries, first in pairs])
-        self.drift[self.constant] = 0
-        k = torch.where(self.constant, self.first, self._best(self.first, self.drift))
+        self.first, self.drift, self.constant, k = self._averaged(tied)
         if self.readout == "mean":
             k = self._stored((self.first.to(self.wide) * self.scale + self.drift) * self.hw / self.scale)
             if not bool(torch.isfinite(k).all()):
@@ -75,6 +70,15 @@ class FlattenedLayer:
                 )
         self.k = k
 
+    def _averaged(self, tied: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Of each row of (O, m, HW): the first entry, the mean deviation from it, if all are equal, and the mean."""
+        first = tied[:, :, 0].contiguous()
+        pairs = [(tied[rows], first[rows, :, None]) for rows in row_blocks(self.o, tied[0].numel())]
+        constant = torch.cat([(entries == one).all(-1) for entries, one in pairs])
+        drift = torch.cat([self.difference(entries, one).mean(-1) for entries, one in pairs])
+        drift[constant] = 0
+        return first, drift, constant, torch.where(constant, first, self._best(first, drift))
+
     def _fit_bias(self) -> None:
         """Set kb (O,) the convolution's bias, and reach (out,) what it adds to each of the layer's outputs."""
         self.kb = self.reach = None
@@ -82,15 +86,11 @@ class FlattenedLayer:
         if self.b is None:
             return
         if self.readout == "positions":
-            tied = self.b.view(self.o, self.hw)
-            first = tied[:, 0]
-            away = self.difference(tied, first[:, None])
-            constant = (tied == first[:, None]).all(-1)
-            mean = away.mean(-1)
-            self.kb = torch.where(constant, first, self._best(first, mean))
+            tied = self.b.view(self.o, 1, self.hw)
+            first, drift, _, mean = self._averaged(tied)
+            self.kb = mean[:, 0]
             self.reach = self.kb.repeat_interleave(self.hw)
-            off = torch.where(constant[:, None], torch.zeros_like(away), away - mean[:, None])
-            self.bias_distance = _norm(off) / self.scale
+            self.bias_distance = _norm(self.difference(tied, first[..., None]) - drift[..., None]) / self.scale
         elif self.readout == "sum" and self.integer:
             wide = self.b.to(torch.int64)
             part = wide.div(self.hw, rounding_mode="floor")

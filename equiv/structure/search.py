@@ -106,44 +106,33 @@ class Counterexample:
         tail = "is" if self.equivalent else "is not"
         read = {"positions": "flattened", "sum": "then summed over positions", "mean": "then averaged over positions"}
         lines = [
-            _wrap(
-                width,
-                f"{head}: Linear({self.in_features} -> {self.out_features}) over a flattened map {self.feature_shape} "
-                f"{tail} a 1x1 conv over {counted(c, 'channel')}, {read[self.readout]}.",
-            ),
+            f"{head}: Linear({self.in_features} -> {self.out_features}) over a flattened map {self.feature_shape} "
+            f"{tail} a 1x1 conv over {counted(c, 'channel')}, {read[self.readout]}.",
             f"  layer     {counted(self.in_features, 'number')} -> {self.out_features:,}; "
             f"{counted(self.layer_weights, 'weight')}",
             f"  1x1 conv  {self.feature_shape} -> {self.conv_output_shape}, {counted(o * hw, 'number')}; "
             f"{counted(self.conv_weights, 'weight')}",
-            _wrap(
-                width,
-                f"The 1x1 conv is one layer {c} -> {o} at each of {counted(hw, 'position')}: the dense matrix "
-                f"K (x) I_{hw}, where {self.dense_nonzeros:,} of {counted(self.dense_entries, 'entry', 'entries')} can "
-                "be non-zero.",
-            ),
-            _wrap(width, f"Reason: {self.reason}."),
+            f"The 1x1 conv is one layer {c} -> {o} at each of {counted(hw, 'position')}: the dense matrix K (x) I_{hw}"
+            f", where {self.dense_nonzeros:,} of {counted(self.dense_entries, 'entry', 'entries')} can be non-zero.",
+            f"Reason: {self.reason}.",
         ]
         if self.witness is not None:
             index = "0" if self.witness_index is None else f"0 but x{list(self.witness_index)} = 1"
             lines += [
-                _wrap(width, f"Smallest witness: x = {index}."),
+                f"Smallest witness: x = {index}.",
                 f"  output {list(self.output_index or ())}{' without bias' * self.without_bias}",
                 f"    layer     {self.expected!r}",
                 f"    1x1 conv  {self.actual!r}",
             ]
-        if self.picture:
-            lines += [self.picture]
+        lines += self.picture.splitlines()
         if not self.equivalent:
             bound = "" if self.gap_is_exact else "at least "
             lines += [
-                _wrap(
-                    width,
-                    f"Closest 1x1 conv: distance {self.distance:.6g} ({self.relative_distance:.3g} of the layer's norm)"
-                    + (f", bias {self.bias_distance:.6g}" if self.bias_distance else ""),
-                ),
-                _wrap(width, f"  worst error for |x|_2 = 1: {bound}{self.gap:.6g}; for max|x| = 1: {self.gap_inf:.6g}"),
+                f"Closest 1x1 conv: distance {self.distance:.6g} ({self.relative_distance:.3g} of the layer's norm)"
+                + (f", bias {self.bias_distance:.6g}" if self.bias_distance else ""),
+                f"  worst error for |x|_2 = 1: {bound}{self.gap:.6g}; for max|x| = 1: {self.gap_inf:.6g}",
             ]
-        return "\n".join(lines)
+        return "\n".join(fill(line, width, subsequent_indent="  ") for line in lines)
 
     def snippet(self) -> str:
         """Python source that needs torch and equiv only, rebuilds the witness and asserts the difference.
@@ -390,7 +379,3 @@ def _conv(linear: nn.Linear, layer: FlattenedLayer) -> Conv:
     if layer.kb is not None:
         conv.bias = nn.Parameter(layer.kb.clone().to(linear.weight.device), requires_grad=linear.bias.requires_grad)
     return conv.train(linear.training)
-
-
-def _wrap(width: int, text: str) -> str:
-    return fill(text, width, subsequent_indent="  ", break_long_words=True)

@@ -124,12 +124,12 @@ def layer_tensors(
     if isinstance(layer, nn.Linear):
         check_linear(layer, name="layer")
         return LayerTensors(layer.weight, layer.bias)
-    as_map = None if layer.transposed else _map_given(check_conv(layer, name="layer"), input, actual)
-    if layer.transposed or (layer.groups != 1 and as_map is None):
+    conv = None if layer.transposed else check_conv(layer, name="layer")
+    as_map = None if conv is None else _map_given(conv, input, actual)
+    if conv is None or (conv.groups != 1 and as_map is None):
         raise EquivError(
             f"layer: expected a convolution of one group, got {layer}; pass equiv.conv_to_linear(layer, feature_shape)"
         )
-    conv = check_conv(layer, name="layer")
     shape = (conv.in_channels, *conv.kernel_size) if as_map is None else as_map
     if conv.groups == 1 and tuple(conv.weight.shape[2:]) == shape[1:] and is_unpadded(conv):
         return LayerTensors(conv.weight, conv.bias)

@@ -48,15 +48,7 @@ def assess_blocks(
     weight: Tensor,
     bias: Tensor | None,
 ) -> tuple[Assessment, ...]:
-    """Each of ``results`` ``(N, O)`` against the exact outputs of ``(weight, bias)`` on ``x``, in its arithmetic.
-
-    Args:
-        results: ``(N, O)`` each.
-        arithmetics: One for each; not used for integer dtypes.
-        x: ``(N, n)``.
-        weight: ``(O, n)``.
-        bias: ``(O,)`` or None.
-    """
+    """Each of ``results`` ``(N, O)`` against the exact ones of ``weight`` ``(O, n)`` on ``x``, in its arithmetic."""
     step = max(1, _ENTRIES // max(1, weight.shape[1]))
     found: list[list[Assessment]] = [[] for _ in results]
     for start in range(0, len(weight), step):
@@ -93,13 +85,7 @@ def _joined(found: list[Assessment]) -> Assessment:
 
 
 def cause_of_outputs(rows: Comparison, worst: int, feature_shape: tuple[int, ...]) -> Cause | None:
-    """The likely cause; of a large layer from its worst output and others spread over all, 256 at most.
-
-    Args:
-        rows: Results ``(N, O)``, input ``(N, n)`` and weight ``(O, n)``.
-        worst: The output that is furthest off.
-        feature_shape: As for :func:`equiv.causes.likely_cause`.
-    """
+    """The likely cause; of a large layer from its ``worst`` output and others spread over all, 256 at most."""
     if rows.weight.numel() > _EXPLAINED:
         outputs = len(rows.weight)
         rows = at_outputs(rows, torch.tensor(sorted({worst, *range(0, outputs, -(-outputs // (_SAMPLED - 1)))})))

@@ -12,7 +12,7 @@ def explained(verdict: Verdict, arithmetic: Arithmetic | None, outside: int, bre
     counts, total = verdict.counts, verdict.counts["total"]
     kind = arithmetic.name if arithmetic else f"{verdict.dtype}, exact modulo 2**bits"
     if verdict.outcome is Outcome.IDENTICAL:
-        return identical(total, f" ({kind})")
+        return _identical(total, f" ({kind})")
     if verdict.outcome is Outcome.ROUNDING:
         same = counts["identical"]
         text = (
@@ -32,9 +32,9 @@ def explained(verdict: Verdict, arithmetic: Arithmetic | None, outside: int, bre
         exceed = _verb(breaks, "exceed", "exceeds")
         return f"{_inside(total, kind)}, but {breaks:,} {exceed} the tolerance that was asked for."
     if arithmetic is None:
-        said = some_outputs(outside, total, "are", "is", "integer output")
+        said = _some(outside, total, "are", "is", "integer output")
         return f"{said} wrong: integers are exact in any order ({kind})."
-    said, them = some_outputs(outside, total, "lie", "lies"), _verb(outside, "them", "it")
+    said, them = _some(outside, total, "lie", "lies"), _verb(outside, "them", "it")
     return f"{said} outside the envelope: no right kernel gives {them} ({kind})."
 
 
@@ -42,15 +42,15 @@ def without_layer(verdict: Verdict, *, integers: bool) -> str:
     """What bits and tolerances say where the layer and its input are not known."""
     counts, total = verdict.counts, verdict.counts["total"]
     if verdict.outcome is Outcome.IDENTICAL:
-        return identical(total)
+        return _identical(total)
     if verdict.outcome is Outcome.DIFFERENT and integers:
-        said = some_outputs(counts["different"], total, "differ", "differs", "integer output")
+        said = _some(counts["different"], total, "differ", "differs", "integer output")
         return f"{said}: integers are exact in any order."
     if verdict.outcome is Outcome.DIFFERENT:
-        said = some_outputs(counts["different"], total, "exceed", "exceeds")
+        said = _some(counts["different"], total, "exceed", "exceeds")
         return f"{said} the tolerance that was asked for."
     return (
-        f"{some_outputs(counts['undecided'], total, 'differ', 'differs')}, and without the input and the layer nobody "
+        f"{_some(counts['undecided'], total, 'differ', 'differs')}, and without the input and the layer nobody "
         "can tell rounding from a defect. Pass input= and layer= (or weight= and bias=) for a verdict."
     )
 
@@ -65,13 +65,11 @@ def blamed(found: Assessment, other: Assessment) -> str:
     return f" `actual` is outside at {counted(mine, 'output')}, `expected` at {theirs:,}."
 
 
-def identical(total: int, kind: str = "") -> str:
-    """All outputs are the same bit for bit."""
+def _identical(total: int, kind: str = "") -> str:
     return f"{_all(total, 'are', 'is')} the same bit for bit{kind}." if total else "both results are empty."
 
 
-def some_outputs(count: int, total: int, many: str, one: str, what: str = "output") -> str:
-    """Some of all outputs, with a verb."""
+def _some(count: int, total: int, many: str, one: str, what: str = "output") -> str:
     return f"{count:,} of {counted(total, what)} {_verb(count, many, one)}"
 
 

@@ -7,7 +7,7 @@ their parameters, once both are written as dense layers: that holds for all inpu
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -87,7 +87,7 @@ def assert_equivalent(
         >>> assert_equivalent(conv, linear)
         Traceback (most recent call last):
         ...
-        equiv.errors.NotEquivalent: DIFFERENT: ...
+        equiv.verdict.outcome.NotEquivalent: DIFFERENT: ...
     """
     check_integer("seed", seed, least=-(2**63), most=2**63 - 1, advice="leave it out for 0")
     if input is not None:
@@ -115,6 +115,8 @@ def assert_equivalent(
     check_product(shape, layer.in_features, "the features of the layer")
     if left.dense is not None and right.dense is not None:
         _same_parameters(left.dense, right.dense, shape)
+    if input is not None:
+        _check_input(layer, input)
     weight, bias = layer.weight.detach(), _bias(layer)
     alternatives = _alternatives(left, right)
     for words, x, columns in _inputs(layer, input, seed):
@@ -289,35 +291,34 @@ def _bias(layer: nn.Linear) -> Tensor | None:
     return None if layer.bias is None else layer.bias.detach()
 
 
-def _inputs(layer: nn.Linear, given: Tensor | None, seed: int) -> list[tuple[str, Tensor, Tensor | None]]:
+def _inputs(layer: nn.Linear, given: Tensor | None, seed: int) -> Iterator[tuple[str, Tensor, Tensor | None]]:
     """What to try: the caller's input, zero and one-hot rows, signs, and values of ordinary size.
 
     Each with words, and with the only columns in which it is not zero where these are few.
     """
     n, dtype, device = layer.in_features, layer.weight.dtype, layer.weight.device
+    if given is not None and given.numel():
+        yield "on the input given", given.detach().reshape(-1, n), None
     generator = torch.Generator().manual_seed(seed)
-    tried: list[tuple[str, Tensor, Tensor | None]] = []
-    if given is not None:
-        if given.dtype != dtype or given.ndim == 0 or given.numel() % max(1, n):
-            raise EquivError(
-                f"input: expected a tensor of {dtype_name(dtype)} with {n} features a row, got "
-                f"{dtype_name(given.dtype)} of shape {tuple(given.shape)}; convert it, or pass the rows that the layer "
-                "takes"
-            )
-        if given.numel():
-            tried.append(("on the input given", given.detach().reshape(-1, n), None))
     columns = torch.arange(n) if n <= _ONE_HOTS else torch.randperm(n, generator=generator)[:_ONE_HOTS].sort().values
     probes = torch.cat([torch.zeros(1, n, dtype=dtype, device=device), one_hot_rows(columns, n, dtype, device)])
-    tried.append(("on the zero input and one-hot inputs", probes, columns.to(device) if n > _ONE_HOTS else None))
+    yield "on the zero input and one-hot inputs", probes, columns.to(device) if n > _ONE_HOTS else None
     low = 0 if dtype == torch.uint8 else -1
-    signs = torch.randint(low, 2, (_ROWS, n), generator=generator).to(dtype).to(device)
-    tried.append(("on inputs of -1, 0 and 1", signs, None))
+    yield "on inputs of -1, 0 and 1", torch.randint(low, 2, (_ROWS, n), generator=generator).to(dtype).to(device), None
     if is_inexact(dtype):
         wide = torch.complex128 if dtype.is_complex else torch.float64
         normal = torch.randn(_ROWS, n, generator=generator, dtype=wide).to(dtype).to(device)
-        tried.append(("on normal inputs", normal, None))
-        tried.append(("on one input without a batch of others", normal[:1], None))
-    return tried
+        yield "on normal inputs", normal, None
+        yield "on one input without a batch of others", normal[:1], None
+
+
+def _check_input(layer: nn.Linear, given: Tensor) -> None:
+    n, dtype = layer.in_features, layer.weight.dtype
+    if given.dtype != dtype or given.ndim == 0 or given.numel() % n:
+        raise EquivError(
+            f"input: expected a tensor of {dtype_name(dtype)} with {n} features a row, got {dtype_name(given.dtype)} "
+            f"of shape {tuple(given.shape)}; convert it, or pass the rows that the layer takes"
+        )
 
 
 def _signature(layer: nn.Linear) -> str:
