@@ -71,7 +71,7 @@ class Outputs:
         return h[self.rows][:, self.outs]
 
     def excess(self, a: Tensor, h: Tensor, bound: Tensor | float) -> Tensor:
-        """How far |a - h| exceeds the bound; infinite where it cannot be told."""
+        """How far |a - h| exceeds the bound; infinite where it is no number."""
         h = h.to(self.dtype).to(torch.int64) if self.integer else h
         far = (a - h).abs().to(torch.float64) - bound
         alike = (a == h) | ((a != a) & (h != h))
@@ -163,10 +163,10 @@ def _wrong_length(y: Outputs) -> Iterator[Found]:
 
     b, ws = y.b[y.out], y.ws
     for m in places(b + head - terms)[::-1][:32]:  # terms 0 .. m-1
-        cause = _named("reduction-cut-short", count=n - m, n=n, start=m)
+        cause = _named("reduction-cut-short", count=n - m, n=n, start=m, what="terms are missing")
         yield from y.parts(cause, lambda x, m=m: y.product(x[:, :m], ws[:, :m]))  # type: ignore[misc]
     for m in places(b + tail)[:32]:  # terms m .. n-1
-        cause = _named("reduction-starts-late", count=m, n=n)
+        cause = _named("reduction-starts-late", count=m, n=n, what="terms are missing")
         yield from y.parts(cause, lambda x, m=m: y.product(x[:, m:], ws[:, m:]))  # type: ignore[misc]
     for m in places(b + head[-1] + tail)[::-1][:32]:
         cause = _named("reduction-overlaps", count=n - m, n=n, start=m)

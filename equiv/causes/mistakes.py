@@ -104,12 +104,12 @@ _MISTAKES = {
     "output-clamped": _Mistake("negative outputs are replaced by zero, as by a ReLU"),
     "output-absolute": _Mistake("every output is replaced by its absolute value"),
     "reduction-cut-short": _Mistake(
-        "the last {count} of {n} inputs play no part: the reduction is cut short",
+        "the last {count} of {n} {what}: the reduction is cut short",
         "weight[:, {start}:] = reference.weight[:, {start}:]",
         "y = y + x[:, {start}:] @ weight[:, {start}:].T",
     ),
     "reduction-starts-late": _Mistake(
-        "the first {count} of {n} inputs play no part: the reduction starts late",
+        "the first {count} of {n} {what}: the reduction starts late",
         "weight[:, :{count}] = reference.weight[:, :{count}]",
         "y = y + x[:, :{count}] @ weight[:, :{count}].T",
     ),
@@ -190,7 +190,7 @@ def _orders(plain: Tensor, shape: tuple[int, ...]) -> Iterator[ColumnMistake]:
         index = plain.view(shape).permute(order).reshape(-1)
         back = tuple(order.index(axis) for axis in axes)
         for how, wrong, sizes, undo in (
-            (f"its columns are in the order {words}", index, tuple(shape[axis] for axis in order), back),
+            (f"the columns are in the order {words}", index, tuple(shape[axis] for axis in order), back),
             (f"columns in the order {right} were read as {words}", torch.argsort(index), shape, order),
         ):
             undone = f".permute({_joined((0, *(axis + 1 for axis in undo)))})"

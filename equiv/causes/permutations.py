@@ -52,8 +52,8 @@ def in_words(index: Tensor) -> str:
     moved = (index != plain).nonzero().flatten().tolist()
     if len(moved) == 2:
         return f"{moved[0]} and {moved[1]} exchanged"
-    shown = ", ".join(f"{j} holds {int(index[j])}" for j in moved[:4])
-    return f"{len(moved)} of {m} moved: {shown}{', ...' if len(moved) > 4 else ''}"
+    shown = ", ".join(f"place {j} holds {int(index[j])}" for j in moved[:4])
+    return f"in another order ({len(moved)} of {m} moved: {shown}{', ...' if len(moved) > 4 else ''})"
 
 
 def undone(index: Tensor, dim: int = 0) -> str | None:

@@ -114,9 +114,9 @@ def _cut_short(w: Tensor, r: Tensor) -> Iterator[Cause]:
     wrong = _wrong(w, r).any(0).nonzero().flatten()
     first, last = int(wrong[0]), int(wrong[-1])
     if not bool(w[:, first:].any()):
-        yield cause_of("reduction-cut-short", count=n - first, n=n, start=first)
+        yield cause_of("reduction-cut-short", count=n - first, n=n, start=first, what="columns are zero")
     if not bool(w[:, : last + 1].any()):
-        yield cause_of("reduction-starts-late", count=last + 1, n=n)
+        yield cause_of("reduction-starts-late", count=last + 1, n=n, what="columns are zero")
 
 
 def _reordered(w: Tensor, r: Tensor, shape: tuple[int, ...]) -> Iterator[Cause]:

@@ -3,7 +3,8 @@
 Letters: W (out, n) is the layer's weight, its columns the map (C, *spatial) flattened C-major, with HW = prod(spatial)
 positions p, q; K (O, C) is the weight of a 1x1 convolution, T(K) the dense matrix of that convolution and the readout
 that follows it, R = W - T(K). A *readout* says how the map (O, *spatial) of the convolution is read as the layer's
-output: ``"positions"`` flattens it (T(K) = K (x) I_HW), ``"sum"`` and ``"mean"`` reduce it over positions.
+output: ``"positions"`` flattens it (T(K) is the Kronecker product K (x) I_HW), ``"sum"`` and ``"mean"`` reduce it over
+positions.
 
 The tensors are computed in `equiv.structure.closest`, programs are written in `equiv.structure.snippet`.
 """

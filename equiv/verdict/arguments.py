@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeAlias
 
@@ -50,6 +51,11 @@ class Comparison:
     tolerances: tuple[float, float] | None = None
     channels: int | None = None
     alternative_weights: tuple[Alternatives, Alternatives] = ((None,), (None,))
+
+    def alternatives(self, change: Callable[[Tensor], Tensor]) -> tuple[Alternatives, Alternatives]:
+        """The alternative weights, each of them changed."""
+        a, b = (tuple(w if w is None else change(w) for w in tried) for tried in self.alternative_weights)
+        return a, b
 
 
 class LayerTensors(NamedTuple):

@@ -94,16 +94,13 @@ def cause_of_outputs(rows: Comparison, worst: int, feature_shape: tuple[int, ...
 
 def at_outputs(rows: Comparison, some: Tensor) -> Comparison:
     """The comparison at some of its outputs, the last dimension of its results."""
-    first, second = (
-        tuple(None if weight is None else weight[some] for weight in tried) for tried in rows.alternative_weights
-    )
     return replace(
         rows,
         actual=rows.actual[:, some],
         expected=rows.expected[:, some],
         weight=rows.weight[some],
         bias=None if rows.bias is None else rows.bias[some],
-        alternative_weights=(first, second),
+        alternative_weights=rows.alternatives(lambda weight: weight[some]),
     )
 
 

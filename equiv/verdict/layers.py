@@ -234,13 +234,9 @@ def _judged(rows: Comparison, columns: Tensor | None) -> tuple[Verdict, int | No
 
 def _at_columns(rows: Comparison, columns: Tensor) -> Comparison:
     n, here = rows.weight.shape[1], columns.cpu()
-    first, second = (
-        tuple(None if weight is None else weight.view(len(weight), -1, n)[..., here].flatten(1) for weight in tried)
-        for tried in rows.alternative_weights
-    )
-    return replace(
-        rows, input=rows.input[:, columns], weight=rows.weight[:, columns], alternative_weights=(first, second)
-    )
+    alternatives = rows.alternatives(lambda weight: weight.view(len(weight), -1, n)[..., here].flatten(1))
+    x, weight = rows.input[:, columns], rows.weight[:, columns]
+    return replace(rows, input=x, weight=weight, alternative_weights=alternatives)
 
 
 def _is_finite(weight: Tensor) -> bool:

@@ -234,7 +234,7 @@ def _without_layer(actual: Tensor, expected: Tensor, tolerances: tuple[float, fl
 
 
 def _apart(y: Tensor, e: Tensor) -> Tensor:
-    """``|y - e|`` in float64, infinite where it cannot be told; integers do not wrap."""
+    """``|y - e|`` in float64, infinite where it is no number; integers do not wrap."""
     wide = torch.complex128 if y.is_complex() or e.is_complex() else torch.float64
     return (y.to(wide) - e.to(wide)).abs().nan_to_num(math.inf, math.inf)
 

@@ -33,7 +33,7 @@ def test_a_mistake_has_a_plain_sentence_and_its_fixes_are_a_line_of_python(name)
     for template in (mistake.fix, mistake.outputs or ""):
         fix = template.format(**FACTS)
         assert len(ast.parse(fix).body) == bool(fix)
-        if fix.startswith("torch."):
+        if fix.startswith("torch.") and torch.__version__ >= (2, 9):
             for setting in fix.split(" = ")[:-1]:  # settings that this torch has
                 eval(setting, {"torch": torch})
 
@@ -58,7 +58,7 @@ def test_permutations_in_words():
     assert in_words(torch.tensor([3, 2, 1, 0])) == "in reverse order"
     assert in_words(torch.tensor([0, 3, 2, 1])) == "1 and 3 exchanged"
     assert in_words(torch.tensor([1, 0, 3, 2, 5, 4])) == (
-        "6 of 6 moved: 0 holds 1, 1 holds 0, 2 holds 3, 3 holds 2, ..."
+        "in another order (6 of 6 moved: place 0 holds 1, place 1 holds 0, place 2 holds 3, place 3 holds 2, ...)"
     )
 
 

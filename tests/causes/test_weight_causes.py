@@ -67,11 +67,11 @@ PLANTED = {
     "weight-scaled (any)": (lambda w: w * 0.7310585, "multiplied by 0.731"),
     "reduction-cut-short": (
         lambda w: torch.cat([w[:, :-4], torch.zeros(OUT, 4)], 1),
-        "the last 4 of 24 inputs play no part",
+        "the last 4 of 24 columns are zero",
     ),
     "reduction-starts-late": (
         lambda w: torch.cat([torch.zeros(OUT, 2), w[:, 2:]], 1),
-        "the first 2 of 24 inputs play no part",
+        "the first 2 of 24 columns are zero",
     ),
     "rounded-tf32": (lambda w: rounded(w, "rounded-tf32"), "rounded to TF32"),
     "truncated-tf32": (lambda w: rounded(w, "truncated-tf32"), "TF32 (truncated)"),
@@ -116,7 +116,10 @@ def test_an_order_that_would_fill_a_screen_is_not_written_out():
     wide = values((1, 65))
     wrong = wide[:, [1, 0, 3, 2, *range(4, 65)]]
     cause = name_cause(wrong, wide, (65, 1))
-    assert cause == Cause("inputs-permuted", "inputs 4 of 65 moved: 0 holds 1, 1 holds 0, 2 holds 3, 3 holds 2")
+    words = (
+        "inputs in another order (4 of 65 moved: place 0 holds 1, place 1 holds 0, place 2 holds 3, place 3 holds 2)"
+    )
+    assert cause == Cause("inputs-permuted", words)
     assert name_cause(wide.roll(9, 1), wide, (65, 1)).fix == "weight = weight.roll(-9, 1)"
 
 
