@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 from equiv.dtypes import BY_NAME
 from equiv.errors import EquivError
@@ -90,6 +91,30 @@ def check_device(argument: str, value: object, advice: str = "pass such as 'cpu'
     if device.type == "meta" or (device.type == "cpu" and device.index):
         raise refusal(argument, expected, value, advice)
     return device  # type: ignore[no-any-return]
+
+
+def check_tensor(
+    argument: str, value: object, shape: tuple[int, ...] | None = None, *, advice: str = "pass a tensor"
+) -> Tensor:
+    """``value`` if it is a strided tensor that holds values, and of this shape.
+
+    Example:
+        >>> check_tensor("bias", torch.zeros(3), (2,), advice="give one entry per output")
+        Traceback (most recent call last):
+        equiv.errors.EquivError: bias: expected shape (2,), got (3,); give one entry per output
+    """
+    if not isinstance(value, Tensor):
+        raise EquivError(f"{argument}: expected a torch.Tensor, got {type(value).__name__}; {advice}")
+    if value.device.type == "meta":
+        raise EquivError(
+            f"{argument}: expected values, got a tensor on the meta device, which has none; compute it on a real device"
+        )
+    if value.is_nested or value.layout != torch.strided:
+        kind = "a nested tensor" if value.is_nested else value.layout
+        raise EquivError(f"{argument}: expected a strided tensor, got {kind}; convert it with to_dense()")
+    if shape is not None and tuple(value.shape) != shape:
+        raise EquivError(f"{argument}: expected shape {shape}, got {tuple(value.shape)}; {advice}")
+    return value
 
 
 def parse_names(option: str, texts: Iterable[str], allowed: Iterable[str]) -> list[str]:

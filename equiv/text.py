@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 
 def counted(count: int, noun: str, plural: str = "") -> str:
     """A number of things, with a comma between thousands and the noun in the singular or plural.
@@ -31,3 +34,21 @@ def first_line(error: BaseException, limit: int = 120) -> str:
         'no'
     """
     return (str(error).splitlines() or [""])[0][:limit]
+
+
+def plain_json(value: Any) -> Any:
+    """Values in the types that JSON has: tuples become lists, and what has no form there its ``str``.
+
+    That holds for infinities, NaN and complex numbers too.
+
+    Example:
+        >>> plain_json({"worst": float("inf"), "at": (2, 1 - 3j)})
+        {'worst': 'inf', 'at': [2, '(1-3j)']}
+    """
+    if isinstance(value, dict):
+        return {str(key): plain_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain_json(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    return value if value is None or isinstance(value, (bool, int, str)) else str(value)

@@ -1,187 +1,222 @@
-"""The mistakes that a rewriting of a layer is known to make, as index arithmetic and roundings.
+"""The mistakes that have a name: what happened, in a sentence, and the line of code that mends it.
 
-Letters: weight (O, n), columns in the order of a map (C, *spatial) flattened C-major. A column slip is an index: the
-wrong weight is ``weight[:, index]``. Knows what each mistake does to numbers; `equiv.causes.weights` tries them and says which
-one fits.
+One table serves weights and outputs. A mistake in the order of the inputs is an index besides: with a weight ``(O, n)``
+whose columns are a map ``(C, *spatial)`` flattened C-major, the wrong weight is ``weight[:, index]``.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from equiv.numerics import format_of, ordinal
+from equiv.causes.roundings import LOW, ROUNDINGS
 
 
 @dataclass(frozen=True)
-class ColumnSlip:
-    """A wrong order of the n inputs: the wrong weight is ``weight[:, index]``."""
+class Cause:
+    """A mistake that explains a difference, with the line of code that mends it.
+
+    The line uses these names:
+
+    - ``weight`` and ``bias``: what the wrong layer computes with, ``(O, n)`` and ``(O,)``; a kernel is flattened first,
+      ``weight.flatten(1)``, and has the same entries;
+    - ``reference``: the right layer, with its ``weight`` and ``bias`` in the same shapes;
+    - ``x`` and ``y``: the inputs ``(N, n)`` and the wrong outputs ``(N, O)``, where the outputs alone are known;
+    - ``torch``.
+
+    Attributes:
+        name: A stable word such as "flattened-hwc", "bias-dropped" or "rounded-bfloat16".
+        sentence: What happened, with its numbers.
+        fix: The line of Python that mends it, empty where no line does.
+
+    Example:
+        >>> from equiv.causes import name_cause
+        >>> right = torch.arange(6.0).view(1, 6)
+        >>> print(name_cause(right.flip(1), right, (6, 1)).fix)
+        weight = weight.flip(1)
+    """
 
     name: str
     sentence: str
+    fix: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.sentence}"
+
+    def beside(self, other: Cause) -> Cause:
+        """This cause, and what is known of the bias in addition."""
+        fix = f"{self.fix}; {other.fix}" if self.fix and other.fix else ""
+        return Cause(self.name, f"{self.sentence}; {other.sentence}", fix)
+
+
+class _Mistake(NamedTuple):
+    """Sentence and fix, with the facts of a case in braces; ``outputs`` is the fix where only outputs are seen."""
+
+    sentence: str
+    fix: str = ""
+    outputs: str | None = None
+
+
+_ORDER = "weight = weight.reshape(-1, {sizes}){undo}.flatten(1)"
+_COPY, _COPY_BIAS = "weight = reference.weight", "bias = reference.bias"
+_NO_TF32 = 'torch.backends.cuda.matmul.fp32_precision = torch.backends.cudnn.conv.fp32_precision = "ieee"'
+_NO_BFLOAT16 = 'torch.backends.mkldnn.matmul.fp32_precision = torch.backends.mkldnn.conv.fp32_precision = "ieee"'
+_EXACT_PRODUCTS = {"rounded-tf32": _NO_TF32, "truncated-tf32": _NO_TF32, "rounded-bfloat16": _NO_BFLOAT16}
+_EXACT_SUMS = {
+    "float16": "torch.backends.cuda.matmul.allow_fp16_accumulation = False",
+    "bfloat16": "torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False",
+}
+
+_MISTAKES = {
+    # The order of the inputs
+    "flattened-hwc": _Mistake("flattened as {order} instead of {right}: {how}", _ORDER),
+    "spatial-swapped": _Mistake("{axes} exchanged, {order} instead of {right}: {how}", _ORDER),
+    "axes-permuted": _Mistake("axes in the order {order} instead of {right}: {how}", _ORDER),
+    "kernel-flipped": _Mistake("kernel flipped along {axes}{turn}", _ORDER),
+    "kernel-flipped-axis": _Mistake("kernel flipped along {axes}{turn}", _ORDER),
+    "channels-reversed": _Mistake("channels in reverse order", _ORDER),
+    "channels-permuted": _Mistake("channels {moved}", _ORDER),
+    "inputs-reversed": _Mistake("all inputs in reverse order", "weight = weight.flip(1)"),
+    "inputs-permuted": _Mistake("inputs {moved}", "weight = weight{undo}"),
+    # Other rearrangements, and what is scaled
+    "weight-transposed": _Mistake("the weight {shape} is transposed", "weight = weight.T"),
+    "outputs-permuted": _Mistake("output features {moved}", "weight = weight{undo}", "y = y{undo}"),
+    "outputs-repeated": _Mistake("all {count} output features are copies of feature {source}"),
+    "batch-permuted": _Mistake("rows of the batch {moved}", "", "y = y{undo}"),
+    "batch-repeated": _Mistake("all {count} rows of the batch are copies of row {source}"),
+    "weight-negated": _Mistake("every weight has the other sign", "weight = -weight"),
+    "weight-scaled": _Mistake("every weight is {scaled}", "weight = weight {undo}"),
+    "output-negated": _Mistake("every output has the other sign", "", "y = -y"),
+    "output-scaled": _Mistake("every output is {scaled}", "", "y = y {undo}"),
+    "product-negated": _Mistake("the product is subtracted from the bias", "", "y = 2 * bias - y"),
+    "product-doubled": _Mistake("the product, without the bias, is added twice", "", "y = y - x @ weight.T"),
+    "product-scaled": _Mistake("every product, without the bias, is {scaled}", "", "y = (y - bias) {undo} + bias"),
+    # What is missing, or there twice
+    "weight-zero": _Mistake("every weight is zero", _COPY),
+    "output-zero": _Mistake("every output is zero"),
+    "product-missing": _Mistake("every output is the bias alone", "", "y = y + x @ weight.T"),
+    "output-clamped": _Mistake("negative outputs are replaced by zero, as by a ReLU"),
+    "output-absolute": _Mistake("every output is replaced by its absolute value"),
+    "reduction-cut-short": _Mistake(
+        "the last {count} of {n} {what}: the reduction is cut short",
+        "weight[:, {start}:] = reference.weight[:, {start}:]",
+        "y = y + x[:, {start}:] @ weight[:, {start}:].T",
+    ),
+    "reduction-starts-late": _Mistake(
+        "the first {count} of {n} {what}: the reduction starts late",
+        "weight[:, :{count}] = reference.weight[:, :{count}]",
+        "y = y + x[:, :{count}] @ weight[:, :{count}].T",
+    ),
+    "reduction-overlaps": _Mistake(
+        "the last {count} of {n} terms are added twice", "", "y = y - x[:, {start}:] @ weight[:, {start}:].T"
+    ),
+    "one-entry": _Mistake(
+        "one entry differs: weight[{row}, {column}], input {place}, is {versus}",
+        "weight[{row}, {column}] = reference.weight[{row}, {column}]",
+    ),
+    # The bias
+    "bias-dropped": _Mistake("the bias is dropped", _COPY_BIAS, "y = y + bias"),
+    "bias-added": _Mistake("a bias is added where none belongs", "bias = None"),
+    "bias-doubled": _Mistake("the bias is added twice", _COPY_BIAS, "y = y - bias"),
+    "bias-negated": _Mistake("the bias is subtracted", "bias = -bias", "y = y + 2 * bias"),
+    "bias-permuted": _Mistake("bias {moved}", "bias = bias{undo}"),
+    "bias-one-entry": _Mistake("one entry differs: bias[{row}] is {versus}", "bias[{row}] = reference.bias[{row}]"),
+    "bias-unknown": _Mistake("the bias differs as well", _COPY_BIAS),
+    # What is lost to a narrower format
+    **{
+        name: _Mistake(f"{{what}} rounded to {words}{{when}}", _COPY, _EXACT_PRODUCTS.get(name, ""))
+        for name, words in ROUNDINGS.items()
+    },
+    **{f"bias-{name}": _Mistake(f"bias rounded to {words}", _COPY_BIAS) for name, words in ROUNDINGS.items()},
+    **{f"output-rounded-{low}": _Mistake(f"every output is rounded to {low}") for low in LOW},
+    **{f"accumulated-{low}": _Mistake(f"summed in {low}{{how}}", "", _EXACT_SUMS[low]) for low in LOW},
+    "subnormals-flushed": _Mistake("subnormal {what} are treated as zero", _COPY, "torch.set_flush_denormal(False)"),
+}
+
+
+def cause_of(name: str, *, outputs: bool = False, **facts: object) -> Cause:
+    """A mistake of the table with the facts of one case; without a fix where one of its facts is None.
+
+    Example:
+        >>> cause_of("weight-scaled", scaled="multiplied by 3", undo="/ 3")
+        Cause(name='weight-scaled', sentence='every weight is multiplied by 3', fix='weight = weight / 3')
+    """
+    mistake = _MISTAKES[name]
+    fix = mistake.outputs if outputs and mistake.outputs is not None else mistake.fix
+    return Cause(name, mistake.sentence.format(**facts), "" if None in facts.values() else fix.format(**facts))
+
+
+@dataclass(frozen=True)
+class ColumnMistake:
+    """A wrong order of the n inputs: the wrong weight is ``weight[:, index]``."""
+
+    cause: Cause
     index: Tensor
 
 
-def column_slips(feature_shape: tuple[int, ...]) -> list[ColumnSlip]:
+def column_mistakes(feature_shape: tuple[int, ...]) -> list[ColumnMistake]:
     """The named wrong orders for a map, each order once, under the first name that fits it.
 
     Example:
-        >>> [slip.name for slip in column_slips((2, 2, 1))]
+        >>> [mistake.cause.name for mistake in column_mistakes((2, 2, 1))]
         ['flattened-hwc', 'kernel-flipped', 'channels-reversed', 'inputs-reversed']
-        >>> column_slips((2, 2, 1))[0].index.tolist()
+        >>> column_mistakes((2, 2, 1))[0].index.tolist()
         [0, 2, 1, 3]
     """
     plain = torch.arange(math.prod(feature_shape), device="cpu")
-    seen = [plain]
-    slips = []
-    for slip in (*_orders(plain, feature_shape), *_flips(plain, feature_shape)):
-        if not any(torch.equal(slip.index, index) for index in seen):
-            seen.append(slip.index)
-            slips.append(slip)
-    return slips
+    found = [ColumnMistake(Cause("none", "the right order"), plain)]
+    for mistake in (*_orders(plain, feature_shape), *_flips(plain, feature_shape)):
+        if not any(torch.equal(mistake.index, other.index) for other in found):
+            found.append(mistake)
+    return found[1:]
 
 
-def _orders(plain: Tensor, shape: tuple[int, ...]) -> Iterator[ColumnSlip]:
+def _orders(plain: Tensor, shape: tuple[int, ...]) -> Iterator[ColumnMistake]:
     """Every other order of the axes, channels last first, in both directions."""
-    names = "C" + "DHW"[4 - len(shape) :]
+    right = "C" + "DHW"[4 - len(shape) :]
     axes = tuple(range(len(shape)))
     last = (*axes[1:], 0)
     others = [order for order in itertools.permutations(axes) if order not in (axes, last)]
     for order in (last, *sorted(others, key=lambda order: order[0] != 0)):
-        written = "".join(names[axis] for axis in order)
-        moved = [names[axis] for axis in axes if order[axis] != axis]
-        name, what = "axes-permuted", f"axes in the order {written} instead of {names}"
-        if order == last:
-            name, what = "flattened-hwc", f"flattened as {written} instead of {names}"
-        elif order[0] == 0:
-            name, what = "spatial-swapped", f"{_listed(moved)} exchanged, {written} instead of {names}"
+        name = "flattened-hwc" if order == last else "axes-permuted" if order[0] else "spatial-swapped"
+        words = "".join(right[axis] for axis in order)
+        moved = _listed([right[axis] for axis in axes if order[axis] != axis])
         index = plain.view(shape).permute(order).reshape(-1)
-        yield ColumnSlip(name, f"{what}: its columns are in the order {written}", index)
-        yield ColumnSlip(name, f"{what}: columns in the order {names} were read as {written}", torch.argsort(index))
+        back = tuple(order.index(axis) for axis in axes)
+        for how, wrong, sizes, undo in (
+            (f"the columns are in the order {words}", index, tuple(shape[axis] for axis in order), back),
+            (f"columns in the order {right} were read as {words}", torch.argsort(index), shape, order),
+        ):
+            undone = f".permute({_joined((0, *(axis + 1 for axis in undo)))})"
+            cause = cause_of(name, order=words, right=right, axes=moved, how=how, sizes=_joined(sizes), undo=undone)
+            yield ColumnMistake(cause, wrong)
 
 
-def _flips(plain: Tensor, shape: tuple[int, ...]) -> Iterator[ColumnSlip]:
+def _flips(plain: Tensor, shape: tuple[int, ...]) -> Iterator[ColumnMistake]:
     names = "C" + "DHW"[4 - len(shape) :]
     spatial = [axis for axis in range(1, len(shape)) if shape[axis] > 1]
     for count in range(len(spatial), 0, -1):
         for axes in itertools.combinations(spatial, count):
             name = "kernel-flipped" if count == len(spatial) else "kernel-flipped-axis"
             turn = ", turned by 180 degrees" if count == 2 else ""
-            what = f"kernel flipped along {_listed([names[axis] for axis in axes])}{turn}"
-            yield ColumnSlip(name, what, plain.view(shape).flip(axes).reshape(-1))
-    channels = "channels" if math.prod(shape[1:]) > 1 else "inputs"  # the same with one position
-    yield ColumnSlip("channels-reversed", f"{channels} in reverse order", plain.view(shape).flip(0).reshape(-1))
-    yield ColumnSlip("inputs-reversed", "all inputs in reverse order", plain.flip(0))
+            words, undone = _listed([names[axis] for axis in axes]), f".flip({_joined(axis + 1 for axis in axes)})"
+            cause = cause_of(name, axes=words, turn=turn, sizes=_joined(shape), undo=undone)
+            yield ColumnMistake(cause, plain.view(shape).flip(axes).reshape(-1))
+    if spatial:  # else channels are inputs
+        cause = cause_of("channels-reversed", sizes=_joined(shape), undo=".flip(1)")
+        yield ColumnMistake(cause, plain.view(shape).flip(0).reshape(-1))
+    yield ColumnMistake(cause_of("inputs-reversed"), plain.flip(0))
 
 
 def _listed(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-# Roundings: each keeps dtype and shape, and treats the parts of a complex number one by one.
-
-
-def _cast(dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
-    return lambda values: values.to(dtype).to(values.dtype)
-
-
-def _tf32(values: Tensor) -> Tensor:
-    """10 bits of mantissa, to nearest even, in the exponent range of float32."""
-    bits = values.to(torch.float32).contiguous().view(torch.int32)
-    kept = (bits + 0xFFF + ((bits >> 13) & 1)) & ~0x1FFF
-    return kept.view(torch.float32).to(values.dtype)
-
-
-def _tf32_truncated(values: Tensor) -> Tensor:
-    bits = values.to(torch.float32).contiguous().view(torch.int32)
-    return (bits & ~0x1FFF).view(torch.float32).to(values.dtype)
-
-
-_ROUNDINGS: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
-    "rounded-float32": ("float32", _cast(torch.float32)),
-    "rounded-tf32": ("TF32, or float16 in its range", _tf32),
-    "truncated-tf32": ("TF32 (truncated)", _tf32_truncated),
-    "rounded-float16": ("float16", _cast(torch.float16)),
-    "rounded-bfloat16": ("bfloat16", _cast(torch.bfloat16)),
-}
-ROUNDINGS = {name: words for name, (words, _) in _ROUNDINGS.items()}
-LOW = {"bfloat16": torch.bfloat16, "float16": torch.float16}  # the coarser first: its numbers are often the other's
-
-
-def rounded(values: Tensor, name: str) -> Tensor:
-    """Values rounded by a slip of `ROUNDINGS`, in their own dtype; integers are left alone.
-
-    Example:
-        >>> rounded(torch.tensor([1 + 2**-10, 1 + 2**-12]), "rounded-tf32").tolist()
-        [1.0009765625, 1.0]
-    """
-    return _by_parts(values, _ROUNDINGS[name][1])
-
-
-def flushed(values: Tensor, dtype: torch.dtype) -> Tensor:
-    """Values with what is subnormal in ``dtype`` replaced by zero."""
-    if not (dtype.is_floating_point or dtype.is_complex):
-        return values
-    least = format_of(dtype).min_normal
-    return _by_parts(values, lambda part: torch.where(part.abs() < least, torch.zeros_like(part), part))
-
-
-def _by_parts(values: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
-    if values.is_complex():
-        return torch.view_as_complex(change(torch.view_as_real(values).contiguous()))
-    return change(values) if values.is_floating_point() else values
-
-
-# Matching: which rearrangement turns one list of vectors into another.
-
-
-def same(a: Tensor, b: Tensor) -> bool:
-    """Equal entry by entry; zeros of both signs are equal, and so are NaNs."""
-    return bool(((a == b) | ((a != a) & (b != b))).all())
-
-
-def matching(candidate: Tensor, reference: Tensor) -> Tensor | None:
-    """The index with ``candidate == reference[index]`` for two (m, k), a permutation; None if there is none.
-
-    Rows are compared through 64-bit sums of their bits, then exactly. Of rows that repeat, one in place stays.
-    """
-    ours, theirs = _keys(candidate), _keys(reference)
-    if sorted(ours) != sorted(theirs):
-        return None
-    index = [j if ours[j] == theirs[j] else -1 for j in range(len(ours))]
-    free: dict[int, list[int]] = {}
-    for j in reversed(range(len(ours))):
-        if index[j] < 0:
-            free.setdefault(theirs[j], []).append(j)
-    found = torch.tensor([free[ours[j]].pop() if i < 0 else i for j, i in enumerate(index)], device="cpu")
-    return found if same(candidate, reference[found]) else None
-
-
-def _keys(rows: Tensor) -> list[int]:
-    parts = torch.view_as_real(rows).flatten(1) if rows.is_complex() else rows
-    bits = ordinal(parts) if parts.is_floating_point() else parts
-    generator = torch.Generator().manual_seed(0)
-    odd = torch.randint(-(2**62), 2**62, (bits.shape[1],), generator=generator, device="cpu") * 2 + 1
-    keys: list[int] = (bits.to(torch.int64) * odd).sum(1).tolist()
-    return keys
-
-
-def permutation_words(index: Tensor) -> str:
-    """What a permutation does, in words: shifted, reversed, two exchanged, or its first few places."""
-    m = len(index)
-    plain = torch.arange(m, device="cpu")
-    moved = (index != plain).nonzero().flatten().tolist()
-    shift = int(plain[0] - index[0]) % m
-    if torch.equal(index, plain.roll(shift)):
-        return f"shifted by {shift}" if 2 * shift <= m else f"shifted by -{m - shift}"
-    if torch.equal(index, plain.flip(0)):
-        return "in reverse order"
-    if len(moved) == 2:
-        return f"{moved[0]} and {moved[1]} exchanged"
-    shown = ", ".join(f"{j} holds {int(index[j])}" for j in moved[:4])
-    return f"{len(moved)} of {m} moved: {shown}{', ...' if len(moved) > 4 else ''}"
+def _joined(numbers: Iterator[int] | tuple[int, ...]) -> str:
+    return ", ".join(map(str, numbers))

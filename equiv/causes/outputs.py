@@ -1,329 +1,117 @@
-"""Slips seen from outside: recompute the outputs of a layer under each known mistake.
-
-Letters: x (N, n), w (O, n), b (O,), e = x w' + b the exact outputs, a the outputs seen, S = |x| |w|' + |b|. A
-hypothesis h explains a when |a - h| <= bound + (n + 4) * 2^-52 * S everywhere, the second term being what float64 costs
-here. Products are tried on the row of the worst output first, and in full only where that row fits. A bound that covers
-every order of summation is wide for long sums, so that several may fit: each comes with its distance, the root mean
-square of |a - h| / S.
-
-Knows numbers; `equiv.causes.weights` checks the arguments and chooses.
-"""
+"""The mistake under which a layer's outputs are what was seen, within the rounding of right kernels."""
 
 from __future__ import annotations
-
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from equiv.causes.mistakes import LOW, ROUNDINGS, column_slips, flushed, permutation_words, rounded
+from equiv.arguments import check_tensor
+from equiv.causes.hypotheses import Outputs, output_causes
+from equiv.causes.mistakes import Cause
+from equiv.causes.roundings import ROUNDINGS
+from equiv.errors import EquivError
+from equiv.mapping import FeatureShape, check_feature_shape, check_product
 from equiv.numerics import format_of
 
-
-@dataclass(frozen=True)
-class Found:
-    """A slip that explains the outputs, and how closely."""
-
-    name: str
-    sentence: str
-    distance: float
+_FROM_ONE_OUTPUT = {"bias-dropped", "bias-doubled", "bias-negated", "subnormals-flushed", *ROUNDINGS}
+_FROM_ONE_OUTPUT |= {"reduction-cut-short", "reduction-starts-late"}
+"""What a single number can show; one fits too many changes of order."""
 
 
-_WEIGHTS = 2**22  # above, only the worst rows and outputs enter products
-_WORST = 64
-_PAIRS = 2**25  # entries compared when rows are matched with rows
-_STEPS, _CELLS = 1024, 2**12  # terms and outputs of a simulated low-precision sum
+def likely_cause(
+    actual: Tensor, *, x: Tensor, weight: Tensor, bias: Tensor | None, feature_shape: FeatureShape
+) -> Cause | None:
+    """The mistake that explains the results of a layer, or None; never an error.
+
+    A cause is a help beside a finding and must not get in its way: what cannot be served has none. The arguments are
+    those of :func:`name_output_cause`, ``actual`` real and floating; how far right results may lie from the exact ones
+    is taken from its dtype.
+
+    Example:
+        >>> x, w, b = torch.ones(2, 4), torch.arange(4.0).view(1, 4), torch.tensor([10.0])
+        >>> likely_cause(x @ w.T, x=x, weight=w, bias=b, feature_shape=(4, 1))
+        Cause(name='bias-dropped', sentence='the bias is dropped', fix='y = y + bias')
+    """
+    if not actual.is_floating_point() or actual.ndim != 2:
+        return None
+    rows, matrix = x.detach().double().cpu(), weight.detach().double().cpu()
+    offset = None if bias is None else bias.detach().double().cpu()
+    try:
+        exact = rows @ matrix.T if offset is None else rows @ matrix.T + offset
+        size = rows.abs() @ matrix.abs().T
+        bound = 4 * format_of(actual.dtype).u * exact.abs() + (rows.shape[1] + 1) * 2.0**-24 * size
+        found = name_output_cause(
+            actual.detach().cpu(), exact, x=rows, weight=matrix, bias=offset, feature_shape=feature_shape, bound=bound
+        )
+    except (ValueError, RuntimeError):
+        return None
+    if found is None or (int(exact.count_nonzero()) < 2 and found.name not in _FROM_ONE_OUTPUT):
+        return None
+    return found
 
 
-class Outputs:
-    """The outputs to explain, everything that went into them, and the test of a hypothesis."""
+def name_output_cause(
+    actual: Tensor,
+    expected_exact: Tensor,
+    *,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    feature_shape: FeatureShape,
+    bound: Tensor | float,
+) -> Cause | None:
+    """Name the mistake under which every output is what was seen, within ``bound``; None if the right layer fits too.
 
-    def __init__(
-        self,
-        actual: Tensor,
-        expected: Tensor,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        shape: tuple[int, ...],
-        bound: Tensor | float,
-    ) -> None:
-        self.dtype, self.shape = actual.dtype, shape
-        self.real = actual.is_floating_point()
-        self.integer = not (self.real or actual.is_complex())
-        self.wide = torch.int64 if self.integer else torch.complex128 if actual.is_complex() else torch.float64
-        self.actual, self.expected = _on_cpu(actual).to(self.wide), _on_cpu(expected).to(self.wide)
-        self.x, self.w = _on_cpu(x), _on_cpu(weight)
-        self.bias = torch.zeros(len(weight), dtype=self.wide) if bias is None else _on_cpu(bias).to(self.wide)
-        self.bound = torch.as_tensor(bound).detach().cpu().to(torch.float64).expand(actual.shape)
-        rows, outs = torch.arange(len(self.x)), torch.arange(len(self.w))
-        excess = self.excess(self.expected, rows, outs)
-        if self.w.numel() > _WEIGHTS:
-            rows, outs = _worst(excess.amax(1)), _worst(excess.amax(0))
-        self.rows, self.outs = rows, outs
-        self.xs, self.ws = self.x[rows].to(self.wide), self.w[outs].to(self.wide)
-        self.b = self.bias[outs]
-        at = int(excess[rows][:, outs].argmax()) if len(rows) and len(outs) else 0
-        self.row, self.out = divmod(at, max(1, len(outs)))
-        real = torch.float64 if self.integer else self.wide
-        self.size = self.xs.to(real).abs() @ self.ws.to(real).abs().T + self.b.to(real).abs()  # S
-        self.slack = self.size * (0.0 if self.integer else (self.w.shape[1] + 4) * 2.0**-52)
+    Of several that fit, the first wins unless a later one is twice as close (root mean square of the errors in units of
+    sum |w||x| + |b|); the first must be twice as close as the right layer.
 
-    def excess(self, h: Tensor, rows: Tensor, outs: Tensor, bound: Tensor | None = None) -> Tensor:
-        """How far |a - h| exceeds the bound; infinite where it cannot be told."""
-        a = self.actual[rows][:, outs]
-        bound = self.bound[rows][:, outs] if bound is None else bound
-        h = h.to(self.dtype).to(torch.int64) if self.integer else h
-        far = (a - h).abs().to(torch.float64) - bound
-        alike = (a == h) | ((a != a) & (h != h))
-        return torch.where(alike, torch.zeros_like(far), far.nan_to_num(nan=torch.inf))
+    Each mistake is computed in float64 (complex128, int64) from x, weight and bias, first for the worst row alone, and
+    in full where that fits. Of layers above 2^22 weights only 64 rows and outputs, the worst first, enter the products.
 
-    def distance(self, h: Tensor) -> float:
-        """Root mean square of |a - h| / S over what enters products; 0 where both are the same infinity or NaN."""
-        far = self.excess(h, self.rows, self.outs, torch.zeros_like(self.size)) / self.size
-        return float(torch.where(far.isfinite(), far, torch.zeros_like(far)).square().mean().sqrt())
+    Args:
+        actual: (N, O), the outputs to explain, in the dtype that the kernel returned.
+        expected_exact: (N, O), the right ones, in float64 (complex128, or int64 for integers).
+        x: (N, n), the inputs.
+        weight: (O, n).
+        bias: (O,) or None.
+        feature_shape: (C, *spatial) with product n, or (n, 1) where no map is known.
+        bound: (N, O) or a number, how far a right kernel's output may lie from the exact one. 0 asks for equality.
 
-    def explained_by(self, h: Tensor) -> bool:
-        """Whether all outputs lie within the bound of h (N, O), without slack: h came from e."""
-        every = (torch.arange(len(self.x)), torch.arange(len(self.w)))
-        return bool((self.excess(h, *every) <= 0).all())
+    Raises:
+        EquivError: the shapes do not fit each other or the feature shape.
 
-    def whole(self, name: str, sentence: str, h: Tensor) -> Iterator[Found]:
-        """The slip, if h (N, O) explains every output."""
-        if self.explained_by(h):
-            yield Found(name, sentence, self.distance(h[self.rows][:, self.outs]))
-
-    def product(self, x: Tensor, w: Tensor) -> Tensor:
-        """The hypothesis x w' + b."""
-        return x @ w.T + self.b
-
-    def parts(
-        self, name: str, sentence: str, hypothesis: Callable[[Tensor], Tensor], x: Tensor | None = None
-    ) -> Iterator[Found]:
-        """The slip, if hypothesis(x) explains the worst row, and then every row; x replaces the inputs."""
-        if not (len(self.rows) and len(self.outs)):
-            return
-        xs = self.xs if x is None else x
-        for part in (slice(self.row, self.row + 1), slice(None)):
-            h = hypothesis(xs[part])
-            if not bool((self.excess(h, self.rows[part], self.outs) <= self.slack[part]).all()):
-                return
-        yield Found(name, sentence, self.distance(h))
-
-
-def output_causes(y: Outputs) -> Iterator[Found]:
-    """Every slip that explains the outputs, the more specific ones first."""
-    yield from _zero_and_bias(y)
-    yield from _wrong_columns(y)
-    yield from _wrong_length(y)
-    yield from _moved(y)
-    if y.real:
-        yield from _clamped(y)
-    yield from _scaled(y)
-    if not y.integer:
-        yield from _lossy_inputs(y)
-        yield from _flushed(y)
-    if y.real:
-        yield from _low_outputs(y)
-        yield from _low_sums(y)
-
-
-def _zero_and_bias(y: Outputs) -> Iterator[Found]:
-    e, b = y.expected, y.bias
-    yield from y.whole("output-zero", "every output is zero", torch.zeros_like(e))
-    yield from y.whole("product-missing", "every output is the bias alone", b.expand_as(e))
-    yield from y.whole("bias-dropped", "the bias is dropped", e - b)
-    yield from y.whole("bias-doubled", "the bias is added twice", e + b)
-    yield from y.whole("bias-negated", "the bias is subtracted", e - 2 * b)
-
-
-def _wrong_columns(y: Outputs) -> Iterator[Found]:
-    for slip in column_slips(y.shape):
-        back = torch.argsort(slip.index)  # sum_j x_j w[index_j] = sum_k x[back_k] w_k
-        yield from y.parts(slip.name, slip.sentence, lambda x, back=back: y.product(x[:, back], y.ws))  # type: ignore[misc]
-    if y.w.shape[0] == y.w.shape[1] == len(y.outs):
-        sentence = f"the weight {tuple(y.w.shape)} is transposed"
-        yield from y.parts("weight-transposed", sentence, lambda x: y.product(x, y.ws.T))
-
-
-def _wrong_length(y: Outputs) -> Iterator[Found]:
-    """The last or first k of n terms missing, or the last k counted twice; k read off the worst output."""
-    n = y.w.shape[1]
-    if not (len(y.rows) and len(y.outs)):
-        return
-    terms = y.xs[y.row] * y.ws[y.out]
-    head = terms.cumsum(0)
-    tail = terms.flip(0).cumsum(0).flip(0)  # tail[m] = sum of terms m .. n-1
-    at = slice(y.row, y.row + 1), slice(y.out, y.out + 1)
-
-    def places(h: Tensor) -> list[int]:
-        """The m for which h[m] explains the worst output."""
-        excess = y.excess(h[None, :], y.rows[at[0]], y.outs[at[1]].expand(len(h)))
-        return [int(m) for m in (excess[0] <= y.slack[at][0, 0]).nonzero().flatten()]
-
-    b, ws = y.b[y.out], y.ws
-    for m in places(b + head - terms)[::-1][:32]:  # terms 0 .. m-1
-        sentence = f"the last {n - m} of {n} terms are missing: the reduction is cut short"
-        yield from y.parts("reduction-cut-short", sentence, lambda x, m=m: y.product(x[:, :m], ws[:, :m]))  # type: ignore[misc]
-    for m in places(b + tail)[:32]:  # terms m .. n-1
-        sentence = f"the first {m} of {n} terms are missing: the reduction starts late"
-        yield from y.parts("reduction-starts-late", sentence, lambda x, m=m: y.product(x[:, m:], ws[:, m:]))  # type: ignore[misc]
-    for m in places(b + head[-1] + tail)[::-1][:32]:
-        sentence = f"the last {n - m} of {n} terms are counted twice"
-        twice = ws.clone()
-        twice[:, m:] *= 2
-        yield from y.parts("reduction-overlaps", sentence, lambda x, twice=twice: y.product(x, twice))  # type: ignore[misc]
-
-
-def _moved(y: Outputs) -> Iterator[Found]:
-    """Rows of the batch, or output features, in another order or all the same."""
-    for name, what, a, e, bound in (
-        ("batch", "rows of the batch", y.actual, y.expected, y.bound),
-        ("outputs", "output features", y.actual.T, y.expected.T, y.bound.T),
-    ):
-        count = len(a)
-        if count < 2:
-            continue
-
-        def distance(h: Tensor, turn: bool = name == "outputs") -> float:
-            return y.distance((h.T if turn else h)[y.rows][:, y.outs])
-
-        if count * a.numel() > _PAIRS:
-            shift = _shift(a, e, bound)
-            if shift:
-                yield Found(f"{name}-permuted", f"{what} shifted by {shift}", distance(e.roll(shift, 0)))
-            continue
-        hit = torch.stack([_alike(row, e, bound) for row in a])  # hit[i, j]: a_i may be e_j
-        index = _assignment(hit)
-        if index is not None:
-            yield Found(f"{name}-permuted", f"{what} {permutation_words(index)}", distance(e[index]))
-        if bool(hit.all(0).any()):
-            source = int(hit.all(0).nonzero()[0])
-            sentence = f"all {count} {what} are number {source}"
-            yield Found(f"{name}-repeated", sentence, distance(e[source].expand_as(e)))
-
-
-def _alike(row: Tensor, e: Tensor, bound: Tensor) -> Tensor:
-    """For every row of e, whether this row lies within its bound."""
-    return (((row - e).abs() <= bound) | (row == e) | ((row != row) & (e != e))).all(1)
-
-
-def _shift(a: Tensor, e: Tensor, bound: Tensor) -> int:
-    """The k for which every row of a is k rows after its like in e; 0 if there is none."""
-    worst = int(((a - e).abs() - bound).amax(1).argmax())
-    for j in _alike(a[worst], e, bound).nonzero().flatten().tolist()[:8]:
-        shift = worst - j
-        if bool(((a - e.roll(shift, 0)).abs() <= bound.roll(shift, 0)).all()):
-            return int(shift)
-    return 0
-
-
-def _assignment(hit: Tensor) -> Tensor | None:
-    """A permutation inside hit (m, m), those in place first; None if the greedy choice finds none."""
-    m = len(hit)
-    index = torch.full((m,), -1)
-    index[hit.diagonal()] = torch.arange(m)[hit.diagonal()]
-    free = ~hit.diagonal()
-    for i in (index < 0).nonzero().flatten().tolist():
-        choice = (hit[i] & free).nonzero().flatten()
-        if not len(choice):
+    Example:
+        >>> import torch
+        >>> from equiv.causes import name_output_cause
+        >>> x, w, b = torch.ones(2, 4), torch.arange(4.0).view(1, 4), torch.tensor([10.0])
+        >>> exact = (x @ w.T + b).double()
+        >>> name_output_cause(x @ w.T, exact, x=x, weight=w, bias=b, feature_shape=(1, 2, 2), bound=0.0).name
+        'bias-dropped'
+    """
+    shape = check_feature_shape(feature_shape)
+    _check_shapes(shape, actual, weight, expected_exact=expected_exact, x=x, bias=bias, bound=bound)
+    with torch.device("cpu"), torch.no_grad():
+        outputs = Outputs(actual, expected_exact, (x, weight, bias), bound)
+        if outputs.explained_by(outputs.expected):
             return None
-        index[i] = choice[0]
-        free[choice[0]] = False
-    return index
-
-
-def _clamped(y: Outputs) -> Iterator[Found]:
-    yield from y.whole("output-clamped", "negative outputs are replaced by zero, as by a ReLU", y.expected.clamp(min=0))
-    yield from y.whole("output-absolute", "every output is replaced by its absolute value", y.expected.abs())
-
-
-def _scaled(y: Outputs) -> Iterator[Found]:
-    """A whole factor or divisor, of the output or of the product without the bias; two outputs at least."""
-    e, b = y.expected, y.bias
-    yield from y.whole("output-negated", "every output has the other sign", -e)
-    yield from y.whole("product-negated", "the product is subtracted from the bias", 2 * b - e)
-    if y.integer or e.numel() < 2:
-        return
-    for name, what, shift in (("output", "output", torch.zeros_like(b)), ("product", "product, without the bias,", b)):
-        at = divmod(int((e - shift).abs().nan_to_num(0, 0, 0).argmax()), e.shape[1])
-        ratio = ((y.actual - shift)[at] / (e - shift)[at]).real.item()
-        if not 2.0**-20 < abs(ratio) < 2.0**20:
-            continue
-        for factor in sorted({float(round(ratio)), float(round(1 / ratio))} - {-1.0, 0.0, 1.0}):
-            times, part = (e - shift) * factor + shift, (e - shift) / factor + shift
-            yield from y.whole(f"{name}-scaled", f"every {what} is multiplied by {factor:g}", times)
-            yield from y.whole(f"{name}-scaled", f"every {what} is divided by {factor:g}", part)
-
-
-def _lossy_inputs(y: Outputs) -> Iterator[Found]:
-    """Inputs, weights or both rounded before they are multiplied; as in TF32 or bfloat16 kernels."""
-    for name, words in ROUNDINGS.items():
-        x, w = rounded(y.x[y.rows], name).to(y.wide), rounded(y.w[y.outs], name).to(y.wide)
-        for what, xs, ws in (("inputs and weights", x, w), ("weights", y.xs, w), ("inputs", x, y.ws)):
-            sentence = f"{what} rounded to {words} before they are multiplied"
-            yield from y.parts(name, sentence, lambda x, ws=ws: y.product(x, ws), xs)  # type: ignore[misc]
-
-
-def _flushed(y: Outputs) -> Iterator[Found]:
-    """Subnormal inputs, outputs, or both replaced by zero."""
-    x, w = flushed(y.x[y.rows], y.x.dtype).to(y.wide), flushed(y.w[y.outs], y.w.dtype).to(y.wide)
-    name = "subnormals-flushed"
-    for what, xs, ws in (("inputs and weights", x, w), ("weights", y.xs, w), ("inputs", x, y.ws)):
-        sentence = f"subnormal {what} are treated as zero"
-        yield from y.parts(name, sentence, lambda x, ws=ws: y.product(x, ws), xs)  # type: ignore[misc]
-    yield from y.whole(name, "subnormal outputs are replaced by zero", flushed(y.expected, y.dtype))
-    sentence = "subnormal inputs, weights and outputs are treated as zero"
-    yield from y.parts(name, sentence, lambda x: flushed(y.product(x, w), y.dtype), x)
-
-
-def _low_outputs(y: Outputs) -> Iterator[Found]:
-    """Every output is a number of a lower format, the exact ones are not: rounded, or summed, in that format."""
-    if y.actual.numel() < 4:
-        return
-    e, a, bound = (t[y.rows][:, y.outs] for t in (y.expected, y.actual, y.bound))
-    for low, dtype in LOW.items():
-        fmt, terms = format_of(dtype), y.w.shape[1] + 1
-        stored = e.to(y.dtype)
-        telling = stored.to(dtype).to(y.dtype) != stored
-        if format_of(y.dtype).precision <= fmt.precision or 2 * int(telling.sum()) < telling.numel():
-            continue
-        if not bool((y.actual.to(dtype).to(y.wide) == y.actual).all()):
-            continue
-        far = (a - e).abs()
-        if bool((far <= fmt.u * (e.abs() + bound) + bound + fmt.min_subnormal).all()):
-            h = e.to(dtype).to(y.wide)
-            yield Found(f"output-rounded-{low}", f"every output is rounded to {low}", y.distance(h))
-        elif terms * fmt.u <= 0.125 and bool((far <= terms * fmt.u * y.size + bound + fmt.min_subnormal).all()):
-            sentence = f"every output is a {low} number, off by what summing in {low} costs"
-            yield Found(f"accumulated-{low}", sentence, y.distance(e) / 4)  # no single h: above any that fits well
-
-
-def _low_sums(y: Outputs) -> Iterator[Found]:
-    """Sums taken one term after the other in a lower format, simulated on the worst outputs."""
-    n = y.w.shape[1]
-    if n > _STEPS or len(y.rows) * len(y.outs) > _CELLS:
-        return
-    for low, dtype in LOW.items():
-        for first in (False, True):
-            total = (y.b if first else torch.zeros_like(y.b)).to(dtype).expand(len(y.rows), -1)
-            for j in range(n):
-                total = (total.double() + y.xs[:, j, None] * y.ws[None, :, j]).to(dtype)
-            h = total.double() if first else (total.double() + y.b)
-            if bool((y.excess(h, y.rows, y.outs) <= y.slack).all()):
-                yield Found(f"accumulated-{low}", f"summed term by term in {low}", y.distance(h))
+        best, far = None, outputs.distance(outputs.e)
+        for found in output_causes(outputs, shape):
+            if found.distance <= far / 2:
+                best, far = found.cause, found.distance
+            if far == 0:
                 break
+        return best
 
 
-def _worst(excess: Tensor) -> Tensor:
-    """The places with the largest excess, half of them, with as many spread evenly over all."""
-    m = len(excess)
-    if m <= _WORST:
-        return torch.arange(m)
-    top = excess.topk(_WORST // 2).indices.tolist()
-    return torch.tensor(sorted({*top, *range(0, m, -(-m // (_WORST // 2)))}))
-
-
-def _on_cpu(values: Tensor) -> Tensor:
-    return values.detach().cpu().resolve_conj().resolve_neg()
+def _check_shapes(shape: tuple[int, ...], actual: Tensor, weight: Tensor, **others: Tensor | float | None) -> None:
+    if weight.ndim != 2:
+        raise EquivError(
+            f"weight: expected shape (O, n), got {tuple(weight.shape)}; flatten a kernel with weight.flatten(1)"
+        )
+    out, n = weight.shape
+    check_product(shape, n, "n")
+    rows = actual.shape[0] if actual.ndim else 0
+    expected = {"x": (rows, n), "bias": (out,)}
+    for name, value in {"actual": actual, **others}.items():
+        if isinstance(value, Tensor) and (name != "bound" or value.ndim):
+            check_tensor(name, value, expected.get(name, (rows, out)), advice="flatten batch and positions first")

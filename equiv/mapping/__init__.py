@@ -7,6 +7,7 @@ is one dense layer.
 
 from equiv.mapping.checks import CONVS as CONVS
 from equiv.mapping.checks import Conv, FeatureShape, check_conv, check_feature_shape, check_linear
+from equiv.mapping.checks import check_product as check_product
 from equiv.mapping.checks import is_plain_layer as is_plain_layer
 from equiv.mapping.convert import (
     conv_to_linear,

@@ -117,17 +117,16 @@ def check_conv(conv: object, *, name: str = "conv") -> Conv:
 
 
 def is_plain_layer(module: object) -> bool:
-    """Whether a module is a Linear or convolution that computes from its own weight and bias and nothing else.
+    """Whether it is a Linear or convolution that computes from its own weight and bias and nothing else.
 
-    That is what `check_linear` or `check_conv` accepts: no subclass with a forward of its own, no hooks, no
-    parametrizations, no pruned weights.
+    True for what `check_linear` or `check_conv` accepts.
 
     Example:
-        >>> is_plain_layer(nn.Linear(2, 3)), is_plain_layer(nn.Sequential(nn.Linear(2, 3)))
-        (True, False)
+        >>> is_plain_layer(nn.Linear(2, 3)), is_plain_layer(nn.LazyLinear(3)), is_plain_layer(nn.ReLU())
+        (True, False, False)
     """
     try:
-        check_linear(module) if isinstance(module, nn.Linear) else check_conv(module)
+        (check_linear if isinstance(module, nn.Linear) else check_conv)(module)
     except (EquivError, ZeroDivisionError, TypeError):  # attributes of any kind may have been set on a module
         return False
     return True

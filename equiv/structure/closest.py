@@ -1,12 +1,10 @@
-"""The structure of one dense layer: the closest 1x1 convolution, and how far away it is.
+"""The 1x1 convolution that is closest to a layer over a flattened map, and how far away it is.
 
 Letters: W (out, n) is the layer's weight, its columns the map (C, *spatial) flattened C-major, with HW = prod(spatial)
 positions p, q; K (O, C) is the weight of a 1x1 convolution, T(K) the dense matrix of that convolution and the readout
 that follows it, R = W - T(K). Source of the formulas: for an orthogonal projection onto a pattern of equal entries the
 closest value in Frobenius norm is their mean; the worst inputs are R's first right singular vector (2-norm) and the
-signs of its row with the largest 1-norm (max-norm).
-
-This room knows tensors and no sentences; `equiv.structure.search` says what they mean.
+signs of its row with the largest 1-norm (max-norm). What the tensors mean, `equiv.structure.search` says.
 """
 
 from __future__ import annotations
@@ -18,6 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from equiv.dtypes import dtype_name, is_inexact
 from equiv.errors import EquivError
 
 Readout = Literal["positions", "sum", "mean"]
@@ -26,8 +25,8 @@ _BLOCK = 2**20  # entries of W held in float64 at a time
 _SVD_ENTRIES, _SVD_SIDE = 2**16, 256  # up to here the SVD of R is computed; above, Krylov steps
 
 
-class Structure:
-    """W, b and the closest K, with R = W - T(K) handed out in blocks of rows. On the CPU; W is not copied.
+class FlattenedLayer:
+    """W, b and the closest K, with R = W - T(K) in blocks of rows. On the CPU; W is not copied.
 
     Differences are taken from position 0 before they are averaged, so that R is as accurate for entries that differ
     by one ulp as for any others. Real and complex values are scaled by a power of two where squares could overflow.
@@ -41,7 +40,7 @@ class Structure:
         self.out, self.n = self.w.shape
         self.o = self.out // self.hw if readout == "positions" else self.out
         self.dtype = self.w.dtype
-        self.integer = not (self.dtype.is_floating_point or self.dtype.is_complex)
+        self.integer = not is_inexact(self.dtype)
         self.wide = torch.complex128 if self.dtype.is_complex else torch.float64
         largest = 0.0 if self.integer else self._largest()
         exponent = math.frexp(largest)[1]
@@ -61,22 +60,24 @@ class Structure:
             if self.readout == "positions"
             else self.w.view(self.o, self.c, self.hw)
         )  # (O, C, HW), the entries that a 1x1 convolution makes equal
-        self.first = tied[:, :, 0].contiguous()
-        self.drift = torch.zeros(self.o, self.c, dtype=self.wide)
-        self.constant = torch.ones(self.o, self.c, dtype=torch.bool)
-        for rows in row_blocks(self.o, self.c * self.hw):
-            self.constant[rows] = (tied[rows] == self.first[rows, :, None]).all(-1)
-            self.drift[rows] = self.difference(tied[rows], self.first[rows, :, None]).mean(-1)
-        self.drift[self.constant] = 0
-        k = torch.where(self.constant, self.first, self._best(self.first, self.drift))
+        self.first, self.drift, self.constant, k = self._averaged(tied)
         if self.readout == "mean":
             k = self._stored((self.first.to(self.wide) * self.scale + self.drift) * self.hw / self.scale)
             if not bool(torch.isfinite(k).all()):
                 raise EquivError(
                     f"readout: expected 'sum' for these weights, got 'mean': the convolution's weight would be "
-                    f"{self.hw} times the layer's, beyond the range of {self.dtype}; pass 'sum'"
+                    f"{self.hw} times the layer's, beyond the range of {dtype_name(self.dtype)}; pass 'sum'"
                 )
         self.k = k
+
+    def _averaged(self, tied: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Of each row of (O, m, HW): the first entry, the mean deviation from it, if all are equal, and the mean."""
+        first = tied[:, :, 0].contiguous()
+        pairs = [(tied[rows], first[rows, :, None]) for rows in row_blocks(self.o, tied[0].numel())]
+        constant = torch.cat([(entries == one).all(-1) for entries, one in pairs])
+        drift = torch.cat([self.difference(entries, one).mean(-1) for entries, one in pairs])
+        drift[constant] = 0
+        return first, drift, constant, torch.where(constant, first, self._best(first, drift))
 
     def _fit_bias(self) -> None:
         """Set kb (O,) the convolution's bias, and reach (out,) what it adds to each of the layer's outputs."""
@@ -85,15 +86,11 @@ class Structure:
         if self.b is None:
             return
         if self.readout == "positions":
-            tied = self.b.view(self.o, self.hw)
-            first = tied[:, 0]
-            away = self.difference(tied, first[:, None])
-            constant = (tied == first[:, None]).all(-1)
-            mean = away.mean(-1)
-            self.kb = torch.where(constant, first, self._best(first, mean))
+            tied = self.b.view(self.o, 1, self.hw)
+            first, drift, _, mean = self._averaged(tied)
+            self.kb = mean[:, 0]
             self.reach = self.kb.repeat_interleave(self.hw)
-            off = torch.where(constant[:, None], torch.zeros_like(away), away - mean[:, None])
-            self.bias_distance = _norm(off) / self.scale
+            self.bias_distance = _norm(self.difference(tied, first[..., None]) - drift[..., None]) / self.scale
         elif self.readout == "sum" and self.integer:
             wide = self.b.to(torch.int64)
             part = wide.div(self.hw, rounding_mode="floor")
@@ -129,33 +126,32 @@ class Structure:
     def residual(self) -> Iterator[tuple[slice, Tensor]]:
         """Blocks of rows of scale * R, for the best real K: (rows, values (rows, n))."""
         for rows in row_blocks(self.out, self.n):
-            block = self.w[rows]
+            own = self.w[rows].view(-1, self.c, self.hw)
             if self.readout == "positions":
-                r = (block.to(self.wide) * self.scale).view(-1, self.c, self.hw)
-                at = torch.arange(rows.start, rows.stop)
-                o, p = at // self.hw, at % self.hw
-                i = torch.arange(len(at))
-                own = block.view(-1, self.c, self.hw)[i, :, p]
-                r[i, :, p] = self.difference(own, self.first[o]) - self.drift[o]
+                r = own.to(self.wide) * self.scale
+                o, p, i = self._places(rows)
+                r[i, :, p] = self.difference(own[i, :, p], self.first[o]) - self.drift[o]
             else:
-                own = block.view(-1, self.c, self.hw)
                 r = self.difference(own, self.first[rows, :, None]) - self.drift[rows, :, None]
             yield rows, r.reshape(-1, self.n)
+
+    def _places(self, rows: slice) -> tuple[Tensor, Tensor, Tensor]:
+        """Output channel and position of each of some rows, and its number among them."""
+        at = torch.arange(rows.start, rows.stop)
+        return at // self.hw, at % self.hw, at - rows.start
 
     def conv_rows(self, rows: slice) -> Tensor:
         """Rows of T(K) for the K that is stored: the layer's dtype, or for "mean" K / HW in float64, (rows, n)."""
         if self.readout == "positions":
-            at = torch.arange(rows.start, rows.stop)
-            t = torch.zeros(len(at), self.c, self.hw, dtype=self.dtype)
-            t[torch.arange(len(at)), :, at % self.hw] = self.k[at // self.hw]
+            o, p, i = self._places(rows)
+            t = torch.zeros(len(i), self.c, self.hw, dtype=self.dtype)
+            t[i, :, p] = self.k[o]
             return t.reshape(-1, self.n)
         k = self.k[rows]
-        if self.readout == "mean":
-            k = (
-                torch.view_as_complex(torch.view_as_real(k).double() / self.hw)
-                if k.is_complex()
-                else k.double() / self.hw
-            )
+        if self.readout == "mean" and k.is_complex():  # part by part: complex division rounds otherwise
+            k = torch.view_as_complex(torch.view_as_real(k).double() / self.hw)
+        elif self.readout == "mean":
+            k = k.double() / self.hw
         return k.repeat_interleave(self.hw, dim=1)
 
     def _differs(self, rows: slice) -> tuple[Tensor, Tensor]:
@@ -170,15 +166,13 @@ class Structure:
 
     def first_difference(self) -> tuple[int, int] | None:
         """(row, column) of the first difference, by column then row, that is at least half as large as the largest."""
-        largest, wrong = 0.0, False
-        for rows in row_blocks(self.out, self.n):
-            mask, size = self._differs(rows)
-            wrong |= bool(mask.any())
-            largest = max(largest, float(size.max()))
-        if not wrong:
+        blocks = row_blocks(self.out, self.n)
+        seen = [(bool(mask.any()), float(size.max())) for mask, size in map(self._differs, blocks)]
+        if not any(wrong for wrong, _ in seen):
             return None
+        largest = max(size for _, size in seen)
         best = (self.n, self.out)
-        for rows in row_blocks(self.out, self.n):
+        for rows in blocks:
             mask, size = self._differs(rows)
             hit = (mask & (2 * size >= largest)).T.nonzero()  # sorted by column, then row
             if len(hit):
@@ -187,13 +181,15 @@ class Structure:
         return best[1], best[0]
 
     def output_index(self, row: int) -> tuple[int, ...]:
+        """Where a row of W stands in what the readout returns."""
         return (row // self.hw, *self.position(row % self.hw)) if self.readout == "positions" else (row,)
 
     def position(self, p: int) -> tuple[int, ...]:
+        """The position with the number p."""
         return tuple(int(i) for i in torch.unravel_index(torch.tensor(p), self.shape[1:]))
 
 
-def distances(layer: Structure) -> dict[str, Any]:
+def distances(layer: FlattenedLayer) -> dict[str, Any]:
     """Norms of R in the units of W, and the inputs on which it is largest."""
     square = whole = 0.0
     gain, row = 0.0, torch.zeros(layer.n, dtype=layer.wide)
@@ -218,7 +214,7 @@ def distances(layer: Structure) -> dict[str, Any]:
     }
 
 
-def _largest_gain(layer: Structure, *, exact: bool) -> tuple[float, Tensor]:
+def _largest_gain(layer: FlattenedLayer, *, exact: bool) -> tuple[float, Tensor]:
     """Largest singular value of scale * R with its right singular vector; by Krylov steps a lower bound."""
     if exact:
         r = torch.cat([block for _, block in layer.residual()])
@@ -231,7 +227,7 @@ def _largest_gain(layer: Structure, *, exact: bool) -> tuple[float, Tensor]:
     return gap, v * (top.conj() / top.abs())  # the largest entry is made positive
 
 
-def _krylov(layer: Structure, steps: int) -> tuple[float, Tensor]:
+def _krylov(layer: FlattenedLayer, steps: int) -> tuple[float, Tensor]:
     """The best vector of the span of v, R*R v, (R*R)^2 v ..., orthogonalised twice; memory (out + n) * steps."""
     generator = torch.Generator().manual_seed(0)
     v = torch.randn(layer.n, generator=generator, dtype=torch.float64).to(layer.wide)

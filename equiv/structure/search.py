@@ -3,10 +3,10 @@
 Letters: W (out, n) is the layer's weight, its columns the map (C, *spatial) flattened C-major, with HW = prod(spatial)
 positions p, q; K (O, C) is the weight of a 1x1 convolution, T(K) the dense matrix of that convolution and the readout
 that follows it, R = W - T(K). A *readout* says how the map (O, *spatial) of the convolution is read as the layer's
-output: ``"positions"`` flattens it (T(K) = K (x) I_HW), ``"sum"`` and ``"mean"`` reduce it over positions.
+output: ``"positions"`` flattens it (T(K) is the Kronecker product K (x) I_HW), ``"sum"`` and ``"mean"`` reduce it over
+positions.
 
-This room knows what the structure of one layer means. It is computed in `equiv.structure.closest`, and snippets are written in
-`equiv.structure.text`; naming the mistake between two layers is `equiv.causes.weights`.
+The tensors are computed in `equiv.structure.closest`, programs are written in `equiv.structure.snippet`.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
-from equiv.dtypes import DTYPES, dtype_name, dtype_names
+from equiv.arguments import check_choice
+from equiv.dtypes import DTYPES, dtype_name, dtype_names, is_inexact
 from equiv.errors import EquivError
-from equiv.mapping import CONVS, Conv, FeatureShape, check_feature_shape, check_linear
-from equiv.structure.closest import Readout, Structure, distances
-from equiv.structure.text import WIDTH, Scalar, picture, shortest, snippet_bias, snippet_equivalent, snippet_weight
-from equiv.text import counted
+from equiv.mapping import CONVS, Conv, FeatureShape, check_feature_shape, check_linear, check_product
+from equiv.structure.closest import FlattenedLayer, Readout, distances
+from equiv.structure.snippet import WIDTH, Scalar, picture, shortest, snippet_bias, snippet_equivalent, snippet_weight
+from equiv.text import counted, plain_json
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -106,47 +107,33 @@ class Counterexample:
         tail = "is" if self.equivalent else "is not"
         read = {"positions": "flattened", "sum": "then summed over positions", "mean": "then averaged over positions"}
         lines = [
-            _wrap(
-                width,
-                f"{head}: Linear({self.in_features} -> {self.out_features}) over a flattened map {self.feature_shape} "
-                f"{tail} a 1x1 conv over {counted(c, 'channel')}, {read[self.readout]}.",
-            ),
+            f"{head}: Linear({self.in_features} -> {self.out_features}) over a flattened map {self.feature_shape} "
+            f"{tail} a 1x1 conv over {counted(c, 'channel')}, {read[self.readout]}.",
             f"  layer     {counted(self.in_features, 'number')} -> {self.out_features:,}; "
             f"{counted(self.layer_weights, 'weight')}",
             f"  1x1 conv  {self.feature_shape} -> {self.conv_output_shape}, {counted(o * hw, 'number')}; "
             f"{counted(self.conv_weights, 'weight')}",
-            _wrap(
-                width,
-                f"The 1x1 conv is one layer {c} -> {o} at each of {counted(hw, 'position')}: the dense matrix "
-                f"K (x) I_{hw}, where {self.dense_nonzeros:,} of {counted(self.dense_entries, 'entry', 'entries')} can "
-                "be non-zero.",
-            ),
-            _wrap(width, f"Reason: {self.reason}."),
+            f"The 1x1 conv is one layer {c} -> {o} at each of {counted(hw, 'position')}: the dense matrix K (x) I_{hw}"
+            f", where {self.dense_nonzeros:,} of {counted(self.dense_entries, 'entry', 'entries')} can be non-zero.",
+            f"Reason: {self.reason}.",
         ]
         if self.witness is not None:
             index = "0" if self.witness_index is None else f"0 but x{list(self.witness_index)} = 1"
             lines += [
-                _wrap(width, f"Smallest witness: x = {index}."),
+                f"Smallest witness: x = {index}.",
                 f"  output {list(self.output_index or ())}{' without bias' * self.without_bias}",
                 f"    layer     {self.expected!r}",
                 f"    1x1 conv  {self.actual!r}",
             ]
-        if self.picture:
-            lines += [self.picture]
+        lines += self.picture.splitlines()
         if not self.equivalent:
             bound = "" if self.gap_is_exact else "at least "
             lines += [
-                _wrap(
-                    width,
-                    f"Closest 1x1 conv: distance {self.distance:.6g} ({self.relative_distance:.3g} of the layer's norm)"
-                    + (f", bias {self.bias_distance:.6g}" if self.bias_distance else ""),
-                ),
-                _wrap(
-                    width,
-                    f"  worst error for |x|_2 = 1: {bound}{self.gap:.6g}; for max|x| = 1: {self.gap_inf:.6g}",
-                ),
+                f"Closest 1x1 conv: distance {self.distance:.6g} ({self.relative_distance:.3g} of the layer's norm)"
+                + (f", bias {self.bias_distance:.6g}" if self.bias_distance else ""),
+                f"  worst error for |x|_2 = 1: {bound}{self.gap:.6g}; for max|x| = 1: {self.gap_inf:.6g}",
             ]
-        return "\n".join(lines)
+        return "\n".join(fill(line, width, subsequent_indent="  ") for line in lines)
 
     def snippet(self) -> str:
         """Python source that needs torch and equiv only, rebuilds the witness and asserts the difference.
@@ -158,8 +145,11 @@ class Counterexample:
     def to_dict(self) -> dict[str, Any]:
         """The findings as JSON-safe values; a complex number is [real, imaginary]. Tensors are left out."""
         left_out = {"conv", "witness", "worst_input_2", "worst_input_inf", "_snippet"}
-        found = {name: _plain(value) for name, value in vars(self).items() if name not in left_out}
-        return found | {"dtype": dtype_name(self.conv.weight.dtype)}
+        found: dict[str, Any] = {"dtype": dtype_name(self.conv.weight.dtype)}
+        for name, value in vars(self).items():
+            if name not in left_out:
+                found[name] = plain_json([value.real, value.imag] if isinstance(value, complex) else value)
+        return found
 
 
 def counterexample(linear: nn.Linear, feature_shape: FeatureShape, *, readout: Readout | None = None) -> Counterexample:
@@ -184,7 +174,7 @@ def counterexample(linear: nn.Linear, feature_shape: FeatureShape, *, readout: R
 
     Example:
         >>> import torch
-        >>> from equiv.refute import counterexample
+        >>> from equiv.structure import counterexample
         >>> linear = torch.nn.Linear(4, 4, bias=False)
         >>> _ = torch.nn.init.ones_(linear.weight)
         >>> found = counterexample(linear, (1, 2, 2))
@@ -200,8 +190,7 @@ def counterexample(linear: nn.Linear, feature_shape: FeatureShape, *, readout: R
 
 
 def _counterexample(linear: nn.Linear, shape: tuple[int, ...], how: Readout) -> Counterexample:
-    layer = Structure(linear, shape, how)
-    found = _findings(layer, layer.first_difference())
+    layer = FlattenedLayer(linear, shape, how)
     return Counterexample(
         feature_shape=shape,
         readout=how,
@@ -214,67 +203,66 @@ def _counterexample(linear: nn.Linear, shape: tuple[int, ...], how: Readout) -> 
         dense_entries=layer.o * layer.hw * linear.in_features,
         dense_nonzeros=layer.o * layer.c * layer.hw,
         picture=picture(layer),
-        **found,
+        **_findings(layer),
         **distances(layer),
     )
 
 
-def _check(linear: object, feature_shape: FeatureShape, readout: object) -> tuple[tuple[int, ...], Readout]:
+def _check(linear: object, feature_shape: FeatureShape, readout: str | None) -> tuple[tuple[int, ...], Readout]:
     """Validate the arguments of :func:`counterexample`; settle the readout."""
     layer = check_linear(linear)
     shape = check_feature_shape(feature_shape)
-    n, out = layer.in_features, layer.out_features
-    if math.prod(shape) != n:
+    check_product(shape, layer.in_features, "linear.in_features")
+    _check_values(layer)
+    hw, out = math.prod(shape[1:]), layer.out_features
+    if readout is None:
+        return shape, "sum" if out % hw else "positions"
+    choices: tuple[Readout, ...] = ("positions", "sum", "mean")
+    check_choice("readout", readout, choices, "pass one of these, or leave it out")
+    if readout == "positions" and out % hw:
         raise EquivError(
-            f"feature_shape: expected (C, *spatial) with product {n} (= linear.in_features), got {shape} with product "
-            f"{math.prod(shape)}; pass the shape of the map that was flattened"
+            f"readout: expected 'sum', 'mean' or None, got 'positions' with out_features = {out}: a 1x1 conv gives "
+            f"{hw} numbers for each output channel over {shape[1:]}, and {out} is no multiple of {hw}; pass 'sum'"
         )
-    if layer.weight.is_meta or isinstance(layer.weight, FakeTensor):
+    if readout == "mean" and not is_inexact(layer.weight.dtype):
+        raise EquivError(
+            f"readout: expected 'positions', 'sum' or None for {dtype_name(layer.weight.dtype)}, got 'mean'; integers "
+            "have no mean in their own dtype, pass 'sum'"
+        )
+    return shape, next(choice for choice in choices if choice == readout)
+
+
+def _check_values(layer: nn.Linear) -> None:
+    """Refuse a layer without values, with NaN or infinity among them, or of dtypes that are not served."""
+    weight, bias = layer.weight, layer.bias
+    if weight.is_meta or isinstance(weight, FakeTensor):
         raise EquivError(
             "linear: expected weights with values, got a meta or fake tensor; give it values first, as by "
             "linear.to_empty(device=...) and load_state_dict"
         )
-    if layer.weight.dtype not in DTYPES:
-        names = dtype_names(DTYPES)
-        raise EquivError(f"linear: expected a dtype out of {names}, got {layer.weight.dtype}; convert the layer first")
-    if layer.bias is not None and layer.bias.dtype != layer.weight.dtype:
+    dtypes = [dtype_name(values.dtype) for values in (weight, bias) if values is not None]
+    if weight.dtype not in DTYPES or len(set(dtypes)) > 1:
         raise EquivError(
-            f"linear: expected weight and bias of one dtype, got {layer.weight.dtype} and {layer.bias.dtype}; convert "
-            "the layer first"
+            f"linear: expected weight and bias of one dtype out of {dtype_names(DTYPES)}, got {' and '.join(dtypes)}; "
+            "convert the layer first"
         )
-    for name, values in (("weight", layer.weight), ("bias", layer.bias)):
+    for name, values in (("weight", weight), ("bias", bias)):
         if values is not None and not bool(torch.isfinite(values.detach()).all()):
             at = (~torch.isfinite(values.detach())).nonzero()[0].tolist()
             raise EquivError(
                 f"linear: expected finite values, got linear.{name}{at} = {values[tuple(at)].item()}; remove NaN and "
                 "infinity, no convolution is closest to them"
             )
-    hw = math.prod(shape[1:])
-    if readout is None:
-        return shape, "sum" if out % hw else "positions"
-    if readout not in ("positions", "sum", "mean"):
-        raise EquivError(
-            f"readout: expected 'positions', 'sum', 'mean' or None, got {readout!r:.60}; pass one of these"
-        )
-    if readout == "positions" and out % hw:
-        raise EquivError(
-            f"readout: expected 'sum', 'mean' or None, got 'positions' with out_features = {out}: a 1x1 conv gives "
-            f"{hw} numbers for each output channel over {shape[1:]}, and {out} is no multiple of {hw}; pass 'sum'"
-        )
-    if readout == "mean" and not (layer.weight.is_floating_point() or layer.weight.is_complex()):
-        raise EquivError(
-            f"readout: expected 'positions', 'sum' or None for {layer.weight.dtype}, got 'mean'; integers have no mean "
-            "in their own dtype, pass 'sum'"
-        )
-    return shape, readout
 
 
-def _findings(layer: Structure, entry: tuple[int, int] | None) -> dict[str, Any]:
+def _findings(layer: FlattenedLayer) -> dict[str, Any]:
     """The verdict, the witness and the reason."""
+    entry = layer.first_difference()
     if entry is not None:
         return _weight_findings(layer, *entry)
-    if layer.b is not None and layer.reach is not None and bool((layer.b != layer.reach).any()):
-        return _bias_findings(layer)
+    b, kb, reach = layer.b, layer.kb, layer.reach
+    if b is not None and kb is not None and reach is not None and bool((b != reach).any()):
+        return _bias_findings(layer, b, kb, reach)
     hw, p = layer.hw, "the weight of every channel pair is the same at all"
     reason = {
         "positions": f"W = K (x) I: {p} {hw} positions, every other entry is 0",
@@ -283,18 +271,12 @@ def _findings(layer: Structure, entry: tuple[int, int] | None) -> dict[str, Any]
     }[layer.readout]
     if hw == 1:
         reason = f"the map {layer.shape} has one position, so the 1x1 conv is the layer itself"
-    return _found(layer, "none", reason)
-
-
-def _found(layer: Structure, cause: str, reason: str, **rest: Any) -> dict[str, Any]:
     nothing = dict.fromkeys(("witness", "witness_index", "output_index", "expected", "actual"))
-    snippet = rest.pop("_snippet", None) or snippet_equivalent(layer)
-    equivalent = cause == "none"
-    found = {"equivalent": equivalent, "cause": cause, "reason": reason, "without_bias": False, "_snippet": snippet}
-    return nothing | found | rest
+    found = {"equivalent": True, "cause": "none", "reason": reason, "without_bias": False}
+    return {**nothing, **found, "_snippet": snippet_equivalent(layer)}
 
 
-def _weight_findings(layer: Structure, row: int, column: int) -> dict[str, Any]:
+def _weight_findings(layer: FlattenedLayer, row: int, column: int) -> dict[str, Any]:
     """A one-hot input reads W[row, column] from the layer and T(K)[row, column] from the convolution."""
     c, q = divmod(column, layer.hw)
     o, p = divmod(row, layer.hw) if layer.readout == "positions" else (row, q)
@@ -308,7 +290,9 @@ def _weight_findings(layer: Structure, row: int, column: int) -> dict[str, Any]:
         )
     else:
         cause = "position_dependent"
-        other = _another_position(layer, o, c, q)
+        at = torch.arange(layer.hw)
+        rows = o * layer.hw + at if layer.readout == "positions" else o
+        other = _another_position(layer, layer.w[rows, c * layer.hw + at], q, layer.k[o, c])
         i, j = (o * layer.hw + other if layer.readout == "positions" else o), c * layer.hw + other
         also.append((i, j, layer.w[i, j].item()))
         here, there = (shortest(v, layer.dtype) for _, _, v in also)
@@ -324,59 +308,55 @@ def _weight_findings(layer: Structure, row: int, column: int) -> dict[str, Any]:
         hidden, b, kb, expected, actual = True, 0, 0, w, t
     witness = torch.zeros(layer.n, dtype=layer.dtype)
     witness[column] = 1
-    return _found(
-        layer,
-        cause,
-        reason,
-        witness=witness.view(layer.shape),
-        witness_index=(c, *layer.position(q)),
-        output_index=layer.output_index(row),
-        expected=expected,
-        actual=actual,
-        without_bias=hidden,
-        _snippet=snippet_weight(layer, row, column, also, (b, kb)),
-    )
+    return {
+        "equivalent": False,
+        "cause": cause,
+        "reason": reason,
+        "witness": witness.view(layer.shape),
+        "witness_index": (c, *layer.position(q)),
+        "output_index": layer.output_index(row),
+        "expected": expected,
+        "actual": actual,
+        "without_bias": hidden,
+        "_snippet": snippet_weight(layer, row, column, also, (b, kb)),
+    }
 
 
-def _another_position(layer: Structure, o: int, c: int, p: int) -> int:
-    """A position whose entry for (o, c) differs from the one at p: one that equals the stored K, else the farthest."""
-    at = torch.arange(layer.hw)
-    rows = o * layer.hw + at if layer.readout == "positions" else o
-    return _other(layer, layer.w[rows, c * layer.hw + at], p, layer.k[o, c])
-
-
-def _other(layer: Structure, values: Tensor, p: int, usual: Tensor) -> int:
-    same = (values != values[p]) & (values == usual)
-    return int(same.nonzero()[0]) if bool(same.any()) else int(layer.difference(values, values[p]).abs().argmax())
-
-
-def _bias_findings(layer: Structure) -> dict[str, Any]:
-    """The input 0 reads the bias."""
-    assert layer.b is not None and layer.kb is not None and layer.reach is not None  # noqa: PT018 - there is a bias
-    size = layer.difference(layer.b, layer.reach).abs()
-    row = int(((layer.b != layer.reach) & (2 * size >= size.max())).nonzero()[0])
-    b, kb = layer.b[row].item(), layer.reach[row].item()
+def _bias_findings(layer: FlattenedLayer, bias: Tensor, kb: Tensor, reach: Tensor) -> dict[str, Any]:
+    """The input 0 reads the bias; ``reach`` is what the convolution's bias ``kb`` adds to each output."""
+    size = layer.difference(bias, reach).abs()
+    row = int(((bias != reach) & (2 * size >= size.max())).nonzero()[0])
+    expected, o = bias[row].item(), row
     if layer.readout == "positions":
         o, p = divmod(row, layer.hw)
-        tied = layer.b.view(layer.o, layer.hw)[o]
-        other = _other(layer, tied, p, layer.kb[o])
+        tied = bias.view(layer.o, layer.hw)[o]
+        other = _another_position(layer, tied, p, kb[o])
         here, there = (shortest(v.item(), layer.dtype) for v in (tied[p], tied[other]))
         reason = (
             f"the bias of output channel {o} changes from position to position: {here} at {layer.position(p)}, {there} "
             f"at {layer.position(other)}, and a 1x1 conv has one bias for all"
         )
     else:
-        reason = f"the bias of output {row} is {b}, no multiple of the {layer.hw} positions over which it is summed"
-    return _found(
-        layer,
-        "bias",
-        reason,
-        witness=torch.zeros(layer.shape, dtype=layer.dtype),
-        output_index=layer.output_index(row),
-        expected=b,
-        actual=kb,
-        _snippet=snippet_bias(layer, row),
-    )
+        times = f"the {layer.hw} positions over which it is summed"
+        reason = f"the bias of output {row} is {expected}, no multiple of {times}"
+    return {
+        "equivalent": False,
+        "cause": "bias",
+        "reason": reason,
+        "witness": torch.zeros(layer.shape, dtype=layer.dtype),
+        "witness_index": None,
+        "output_index": layer.output_index(row),
+        "expected": expected,
+        "actual": reach[row].item(),
+        "without_bias": False,
+        "_snippet": snippet_bias(layer, bias, row, kb[o].item()),
+    }
+
+
+def _another_position(layer: FlattenedLayer, values: Tensor, p: int, usual: Tensor) -> int:
+    """A position whose value differs from the one at p: one that holds the usual value, else the farthest."""
+    same = (values != values[p]) & (values == usual)
+    return int(same.nonzero()[0]) if bool(same.any()) else int(layer.difference(values, values[p]).abs().argmax())
 
 
 def _as_output(value: Scalar, dtype: torch.dtype) -> Scalar:
@@ -392,7 +372,7 @@ def _stored(value: Scalar, dtype: torch.dtype) -> Tensor:
     return torch.tensor(value, dtype=dtype) if isinstance(value, int) else torch.tensor(value, dtype=wide).to(dtype)
 
 
-def _conv(linear: nn.Linear, layer: Structure) -> Conv:
+def _conv(linear: nn.Linear, layer: FlattenedLayer) -> Conv:
     """The closest convolution as a module; no random initialisation runs."""
     conv: Conv = CONVS[len(layer.shape) - 1](layer.c, layer.o, 1, bias=layer.kb is not None, device="meta")
     weight = layer.k.view(layer.o, layer.c, *([1] * (len(layer.shape) - 1))).clone().to(linear.weight.device)
@@ -400,13 +380,3 @@ def _conv(linear: nn.Linear, layer: Structure) -> Conv:
     if layer.kb is not None:
         conv.bias = nn.Parameter(layer.kb.clone().to(linear.weight.device), requires_grad=linear.bias.requires_grad)
     return conv.train(linear.training)
-
-
-def _wrap(width: int, text: str) -> str:
-    return fill(text, width, subsequent_indent="  ", break_long_words=True)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, complex):
-        return [value.real, value.imag]
-    return list(value) if isinstance(value, tuple) else value

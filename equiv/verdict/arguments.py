@@ -2,103 +2,149 @@
 
 A convolution becomes the dense layer that it is on the input's map. Where its padding mode repeats inputs, several taps
 land on one of them, and an entry of that layer's weight is their sum, rounded: the convolution itself adds other terms,
-which :func:`tap_weights` lays side by side. Every refusal is here, in one sentence that names the argument. What is
-found is the business of ``verdict``.
+which :func:`equiv.mapping.tap_weights` lays side by side. Every refusal is one sentence that names the argument.
 """
 
 from __future__ import annotations
 
 import math
 import sys
-from typing import NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
-from equiv.dtypes import DTYPES, dtype_name
+from equiv.arguments import check_tensor
+from equiv.dtypes import DTYPES, dtype_name, dtype_names, is_inexact
 from equiv.errors import EquivError
 from equiv.mapping import Conv, check_conv, check_linear, conv_to_linear, is_unpadded, pads_and_positions, tap_weights
+from equiv.numerics import Arithmetic
+
+Alternatives: TypeAlias = tuple[Tensor | None, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Two results of one layer, and everything that they are judged by.
+
+    Attributes:
+        actual: The result to judge.
+        expected: The result that it is compared with; its dtype may be wider.
+        input: What the layer was given.
+        weight: Of the layer, ``(O, n)`` or ``(O, C, *kernel)``.
+        bias: Of the layer, ``(O,)`` or None.
+        arithmetic: What the kernel of ``actual`` computes in; None for what is declared.
+        tolerances: ``(rtol, atol)`` that must hold in addition, or None.
+        channels: O, where one row's result may also come as ``(O, *positions)``.
+        alternative_weights: For each of the two results, the weights that it may come from: None stands for ``weight``;
+            others are over copies of the inputs, see :func:`equiv.mapping.tap_weights`.
+    """
+
+    actual: Tensor
+    expected: Tensor
+    input: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    arithmetic: Arithmetic | None = None
+    tolerances: tuple[float, float] | None = None
+    channels: int | None = None
+    alternative_weights: tuple[Alternatives, Alternatives] = ((None,), (None,))
+
+    def alternatives(self, change: Callable[[Tensor], Tensor]) -> tuple[Alternatives, Alternatives]:
+        """The alternative weights, each of them changed."""
+        a, b = (tuple(w if w is None else change(w) for w in tried) for tried in self.alternative_weights)
+        return a, b
+
+
+class LayerTensors(NamedTuple):
+    """A layer as it is held against its results; the last two as in :class:`Comparison`."""
+
+    weight: Tensor | None
+    bias: Tensor | None
+    channels: int | None = None
+    alternatives: Alternatives = (None,)
 
 
 def check_results(actual: Tensor, expected: Tensor) -> None:
+    """Refuse what are not two tensors of one dtype, the second possibly wider."""
     for name, value in (("actual", actual), ("expected", expected)):
-        if not isinstance(value, Tensor):
-            advice = "pass the result of a layer"
-            if callable(value):
-                advice += ", or compare two layers or functions with equiv.assert_equivalent or equiv.certify"
-            raise EquivError(f"{name}: expected a torch.Tensor, got {type(value).__name__}; {advice}")
+        advice = "pass the result of a layer"
+        if callable(value):
+            advice += ", or compare two layers or functions with equiv.assert_equivalent or equiv.certify"
+        check_tensor(name, value, advice=advice)
         if value.dtype not in DTYPES:
-            served = ", ".join(dtype_name(d) for d in DTYPES)
             raise EquivError(
-                f"{name}: expected a dtype among {served}, got {dtype_name(value.dtype)}; convert it first"
+                f"{name}: expected a dtype among {dtype_names(DTYPES)}, got {dtype_name(value.dtype)}; convert it first"
             )
-        _check_values(name, value)
-
-    if expected.dtype != actual.dtype and not is_wider(expected.dtype, actual.dtype):
+    if expected.dtype != actual.dtype and not _is_wider(expected.dtype, actual.dtype):
         raise EquivError(
             f"expected: expected the dtype of actual, {dtype_name(actual.dtype)}, or a wider one of its kind, got "
             f"{dtype_name(expected.dtype)}; pass them the other way round, or compute it in {dtype_name(actual.dtype)}"
         )
 
 
-def _check_values(name: str, value: Tensor) -> None:
-    if value.device.type == "meta":
+def _is_wider(wide: torch.dtype, narrow: torch.dtype) -> bool:
+    return (
+        is_inexact(wide)
+        and wide.is_complex == narrow.is_complex
+        and is_inexact(narrow)
+        and (wide.itemsize > narrow.itemsize)
+    )
+
+
+def check_arithmetic(arithmetic: object) -> None:
+    """Refuse what is neither None nor an arithmetic."""
+    if arithmetic is not None and not isinstance(arithmetic, Arithmetic):
         raise EquivError(
-            f"{name}: expected values, got a tensor on the meta device, which has none; run the layer on a real device"
+            f"arithmetic: expected an equiv.numerics.Arithmetic, got {arithmetic!r:.60}; pass what "
+            "equiv.numerics.declared(dtype) returns, or leave it out"
         )
-    if value.is_nested or value.layout != torch.strided:
-        kind = "a nested tensor" if value.is_nested else value.layout
-        raise EquivError(f"{name}: expected a strided tensor, got {kind}; convert it with to_dense()")
 
 
-class Given(NamedTuple):
-    """A layer as it is held against its results.
-
-    ``channels`` is O where one row's result may also come as ``(O, *positions)``, ``taps`` what :func:`tap_weights`
-    returns.
-    """
-
-    weight: Tensor | None
-    bias: Tensor | None
-    channels: int | None = None
-    taps: Tensor | None = None
+def tolerances_of(rtol: float | None, atol: float | None) -> tuple[float, float] | None:
+    """Both tolerances, 0 for one that is left out; None if both are."""
+    for name, value in (("rtol", rtol), ("atol", atol)):
+        if value is not None and (
+            isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= sys.float_info.max
+        ):
+            raise EquivError(
+                f"{name}: expected a finite number of at least 0, got {value!r:.60}; pass one, or leave it out"
+            )
+    return None if rtol is None and atol is None else (float(rtol or 0.0), float(atol or 0.0))
 
 
 def layer_tensors(
     layer: nn.Module | None, weight: Tensor | None, bias: Tensor | None, input: Tensor | None, actual: Tensor
-) -> Given:
+) -> LayerTensors:
     """Weight and bias that were passed, or those of the layer on this input."""
     if layer is None:
-        return Given(weight, bias)
+        return LayerTensors(weight, bias)
     if weight is not None or bias is not None:
         raise EquivError("layer: expected either layer or weight and bias, got both; drop one of them")
     if not isinstance(layer, (nn.Linear, nn.modules.conv._ConvNd)):
         raise EquivError(
             f"layer: expected a Linear or a convolution, got {type(layer).__name__}; pass weight= and bias= instead"
         )
-    held = layer._parameters.get("weight")
-    if held is not None and is_lazy(held):
-        raise EquivError(
-            f"layer: expected an initialized layer, got {type(layer).__name__}; run it once on an example input first"
-        )
     if isinstance(layer, nn.Linear):
         check_linear(layer, name="layer")
-        return Given(layer.weight, layer.bias)
-    as_map = None if layer.transposed else _map_given(check_conv(layer, name="layer"), input, actual)
-    if layer.transposed or (layer.groups != 1 and as_map is None):
+        return LayerTensors(layer.weight, layer.bias)
+    conv = None if layer.transposed else check_conv(layer, name="layer")
+    as_map = None if conv is None else _map_given(conv, input, actual)
+    if conv is None or (conv.groups != 1 and as_map is None):
         raise EquivError(
             f"layer: expected a convolution of one group, got {layer}; pass equiv.conv_to_linear(layer, feature_shape)"
         )
-    conv = check_conv(layer, name="layer")
     shape = (conv.in_channels, *conv.kernel_size) if as_map is None else as_map
     if conv.groups == 1 and tuple(conv.weight.shape[2:]) == shape[1:] and is_unpadded(conv):
-        return Given(conv.weight, conv.bias)
+        return LayerTensors(conv.weight, conv.bias)
     try:
         dense = conv_to_linear(conv, shape)
     except EquivError as error:
         raise EquivError(f"layer: expected a convolution that fits a map {shape}, got {conv}: {error}") from error
-    return Given(dense.weight, dense.bias, conv.out_channels, tap_weights(conv, shape))
+    taps = tap_weights(conv, shape)  # the results may be the convolution's, or its dense layer's
+    return LayerTensors(dense.weight, dense.bias, conv.out_channels, (None,) if taps is None else (None, taps))
 
 
 def _map_given(conv: Conv, x: object, actual: Tensor) -> tuple[int, ...] | None:
@@ -117,76 +163,63 @@ def _map_given(conv: Conv, x: object, actual: Tensor) -> tuple[int, ...] | None:
     return shape if actual.numel() == batch * conv.out_channels * positions else None
 
 
-def tolerances_of(rtol: float | None, atol: float | None) -> tuple[float, float] | None:
-    for name, value in (("rtol", rtol), ("atol", atol)):
-        if value is not None and (
-            isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= sys.float_info.max
-        ):
-            raise EquivError(
-                f"{name}: expected a finite number of at least 0, got {value!r:.60}; pass one, or leave it out"
-            )
-    return None if rtol is None and atol is None else (float(rtol or 0.0), float(atol or 0.0))
-
-
-def rows_of(
-    x: Tensor, weight: Tensor, bias: Tensor | None, actual: Tensor, channels: int | None = None
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Input, weight and bias as ``(N, n)``, ``(O, n)``, ``(O,)`` on the CPU, checked against the result.
-
-    One row's result may come as ``(channels, *positions)`` where ``channels`` is given.
-    """
-    given: list[tuple[str, Tensor | None]] = [("input", x), ("weight", weight), ("bias", bias)]
-    for name, value in given:
+def rows_of(given: Comparison) -> Comparison:
+    """The same as results ``(N, O)``, input ``(N, n)`` and weight ``(O, n)`` on the CPU, which fit each other."""
+    actual, x, weight, bias = given.actual, given.input, given.weight, given.bias
+    for name, value in (("input", x), ("weight", weight), ("bias", bias)):
         if value is None:
             continue
-        if not isinstance(value, Tensor):
-            raise EquivError(
-                f"{name}: expected a torch.Tensor, got {type(value).__name__}; pass what the kernel was given"
-            )
-        _check_values(name, value)
+        check_tensor(name, value, advice="pass what the kernel was given")
         if value.dtype != actual.dtype:
             raise EquivError(
-                f"{name}: expected the dtype of actual, {dtype_name(actual.dtype)}, got {dtype_name(value.dtype)}; the envelope "
-                "belongs to one dtype, so pass what the kernel was given"
+                f"{name}: expected the dtype of actual, {dtype_name(actual.dtype)}, got {dtype_name(value.dtype)}; the "
+                "envelope belongs to one dtype, so pass what the kernel was given"
             )
     if weight.ndim < 2 or weight.shape[0] == 0:
         raise EquivError(
             f"weight: expected shape (O, n) or (O, C, *kernel) with O of at least 1, got {tuple(weight.shape)}; "
             "pass the weight of the layer"
         )
-    w = weight.detach().cpu().reshape(weight.shape[0], -1)
+    w = on_cpu(weight).reshape(weight.shape[0], -1)
     outputs, n = w.shape
-    if bias is not None and tuple(bias.shape) != (outputs,):
-        raise EquivError(
-            f"bias: expected shape ({outputs},), one per row of weight, got {tuple(bias.shape)}; pass the layer's"
-        )
+    if bias is not None:
+        check_tensor("bias", bias, (outputs,), advice="pass the layer's, one entry per row of weight")
+    batch = _batch_of(given, outputs, n)
+    return replace(
+        given,
+        actual=on_cpu(actual).reshape(batch, outputs),
+        expected=on_cpu(given.expected).reshape(batch, outputs),
+        input=on_cpu(x).reshape(batch, n),
+        weight=w,
+        bias=None if bias is None else on_cpu(bias),
+    )
+
+
+def _batch_of(given: Comparison, outputs: int, n: int) -> int:
+    """How many rows of n features the input holds, such that they fit the result."""
+    x, result, channels = given.input, tuple(given.actual.shape), given.channels
     if x.ndim == 0 or (n and x.numel() % n) or (not n and x.shape[-1] != 0):
         raise EquivError(
             f"input: expected (*batch, {n}) or (*batch, C, *spatial) with C*prod(spatial) = {n}, got "
             f"{tuple(x.shape)}; pass what the layer was given"
         )
     shapes: list[tuple[int, ...]] = [(outputs,)]
-    if channels is not None and channels in actual.shape:  # (*batch, O, *positions)
-        shapes += [tuple(actual.shape[i:]) for i, size in enumerate(actual.shape) if size == channels]
-        shapes = [shape for shape in shapes if math.prod(shape) == outputs]
-    fitting = [
-        batch
-        for batch in _batches_of(tuple(x.shape), n)
-        if any(trimmed((*batch, *shape)) == trimmed(actual.shape) for shape in shapes)
-    ]
-    if not fitting:
-        raise EquivError(
-            f"input: expected one row of {n} features, or one map of as many, per result of shape "
-            f"{tuple(actual.shape)}, got {tuple(x.shape)}; pass the very input that gave `actual`"
-        )
-    batch = fitting[0]
-    b = None if bias is None else bias.detach().cpu()
-    return x.detach().cpu().resolve_conj().resolve_neg().reshape(math.prod(batch), n), w, b
+    if channels is not None and channels in result:  # (*batch, O, *positions)
+        tails = [result[i:] for i, size in enumerate(result) if size == channels]
+        shapes = [shape for shape in (*shapes, *tails) if math.prod(shape) == outputs]
+    for cut in range(x.ndim - 1, -1, -1):  # sizes of 1 can belong to the batch and to the map
+        batch = tuple(x.shape[:cut])
+        if math.prod(x.shape[cut:]) == n and any(trimmed((*batch, *end)) == trimmed(result) for end in shapes):
+            return math.prod(batch)
+    raise EquivError(
+        f"input: expected one row of {n} features, or one map of as many, per result of shape {result}, got "
+        f"{tuple(x.shape)}; pass the very input that gave `actual`"
+    )
 
 
-def _batches_of(shape: tuple[int, ...], n: int) -> list[tuple[int, ...]]:
-    """What may be the leading dimensions: all cuts that leave ``n`` features (sizes of 1 can belong to either side)."""
-    return [shape[:cut] for cut in range(len(shape) - 1, -1, -1) if math.prod(shape[cut:]) == n]
+def on_cpu(values: Tensor) -> Tensor:
+    """The values on the CPU as they stand in memory, without gradients."""
+    return values.detach().cpu().resolve_conj().resolve_neg()
 
 
 def trimmed(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -195,8 +228,3 @@ def trimmed(shape: tuple[int, ...]) -> tuple[int, ...]:
     while end and shape[end - 1] == 1:
         end -= 1
     return tuple(shape[:end])
-
-
-def is_wider(wide: torch.dtype, narrow: torch.dtype) -> bool:
-    kinds = [(dtype.is_complex, dtype.is_floating_point) for dtype in (wide, narrow)]
-    return kinds[0] == kinds[1] != (False, False) and wide.itemsize > narrow.itemsize

@@ -6,18 +6,39 @@ The exact results need the weight in float64 three times over: in blocks, withou
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import torch
 from torch import Tensor
 
-from equiv.causes import likely_cause
+from equiv.causes import Cause, likely_cause
+from equiv.dtypes import is_inexact
 from equiv.numerics import Arithmetic, Assessment, Reference
+from equiv.verdict.arguments import Comparison, on_cpu
 
 _ENTRIES = 2**22  # weights of a block: 32 MiB in float64
 _WIDE_TERMS, _WHOLE_TERMS = 2**25, 2**29  # products summed exactly in 3 seconds, in double-double and in integers
 _EXPLAINED = 2**22  # weights up to which all outputs take part in finding a cause
 _SAMPLED = 256
+
+
+def assess_both(
+    rows: Comparison, arithmetics: tuple[Arithmetic | None, Arithmetic | None]
+) -> tuple[Assessment, Assessment]:
+    """Both results of a comparison in rows against the exact ones, each in its arithmetic.
+
+    Where the weights that a result may come from are several, every output is taken with the one that fits it best.
+    """
+    results = (rows.actual, rows.expected)
+    known = any(weight is not None for tried in rows.alternative_weights for weight in tried)
+    if not known or not bool(rows.input.isfinite().all()):  # copies of an infinity would meet zeros
+        first, second = assess_blocks(results, arithmetics, rows.input, rows.weight, rows.bias)
+    else:
+        first, second = (
+            _best(rows, result, arithmetic, [rows.weight if weight is None else weight for weight in tried])
+            for result, arithmetic, tried in zip(results, arithmetics, rows.alternative_weights, strict=True)
+        )
+    return first, second
 
 
 def assess_blocks(
@@ -27,15 +48,7 @@ def assess_blocks(
     weight: Tensor,
     bias: Tensor | None,
 ) -> tuple[Assessment, ...]:
-    """Each of ``results`` ``(N, O)`` against the exact outputs of ``(weight, bias)`` on ``x``, in its arithmetic.
-
-    Args:
-        results: ``(N, O)`` each.
-        arithmetics: One for each; not used for integer dtypes.
-        x: ``(N, n)``.
-        weight: ``(O, n)``.
-        bias: ``(O,)`` or None.
-    """
+    """Each of ``results`` ``(N, O)`` against the exact ones of ``weight`` ``(O, n)`` on ``x``, in its arithmetic."""
     step = max(1, _ENTRIES // max(1, weight.shape[1]))
     found: list[list[Assessment]] = [[] for _ in results]
     for start in range(0, len(weight), step):
@@ -46,100 +59,86 @@ def assess_blocks(
     return tuple(_joined(each) for each in found)
 
 
-def assess_ways(
-    result: Tensor, arithmetic: Arithmetic | None, x: Tensor, weights: Sequence[Tensor], bias: Tensor | None
-) -> Assessment:
-    """``result`` against each of several ways to compute one layer, every output in the way that fits it best.
-
-    Args:
-        result: ``(N, O)``.
-        arithmetic: Not used for integer dtypes.
-        x: ``(N, n)``.
-        weights: ``(O, n)``, or ``(O, m*n)`` over m copies of the inputs, see :func:`equiv.verdict.arguments.tap_weights`.
-        bias: ``(O,)`` or None.
-    """
+def _best(rows: Comparison, result: Tensor, arithmetic: Arithmetic | None, weights: Sequence[Tensor]) -> Assessment:
+    """``result`` with each of ``weights``, ``(O, n)`` or ``(O, m*n)`` over m copies of the inputs."""
     best: Assessment | None = None
     for weight in weights:
-        copies = weight.shape[1] // max(1, x.shape[1])
-        (found,) = assess_blocks((result,), (arithmetic,), x.repeat(1, copies) if copies > 1 else x, weight, bias)
-        if best is None:
-            best = found
-            continue
-        better = (found.inside & ~best.inside) | ((found.inside == best.inside) & (found.ratio < best.ratio))
-        pairs = {field.name: (getattr(found, field.name), getattr(best, field.name)) for field in fields(Assessment)}
-        best = Assessment(**{name: torch.where(better, mine, theirs) for name, (mine, theirs) in pairs.items()})
+        copies = weight.shape[1] // max(1, rows.input.shape[1])
+        x = rows.input.repeat(1, copies) if copies > 1 else rows.input
+        (found,) = assess_blocks((result,), (arithmetic,), x, weight, rows.bias)
+        if best is not None:
+            better = (found.inside & ~best.inside) | ((found.inside == best.inside) & (found.ratio < best.ratio))
+            pairs = {name: (getattr(found, name), getattr(best, name)) for name in _NAMES}
+            found = Assessment(**{name: torch.where(better, mine, theirs) for name, (mine, theirs) in pairs.items()})
+        best = found
     assert best is not None
     return best
+
+
+_NAMES = [entry.name for entry in fields(Assessment)]
 
 
 def _joined(found: list[Assessment]) -> Assessment:
     if len(found) == 1:
         return found[0]
-    names = [entry.name for entry in fields(Assessment)]
-    return Assessment(**{name: torch.cat([getattr(each, name) for each in found], 1) for name in names})
+    return Assessment(**{name: torch.cat([getattr(each, name) for each in found], 1) for name in _NAMES})
 
 
-def cause_of_outputs(
-    actual: Tensor, worst: int, *, x: Tensor, weight: Tensor, bias: Tensor | None, feature_shape: tuple[int, ...]
-) -> str | None:
-    """The likely cause; of a large layer from its worst output and others spread over all, 256 at most.
-
-    Args:
-        actual: ``(N, O)``.
-        worst: The output that is furthest off.
-        x: ``(N, n)``.
-        weight: ``(O, n)``.
-        bias: ``(O,)`` or None.
-        feature_shape: As for :func:`equiv.causes.weights.likely_cause`.
-    """
-    if weight.numel() > _EXPLAINED:
-        outputs = len(weight)
-        some = torch.tensor(sorted({worst, *range(0, outputs, -(-outputs // (_SAMPLED - 1)))}))
-        actual, weight = actual[:, some], weight.detach().cpu()[some]
-        bias = None if bias is None else bias.detach().cpu()[some]
-    return likely_cause(actual, x=x, weight=weight, bias=bias, feature_shape=feature_shape)
+def cause_of_outputs(rows: Comparison, worst: int, feature_shape: tuple[int, ...]) -> Cause | None:
+    """The likely cause; of a large layer from its ``worst`` output and others spread over all, 256 at most."""
+    if rows.weight.numel() > _EXPLAINED:
+        outputs = len(rows.weight)
+        rows = at_outputs(rows, torch.tensor(sorted({worst, *range(0, outputs, -(-outputs // (_SAMPLED - 1)))})))
+    return likely_cause(rows.actual, x=rows.input, weight=rows.weight, bias=rows.bias, feature_shape=feature_shape)
 
 
-def outputs_to_judge(
-    actual: Tensor, expected: Tensor, x: Tensor, weight: Tensor, tolerances: tuple[float, float] | None = None
-) -> Tensor | None:
+def at_outputs(rows: Comparison, some: Tensor) -> Comparison:
+    """The comparison at some of its outputs, the last dimension of its results."""
+    return replace(
+        rows,
+        actual=rows.actual[:, some],
+        expected=rows.expected[:, some],
+        weight=rows.weight[some],
+        bias=None if rows.bias is None else rows.bias[some],
+        alternative_weights=rows.alternatives(lambda weight: weight[some]),
+    )
+
+
+def outputs_to_judge(rows: Comparison) -> Tensor | None:
     """Which outputs to judge where exact results for all of them would take minutes; None for all of them.
 
     Results of float64, complex128 and integers are summed exactly term by term. Of more than 2^25 terms (2^29 of
-    integers) those outputs are taken where the two results lie furthest apart for the size of their terms, and as many
-    that are spread over all: what one kernel does wrong and the other does not is among the first.
-
-    Args:
-        actual: ``(N, O)``.
-        expected: ``(N, O)``.
-        x: ``(N, n)``.
-        weight: ``(O, n)``.
-        tolerances: ``(rtol, atol)`` that the caller asked for; outputs that exceed them are among those to judge.
+    integers) those outputs are taken where the two results lie furthest apart for the size of their terms, those that
+    exceed the tolerances that were asked for, and as many that are spread over all: what one kernel does wrong and the
+    other does not is among the first.
     """
-    dtype, (outputs, n) = weight.dtype, weight.shape
-    exact = not (dtype.is_floating_point or dtype.is_complex)
+    dtype, (outputs, n) = rows.weight.dtype, rows.weight.shape
+    exact = not is_inexact(dtype)
     if not exact and dtype not in (torch.float64, torch.complex128):
         return None
-    terms = max(1, len(x) * n) * (4 if dtype.is_complex else 1)
+    terms = max(1, len(rows.input) * n) * (4 if dtype.is_complex else 1)
     count = max(2, (_WHOLE_TERMS if exact else _WIDE_TERMS) // terms)
-    if count >= outputs or actual.shape != expected.shape or actual.shape != (len(x), outputs):
+    if count >= outputs or not rows.actual.shape == rows.expected.shape == (len(rows.input), outputs):
         return None
     wide = torch.complex128 if dtype.is_complex else torch.float64
-    a, e = (t.detach().cpu().resolve_conj().to(wide) for t in (actual, expected))
+    a, e = (on_cpu(t).to(wide) for t in (rows.actual, rows.expected))
     apart = (a - e).abs()
     if exact:
-        apart = torch.where(actual.cpu() == expected.cpu(), 0.0, apart.clamp(min=1.0))  # int64 has more digits
+        apart = torch.where(
+            rows.actual.cpu() == rows.expected.cpu(), 0.0, apart.clamp(min=1.0)
+        )  # int64 has more digits
     step = max(1, _ENTRIES // max(1, n))
-    sizes = [_sizes(x) @ _sizes(weight[start : start + step]).T for start in range(0, outputs, step)]
-    score = torch.where(apart == 0, 0.0, apart / torch.cat(sizes, 1)).nan_to_num(torch.inf, torch.inf).amax(0)
+    x, parts = _sizes(rows.input), (rows.weight[start : start + step] for start in range(0, outputs, step))
+    sizes = torch.cat([x @ _sizes(part).T for part in parts], 1)
+    score = torch.where(apart == 0, 0.0, apart / sizes).nan_to_num(torch.inf, torch.inf).amax(0)
     furthest = score.topk(count // 2).indices.tolist()
     spread = range(0, outputs, -(-outputs // (count - count // 2)))
     beyond: list[int] = []
-    if tolerances is not None:
-        close = torch.isclose(a, e, rtol=tolerances[0], atol=tolerances[1], equal_nan=True)
+    if rows.tolerances is not None:
+        close = torch.isclose(a, e, rtol=rows.tolerances[0], atol=rows.tolerances[1], equal_nan=True)
         beyond = (~close).any(0).nonzero().flatten()[:count].tolist()
     return torch.tensor(sorted({*furthest, *spread, *beyond}))
 
 
-def _sizes(t: Tensor) -> Tensor:
-    return t.detach().abs().double().cpu()
+def _sizes(values: Tensor) -> Tensor:
+    return on_cpu(values).abs().double()

@@ -1,32 +1,41 @@
-"""Is a candidate the same function as a reference? Chooses the inputs, runs both, and raises with the verdict.
+"""Is a candidate the same function as a reference? Runs both on chosen inputs, and raises with the verdict.
 
-What one comparison of results means is the business of ``equiv.verdict.results``. Here two layers are first compared by their
-parameters through the mapping, which holds for all inputs, and then by what their kernels return: on one-hot inputs and
-zero, on exact integer probes where the weights allow them, and on normal values.
+What one comparison of results means is the business of ``equiv.verdict.results``. Here two layers are first compared by
+their parameters, once both are written as dense layers: that holds for all inputs. Then what their kernels return is.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from equiv.arguments import check_integer, check_tensor
 from equiv.causes import name_cause
-from equiv.dtypes import DTYPES, dtype_name
+from equiv.dtypes import DTYPES, dtype_name, dtype_names, is_inexact
 from equiv.errors import EquivError
-from equiv.mapping import Conv, check_conv, check_feature_shape, check_linear, conv_to_linear, tap_weights
+from equiv.mapping import (
+    CONVS,
+    Conv,
+    check_conv,
+    check_feature_shape,
+    check_linear,
+    check_product,
+    conv_to_linear,
+    tap_weights,
+)
 from equiv.numerics import gap_words, one_hot_rows, same_bits
-from equiv.text import counted
-from equiv.verdict.arguments import tolerances_of
-from equiv.verdict.blocks import cause_of_outputs, outputs_to_judge
+from equiv.text import counted, first_line
+from equiv.verdict.arguments import Alternatives, Comparison, tolerances_of
+from equiv.verdict.blocks import at_outputs, cause_of_outputs, outputs_to_judge
 from equiv.verdict.outcome import Entry, NotEquivalent, Outcome, Verdict
-from equiv.verdict.results import Ways, compare_rows
+from equiv.verdict.results import compare_rows
 
-_CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _ONE_HOTS = 256
 _ROWS = 32
 
@@ -44,20 +53,19 @@ def assert_equivalent(
     """Raise unless ``candidate`` is the same function as ``reference``, up to the rounding of right kernels.
 
     At least one of the two must be a layer (Linear or a convolution of one output position or more) that computes from
-    its weight and bias and nothing else: they give the exact results. Subclasses with a forward of their own, layers
+    its weight and bias and nothing else: it gives the exact results. Subclasses with a forward of their own, layers
     with forward hooks, and those whose weight is computed (weight_norm, parametrizations, pruning) are taken for
-    functions. A layer that differs in a single weight by one ulp is another function and is found, whatever
-    the tolerance of a test on outputs would have said. The kernels are judged on zero, on one-hot inputs (256 of them
-    where there are more features), on 32 inputs of -1, 0 and 1 and 32 normal ones, at every output; in float64,
-    complex128 and integers, where the exact results of a layer above some 2^20 weights would take minutes, at the
-    outputs where the two differ most and others spread over all, and the verdict says at how many. For all inputs and
-    every weight, see :func:`equiv.certify`.
+    functions. Two layers are first compared weight by weight: one that differs by one ulp is another function,
+    whatever the tolerance of a test on outputs would have said. Then the kernels are judged at every output on zero,
+    on one-hot inputs (256 of them where there are more features), on 32 inputs of -1, 0 and 1 and on 32 normal ones.
+    In float64, complex128 and integers, where exact results of a layer above some 2^20 weights would take minutes,
+    they are judged at the outputs where the two differ most and at others spread over all, and the verdict says at how
+    many. For all inputs and every weight, see :func:`equiv.certify`.
 
     Args:
         candidate: A Linear, a convolution, or a function of a batch: ``(N, n)`` or ``(N, C, *spatial)`` ->
-            ``(N, O, ...)``.
-            Each side is given the shape that it takes: rows for a Linear, maps for a convolution and for a function
-            when ``feature_shape`` is known.
+            ``(N, O, ...)``. Each side is given the shape that it takes: rows for a Linear, maps for a convolution and
+            for a function when ``feature_shape`` is known.
         reference: The same.
         input: Inputs to try in addition, ``(N, n)`` or ``(N, C, *spatial)``, in the layers' dtype.
         feature_shape: ``(C, *spatial)``; by default the kernel of the convolution is taken for the whole map.
@@ -79,13 +87,16 @@ def assert_equivalent(
         >>> assert_equivalent(conv, linear)
         Traceback (most recent call last):
         ...
-        equiv.errors.NotEquivalent: DIFFERENT: ...
+        equiv.verdict.outcome.NotEquivalent: DIFFERENT: ...
     """
-    _check_options(seed, input)
+    check_integer("seed", seed, least=-(2**63), most=2**63 - 1, advice="leave it out for 0")
+    if input is not None:
+        check_tensor("input", input, advice="pass a batch, and the shape of a map as feature_shape=")
     tolerances = tolerances_of(rtol, atol)
-    shape = _feature_shape(candidate, reference, feature_shape)
-    left, right = (_dense("candidate", candidate, shape), _dense("reference", reference, shape))
-    layer = right if right is not None else left
+    given = None if feature_shape is None else check_feature_shape(feature_shape)
+    shape = given or _kernel_shape(candidate, reference)
+    left, right = (_side(name, f, shape) for name, f in (("candidate", candidate), ("reference", reference)))
+    layer = right.dense if right.dense is not None else left.dense
     if layer is None:
         if isinstance(reference, nn.Linear | Conv):  # says why it is not one that defines the right results
             (check_linear if isinstance(reference, nn.Linear) else check_conv)(reference, name="reference")
@@ -95,148 +106,142 @@ def assert_equivalent(
         )
     if shape is None:
         shape = (layer.in_features, 1)
-    if math.prod(shape) != layer.in_features:
+    if given is None and math.prod(shape) != layer.in_features:
         raise EquivError(
-            f"feature_shape: expected a product of {layer.in_features} features, got {shape} with product "
-            f"{math.prod(shape)}"
-            + ("" if feature_shape is not None else ", the kernel of the convolution taken for the whole map")
-            + "; pass the shape of the map that was flattened"
+            f"feature_shape: expected (C, *spatial) with product {layer.in_features}, got none, and the convolution's "
+            f"kernel {shape}, taken for the whole map, has product {math.prod(shape)}; pass the shape of the map that "
+            "was flattened"
         )
-    if left is not None and right is not None:
-        _same_parameters(left, right, shape)
+    check_product(shape, layer.in_features, "the features of the layer")
+    if left.dense is not None and right.dense is not None:
+        _same_parameters(left.dense, right.dense, shape)
+    if input is not None:
+        _check_input(layer, input)
     weight, bias = layer.weight.detach(), _bias(layer)
-    ways = _ways(candidate, left, reference, right, shape)
+    alternatives = _alternatives(left, right)
     for words, x, columns in _inputs(layer, input, seed):
-        actual = _run("candidate", candidate, x, shape, feature_shape is not None)
-        expected = _run("reference", reference, x, shape, feature_shape is not None)
-        verdict, wrong = _judged(actual, expected, x, weight, bias, columns, tolerances, ways)
+        actual, expected = (side.run(x, shape, as_map=given is not None) for side in (left, right))
+        rows = Comparison(actual, expected, x, weight, bias, None, tolerances, alternative_weights=alternatives)
+        verdict, worst = _judged(rows, columns)
         if not verdict.equivalent:
-            cause = None
-            if wrong is not None:
-                cause = cause_of_outputs(actual, wrong, x=x, weight=weight, bias=bias, feature_shape=shape)
+            cause = None if worst is None else cause_of_outputs(rows, worst, shape)
             raise NotEquivalent(replace(verdict, explanation=f"{words}, {verdict.explanation}", cause=cause))
 
 
-def _judged(
-    actual: Tensor,
-    expected: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    columns: Tensor | None,
-    tolerances: tuple[float, float] | None,
-    ways: tuple[Ways, Ways],
-) -> tuple[Verdict, int | None]:
-    """The verdict on one input, and the output that is furthest off, where ``actual`` is outside."""
-    if columns is not None and _is_finite(weight):
-        # Rows that are zero outside some columns: those alone decide. Zero times infinity would not be zero.
-        n, here = weight.shape[1], columns.cpu()
-        ways = _each(ways, lambda way: way.view(len(way), -1, n)[..., here].flatten(1))
-        x, weight = x[:, columns], weight[:, columns]
-    some = outputs_to_judge(actual, expected, x, weight, tolerances)
-    if some is None:
-        verdict, wrong = compare_rows(actual, expected, x, weight, bias, tolerances=tolerances, ways=ways)
-        return verdict, None if wrong is None else wrong.output
-    parts = (actual[:, some], expected[:, some], x, weight[some], None if bias is None else bias[some])
-    verdict, wrong = compare_rows(*parts, tolerances=tolerances, ways=_each(ways, lambda way: way[some]))
-    text = f"judged at {len(some):,} of {len(weight):,} outputs (those where the two differ most, and others): "
-    worst = verdict.worst
-    if worst is not None and len(worst.index) == 2:
-        worst = replace(worst, index=(worst.index[0], int(some[worst.index[1]])))
-    verdict = replace(verdict, explanation=text + verdict.explanation, worst=worst)
-    return verdict, None if wrong is None else int(some[wrong.output])
+@dataclass(frozen=True, eq=False)
+class _Side:
+    """One of the two: ``dense`` is the Linear that it is and ``taps`` its own terms if it is a layer, else None."""
+
+    name: str
+    function: Callable[[Tensor], Any]
+    dense: nn.Linear | None = None
+    taps: Tensor | None = None
+
+    def run(self, x: Tensor, shape: tuple[int, ...], *, as_map: bool) -> Tensor:
+        """Its results for rows ``(N, n)``, as rows where they are one for each."""
+        takes_map = isinstance(self.function, Conv) or (as_map and not isinstance(self.function, nn.Linear))
+        given = x.clone()  # a function may work in place: that is its own business
+        given = given.reshape(-1, *shape) if takes_map else given
+        try:
+            with torch.no_grad():
+                y = self.function(given)
+        except Exception as error:
+            raise EquivError(
+                f"{self.name}: expected to run on an input of shape {tuple(given.shape)}, got {type(error).__name__}: "
+                f"{first_line(error)}; pass feature_shape= if it takes a map, leave it out if it takes rows"
+            ) from error
+        if not isinstance(y, Tensor):
+            raise EquivError(
+                f"{self.name}: expected a function that returns a tensor, got {type(y).__name__}; return one"
+            )
+        if y.dtype != x.dtype:
+            text = (
+                f"the {self.name} returns {dtype_name(y.dtype)} for an input of {dtype_name(x.dtype)}: another "
+                "arithmetic, not the same function."
+            )
+            raise NotEquivalent(Verdict(Outcome.DIFFERENT, text, dtype_name(y.dtype), tuple(y.shape)))
+        return y.reshape(len(x), -1) if y.ndim and y.shape[0] == len(x) else y
 
 
-def _is_finite(weight: Tensor) -> bool:
-    """Whether no entry is infinite or not a number; a sum that overflows is taken for one that is."""
-    return not (weight.is_floating_point() or weight.is_complex()) or bool(weight.sum().isfinite())
-
-
-def _check_options(seed: object, given: object) -> None:
-    """What can be refused before anything is run."""
-    if isinstance(seed, bool) or not isinstance(seed, int) or not -(2**63) <= seed < 2**63:
-        raise EquivError(f"seed: expected an integer below 2**63, got {seed!r:.60}; leave it out for 0")
-    if given is None:
-        return
-    if not isinstance(given, Tensor):
-        raise EquivError(
-            f"input: expected a tensor, got {type(given).__name__}; pass a batch, and the shape of a map "
-            "as feature_shape="
-        )
-    if given.device.type == "meta":
-        raise EquivError("input: expected values, got a tensor on the meta device; pass one that has values")
-    if given.is_nested or given.layout != torch.strided:
-        raise EquivError(f"input: expected a strided tensor, got {given.layout}; convert it with to_dense()")
-
-
-def _feature_shape(candidate: object, reference: object, given: Sequence[int] | None) -> tuple[int, ...] | None:
-    if given is not None:
-        return check_feature_shape(given)
+def _kernel_shape(candidate: object, reference: object) -> tuple[int, ...] | None:
     for side in (candidate, reference):
-        if isinstance(side, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+        if isinstance(side, Conv):
             return (side.in_channels, *side.kernel_size)
     return None
 
 
-def _dense(name: str, side: object, shape: tuple[int, ...] | None) -> nn.Linear | None:
-    """The Linear that a layer is, or None for a function."""
-    if isinstance(side, type):
-        raise EquivError(f"{name}: expected a layer or a function, got the class {side.__name__}; pass an instance")
-    if isinstance(side, nn.Linear | Conv) and (_is_lazy(side) or not _computes_by_itself(side)):
-        held = side._parameters.get("weight")
-        if not _is_lazy(side) and held is not None and held.dtype not in DTYPES:
-            raise EquivError(
-                f"{name}: expected weights of a dtype among {', '.join(map(str, DTYPES))}, got {held.dtype}; "
-                "convert the layer first"
-            )
-        checked = check_linear(side, name=name) if isinstance(side, nn.Linear) else check_conv(side, name=name)
-        if checked.weight.device.type == "meta":
-            raise EquivError(
-                f"{name}: expected a layer with values, got one on the meta device; load its weights first"
-            )
-        if isinstance(checked, nn.Linear):
-            return checked
-        assert shape is not None
-        return conv_to_linear(checked, shape)
-    if not callable(side):
+def _side(name: str, given: Any, shape: tuple[int, ...] | None) -> _Side:
+    if isinstance(given, type):
+        raise EquivError(f"{name}: expected a layer or a function, got the class {given.__name__}; pass an instance")
+    if not callable(given):
         raise EquivError(
-            f"{name}: expected a layer or a function of a batch, got {type(side).__name__}; "
+            f"{name}: expected a layer or a function of a batch, got {type(given).__name__}; "
             "to compare two results use equiv.compare"
         )
-    return None
+    if not isinstance(given, nn.Linear | Conv) or _is_function(given):
+        return _Side(name, given)
+    checked = check_linear(given, name=name) if isinstance(given, nn.Linear) else check_conv(given, name=name)
+    if checked.weight.dtype not in DTYPES:
+        raise EquivError(
+            f"{name}: expected weights of a dtype among {dtype_names(DTYPES)}, got {dtype_name(checked.weight.dtype)}; "
+            "convert the layer first"
+        )
+    if checked.weight.device.type == "meta":
+        raise EquivError(f"{name}: expected a layer with values, got one on the meta device; load its weights first")
+    if isinstance(checked, nn.Linear):
+        return _Side(name, given, checked)
+    assert shape is not None  # there is a convolution
+    return _Side(name, given, conv_to_linear(checked, shape), tap_weights(checked, shape))
 
 
-def _is_lazy(layer: nn.Linear | Conv) -> bool:
-    return any(parameter is not None and is_lazy(parameter) for parameter in layer._parameters.values())
-
-
-def _computes_by_itself(layer: nn.Linear | Conv) -> bool:
+def _is_function(layer: nn.Linear | Conv) -> bool:
     """Whether it may compute something else than its type does from a weight and bias that it holds."""
-    kind = next(kind for kind in (nn.Linear, *_CONVS) if isinstance(layer, kind))
+    held = layer._parameters
+    if any(parameter is not None and is_lazy(parameter) for parameter in held.values()):
+        return False  # a layer that is not ready
+    kind = next(kind for kind in (nn.Linear, *CONVS.values()) if isinstance(layer, kind))
     for method in ("forward", "_conv_forward", "__call__"):
         if method in vars(layer) or getattr(type(layer), method, None) is not getattr(kind, method, None):
             return True
-    held = layer._parameters
     return bool(layer._forward_hooks or layer._forward_pre_hooks) or not held.keys() >= {"weight", "bias"}
 
 
-def _ways(
-    candidate: object, left: nn.Linear | None, reference: object, right: nn.Linear | None, shape: tuple[int, ...]
-) -> tuple[Ways, Ways]:
+def _alternatives(left: _Side, right: _Side) -> tuple[Alternatives, Alternatives]:
     """The weights that either side's results may come from: its own; where it is a function, any that is known."""
-    own = [
-        None if dense is None or not isinstance(side, Conv) else tap_weights(side, shape)
-        for side, dense in ((candidate, left), (reference, right))
-    ]
-    known = next((taps for taps in own if taps is not None), None)
-    of_function: Ways = (None,) if known is None else (None, known)
-    a, b = (of_function if dense is None else (taps,) for dense, taps in zip((left, right), own, strict=True))
-    return a, b
+    known = left.taps if left.taps is not None else right.taps
+    of_function: Alternatives = (None,) if known is None else (None, known)
+    first, second = (of_function if side.dense is None else (side.taps,) for side in (left, right))
+    return first, second
 
 
-def _each(ways: tuple[Ways, Ways], change: Callable[[Tensor], Tensor]) -> tuple[Ways, Ways]:
-    a, b = (tuple(None if way is None else change(way) for way in tried) for tried in ways)
-    return a, b
+def _judged(rows: Comparison, columns: Tensor | None) -> tuple[Verdict, int | None]:
+    """The verdict on one input, and the output that is furthest off, where ``actual`` is outside."""
+    if columns is not None and _is_finite(rows.weight):
+        # Rows that are zero outside some columns: those alone decide. Zero times infinity would not be zero.
+        rows = _at_columns(rows, columns)
+    some = outputs_to_judge(rows)
+    verdict, mismatch = compare_rows(rows if some is None else at_outputs(rows, some))
+    worst = None if mismatch is None else mismatch.output
+    if some is None:
+        return verdict, worst
+    text = f"judged at {len(some):,} of {len(rows.weight):,} outputs (those where the two differ most, and others): "
+    entry = verdict.worst
+    if entry is not None and len(entry.index) == 2:
+        entry = replace(entry, index=(entry.index[0], int(some[entry.index[1]])))
+    verdict = replace(verdict, explanation=text + verdict.explanation, worst=entry)
+    return verdict, None if worst is None else int(some[worst])
+
+
+def _at_columns(rows: Comparison, columns: Tensor) -> Comparison:
+    n, here = rows.weight.shape[1], columns.cpu()
+    alternatives = rows.alternatives(lambda weight: weight.view(len(weight), -1, n)[..., here].flatten(1))
+    x, weight = rows.input[:, columns], rows.weight[:, columns]
+    return replace(rows, input=x, weight=weight, alternative_weights=alternatives)
+
+
+def _is_finite(weight: Tensor) -> bool:
+    """Whether no entry is infinite or not a number; a sum that overflows is taken for one that is."""
+    return not is_inexact(weight.dtype) or bool(weight.sum().isfinite())
 
 
 def _same_parameters(left: nn.Linear, right: nn.Linear, shape: tuple[int, ...]) -> None:
@@ -251,33 +256,23 @@ def _same_parameters(left: nn.Linear, right: nn.Linear, shape: tuple[int, ...]) 
         a, b = (_parameter(side, name) for side in (left, right))
         wrong = ~(same_bits(a, b) | (a == b))
         if bool(wrong.any()):
-            index = tuple(int(i) for i in wrong.nonzero()[0])
-            raise NotEquivalent(_parameter_verdict(name, index, a, b, int(wrong.sum()), left, right, shape))
+            cause = name_cause(left.weight.detach(), right.weight.detach(), shape, _bias(left), _bias(right))
+            raise NotEquivalent(replace(_parameter_verdict(name, a, b, wrong), cause=cause))
 
 
-def _parameter_verdict(
-    name: str,
-    index: tuple[int, ...],
-    a: Tensor,
-    b: Tensor,
-    wrong: int,
-    left: nn.Linear,
-    right: nn.Linear,
-    shape: tuple[int, ...],
-) -> Verdict:
+def _parameter_verdict(name: str, a: Tensor, b: Tensor, wrong: Tensor) -> Verdict:
+    index, count = tuple(int(i) for i in wrong.nonzero()[0]), int(wrong.sum())
     words = gap_words(a[index], b[index])
     distance = f", {words}" if words else ""
     text = (
-        f"{wrong:,} of {counted(a.numel(), 'entry', 'entries')} of the {name} "
-        f"{'differs' if wrong == 1 else 'differ'} once both are written as one dense layer; "
+        f"{count:,} of {counted(a.numel(), 'entry', 'entries')} of the {name} "
+        f"{'differs' if count == 1 else 'differ'} once both are written as one dense layer; "
         f"the first, {name}{list(index)}, is {a[index].item()!r} in the candidate and "
         f"{b[index].item()!r} in the reference{distance}."
     )
-    found = name_cause(left.weight.detach(), right.weight.detach(), shape, _bias(left), _bias(right))
+    counts = {"identical": a.numel() - count, "rounding": 0, "different": count, "undecided": 0, "total": a.numel()}
     entry = Entry(index, a[index].item(), b[index].item())
-    counts = {"identical": a.numel() - wrong, "rounding": 0, "different": wrong, "undecided": 0, "total": a.numel()}
-    cause = None if found is None else found.sentence
-    return Verdict(Outcome.DIFFERENT, text, dtype_name(a.dtype), tuple(a.shape), counts, None, entry, None, (), cause)
+    return Verdict(Outcome.DIFFERENT, text, dtype_name(a.dtype), tuple(a.shape), counts, worst=entry)
 
 
 def _parameter(layer: nn.Linear, name: str) -> Tensor:
@@ -292,60 +287,34 @@ def _bias(layer: nn.Linear) -> Tensor | None:
     return None if layer.bias is None else layer.bias.detach()
 
 
-def _inputs(layer: nn.Linear, given: Tensor | None, seed: int) -> list[tuple[str, Tensor, Tensor | None]]:
+def _inputs(layer: nn.Linear, given: Tensor | None, seed: int) -> Iterator[tuple[str, Tensor, Tensor | None]]:
     """What to try: the caller's input, zero and one-hot rows, signs, and values of ordinary size.
 
     Each with words, and with the only columns in which it is not zero where these are few.
     """
     n, dtype, device = layer.in_features, layer.weight.dtype, layer.weight.device
+    if given is not None and given.numel():
+        yield "on the input given", given.detach().reshape(-1, n), None
     generator = torch.Generator().manual_seed(seed)
-    tried: list[tuple[str, Tensor, Tensor | None]] = []
-    if given is not None:
-        if given.dtype != dtype or given.ndim == 0 or given.numel() % max(1, n):
-            raise EquivError(
-                f"input: expected a tensor of {dtype_name(dtype)} with {n} features a row, got {dtype_name(given.dtype)} of "
-                f"shape {tuple(given.shape)}; convert it, or pass the rows that the layer takes"
-            )
-        if given.numel():
-            tried.append(("on the input given", given.detach().reshape(-1, n), None))
     columns = torch.arange(n) if n <= _ONE_HOTS else torch.randperm(n, generator=generator)[:_ONE_HOTS].sort().values
     probes = torch.cat([torch.zeros(1, n, dtype=dtype, device=device), one_hot_rows(columns, n, dtype, device)])
-    tried.append(("on the zero input and one-hot inputs", probes, columns.to(device) if n > _ONE_HOTS else None))
+    yield "on the zero input and one-hot inputs", probes, columns.to(device) if n > _ONE_HOTS else None
     low = 0 if dtype == torch.uint8 else -1
-    signs = torch.randint(low, 2, (_ROWS, n), generator=generator).to(dtype).to(device)
-    tried.append(("on inputs of -1, 0 and 1", signs, None))
-    if dtype.is_floating_point or dtype.is_complex:
+    yield "on inputs of -1, 0 and 1", torch.randint(low, 2, (_ROWS, n), generator=generator).to(dtype).to(device), None
+    if is_inexact(dtype):
         wide = torch.complex128 if dtype.is_complex else torch.float64
         normal = torch.randn(_ROWS, n, generator=generator, dtype=wide).to(dtype).to(device)
-        tried.append(("on normal inputs", normal, None))
-        tried.append(("on one input without a batch of others", normal[:1], None))
-    return tried
+        yield "on normal inputs", normal, None
+        yield "on one input without a batch of others", normal[:1], None
 
 
-def _run(
-    name: str, side: nn.Module | Callable[[Tensor], Tensor], x: Tensor, shape: tuple[int, ...], as_map: bool
-) -> Tensor:
-    takes_map = isinstance(side, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) or (as_map and not isinstance(side, nn.Linear))
-    try:
-        with torch.no_grad():
-            given = x.clone()  # a function may work in place: that is its own business
-            y = side(given.reshape(-1, *shape) if takes_map else given)
-    except Exception as error:
-        size = (len(x), *shape) if takes_map else tuple(x.shape)
-        reason = (str(error).splitlines() or [""])[0]
+def _check_input(layer: nn.Linear, given: Tensor) -> None:
+    n, dtype = layer.in_features, layer.weight.dtype
+    if given.dtype != dtype or given.ndim == 0 or given.numel() % n:
         raise EquivError(
-            f"{name}: expected to run on an input of shape {size}, got {type(error).__name__}: "
-            f"{reason:.120}; pass feature_shape= if it takes a map, leave it out if it takes rows"
-        ) from error
-    if not isinstance(y, Tensor):
-        raise EquivError(f"{name}: expected a function that returns a tensor, got {type(y).__name__}; return one")
-    if y.dtype != x.dtype:
-        text = (
-            f"the {name} returns {dtype_name(y.dtype)} for an input of {dtype_name(x.dtype)}: another arithmetic, not the same "
-            "function."
+            f"input: expected a tensor of {dtype_name(dtype)} with {n} features a row, got {dtype_name(given.dtype)} "
+            f"of shape {tuple(given.shape)}; convert it, or pass the rows that the layer takes"
         )
-        raise NotEquivalent(Verdict(Outcome.DIFFERENT, text, dtype_name(y.dtype), tuple(y.shape)))
-    return y.reshape(len(x), -1) if y.ndim and y.shape[0] == len(x) else y
 
 
 def _signature(layer: nn.Linear) -> str:

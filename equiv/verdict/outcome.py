@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import Any
 
-from equiv.text import counted
+from equiv.causes import Cause
+from equiv.text import counted, plain_json
 
 
 class Outcome(Enum):
@@ -62,7 +63,7 @@ class Verdict:
         worst: The entry that decides: the furthest outside, else the one with the largest ratio.
         arithmetic: The arithmetic that the envelope belongs to, in words.
         conditions: Tolerances that the caller asked for in addition, each with what came of it.
-        cause: The likely cause by name, if one fits.
+        cause: The likely mistake, with the line of code that mends it, if one fits.
     """
 
     outcome: Outcome
@@ -74,7 +75,7 @@ class Verdict:
     worst: Entry | None = None
     arithmetic: str | None = None
     conditions: tuple[str, ...] = ()
-    cause: str | None = None
+    cause: Cause | None = None
 
     @property
     def equivalent(self) -> bool:
@@ -87,16 +88,21 @@ class Verdict:
 
     def to_dict(self) -> dict[str, Any]:
         """The verdict in JSON's types; numbers that JSON lacks become strings."""
-        return {**_plain(asdict(self)), "outcome": self.outcome.value, "equivalent": self.equivalent}
+        found: dict[str, Any] = plain_json(asdict(self))
+        return {**found, "outcome": self.outcome.value, "equivalent": self.equivalent}
 
     def __str__(self) -> str:
-        """The report: outcome, explanation, the entry that decides, likely cause; lines of at most 79 columns."""
+        """The report: outcome, explanation, the entry that decides, the likely cause and its fix.
+
+        Lines of at most 79 columns, but for the fix: it is one line of code.
+        """
         lines = textwrap.wrap(f"{self.outcome.name}: {self.explanation}", 79)
         if self.worst is not None:
             lines += _entry_lines(self.worst)
         lines += [f"  {'condition':<12} {text}" for text in self.conditions]
-        if self.cause:
-            lines += textwrap.wrap(f"  {'cause':<12} {self.cause}", 79, subsequent_indent=" " * 15)
+        if self.cause is not None:
+            lines += textwrap.wrap(f"  {'cause':<12} {self.cause.sentence}", 79, subsequent_indent=" " * 15)
+            lines += [f"  {'fix':<12} {self.cause.fix}"] if self.cause.fix else []
         return "\n".join(lines)
 
 
@@ -109,9 +115,8 @@ class NotEquivalent(AssertionError):  # noqa: N818 - a finding, not a malfunctio
 
 
 def _entry_lines(entry: Entry) -> list[str]:
-    where = ", ".join(map(str, entry.index))
-    rows: list[tuple[str, str]] = [
-        ("worst at", f"[{where}]"),
+    rows = [
+        ("worst at", f"[{', '.join(map(str, entry.index))}]"),
         ("actual", _number(entry.actual)),
         ("expected", _number(entry.expected)),
     ]
@@ -124,31 +129,23 @@ def _entry_lines(entry: Entry) -> list[str]:
         else:
             rows.append(("envelope", f"[{lower}, {upper}]"))
         rows.append(("", f"{counted(entry.terms or 0, 'term')} of total size {entry.magnitude:.6g}"))
-        parts = [] if entry.ratio is None else [share_words(entry.ratio)]
-        parts += [] if entry.error_in_uS is None or not entry.error_in_uS <= _MANY else [f"{entry.error_in_uS:.3g} u*S"]
-        parts += (
-            []
-            if not entry.bits_cancelled or entry.bits_cancelled < 1
-            else [f"{counted(round(entry.bits_cancelled), 'bit')} cancelled"]
-        )
-        rows.append(("error", ", ".join(parts)))
+        rows.append(("error", ", ".join(_error_words(entry))))
     return [f"  {name:<12} {value}".rstrip() for name, value in rows]
+
+
+def _error_words(entry: Entry) -> list[str]:
+    words = [] if entry.ratio is None else [share_words(entry.ratio)]
+    if entry.error_in_uS is not None and entry.error_in_uS <= _MANY:
+        words.append(f"{entry.error_in_uS:.3g} u*S")
+    if entry.bits_cancelled is not None and entry.bits_cancelled >= 1:
+        words.append(f"{counted(round(entry.bits_cancelled), 'bit')} cancelled")
+    return words
 
 
 def _number(value: Any) -> str:
     if isinstance(value, complex):
         return f"{value.real:.9g}{value.imag:+.9g}j"
     return f"{value:.9g}" if isinstance(value, float) else str(value)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else str(value)
-    return value if value is None or isinstance(value, (bool, int, str)) else str(value)
 
 
 _MANY = 1e6  # beyond it, how many times tells a reader nothing

@@ -630,7 +630,7 @@ def test_a_cause_is_not_made_up():
 def test_rows_have_inputs_not_channels():
     linear = layer(12, 7)
     found = certify(lambda x: linear(x[:, [3, 1, 4, 0, 5, 9, 2, 6, 11, 7, 8, 10]]), linear)
-    assert found.cause.sentence.startswith("inputs 11 of 12 moved")
+    assert found.cause.sentence.startswith("inputs in another order (11 of 12 moved")
 
 
 # --- printing, misuse -------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from equiv import EquivError, counterexample
-from equiv.structure.text import shortest
+from equiv.structure.snippet import shortest
 
 RUN = settings(derandomize=True, database=None, deadline=None, max_examples=40)
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -38,7 +38,7 @@ def layer_of(w, b=None):
     return linear
 
 
-def kron(k, hw):
+def kronecker(k, hw):
     """K (x) I by placing entries: no arithmetic."""
     w = torch.zeros(k.shape[0], hw, k.shape[1], hw, dtype=k.dtype)
     for p in range(hw):
@@ -74,7 +74,7 @@ def check_witness(linear, found):
         b = kb = None  # pooled, the bias is rounded once more on its way
     layer = read_densely(linear.weight, b, found.witness, dtype).reshape(-1)
     k = found.conv.weight.flatten(1)
-    conv = read_densely(kron(k, hw), None if kb is None else kb.repeat_interleave(hw), found.witness, dtype).view(
+    conv = read_densely(kronecker(k, hw), None if kb is None else kb.repeat_interleave(hw), found.witness, dtype).view(
         found.conv_output_shape
     )
     if found.readout != "positions":
@@ -100,11 +100,11 @@ def check_witness(linear, found):
 
 @RUN
 @given(maps, st.integers(1, 3), st.sampled_from(FLOATS + COMPLEX + INTS), st.booleans(), st.integers(0, 99))
-def test_kron_identity_is_recognised_bit_for_bit(shape, o, dtype, bias, seed):
+def test_kronecker_identity_is_recognised_bit_for_bit(shape, o, dtype, bias, seed):
     k = values((o, shape[0]), dtype, seed)
     kb = values((o,), dtype, seed + 1) if bias else None
     hw = math.prod(shape[1:])
-    found = counterexample(layer_of(kron(k, hw), None if kb is None else kb.repeat_interleave(hw)), shape)
+    found = counterexample(layer_of(kronecker(k, hw), None if kb is None else kb.repeat_interleave(hw)), shape)
     assert found.equivalent
     assert found.readout == "positions"
     assert found.witness is None
@@ -123,7 +123,7 @@ def test_kron_identity_is_recognised_bit_for_bit(shape, o, dtype, bias, seed):
 @given(wide_maps, st.integers(1, 2), st.sampled_from(FLOATS + COMPLEX + INTS), st.booleans(), st.data())
 def test_one_entry_changed_by_one_ulp_is_found_at_its_place(shape, o, dtype, bias, data):
     hw = math.prod(shape[1:])
-    w = kron(values((o, shape[0]), dtype, 3) + 2, hw)
+    w = kronecker(values((o, shape[0]), dtype, 3) + 2, hw)
     row = data.draw(st.integers(0, w.shape[0] - 1))
     column = data.draw(st.integers(0, w.shape[1] - 1))
     w[row, column] = next_value(w[row, column])
@@ -181,7 +181,7 @@ def test_a_bias_that_changes_over_positions_is_shown_by_the_zero_input(dtype):
     k, hw = values((2, 1), dtype, 0), 3
     b = values((2,), dtype, 1).repeat_interleave(hw)
     b[4] = next_value(b[4])
-    linear = layer_of(kron(k, hw), b)
+    linear = layer_of(kronecker(k, hw), b)
     found = counterexample(linear, (1, 3))
     assert found.cause == "bias"
     assert found.witness_index is None
@@ -201,7 +201,7 @@ def test_an_integer_bias_that_does_not_divide_is_refuted_under_sum():
 
 def test_large_integers_lose_nothing_to_floating_point():
     k = torch.tensor([[2**62 + 1]])
-    w = kron(k, 3)
+    w = kronecker(k, 3)
     assert torch.equal(counterexample(layer_of(w), (1, 3)).conv.weight.flatten(1), k)
     w[1, 1] += 1
     found = counterexample(layer_of(w), (1, 3))
@@ -247,7 +247,7 @@ def dense_of(found):
     k = found.conv.weight.detach().flatten(1)
     hw = math.prod(found.feature_shape[1:])
     if found.readout == "positions":
-        return kron(k, hw)
+        return kronecker(k, hw)
     return (k if found.readout == "sum" else k / hw).repeat_interleave(hw, dim=1)
 
 
@@ -278,11 +278,11 @@ def test_no_other_kernel_is_closer():
     found = counterexample(layer_of(w), (3, 2, 2))
     for seed in range(20):
         k = found.conv.weight.detach().flatten(1) + 1e-3 * values((2, 3), torch.float64, seed)
-        assert float(torch.linalg.vector_norm(w - kron(k, 4))) > found.distance
+        assert float(torch.linalg.vector_norm(w - kronecker(k, 4))) > found.distance
 
 
 def test_large_layers_take_krylov_steps_and_several_blocks(monkeypatch):
-    monkeypatch.setattr("equiv._kron._BLOCK", 5000)
+    monkeypatch.setattr("equiv.structure.closest._BLOCK", 5000)
     w = values((320, 300), torch.float32, 2)
     w[7] *= 40
     linear = layer_of(w)
@@ -294,7 +294,7 @@ def test_large_layers_take_krylov_steps_and_several_blocks(monkeypatch):
     assert found.distance == pytest.approx(float(torch.linalg.vector_norm(r)), rel=1e-12)
     assert "at least" in str(found)
     check_witness(linear, found)
-    w = kron(values((32, 30), torch.float32, 3), 10)
+    w = kronecker(values((32, 30), torch.float32, 3), 10)
     assert counterexample(layer_of(w), (30, 10)).equivalent
     w[311, 291] = next_value(w[311, 291])
     found = counterexample(layer_of(w), (30, 10))
@@ -337,7 +337,7 @@ def test_the_module_keeps_dtype_mode_and_requires_grad_and_the_layer_is_untouche
 
 
 def test_strides_and_the_default_device_do_not_matter():
-    w = kron(values((2, 3), torch.float32, 0), 4)
+    w = kronecker(values((2, 3), torch.float32, 0), 4)
     linear = layer_of(w.T.contiguous().T)
     with torch.device("meta"):
         found = counterexample(linear, (3, 2, 2))
@@ -364,7 +364,7 @@ def test_a_real_1x1_conv_flattened_by_torch_is_equivalent():
 
 
 def test_minus_zero_is_zero():
-    w = kron(torch.tensor([[-0.0, 1.0]]), 2)
+    w = kronecker(torch.tensor([[-0.0, 1.0]]), 2)
     w[w == 0] *= -1
     assert counterexample(layer_of(w), (2, 2)).equivalent
 
@@ -382,12 +382,12 @@ def with_nan():
         (torch.nn.Linear(4, 4), (3, 2), None, "feature_shape: expected (C, *spatial) with product 4"),
         (torch.nn.Linear(4, 4), 4, None, "feature_shape: expected"),
         (torch.nn.Linear(4, 4), (4,), None, "feature_shape: expected"),
-        (torch.nn.Linear(4, 4), (1, 2, 2), "max", "readout: expected 'positions', 'sum', 'mean' or None, got 'max'"),
+        (torch.nn.Linear(4, 4), (1, 2, 2), "max", "readout: expected one of positions, sum, mean, got 'max'"),
         (torch.nn.Linear(4, 5), (1, 2, 2), "positions", "5 is no multiple of 4"),
         (torch.nn.Linear(4, 4, device="meta"), (1, 2, 2), None, "linear: expected weights with values, got a meta"),
         (with_nan(), (1, 2, 2), None, "linear: expected finite values, got linear.weight[2, 1] = nan"),
         (layer_of(torch.ones(4, 4, dtype=torch.int32)), (1, 4), "mean", "integers have no mean"),
-        (layer_of(torch.ones(4, 4, dtype=torch.float16) * 60000), (1, 4), "mean", "beyond the range of torch.float16"),
+        (layer_of(torch.ones(4, 4, dtype=torch.float16) * 60000), (1, 4), "mean", "beyond the range of float16"),
         (layer_of(torch.ones(4, 4), torch.ones(4).double()), (1, 4), None, "one dtype"),
     ],
 )

@@ -170,7 +170,7 @@ def test_a_wrong_weight_is_refuted_and_named(mistake):
     assert v.outcome is Outcome.DIFFERENT
     verb = "differs" if mistake == "one entry" else "differ"
     assert f"entries of the weight {verb} once both are written as one dense layer" in v.explanation
-    assert any(words in v.cause for words in SEEN[mistake]), v.cause
+    assert any(words in v.cause.sentence for words in SEEN[mistake]), v.cause
     assert v.worst.actual == wrong.weight[v.worst.index].item()
     assert v.worst.expected == layer.weight[v.worst.index].item()
 
@@ -204,8 +204,10 @@ def test_a_wrong_function_is_refuted_and_named(function, words):
     layer = linear()
     v = refuted(lambda x: function(x, layer.weight, layer.bias), layer)
     assert v.outcome is Outcome.DIFFERENT
-    assert words in v.cause
-    assert "  cause  " in str(v)
+    assert words in v.cause.sentence
+    assert f"  cause        {v.cause.sentence}" in str(v).splitlines()
+    assert not v.cause.fix or str(v).splitlines()[-1] == f"  fix          {v.cause.fix}"
+    assert v.to_dict()["cause"] == {"name": v.cause.name, "sentence": v.cause.sentence, "fix": v.cause.fix}
 
 
 OTHERS = {
@@ -268,6 +270,12 @@ def bool_layer():
     return layer
 
 
+def unsigned_layer():
+    layer = linear()
+    layer.weight = nn.Parameter(layer.weight.abs().to(torch.uint16), requires_grad=False)
+    return layer
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -290,7 +298,7 @@ def bool_layer():
         ),
         (
             lambda: assert_equivalent(linear(torch.float32), linear(), feature_shape=(3, 3)),
-            r"feature_shape: expected a product of 24 features, got \(3, 3\) with product 9; pass the shape of the map",
+            r"feature_shape: expected .* product 24 \(= the features of the layer\), got \(3, 3\) with product 9; pass",
         ),
         (
             lambda: assert_equivalent(linear(), linear(), feature_shape=24),
@@ -304,7 +312,7 @@ def bool_layer():
             lambda: assert_equivalent(linear(), linear(), torch.ones(1, N).double()),
             "input: expected a tensor of float32 wi",
         ),
-        (lambda: assert_equivalent(linear(), linear(), [1.0] * N), "input: expected a tensor, got list"),
+        (lambda: assert_equivalent(linear(), linear(), [1.0] * N), "input: expected a torch.Tensor, got list"),
         (
             lambda: assert_equivalent(lambda x: x.view(3, 7), linear()),
             r"candidate: expected to run on an input of shape \(",
@@ -317,7 +325,18 @@ def bool_layer():
             lambda: assert_equivalent(linear(), linear(), atol=-1),
             "atol: expected a finite number of at least 0, got -1",
         ),
-        (lambda: assert_equivalent(bool_layer(), linear()), "candidate: expected weights of a dtype among"),
+        (
+            lambda: assert_equivalent(bool_layer(), linear()),
+            "candidate.weight: expected float16, bfloat16, .* got torch.b",
+        ),
+        (
+            lambda: assert_equivalent(unsigned_layer(), linear()),
+            "candidate: expected weights of a dtype among .* uint16",
+        ),
+        (
+            lambda: assert_equivalent(nn.Conv2d(3, 5, 2), linear()),
+            r"feature_shape: expected .* product 24, got none, and the convolution's kernel \(3, 2, 2\), .* product 12",
+        ),
     ],
 )
 def test_misuse_is_told(call, message):
@@ -340,7 +359,7 @@ def test_blocks_of_outputs_say_what_the_whole_says(dtype, monkeypatch):
     arithmetic = declared(dtype) if dtype.is_floating_point or dtype.is_complex else None
     given = (y, y + 1), (arithmetic,) * 2, x, layer.weight.data, layer.bias.data
     whole = assess_blocks(*given)
-    monkeypatch.setattr("equiv._blocks._ENTRIES", 2 * N)
+    monkeypatch.setattr("equiv.verdict.blocks._ENTRIES", 2 * N)
     for one, other in zip(whole, assess_blocks(*given), strict=True):
         for name in ("inside", "undecided", "terms"):
             assert torch.equal(getattr(one, name), getattr(other, name)), name
@@ -366,8 +385,8 @@ def large(dtype, outputs=300):
 
 @pytest.fixture
 def small_budget(monkeypatch):
-    monkeypatch.setattr("equiv._blocks._WIDE_TERMS", 2**14)
-    monkeypatch.setattr("equiv._blocks._WHOLE_TERMS", 2**14)
+    monkeypatch.setattr("equiv.verdict.blocks._WIDE_TERMS", 2**14)
+    monkeypatch.setattr("equiv.verdict.blocks._WHOLE_TERMS", 2**14)
 
 
 @pytest.mark.parametrize("dtype", WIDE, ids=word)

@@ -496,7 +496,7 @@ W = torch.ones(2, 2)
         (lambda: compare(ONE, ONE, input=ONE, weight=W[0]), r"weight: expected shape \(O, n\) or .* got \(2,\)"),
         (
             lambda: compare(ONE, ONE, input=ONE, weight=W, bias=ONE),
-            r"bias: expected shape \(2,\), one per row of weight",
+            r"bias: expected shape \(2,\), got \(1, 2\); pass the layer's, one entry per row of weight",
         ),
         (lambda: compare(ONE, ONE, input=torch.ones(1, 3), weight=W), r"input: expected \(\*batch, 2\) or .* \(1, 3\)"),
         (

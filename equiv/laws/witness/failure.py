@@ -140,4 +140,4 @@ def _cause(broken: Broken, backend: Backend) -> str | None:
     mistake = likely_cause(
         actual, x=call.input.reshape(-1, n), weight=call.weight.reshape(o, n), bias=call.bias, feature_shape=shape
     )
-    return mistake or weaker_arithmetic(backend, call, actual)
+    return mistake.sentence if mistake is not None else weaker_arithmetic(backend, call, actual)
