@@ -317,7 +317,7 @@ ROWS: list[Row] = [
     ("laws-conv-none", lambda: parametrize(mine(conv=lambda *_, **__: None)), "mine.conv:", ("NoneType",)),
     ("laws-law", lambda: parametrize(CPU, laws=["foward"]), "laws:", ("got 'foward'", "did you mean 'forward'?")),
     ("laws-law-alone", lambda: parametrize(CPU, laws="forward"), "laws:", ("got 'forward'", "pass a list")),
-    ("laws-no-law", lambda: parametrize(CPU, laws=[]), "laws:", ("got none", "leave laws out")),
+    ("laws-no-law", lambda: parametrize(CPU, laws=[]), "laws:", ("got []", "leave laws out")),
     ("laws-law-number", lambda: parametrize(CPU, laws=wrong or 2), "laws:", ("got 2", "pass a list")),
     ("laws-form", lambda: parametrize(CPU, forms=["conv"]), "forms:", ("linear, full, pointwise", "got 'conv'")),
     ("laws-dtype", lambda: parametrize(CPU, dtypes=["flot32"]), "dtypes:", ("did you mean 'float32'?",)),
@@ -328,8 +328,13 @@ ROWS: list[Row] = [
     ("laws-failures-list", lambda: parametrize(CPU, expected_failures=["exact"]), "expected_failures:", ("['exact']",)),  # type: ignore[arg-type]
     ("laws-skips-set", lambda: parametrize(CPU, skips={"exact"}), "skips:", ("{'exact'}", "mapping")),  # type: ignore[arg-type]
     ("laws-skips-no-reason", lambda: parametrize(CPU, skips={"exact": ""}), "skips:", ("got ''", "say why")),
-    ("laws-skips-true", lambda: parametrize(CPU, skips={"exact": True}), "skips:", ("got True for 'exact'",)),  # type: ignore[dict-item]
-    ("laws-failures-key", lambda: parametrize(CPU, expected_failures={1: "x"}), "expected_failures:", ("key 1",)),  # type: ignore[dict-item]
+    ("laws-skips-true", lambda: parametrize(CPU, skips={"exact": True}), "skips:", ("for 'exact', got True",)),  # type: ignore[dict-item]
+    (
+        "laws-failures-key",
+        lambda: parametrize(CPU, expected_failures={1: "x"}),
+        "expected_failures:",
+        ("key a string, got 1",),
+    ),  # type: ignore[dict-item]
     ("check-none", lambda: check(wrong), "backend:", ("got None",)),
     ("check-two", lambda: check([CPU, mine()]), "backend:", ("without name",)),  # type: ignore[arg-type]
     ("check-profile", lambda: check(CPU, profile="ci", **EXACT), "profile:", ("dev, gate, deep", "got 'ci'")),

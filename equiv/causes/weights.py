@@ -29,10 +29,12 @@ class Cause:
     Attributes:
         name: a stable slug such as "flattened-hwc", "bias-dropped" or "rounded-bfloat16".
         sentence: what happened, with its numbers.
+        fix: the line of code that mends it; empty where there is none.
     """
 
     name: str
     sentence: str
+    fix: str = ""
 
     def __str__(self) -> str:
         return f"{self.name}: {self.sentence}"
@@ -359,8 +361,8 @@ _TOLD_BY_ONE_NUMBER = ("bias-", "rounded-", "truncated-", "subnormals-", "reduct
 
 def likely_cause(
     actual: Tensor, *, x: Tensor, weight: Tensor, bias: Tensor | None, feature_shape: FeatureShape
-) -> str | None:
-    """The sentence of the cause that explains the results of a layer, or None; never an error.
+) -> Cause | None:
+    """The cause that explains the results of a layer, or None; never an error.
 
     Naming is a courtesy that must not hide the finding itself: what it cannot serve has no name.
 
@@ -373,7 +375,7 @@ def likely_cause(
 
     Example:
         >>> x, w, b = torch.ones(2, 4), torch.arange(4.0).view(1, 4), torch.tensor([10.0])
-        >>> likely_cause(x @ w.T, x=x, weight=w, bias=b, feature_shape=(4, 1))
+        >>> likely_cause(x @ w.T, x=x, weight=w, bias=b, feature_shape=(4, 1)).sentence
         'the bias is dropped'
     """
     if not actual.is_floating_point() or actual.ndim != 2:
@@ -391,4 +393,4 @@ def likely_cause(
         return None
     if found is None or (int(exact.count_nonzero()) < 2 and not found.name.startswith(_TOLD_BY_ONE_NUMBER)):
         return None
-    return found.sentence
+    return found

@@ -97,7 +97,8 @@ def cause_of_outputs(
         some = torch.tensor(sorted({worst, *range(0, outputs, -(-outputs // (_SAMPLED - 1)))}))
         actual, weight = actual[:, some], weight.detach().cpu()[some]
         bias = None if bias is None else bias.detach().cpu()[some]
-    return likely_cause(actual, x=x, weight=weight, bias=bias, feature_shape=feature_shape)
+    found = likely_cause(actual, x=x, weight=weight, bias=bias, feature_shape=feature_shape)
+    return None if found is None else found.sentence
 
 
 def outputs_to_judge(

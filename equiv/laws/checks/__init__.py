@@ -1,5 +1,25 @@
 """The fifteen laws: one function each, registered when its module is imported."""
 
-from equiv.laws.checks import derivatives, maps, memory, modules, sizes, values
+from equiv.laws.checks import (
+    batches,
+    boundaries,
+    gradients,
+    larger_maps,
+    layouts,
+    purity,
+    round_trips,
+    transforms,
+    values,
+)
 
-__all__ = ["derivatives", "maps", "memory", "modules", "sizes", "values"]
+__all__ = [
+    "batches",
+    "boundaries",
+    "gradients",
+    "larger_maps",
+    "layouts",
+    "purity",
+    "round_trips",
+    "transforms",
+    "values",
+]

@@ -9,7 +9,8 @@ import torch
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from equiv.laws.checks.common import GRADIENT_NAMES, exact_gradients, gradients_of, whole
+from equiv.dtypes import is_inexact
+from equiv.laws.checks.common import exact_gradients, same_gradients, whole
 from equiv.laws.registry import Context, law
 from equiv.laws.trial import Trial
 from equiv.numerics import STYLES, exact_case
@@ -22,8 +23,8 @@ _ORDERS = st.sampled_from([("n", "out", "rows"), ("out", "rows", "n"), ("rows", 
 
 
 @dataclass(frozen=True)
-class Sizes:
-    """A layer by its sizes, with the probe that fills it; prints as what it is."""
+class SizedCase:
+    """A layer and an input by their sizes, with the probe that fills them; prints as what it is."""
 
     batch_shape: tuple[int, ...]
     in_features: int
@@ -37,7 +38,7 @@ class Sizes:
 
 
 @st.composite
-def _sizes(draw: st.DrawFn, context: Context) -> Sizes:
+def _sized_cases(draw: st.DrawFn, context: Context) -> SizedCase:
     sizes = _VECTORS + _LARGE if context.deep else _VECTORS
     left = _DEEP_WORK if context.deep else _WORK
     drawn: dict[str, int] = {}
@@ -46,54 +47,43 @@ def _sizes(draw: st.DrawFn, context: Context) -> Sizes:
         drawn.update([draw(st.sampled_from([(name, size) for size in sizes if size <= left]))])
         left //= drawn[name]
     n, out, rows = drawn["n"], drawn["out"], drawn["rows"]
-    divisors = [d for d in range(1, min(n, 16) + 1) if n % d == 0]
-    along = draw(st.sampled_from(divisors))
-    shape = draw(
-        st.sampled_from(
-            [(n // along, along), (n // along, along, 1), (n // along, 1, along), (along, n // along, 1, 1)]
-        )
-    )
+    along = draw(st.sampled_from([d for d in range(1, min(n, 16) + 1) if n % d == 0]))
+    shapes = [(n // along, along), (n // along, along, 1), (n // along, 1, along), (along, n // along, 1, 1)]
+    shape = draw(st.sampled_from(shapes))
     batch = draw(st.sampled_from([(rows,), (1, rows), (rows, 1)]))
     bias = draw(st.booleans())
     style = draw(st.sampled_from(STYLES))
     seed = draw(st.integers(0, 2**32 - 1))
-    return Sizes(batch, n, out, shape, bias, style, seed, context.dtype, context.device)
+    return SizedCase(batch, n, out, shape, bias, style, seed, context.dtype, context.device)
 
 
-def _draw(context: Context) -> SearchStrategy[Sizes]:
-    return _sizes(context)
+def _draw(context: Context) -> SearchStrategy[SizedCase]:
+    return _sized_cases(context)
 
 
 @law(15, "boundaries", draw=_draw, weight=2)
-def boundaries(trial: Trial, sizes: Sizes) -> None:
-    """All of this holds at the sizes where kernels change: 1, 2, 3, vector widths, their neighbours, and beyond."""
-    rows = math.prod(sizes.batch_shape)
+def boundaries(trial: Trial, case: SizedCase) -> None:
+    """Results and gradients are exact at sizes where kernels change: 1, 2, 3, vector widths and their neighbours."""
+    rows = math.prod(case.batch_shape)
     x, weight, bias = exact_case(
-        seed=sizes.seed,
-        style=sizes.style,
+        seed=case.seed,
+        style=case.style,
         rows=rows,
-        in_features=sizes.in_features,
-        out_features=sizes.out_features,
-        bias=sizes.bias,
-        dtype=sizes.dtype,
-        device=sizes.device,
-        reduction=max(rows, sizes.in_features, sizes.out_features),
+        in_features=case.in_features,
+        out_features=case.out_features,
+        bias=case.bias,
+        dtype=case.dtype,
+        device=case.device,
+        reduction=max(rows, case.in_features, case.out_features),
     )
     expected = whole(x, weight, bias)
-    for name, size in (("n", sizes.in_features), ("O", sizes.out_features), ("rows", rows)):
+    for name, size in (("n", case.in_features), ("O", case.out_features), ("rows", rows)):
         trial.cover(f"boundary {name}", size)
-    backward = sizes.dtype.is_floating_point or sizes.dtype.is_complex
-    grad = (
-        torch.randint(-1, 2, expected.shape, generator=torch.Generator().manual_seed(sizes.seed))
-        .to(sizes.dtype)
-        .to(x.device)
-    )
+    backward = is_inexact(case.dtype)
+    values = torch.randint(-1, 2, expected.shape, generator=torch.Generator().manual_seed(case.seed))
+    grad = values.to(case.dtype).to(x.device)
     wanted = exact_gradients(x, weight, grad, bias=bias is not None) if backward else ()
-    for form in trial.forms:
-        call = trial.arrange(form, x.view(*sizes.batch_shape, -1), weight, bias, sizes.feature_shape)
-        trial.same(call, trial.run(call), expected)
+    for call in trial.calls(x.view(*case.batch_shape, -1), weight, bias, case.feature_shape):
+        trial.gives(call, expected)
         if backward:
-            for name, a, e in zip(
-                GRADIENT_NAMES, gradients_of(trial, call, grad, result=expected), wanted, strict=False
-            ):
-                trial.same(call, a, e, note=f"gradient of the {name}", gradient=(name, grad))
+            same_gradients(trial, call, grad, wanted, result=expected)

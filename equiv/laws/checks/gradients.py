@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import torch
@@ -14,15 +13,17 @@ from equiv.laws.checks.common import (
     GRADIENT_NAMES,
     exact_cases,
     exact_gradients,
+    generator_of,
     gradients_of,
     integer_grad,
+    reference_of,
     rows_of,
+    same_gradients,
     stays_exact,
     whole,
 )
 from equiv.laws.registry import Context, law
 from equiv.laws.trial import Trial
-from equiv.numerics import Reference
 from equiv.strategies import Case
 
 _SMALL = 2**13  # terms: references of three gradients in double-double for float64
@@ -34,73 +35,60 @@ def _draw(context: Context) -> SearchStrategy[Case]:
 
 @law(7, "gradients", draw=_draw, kinds=("float", "complex"))
 def gradients(trial: Trial, case: Case) -> None:
-    """Gradients agree through the mapping, to second order, and for broadcast incoming gradients."""
-    rows, outputs = math.prod(case.batch_shape), case.weight.shape[0]
-    x = rows_of(case)
-    grad = integer_grad(case, rows)
+    """Gradients of all forms agree, to second order, and also for broadcast incoming gradients."""
+    x, grad = rows_of(case), integer_grad(case)
     result = whole(x, case.weight, case.bias)
-    ones = torch.ones((), dtype=case.dtype, device=case.device).expand(rows, outputs)  # what y.sum() sends back
-    for form in trial.forms:
-        call = trial.arrange(form, case.x, case.weight, case.bias, case.feature_shape)
-        for incoming, words in ((grad, "for an incoming gradient of -1, 0, 1"), (ones, "of y.sum()")):
-            if incoming is ones and not stays_exact(x, case.weight, case.bias, ones):
-                continue
-            expected = exact_gradients(x, case.weight, incoming, bias=case.bias is not None)
-            found = gradients_of(trial, call, incoming, note=words, result=result)
-            for name, a, e in zip(GRADIENT_NAMES, found, expected, strict=False):
-                trial.same(call, a, e, note=f"gradient of the {name} {words}", gradient=(name, incoming))
-        _some_leaves(trial, call, x, case, grad)
-        _scaled_and_special(trial, call, x, case, grad)
+    exact = exact_gradients(x, case.weight, grad, bias=case.bias is not None)
+    ones = torch.ones((), dtype=case.dtype, device=case.device).expand(result.shape)  # what y.sum() sends back
+    of_sum = None
+    if stays_exact(x, case.weight, case.bias, ones):
+        of_sum = exact_gradients(x, case.weight, ones, bias=case.bias is not None)
+    for call in trial.calls(case.x, case.weight, case.bias, case.feature_shape):
+        same_gradients(trial, call, grad, exact, "for an incoming gradient of -1, 0, 1", result=result)
+        if of_sum is not None:
+            same_gradients(trial, call, ones, of_sum, "of y.sum()", result=result)
+        _some_leaves(trial, call, exact, case, grad)
+        _scaled_and_special(trial, call, exact, case, grad)
         _second_order(trial, call, x, case, grad)
-        if form != "linear" and rows:
+        if call.form != "linear" and len(x):
             # Without a batch dimension kernels take another path back.
             one = replace(call, input=call.input[0])
             wanted = exact_gradients(x[:1], case.weight, grad[:1], bias=case.bias is not None)
-            found = gradients_of(trial, one, grad[:1], note="without a batch dimension", result=result[:1])
-            for name, a, e in zip(GRADIENT_NAMES, found, wanted, strict=False):
-                note = f"gradient of the {name} without a batch dimension"
-                trial.same(one, a, e, note=note, gradient=(name, grad[:1]))
-    if case.x.numel() * outputs <= _SMALL:
-        _on_ordinary_values(trial, case, rows)
+            same_gradients(trial, one, grad[:1], wanted, "without a batch dimension", result=result[:1])
+    if case.x.numel() * case.weight.shape[0] <= _SMALL:
+        _on_ordinary_values(trial, case)
 
 
-def _some_leaves(trial: Trial, call: Call, x: Tensor, case: Case, grad: Tensor) -> None:
+def _some_leaves(trial: Trial, call: Call, expected: tuple[Tensor, ...], case: Case, grad: Tensor) -> None:
     """Kernels take other paths when only some of the gradients are asked for; asked twice, they are the same."""
-    expected = exact_gradients(x, case.weight, grad, bias=case.bias is not None)
     which = 1 + case.seed % (2 ** len(expected) - 2)  # a bit for each; neither none nor all
     names = [name for bit, name in enumerate(GRADIENT_NAMES) if which >> bit & 1]
     leaves = {name: getattr(call, name).detach().requires_grad_() for name in names}
     y = trial.run(replace(call, **leaves))
-    for again in ("", ", asked for once more"):
+    for again in ("", " a second time"):
         found = torch.autograd.grad(y, [*leaves.values()], grad, retain_graph=True)
         for name, gradient in zip(names, found, strict=True):
             wanted = expected[GRADIENT_NAMES.index(name)]
-            note = f"gradient of {' and '.join(names)} alone{again}: that of the {name}"
-            trial.same(call, gradient.reshape(wanted.shape), wanted, note=note, gradient=(name, grad))
+            condition = f"asked for {' and '.join(names)} alone{again}"
+            trial.same(call, gradient.reshape(wanted.shape), wanted, condition, gradient=(name, grad))
 
 
-def _scaled_and_special(trial: Trial, call: Call, x: Tensor, case: Case, grad: Tensor) -> None:
+def _scaled_and_special(trial: Trial, call: Call, expected: tuple[Tensor, ...], case: Case, grad: Tensor) -> None:
     """An incoming gradient times a power of two multiplies all gradients; a NaN in it reaches its row and output."""
-    if not len(x) or not case.dtype.is_floating_point:
+    if not len(grad) or not case.dtype.is_floating_point:
         return
-    expected = exact_gradients(x, case.weight, grad, bias=case.bias is not None)
     factor = 2.0 ** ((-8, 2) if case.dtype == torch.float16 else (-40, 40))[case.seed % 2]
     safe = [wanted.abs().max() * factor < torch.finfo(case.dtype).max for wanted in expected if wanted.numel()]
     if all(safe):
-        incoming = grad * factor
-        found = gradients_of(trial, call, incoming, note=f"incoming gradient times {factor:g}")
-        for name, a, e in zip(GRADIENT_NAMES, found, expected, strict=False):
-            note = f"gradient of the {name} for an incoming gradient times {factor:g}"
-            trial.same(call, a, e * factor, note=note, gradient=(name, incoming))
-    row, output = case.seed % len(x), case.seed % case.weight.shape[0]
+        scaled = tuple(e * factor for e in expected)
+        same_gradients(trial, call, grad * factor, scaled, f"for an incoming gradient times {factor:g}")
+    row, output = case.seed % len(grad), case.seed % case.weight.shape[0]
     incoming = grad.clone()
     incoming[row, output] = torch.nan
-    found = gradients_of(trial, call, incoming, note="NaN in the incoming gradient")
-    for name, a, e in zip(GRADIENT_NAMES, found, expected, strict=False):
-        wanted = e.clone()
-        wanted[row if name == "input" else output] = torch.nan
-        note = f"gradient of the {name} for a NaN in the incoming gradient at {[row, output]}"
-        trial.same(call, a, wanted, note=note, gradient=(name, incoming))
+    with_nan = tuple(e.clone() for e in expected)
+    for name, e in zip(GRADIENT_NAMES, with_nan, strict=False):
+        e[row if name == "input" else output] = torch.nan
+    same_gradients(trial, call, incoming, with_nan, f"for a NaN in the incoming gradient at {[row, output]}")
 
 
 def _second_order(trial: Trial, call: Call, x: Tensor, case: Case, grad: Tensor) -> None:
@@ -127,9 +115,9 @@ def _second_order(trial: Trial, call: Call, x: Tensor, case: Case, grad: Tensor)
     else:
         flat_v = v.reshape(case.weight.shape)
         wanted, wanted_g = whole(grad, conj_v.reshape(case.weight.shape).T), whole(x, flat_v)
-    note = f"second order: the derivative of <grad of {through}, sign of {through}> with respect to the"
-    trial.same(call, again.reshape(wanted.shape), wanted, note=f"{note} {other}", gradient=(f"{other} again", grad))
-    trial.same(call, incoming, wanted_g, note=f"{note} incoming gradient", gradient=("incoming", grad))
+    condition = f"second order: the derivative of <gradient of the {through}, its signs> with respect to the"
+    trial.same(call, again.reshape(wanted.shape), wanted, f"{condition} {other}", gradient=(f"{other} again", grad))
+    trial.same(call, incoming, wanted_g, f"{condition} incoming gradient", gradient=("incoming", grad))
 
 
 def _signs(t: Tensor) -> Tensor:
@@ -137,25 +125,22 @@ def _signs(t: Tensor) -> Tensor:
     return torch.complex(t.real.sign(), torch.zeros_like(t.real)) if t.is_complex() else t.sign()
 
 
-def _on_ordinary_values(trial: Trial, case: Case, rows: int) -> None:
+def _on_ordinary_values(trial: Trial, case: Case) -> None:
     """The same on normal values, in the envelopes of the three sums."""
-    generator = torch.Generator().manual_seed(case.seed % 2**63)
+    generator = generator_of(case)
     parts = torch.float64 if case.dtype in (torch.float64, torch.complex128) else torch.float32
     wide = (torch.complex128 if parts == torch.float64 else torch.complex64) if case.dtype.is_complex else parts
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator, dtype=wide).to(case.dtype).to(case.device)
 
-    outputs, n = case.weight.shape
+    rows, (outputs, n) = len(rows_of(case)), case.weight.shape
     x, weight, grad = normal(rows, n), normal(outputs, n), normal(rows, outputs)
     conj_x, conj_w = x.conj().resolve_conj(), weight.conj().resolve_conj()
-    references = (
-        ("grad_input", Reference(grad.cpu(), conj_w.T.contiguous().cpu(), gradient=True)),
-        ("grad_weight", Reference(grad.T.contiguous().cpu(), conj_x.T.contiguous().cpu(), gradient=True)),
-    )
-    for form in trial.forms:
-        call = trial.arrange(form, x, weight, None, case.feature_shape)
-        for found, (op, reference) in zip(gradients_of(trial, call, grad), references, strict=False):
-            trial.judge(
-                call, found, reference, op=op, note=f"{op.replace('grad_', 'gradient of the ')} on normal values"
-            )
+    references = {
+        "input": reference_of(grad, conj_w.T.contiguous(), gradient=True),
+        "weight": reference_of(grad.T.contiguous(), conj_x.T.contiguous(), gradient=True),
+    }
+    for call in trial.calls(x, weight, None, case.feature_shape):
+        for found, (name, reference) in zip(gradients_of(trial, call, grad), references.items(), strict=False):
+            trial.judge(call, found, reference, f"gradient of the {name} on normal values", gradient=name)
