@@ -129,7 +129,7 @@ def test_a_broken_backend_gives_one_screen_and_exit_code_1(project: pytest.Pytes
     assert done.ret == pytest.ExitCode.TESTS_FAILED
     done.assert_outcomes(failed=2)
     said = done.stdout.str()
-    assert said.count("LAW BROKEN: exact.") == 1
+    assert said.count("LawBroken: exact: ") == 1
     assert said.count("witness, as a program:") == 2
     assert "again: pytest -k 'exact and float32 and doubling' --equiv-seed" in said
     shown = [line for line in done.outlines if line.startswith("E ")]

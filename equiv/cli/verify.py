@@ -289,7 +289,7 @@ def _failures(out: Console, failures: list[Failure]) -> None:
     if failures[1:]:
         term.lines(out, [f"{len(failures) - 1:,} more:"])
         for failure in failures[1:]:
-            line = f"  {failure.law}, {failure.form}, {failure.dtype}, {failure.backend}: {failure.note}"
+            line = f"  {failure.summary}"
             out.print(line if len(line) <= out.width else line[: out.width - 4] + " ...", soft_wrap=True)
         out.print()
 

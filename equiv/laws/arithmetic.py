@@ -75,26 +75,22 @@ def usable(measured: Measured | None) -> Measured | None:
     return None if unnamed or (whole and measured.reduction.value in (None, measured.accumulator.value)) else measured
 
 
-def weaker_arithmetic(backend: Backend, call: Call, y: Tensor) -> Cause | None:
-    """In which way the backend's arithmetic is weaker than declared, if that explains the result ``y`` ``(N, O)``."""
-    found = explains(backend, call, y)
-    if found is None:
-        return None
-    return Cause(
-        "arithmetic-weaker-than-declared", "weaker arithmetic than declared: " + "; ".join(found.discrepancies)
-    )
-
-
 @dataclass(frozen=True)
-class Explanation:
-    """A result inside the measured envelope of a kernel that is weaker than declared."""
+class WeakerArithmetic:
+    """In which ways the arithmetic of a call is weaker than declared, and the error over the envelope that it has."""
 
     discrepancies: tuple[str, ...]
     ratio: float
 
+    @property
+    def cause(self) -> Cause:
+        """As a cause of a result outside the declared envelope."""
+        found = "; ".join(self.discrepancies)
+        return Cause("arithmetic-weaker-than-declared", f"the arithmetic is weaker than declared: {found}")
 
-def explains(backend: Backend, call: Call, y: Tensor) -> Explanation | None:
-    """Whether the measured arithmetic is weaker than declared and has ``y`` inside its envelope."""
+
+def weaker_arithmetic(backend: Backend, call: Call, y: Tensor) -> WeakerArithmetic | None:
+    """How the call's arithmetic is weaker than declared, if that explains ``y`` ``(N, O)``: it lies in its envelope."""
     rows, outputs, n = call.sizes
     if call.input.dtype not in FLOATS or y.shape != (rows, outputs) or y.numel() == 0:
         return None
@@ -105,7 +101,7 @@ def explains(backend: Backend, call: Call, y: Tensor) -> Explanation | None:
     x, weight = call.input.detach().reshape(-1, n).cpu(), call.weight.detach().reshape(outputs, n).cpu()
     reference = Reference(x, weight, None if call.bias is None else call.bias.detach().cpu())
     found = reference.assess(y.detach().cpu(), measured.arithmetic)
-    return Explanation(discrepancies, float(found.ratio.max())) if found.all_inside else None
+    return WeakerArithmetic(discrepancies, float(found.ratio.max())) if found.all_inside else None
 
 
 def _laid_as(values: Tensor, like: Tensor) -> Tensor:

@@ -64,11 +64,6 @@ class Call:
         outputs, n = self.weight.shape[0], self.weight[0].numel()
         return self.input.numel() // n if n else 0, outputs, n
 
-    @property
-    def is_on_larger_map(self) -> bool:
-        """Whether the map is larger than the kernel, so that there are several windows."""
-        return self.form != "linear" and self.input.shape[self.input.ndim - self.dims :] != self.weight.shape[2:]
-
     def result(self, backend: Backend) -> Tensor:
         """What the backend returns, in whatever shape."""
         if self.form == "linear":
@@ -82,14 +77,13 @@ class Mismatch:
     """A result or gradient that no right kernel gives, by its worst or first wrong entry.
 
     Attributes:
-        actual: The entry, or in words what there is where shapes or dtypes differ.
-        expected: Its exact value, or what there should be.
-        index: Of the entry, rows first; empty where shapes or dtypes differ.
+        actual: The entry; dtype and shape in words where these are wrong.
+        expected: Its exact value, or the right dtype and shape.
+        index: Of the entry, rows first; empty where dtype or shape is wrong.
         envelope: The interval that right kernels stay in; None where they have to be exact.
         ratio: How many times the error is its envelope, or None.
-        gradient: What the gradient is of (``input``, ``weight``, ``bias``, ...) and the incoming gradient; None for a
-            result.
-        results: All of the results and all exact values, ``(N, O)``, where a cause can be looked for in them.
+        gradient: What it is the gradient of, and for which incoming gradient; None for a result.
+        results: All results and their exact values, ``(N, O)``, where a cause can be looked for in them.
     """
 
     actual: Any
@@ -123,13 +117,7 @@ class Broken(AssertionError):  # noqa: N818 - what it says is that a law is brok
     """
 
     def __init__(
-        self,
-        what: object,
-        *,
-        form: str,
-        call: Call | None = None,
-        condition: str = "",
-        error: Exception | None = None,
+        self, what: object, *, form: str, call: Call | None = None, condition: str = "", error: Exception | None = None
     ) -> None:
         self.note = f"{what}, {condition}" if condition else str(what)
         super().__init__(self.note)
@@ -144,10 +132,5 @@ def raised(error: Exception, call: Call, *, condition: str = "", where: str = ""
 
 
 def sentence_of(law: str, form: str, dtype: str, backend: str, note: str) -> str:
-    """The sentence that says which law is broken by what, and how.
-
-    Example:
-        >>> sentence_of("exact", "full", "float32", "mine", "returns 0.0 at [0, 0], the exact value is 1.0")
-        'exact: full in float32 on mine returns 0.0 at [0, 0], the exact value is 1.0'
-    """
+    """The sentence that says which law is broken by what, and how."""
     return f"{law}: {'some form' if form == 'all' else form} in {dtype} on {backend} {note}"

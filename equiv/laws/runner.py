@@ -10,7 +10,7 @@ from random import SystemRandom
 from typing import Any
 
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import seed as with_seed
 from hypothesis.errors import Flaky, Unsatisfiable
 
@@ -102,68 +102,61 @@ def run_item(
         seed = 0 if chosen.derandomize else SystemRandom().randrange(2**32)
     check_integer("seed", seed, least=0, advice="leave it out for the profile's own")
     measured = check_choice("arithmetic", arithmetic, MODES) == "measured"
-    search = _Search(item, Trial(item.backend, item.dtype, item.forms, chosen.deep, measured))
-    result = Result(item.id, item.law.id, item.word, item.backend.name, seed=seed)
+    trial = Trial(item.backend, item.dtype, item.forms, chosen.deep, measured)
     start = time.perf_counter()
-    unsteady = search.run(chosen, examples, seed)
+    search = _search(item, trial, chosen.settings(max_examples=examples), seed)
+    result = Result(item.id, item.law.id, item.word, item.backend.name, search.examples, seed=seed)
     result.seconds = time.perf_counter() - start
-    result.examples, result.forms, result.coverage = search.examples, search.trial.tally, search.coverage()
+    result.forms = dict(trial.tally)
+    for name, counter in sorted(trial.coverage.items()):
+        result.coverage[name] = dict(sorted((str(value), count) for value, count in counter.items()))
     if search.found is not None:
         broken, case = smaller(*search.found, item=item, measured=measured)
         failure = failure_of(broken, item, seed=seed, case=case)
-        result.failure = replace(failure, note=failure.note + _UNSTEADY) if unsteady else failure
+        result.failure = replace(failure, note=failure.note + _UNSTEADY) if search.unsteady else failure
     for listener in listeners.copy():
         listener(result)
     return result
 
 
+@dataclass
 class _Search:
-    """One law tried on drawn cases: how many there were, and the last that broke it, which is the smallest."""
+    """How many cases were tried, the last that broke the law, which is the smallest, and whether it does every time."""
 
-    def __init__(self, item: Item, trial: Trial) -> None:
-        self.item, self.trial = item, trial
-        self.examples = 0
-        self.found: tuple[Broken, Any] | None = None
+    examples: int = 0
+    found: tuple[Broken, Any] | None = None
+    unsteady: bool = False
 
-    def run(self, profile: Profile, examples: int, seed: int) -> bool:
-        """Try as many cases; whether one that broke the law did not break it the next time."""
-        context = Context(self.item.dtype, torch.device(self.item.backend.device), self.trial.deep)
 
-        def check(case: Any) -> None:
-            self.check(case)
+def _search(item: Item, trial: Trial, how: settings, seed: int) -> _Search:
+    """Try the law on drawn cases."""
+    search = _Search()
 
-        # The database keeps items apart by the name of the function.
-        check.__name__ = check.__qualname__ = self.item.id.replace("-", "_").replace(".", "_")
-        seeded = with_seed(zlib.crc32(f"{seed}:{self.item.id}".encode()))
-        tried = seeded(profile.settings(max_examples=examples)(given(self.item.law.draw(context))(check)))
+    def check(case: Any) -> None:
+        search.examples += 1
+        _cover(trial, case)
         try:
-            with repeatable():
-                tried()
-        except Broken:
-            pass
-        except Flaky:
-            if self.found is None:
-                raise
-            return True
-        except Unsatisfiable as error:  # pragma: no cover - the strategies never reject
-            raise EquivError(f"{self.item.id}: no case could be drawn") from error
-        return False
-
-    def check(self, case: Any) -> None:
-        self.examples += 1
-        _cover(self.trial, case)
-        try:
-            self.item.law.try_on(self.trial, case)
+            item.law.try_on(trial, case)
         except Broken as broken:
-            self.found = (broken, case)
+            search.found = (broken, case)
             raise
 
-    def coverage(self) -> dict[str, dict[str, int]]:
-        """In JSON's types, sorted."""
-        return {
-            name: dict(sorted((str(value), count) for value, count in counter.items()))
-            for name, counter in sorted(self.trial.coverage.items())
-        }
+    # The database keeps items apart by the name of the function.
+    check.__name__ = check.__qualname__ = item.id.replace("-", "_").replace(".", "_")
+    context = Context(item.dtype, torch.device(item.backend.device), trial.deep)
+    run = with_seed(zlib.crc32(f"{seed}:{item.id}".encode()))(how(given(item.law.draw(context))(check)))
+    try:
+        with repeatable():
+            run()
+    except Broken:
+        pass
+    except Flaky:
+        if search.found is None:
+            raise
+        search.unsteady = True
+    except Unsatisfiable as error:  # pragma: no cover - the strategies never reject
+        raise EquivError(f"{item.id}: no case could be drawn") from error
+    return search
 
 
 def _cover(trial: Trial, case: Any) -> None:

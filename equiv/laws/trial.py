@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -11,13 +11,11 @@ from torch import Tensor, nn
 
 from equiv.backends import Backend, TorchEager, conv_kernel
 from equiv.dtypes import dtype_name
-from equiv.laws.arithmetic import arithmetic_of, explains, usable
+from equiv.laws.arithmetic import arithmetic_of, usable, weaker_arithmetic
 from equiv.laws.call import Broken, Call, Mismatch, Tally, raised
 from equiv.laws.known import differentiated_by_torch, known_corruption, known_defect, known_refusal
 from equiv.mapping import linear_to_full_conv, linear_to_pointwise_conv, to_feature_map, undrawn
 from equiv.numerics import Arithmetic, Reference, bit_equal, declared
-
-Coverage = dict[str, Counter[Hashable]]
 
 
 @dataclass
@@ -41,8 +39,8 @@ class Trial:
     forms: tuple[str, ...]
     deep: bool = False
     measured: bool = False
-    tally: dict[str, Tally] = field(default_factory=dict)
-    coverage: Coverage = field(default_factory=dict)
+    tally: dict[str, Tally] = field(default_factory=lambda: defaultdict(Tally))
+    coverage: dict[str, Counter[Hashable]] = field(default_factory=lambda: defaultdict(Counter))
     _layer: tuple[Tensor, Tensor | None, nn.Linear] | None = field(default=None, init=False, repr=False)
     _declared: dict[str, Arithmetic] = field(default_factory=dict, init=False, repr=False)
 
@@ -88,7 +86,7 @@ class Trial:
         elif tuple(y.shape) != expected or y.dtype != self.dtype:
             wrong = Mismatch(_described(y), f"{dtype_name(self.dtype)} of shape {expected}")
         if wrong is not None:
-            self._count(call.form, "different")
+            self.tally[call.form].count("different")
             raise Broken(str(wrong), form=call.form, call=call, condition=condition)
         return y.reshape(-1, outputs)
 
@@ -101,17 +99,9 @@ class Trial:
     def judge(
         self, call: Call, y: Tensor, reference: Reference, condition: str = "", *, gradient: str | None = None
     ) -> None:
-        """``y`` ``(N, O)`` must lie in the envelope around ``reference``.
-
-        Args:
-            call: What returned ``y``.
-            y: The result, or the gradient of the call's ``input`` or ``weight``.
-            reference: The exact result.
-            condition: See the class.
-            gradient: What ``y`` is the gradient of; None for a result.
-        """
+        """``y`` ``(N, O)`` must lie in the envelope around ``reference``: a result, or the gradient of ``gradient``."""
         arithmetic = self._arithmetic(call, gradient) if reference.parts else None
-        tally = self._tally(call.form)
+        tally = self.tally[call.form]
         if arithmetic is not None and reference.is_attained(y.cpu(), arithmetic):
             tally.count("identical")
             return
@@ -136,13 +126,7 @@ class Trial:
         raise Broken(mismatch, form=call.form, call=call, condition=condition)
 
     def same(
-        self,
-        call: Call,
-        y: Tensor,
-        expected: Tensor,
-        condition: str = "",
-        *,
-        gradient: tuple[str, Tensor] | None = None,
+        self, call: Call, y: Tensor, expected: Tensor, condition: str = "", gradient: tuple[str, Tensor] | None = None
     ) -> None:
         """``y`` must equal ``expected`` entry for entry (``-0.0 == 0.0``, NaN equals NaN).
 
@@ -153,26 +137,22 @@ class Trial:
         if actual.shape != expected.shape or actual.dtype != expected.dtype:
             mismatch = Mismatch(_described(actual), _described(expected), gradient=gradient)
         else:
-            if torch.equal(actual, expected) or bit_equal(actual, expected):
-                self._count(call.form, "identical")
+            index = _first_difference(actual, expected)
+            if index is None:
+                self.tally[call.form].count("identical")
                 return
-            wrong = ~((actual == expected) | (actual.isnan() & expected.isnan()))
-            if not bool(wrong.any()):
-                self._count(call.form, "identical")
-                return
-            index = tuple(int(i) for i in wrong.nonzero()[0])
             if self._is_known(call, None if gradient is None else gradient[0]):
                 return
             if self.measured and gradient is None and self._is_explained(call, actual):
                 return
             both = (actual.cpu(), expected.cpu()) if actual.ndim == 2 and gradient is None else None
             mismatch = Mismatch(actual[index].item(), expected[index].item(), index, gradient=gradient, results=both)
-        self._count(call.form, "different")
+        self.tally[call.form].count("different")
         raise Broken(mismatch, form=call.form, call=call, condition=condition)
 
     def holds(self, condition: bool, form: str, otherwise: str, call: Call | None = None) -> None:
         """A fact about a form that is neither a result nor a tensor; ``otherwise`` says what the form does instead."""
-        self._count(form, "identical" if condition else "different")
+        self.tally[form].count("identical" if condition else "different")
         if not condition:
             raise Broken(otherwise, form=form, call=call)
 
@@ -187,10 +167,7 @@ class Trial:
 
     def cover(self, condition: str, value: Hashable) -> None:
         """Note that a condition took a value; those of one condition are of one type."""
-        counter = self.coverage.get(condition)
-        if counter is None:
-            counter = self.coverage[condition] = Counter()
-        counter[value] += 1
+        self.coverage[condition][value] += 1
 
     def is_known_refusal(self, call: Call, error: Exception) -> bool:
         """Whether torch raised what it is known to raise by mistake."""
@@ -216,7 +193,7 @@ class Trial:
     def _is_excused(self, call: Call, finding: str | None) -> bool:
         """Whether there is a finding about torch; if so the comparison is counted as undecided."""
         if finding is not None:
-            self._count(call.form, "undecided")
+            self.tally[call.form].count("undecided")
             self.cover("known defect of torch", finding)
         return finding is not None
 
@@ -229,27 +206,21 @@ class Trial:
         found = usable(arithmetic_of(self.backend, call)) if self.measured and gradient is None else None
         if found is None:
             return expected
-        self._cover_findings(call, found.agrees_with(expected))
+        self._cover_weaknesses(call, found.agrees_with(expected))
         return found.arithmetic
 
     def _is_explained(self, call: Call, y: Tensor) -> bool:
         """Whether a result that is not the exact one lies in the measured envelope of a kernel weaker than declared."""
-        found = explains(self.backend, call, y)
+        found = weaker_arithmetic(self.backend, call, y)
         if found is None:
             return False
-        self._cover_findings(call, found.discrepancies)
-        self._tally(call.form).count("rounding", found.ratio)
+        self._cover_weaknesses(call, found.discrepancies)
+        self.tally[call.form].count("rounding", found.ratio)
         return True
 
-    def _cover_findings(self, call: Call, discrepancies: tuple[str, ...]) -> None:
+    def _cover_weaknesses(self, call: Call, discrepancies: tuple[str, ...]) -> None:
         for text in discrepancies:
             self.cover("weaker than declared", f"{call.form}: {text}")
-
-    def _tally(self, form: str) -> Tally:
-        return self.tally.setdefault(form, Tally())
-
-    def _count(self, form: str, outcome: str) -> None:
-        self._tally(form).count(outcome)
 
 
 def as_linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
@@ -259,6 +230,13 @@ def as_linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     if bias is not None:
         layer._parameters["bias"] = nn.Parameter(bias, requires_grad=False)
     return layer
+
+
+def _first_difference(actual: Tensor, expected: Tensor) -> tuple[int, ...] | None:
+    if torch.equal(actual, expected) or bit_equal(actual, expected):
+        return None
+    wrong = ~((actual == expected) | (actual.isnan() & expected.isnan()))
+    return tuple(int(i) for i in wrong.nonzero()[0]) if bool(wrong.any()) else None
 
 
 def _described(t: Tensor) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import Phase, Verbosity, settings
+from hypothesis import Phase, settings
 from kernels import CPU, KERNELS, Kernel, Odd, instead, item, run
 from torch import Tensor
 
@@ -173,10 +173,6 @@ def test_programs_run_in_other_dtypes(law: str, dtype: str) -> None:
     run(found.snippet)
 
 
-def numbers(t: Tensor) -> list[float]:
-    return [float(value) for value in t.flatten()]
-
-
 def test_a_witness_shrinks_to_a_small_layer() -> None:
     found = failure("exact", result(bias_twice))
     assert found.shapes == "input (1,), weight (1, 1), bias (1,)"
@@ -296,7 +292,7 @@ def test_a_backend_that_fails_now_and_then_is_said_to() -> None:
 def test_a_check_raises_a_report_as_an_assertion() -> None:
     (check,) = testing.checks(Odd(ODD["raises"]), laws=["exact"])
     with pytest.raises(
-        testing.LawBroken, match="^exact: linear in float32 on odd raises RuntimeError: out of order\n"
+        testing.LawBroken, match=r"^exact: linear in float32 on odd raises RuntimeError: out of"
     ) as caught:
         check()
     assert isinstance(caught.value, AssertionError)
@@ -374,37 +370,17 @@ def test_there_are_fifteen_laws_numbered_in_order_each_one_sentence() -> None:
     assert set(BREAKS) | {"round_trip"} == set(laws.LAWS)
 
 
-@pytest.mark.parametrize("name", ["dev", "gate", "deep"])
-def test_profiles_say_every_setting_themselves(name: str) -> None:
-    profile = laws.profile_of(f"equiv-{name}")
-    assert profile is laws.PROFILES[name] is laws.profile_of(profile)
-    host = settings(
-        max_examples=3,
-        derandomize=True,
-        database=None,
-        deadline=7,
-        print_blob=True,
-        verbosity=Verbosity.debug,
-        phases=[Phase.reuse],
-        report_multiple_bugs=True,
-        stateful_step_count=9,
-    )
-    alone = profile.settings(max_examples=11)
-    settings.register_profile("a host", host)
+def test_a_profile_of_the_host_changes_no_run() -> None:
     before = settings.get_current_profile_name()
+    alone = cases_of("exact")
+    settings.register_profile("a host", max_examples=3, derandomize=True, phases=[Phase.reuse], database=None)
     settings.load_profile("a host")
     try:
-        inside = profile.settings(max_examples=11)
+        assert cases_of("exact") == alone
     finally:
         settings.load_profile(before)
         del settings._profiles["a host"]
-    for each in ("max_examples", "deadline", "derandomize", "print_blob", "verbosity", "phases"):
-        assert getattr(inside, each) == getattr(alone, each)
-    for each in ("report_multiple_bugs", "stateful_step_count", "suppress_health_check", "backend"):
-        assert getattr(inside, each) == getattr(alone, each)
-    assert (inside.database is None) == (alone.database is None) == (not profile.database)
-    assert (alone.max_examples, alone.deadline, alone.derandomize) == (11, None, False)
-    assert Phase.shrink in alone.phases
+    assert len(alone) == round(80 * laws.LAWS["exact"].weight)
 
 
 def test_running_the_laws_changes_no_setting_and_registers_no_profile() -> None:

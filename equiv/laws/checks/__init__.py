@@ -1,25 +1,7 @@
-"""The fifteen laws: one function each, registered when its module is imported."""
+"""The laws, one function each: every module here is imported, and registers the laws that it defines."""
 
-from equiv.laws.checks import (
-    batches,
-    boundaries,
-    gradients,
-    larger_maps,
-    layouts,
-    purity,
-    round_trips,
-    transforms,
-    values,
-)
+from importlib import import_module
+from pkgutil import iter_modules
 
-__all__ = [
-    "batches",
-    "boundaries",
-    "gradients",
-    "larger_maps",
-    "layouts",
-    "purity",
-    "round_trips",
-    "transforms",
-    "values",
-]
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")

@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
-from hypothesis.strategies import SearchStrategy
 from torch import Tensor
 
 from equiv.laws.call import Call
-from equiv.laws.checks.common import exact_cases, generator_of, rows_of, whole
-from equiv.laws.registry import Context, law
+from equiv.laws.checks.drawing import exact_cases, generator_of, rows_of
+from equiv.laws.checks.expected import whole
+from equiv.laws.registry import law
 from equiv.laws.trial import Trial
 from equiv.strategies import Case, factorisations
 
@@ -23,11 +24,7 @@ _MANY_ROWS = (*range(2, 66), 100, 127, 128, 129, 255, 256, 257)
 _RESHAPED_WORK = 2**19
 
 
-def _draw(context: Context) -> SearchStrategy[Case]:
-    return exact_cases(context, layouts=False)
-
-
-@law(6, "batch", draw=_draw)
+@law(6, "batch", draw=partial(exact_cases, layouts=False))
 def batch(trial: Trial, case: Case) -> None:
     """Each row of a batch has the result that it has alone, under leading shapes of any rank up to 5."""
     x, n = rows_of(case), case.weight.shape[1]

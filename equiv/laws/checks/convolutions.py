@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from typing import Any
 
@@ -10,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from equiv.laws.checks.common import generator_of
+from equiv.laws.checks.drawing import generator_of
 from equiv.laws.trial import Trial
-from equiv.mapping import CONVS, Conv, conv_to_linear
+from equiv.mapping import CONVS, Conv, conv_to_linear, pads_and_positions
 from equiv.strategies import Case
 
 _MODES = ("zeros", "reflect", "replicate", "circular")
@@ -89,26 +90,18 @@ def _ternary(case: Case, generator: torch.Generator, *shape: int) -> Tensor:
     return torch.randint(-1, 2, shape, generator=generator).to(case.dtype).to(case.device)
 
 
-def _sides(conv: Conv) -> list[tuple[int, int]]:
-    """How much is padded before and after each dimension; "same" puts the odd one after."""
-    if not isinstance(conv.padding, str):
-        return [(p, p) for p in conv.padding]
-    reach = [e * (k - 1) * (conv.padding == "same") for k, e in zip(conv.kernel_size, conv.dilation, strict=True)]
-    return [(total // 2, total - total // 2) for total in reach]
-
-
 def _exact(conv: Conv, x: Tensor) -> Tensor:
     """The result ``(N, O, *positions)``: the windows of the padded map, entry by entry, summed in float64."""
     wide = torch.complex128 if x.is_complex() else torch.float64
-    around = [p for sides in reversed(_sides(conv)) for p in sides]
+    pads, positions = pads_and_positions(conv, tuple(x.shape[2:]))
+    around = [p for sides in reversed(pads) for p in sides]
     mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
     windows = functional.pad(x.to(wide), around, mode=mode)
     dims = len(conv.kernel_size)
     for d, (k, s, e) in enumerate(zip(conv.kernel_size, conv.stride, conv.dilation, strict=True)):
         windows = windows.unfold(2 + d, e * (k - 1) + 1, s)[..., ::e]
     # (N, C, *positions, *kernel) -> (N, groups, C / groups, positions, kernel)
-    positions = windows.shape[2 : 2 + dims]
-    parts = windows.reshape(len(x), conv.groups, x.shape[1] // conv.groups, positions.numel(), -1)
+    parts = windows.reshape(len(x), conv.groups, x.shape[1] // conv.groups, math.prod(positions), -1)
     weight = conv.weight.to(wide).reshape(conv.groups, -1, parts.shape[2], parts.shape[-1])
     y = (parts[:, :, None] * weight[None, :, :, :, None]).sum((3, 5)).reshape(len(x), -1, *positions)
     if conv.bias is not None:

@@ -3,37 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import torch
-from hypothesis.strategies import SearchStrategy
 from torch import Tensor
 
 from equiv.laws.call import Call
-from equiv.laws.checks.common import (
+from equiv.laws.checks.drawing import exact_cases, generator_of, integer_grad, rows_of
+from equiv.laws.checks.expected import (
     GRADIENT_NAMES,
-    exact_cases,
     exact_gradients,
-    generator_of,
     gradients_of,
-    integer_grad,
     reference_of,
-    rows_of,
     same_gradients,
     stays_exact,
     whole,
 )
-from equiv.laws.registry import Context, law
+from equiv.laws.registry import law
 from equiv.laws.trial import Trial
 from equiv.strategies import Case
 
 _SMALL = 2**13  # terms: references of three gradients in double-double for float64
 
 
-def _draw(context: Context) -> SearchStrategy[Case]:
-    return exact_cases(context, gradients=True)
-
-
-@law(7, "gradients", draw=_draw, kinds=("float", "complex"))
+@law(7, "gradients", draw=partial(exact_cases, backward=True), kinds=("float", "complex"))
 def gradients(trial: Trial, case: Case) -> None:
     """Gradients of all forms agree, to second order, and also for broadcast incoming gradients."""
     x, grad = rows_of(case), integer_grad(case)

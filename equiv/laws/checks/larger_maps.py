@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
-from hypothesis.strategies import SearchStrategy
 from torch import Tensor
 
 from equiv.laws.call import Call, raised
-from equiv.laws.checks.common import (
-    GRADIENT_NAMES,
-    exact_case_like,
-    exact_cases,
-    generator_of,
-    reference_of,
-    whole,
-)
-from equiv.laws.registry import Context, law
+from equiv.laws.checks.drawing import exact_case_like, exact_cases, generator_of
+from equiv.laws.checks.expected import GRADIENT_NAMES, backward, leaves_of, reference_of, whole
+from equiv.laws.registry import law
 from equiv.laws.trial import Trial, as_linear
 from equiv.strategies import Case
 from equiv.structure import counterexample
@@ -29,11 +23,12 @@ _WINDOWS_WORK = 2**13  # of the layer; a map holds up to some hundred windows
 _VALUES_WORK = 2**15
 
 
-def _windows(context: Context) -> SearchStrategy[Case]:
-    return exact_cases(context, max_rows=16, max_work=_WINDOWS_WORK, allow_empty=False)
-
-
-@law(12, "dense", draw=_windows, forms=("full", "pointwise"))
+@law(
+    12,
+    "dense",
+    draw=partial(exact_cases, max_rows=16, max_work=_WINDOWS_WORK, allow_empty=False),
+    forms=("full", "pointwise"),
+)
 def dense(trial: Trial, case: Case) -> None:
     """On a larger map the full form is the layer applied to each window, the pointwise form to each position.
 
@@ -74,21 +69,13 @@ def dense(trial: Trial, case: Case) -> None:
 
 @dataclass(frozen=True)
 class _Sliding:
-    """A kernel on a larger map, and what must hold of it besides its exact result.
-
-    Attributes:
-        trial: Of the law.
-        call: Of the kernel on the map ``(N, C, *spatial)``.
-        windows: Which entries of a flattened map each position sees: ``(positions, C * prod(kernel))``.
-        generator: Of the values.
-        condition: The map and the stride in words.
-    """
+    """A kernel on a larger map, and what must hold of it."""
 
     trial: Trial
     call: Call
-    windows: Tensor
+    windows: Tensor  # which entries of a flattened map each position sees: (positions, C * prod(kernel))
     generator: torch.Generator
-    condition: str
+    condition: str  # the map and the stride in words
 
     def gives(self, call: Call, expected: Tensor, more: str = "") -> None:
         """The result must be ``expected``, ``(N, O, positions)`` or, without a batch dimension, ``(O, positions)``."""
@@ -143,21 +130,13 @@ class _Sliding:
         chosen = torch.randperm(len(grad), generator=self.generator)[:_INCOMING]
         grad[chosen] = torch.randint(0, 2, (len(chosen),), generator=self.generator) * 2.0 - 1.0
         call = replace(self.call, weight=case.layouts["weight"].apply(self.call.weight.sign()))
-        tensors = {name: getattr(call, name) for name in GRADIENT_NAMES}
-        leaves = {name: t.detach().requires_grad_() for name, t in tensors.items() if t is not None}
+        leaves = leaves_of(call)
         y = _slide(self.trial, replace(call, **leaves), self.condition)
-        if self.trial.is_known_to_corrupt(call, y):
-            return
         plain = grad.to(y.dtype).to(y.device).view(y.shape)
         incoming = case.layouts["grad"].apply(plain)
         if int(incoming.count_nonzero()) > _INCOMING:  # broadcast: more of them than keep the sums exact
             incoming = plain
-        try:
-            found = torch.autograd.grad(y, [*leaves.values()], incoming)
-        except Exception as error:
-            if self.trial.is_known_refusal(call, error):
-                return
-            raise raised(error, call, condition=self.condition, where="in the backward pass") from error
+        found = backward(self.trial, call, y, leaves, incoming, self.condition)
         grad = incoming.double().reshape(rows, outputs, positions)
         x, weight = call.input.flatten(1).double(), call.weight.flatten(1).double()
         per_window = torch.einsum("nop,oi->npi", grad, weight).flatten(1)
@@ -204,13 +183,12 @@ def _signs(shape: tuple[int, ...], generator: torch.Generator, case: Case) -> Te
     return values.to(case.dtype).to(case.device)
 
 
-def _on_maps(context: Context) -> SearchStrategy[Case]:
-    return exact_cases(
-        context, min_positions=2, max_features=96, max_out=24, max_rows=8, allow_empty=False, bias=None, layouts=False
-    )
+_on_larger_maps = partial(
+    exact_cases, min_positions=2, max_features=96, max_out=24, max_rows=8, allow_empty=False, layouts=False
+)
 
 
-@law(13, "not equivalent", draw=_on_maps, forms=("pointwise",), weight=0.7)
+@law(13, "not equivalent", draw=_on_larger_maps, forms=("pointwise",), weight=0.7)
 def not_equivalent(trial: Trial, case: Case) -> None:
     """On a map with H*W > 1 a 1x1 convolution is not the flattened layer, unless its weight is kron(K, I).
 

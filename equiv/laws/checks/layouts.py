@@ -3,35 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
-from hypothesis.strategies import SearchStrategy
 from torch import Tensor
 
 from equiv.dtypes import is_inexact
 from equiv.laws.call import Call
-from equiv.laws.checks.common import (
-    exact_cases,
-    exact_gradients,
-    generator_of,
-    integer_grad,
-    rows_of,
-    same_gradients,
-    stays_exact,
-    whole,
-)
-from equiv.laws.registry import Context, law
+from equiv.laws.checks.drawing import exact_cases, generator_of, integer_grad, rows_of
+from equiv.laws.checks.expected import exact_gradients, same_gradients, stays_exact, whole
+from equiv.laws.registry import law
 from equiv.laws.trial import Trial
 from equiv.strategies import Case, Layout, all_layouts
 
 
-def _gradient_cases(context: Context) -> SearchStrategy[Case]:
-    # Each case runs in dozens of layouts: sizes beyond are for other laws.
-    return exact_cases(context, gradients=context.kind != "integer", max_features=2048 if context.deep else 256)
-
-
-@law(4, "layout", draw=_gradient_cases)
+# Each case runs in dozens of layouts: sizes beyond are for other laws.
+@law(4, "layout", draw=lambda context: exact_cases(context, backward=True, max_features=2048 if context.deep else 256))
 def layout(trial: Trial, case: Case) -> None:
     """Strides, offsets, memory formats and views of input, weight, bias and incoming gradient change nothing."""
     n, outputs = case.weight.shape[1], case.weight.shape[0]
@@ -144,11 +132,7 @@ def laid_out(call: Call, layouts: dict[str, Layout]) -> Call:
     return replace(call, **tensors)
 
 
-def _any_exact(context: Context) -> SearchStrategy[Case]:
-    return exact_cases(context, gradients=context.kind != "integer")
-
-
-@law(5, "free parameters", draw=_any_exact, forms=("full", "pointwise"))
+@law(5, "free parameters", draw=partial(exact_cases, backward=True), forms=("full", "pointwise"))
 def free_parameters(trial: Trial, case: Case) -> None:
     """The stride of the full form, and stride and dilation of the pointwise form, change nothing."""
     generator = generator_of(case)

@@ -4,25 +4,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from hypothesis.strategies import SearchStrategy
 from torch import nn
 
 from equiv.dtypes import is_inexact
 from equiv.laws.call import Call
-from equiv.laws.checks.common import value_cases
+from equiv.laws.checks.drawing import value_cases
 from equiv.laws.checks.layouts import laid_out
-from equiv.laws.registry import Context, law
+from equiv.laws.registry import law
 from equiv.laws.trial import Trial, as_linear
 from equiv.mapping import linear_to_full_conv, linear_to_pointwise_conv, to_channels, to_feature_map
 from equiv.numerics import bit_equal
 from equiv.strategies import Case
 
 
-def _draw(context: Context) -> SearchStrategy[Case]:
-    return value_cases(context)
-
-
-@law(9, "purity", draw=_draw)
+@law(9, "purity", draw=value_cases)
 def purity(trial: Trial, case: Case) -> None:
     """No call changes its inputs, a second call gives the same bits, and dtype, device and requires_grad are kept."""
     for plain in trial.calls(case.x, case.weight, case.bias, case.feature_shape):

@@ -6,16 +6,18 @@ import copy
 import io
 import pickle
 import warnings
+from functools import partial
+from typing import Any
 
 import torch
-from hypothesis.strategies import SearchStrategy
 from torch import nn
 
 from equiv.dtypes import is_inexact
 from equiv.laws.call import Call
-from equiv.laws.checks.common import reference_of, rows_of, value_cases
 from equiv.laws.checks.convolutions import any_convolution
-from equiv.laws.registry import Context, law
+from equiv.laws.checks.drawing import rows_of, value_cases
+from equiv.laws.checks.expected import reference_of
+from equiv.laws.registry import law
 from equiv.laws.trial import Trial, as_linear
 from equiv.mapping import FeatureShape, conv_to_linear, linear_to_full_conv, linear_to_pointwise_conv, to_feature_map
 from equiv.numerics import bit_equal
@@ -24,11 +26,7 @@ from equiv.strategies import Case, Layout
 _EXPORTED = 24  # torch.export takes most of a second: one in so many cases, chosen by the seed so that it fails again
 
 
-def _draw(context: Context) -> SearchStrategy[Case]:
-    return value_cases(context, layouts=False)
-
-
-def mapped(form: str, layer: nn.Linear, feature_shape: FeatureShape, *, share: bool = False) -> nn.Module:
+def mapped(form: str, layer: nn.Linear, feature_shape: FeatureShape, *, share: bool = False) -> Any:
     """The layer as the module of a form."""
     if form == "linear":
         return layer
@@ -45,7 +43,7 @@ def shaped(form: str, x: torch.Tensor, feature_shape: tuple[int, ...]) -> torch.
     return to_feature_map(x, shape)
 
 
-@law(10, "round trip", draw=_draw, needs_torch=True)
+@law(10, "round trip", draw=partial(value_cases, layouts=False), needs_torch=True)
 def round_trip(trial: Trial, case: Case) -> None:
     """A layer mapped there and back keeps its bits, and so do its copies by state_dict, deepcopy, pickle and export.
 
@@ -56,10 +54,9 @@ def round_trip(trial: Trial, case: Case) -> None:
     for form in trial.forms:
         module = mapped(form, layer, fs)
         if form != "linear":
-            assert isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d))
             shape = fs if form == "full" else (case.weight.shape[1], *(1,) * (len(fs) - 1))
             _same_parameters(trial, form, conv_to_linear(module, shape), layer, "there and back")
-            shared = mapped(form, layer, fs, share=True).weight.untyped_storage()  # type: ignore[operator]
+            shared = mapped(form, layer, fs, share=True).weight.untyped_storage()
             is_shared = shared.data_ptr() == layer.weight.untyped_storage().data_ptr()
             trial.holds(is_shared, form, "has a weight with memory of its own in spite of share=True")
             turned = Layout(("permuted", "step", "offset")[case.seed % 3], case.seed % 16)
@@ -93,7 +90,7 @@ def _exported(trial: Trial, case: Case, layer: nn.Linear) -> None:
     for form in trial.forms:
         module = mapped(form, layer, case.feature_shape).eval()
         x = shaped(form, rows_of(case), case.feature_shape)
-        call = Call(form, x, module.weight.detach(), None if module.bias is None else module.bias.detach())  # type: ignore[operator]
+        call = Call(form, x, module.weight.detach(), None if module.bias is None else module.bias.detach())
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch.export's own deprecations
             torch.compiler.reset()  # torch 2.6 counts exports as compilations, and stops at the eighth

@@ -10,14 +10,14 @@ from functools import partial
 from typing import Any
 
 import torch
-from hypothesis.strategies import SearchStrategy
 from torch import Tensor, nn
 
 from equiv.dtypes import dtype_name
 from equiv.laws.call import Call, raised
-from equiv.laws.checks.common import exact_case_like, exact_cases, rows_of, whole
+from equiv.laws.checks.drawing import exact_case_like, exact_cases, rows_of
+from equiv.laws.checks.expected import whole
 from equiv.laws.checks.round_trips import mapped, shaped
-from equiv.laws.registry import Context, law
+from equiv.laws.registry import law
 from equiv.laws.trial import Trial, as_linear
 from equiv.strategies import Case
 
@@ -25,11 +25,12 @@ _COMPILED = 12  # torch.compile takes most of a second: one in so many cases, ch
 _MANY = 33  # rows that half of the compiled programs, and those of as many outputs, get at least: the case's own again
 
 
-def _draw(context: Context) -> SearchStrategy[Case]:
-    return exact_cases(context, layouts=False, max_features=128, max_out=64, max_rows=32)
-
-
-@law(11, "transforms", draw=_draw, needs_torch=True)
+@law(
+    11,
+    "transforms",
+    draw=partial(exact_cases, layouts=False, max_features=128, max_out=64, max_rows=32),
+    needs_torch=True,
+)
 def transforms(trial: Trial, case: Case) -> None:
     """vmap, jvp, functional_call, compile, autocast and the meta device agree with the plain call."""
     x = rows_of(case)
@@ -116,20 +117,11 @@ def _over_rows(this: _Module) -> Tensor:
     return this.as_rows(y)
 
 
-def _over_both(this: _Module) -> Tensor:
-    """Two layers on two inputs, one each; the second weights are doubled, and the first result must not change."""
-    y = torch.func.vmap(this.called)(_doubled(this), torch.stack([this.input, this.input]))
-    return this.as_rows(y[0])
-
-
-def _over_weights(this: _Module) -> Tensor:
-    """An ensemble of two, the second with all weights doubled; the first result must not change."""
-    y = torch.func.vmap(this.called, in_dims=(0, None))(_doubled(this), this.input)
-    return this.as_rows(y[0])
-
-
-def _doubled(this: _Module) -> dict[str, Tensor]:
-    return {name: torch.stack([value, value * 2]) for name, value in this.parameters.items()}
+def _over_weights(this: _Module, *, inputs: bool) -> Tensor:
+    """Two layers, each on an input of its own or both on one; the second's doubled weights must not matter."""
+    doubled = {name: torch.stack([value, value * 2]) for name, value in this.parameters.items()}
+    given = torch.stack([this.input, this.input]) if inputs else this.input
+    return this.as_rows(torch.func.vmap(this.called, in_dims=(0, 0 if inputs else None))(doubled, given)[0])
 
 
 _ALWAYS: dict[str, Callable[[_Module], Tensor]] = {
@@ -138,9 +130,9 @@ _ALWAYS: dict[str, Callable[[_Module], Tensor]] = {
     "inference_mode": partial(_without_gradients, torch.inference_mode),
 }
 _WITH_ROWS: dict[str, Callable[[_Module], Tensor]] = {
-    "vmap over both": _over_both,
+    "vmap over both": partial(_over_weights, inputs=True),
     "vmap over rows": _over_rows,
-    "vmap over weights": _over_weights,
+    "vmap over weights": partial(_over_weights, inputs=False),
 }
 
 

@@ -3,40 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import torch
-from hypothesis.strategies import SearchStrategy
 from torch import Tensor
 
 from equiv.dtypes import is_inexact
 from equiv.laws.call import Call
-from equiv.laws.checks.common import (
-    exact_case_like,
-    exact_cases,
-    generator_of,
-    reference_of,
-    rows_of,
-    value_cases,
-    whole,
-)
-from equiv.laws.registry import Context, law
+from equiv.laws.checks.drawing import exact_case_like, exact_cases, generator_of, rows_of, value_cases
+from equiv.laws.checks.expected import reference_of, whole
+from equiv.laws.registry import law
 from equiv.laws.trial import Trial
 from equiv.numerics import format_of, one_hot_rows
-from equiv.strategies import FINITE_KINDS, INTEGER_KINDS, Case
+from equiv.strategies import Case
 
 _PROBED_COLUMNS = 48
+_SPECIALS = ("specials", "normals", "near_overflow", "small_integers")
+_SCALABLE = ("small_integers", "normals", "distinct", "cancelling", "constant")
 
 
-def _finite(context: Context) -> SearchStrategy[Case]:
-    kinds = INTEGER_KINDS if context.kind == "integer" else FINITE_KINDS
-    return value_cases(context, kinds=kinds, layouts=False)
-
-
-def _exact(context: Context) -> SearchStrategy[Case]:
-    return exact_cases(context, layouts=False)
-
-
-@law(1, "forward", draw=_finite, weight=1.5)
+@law(1, "forward", draw=partial(value_cases, finite=True, layouts=False), weight=1.5)
 def forward(trial: Trial, case: Case) -> None:
     """On any values, every form gives the exact result up to rounding: it lies in the envelope of right kernels."""
     reference = reference_of(rows_of(case), case.weight, case.bias)
@@ -44,25 +30,21 @@ def forward(trial: Trial, case: Case) -> None:
         trial.judge(call, trial.run(call), reference)
 
 
-@law(2, "exact", draw=_exact, weight=1.5)
+@law(2, "exact", draw=partial(exact_cases, layouts=False), weight=1.5)
 def exact(trial: Trial, case: Case) -> None:
     """On integer probes all forms give the same bits, and they are the exact integer result."""
     expected = whole(rows_of(case), case.weight, case.bias)
     for call in trial.calls(case.x, case.weight, case.bias, case.feature_shape):
         trial.gives(call, expected)
     if case.dtype in (torch.float16, torch.bfloat16):
-        _exact_but_for_the_last_rounding(trial, case)
+        # Sums up to 2^24 are rounded once, to the result, as long as no bias is added in between.
+        x, weight, _ = exact_case_like(case, bias=False, unrounded=False)
+        expected = whole(x, weight)
+        for call in trial.calls(x, weight, None, case.feature_shape):
+            trial.gives(call, expected, "where the exact sum is rounded once, to the result")
 
 
-def _exact_but_for_the_last_rounding(trial: Trial, case: Case) -> None:
-    """16-bit results of sums up to 2^24 are one rounding of an exact sum, as long as no bias is added in between."""
-    x, weight, _ = exact_case_like(case, bias=False, unrounded=False)
-    expected = whole(x, weight)
-    for call in trial.calls(x, weight, None, case.feature_shape):
-        trial.gives(call, expected, "where the exact sum is rounded once, to the result")
-
-
-@law(3, "weights read back", draw=_finite)
+@law(3, "weights read back", draw=partial(value_cases, finite=True, layouts=False))
 def readback(trial: Trial, case: Case) -> None:
     """One-hot inputs return exactly the weights that were put in, and the zero input returns the bias.
 
@@ -101,11 +83,7 @@ def _some_columns(n: int, seed: int) -> Tensor:
     return torch.cat([torch.tensor([0, 1, n - 2, n - 1]), chosen])
 
 
-def _specials(context: Context) -> SearchStrategy[Case]:
-    return value_cases(context, kinds=("specials", "normals", "near_overflow", "small_integers"), layouts=False)
-
-
-@law(8, "special values", draw=_specials, kinds=("float",))
+@law(8, "special values", draw=partial(value_cases, kinds=_SPECIALS, layouts=False), kinds=("float",))
 def special_values(trial: Trial, case: Case) -> None:
     """NaN, infinities and signed zeros propagate alike; where an overflow lets right kernels differ, all may.
 
@@ -135,12 +113,7 @@ def _with_one_special(case: Case) -> tuple[str, tuple[Tensor, Tensor, Tensor | N
     return f"{value} in the {name} alone", (x, weight, bias)
 
 
-def _scalable(context: Context) -> SearchStrategy[Case]:
-    kinds = ("small_integers", "normals", "distinct", "cancelling", "constant")
-    return value_cases(context, kinds=kinds, layouts=False)
-
-
-@law(14, "scaling", draw=_scalable, kinds=("float", "complex"))
+@law(14, "scaling", draw=partial(value_cases, kinds=_SCALABLE, layouts=False), kinds=("float", "complex"))
 def scaling(trial: Trial, case: Case) -> None:
     """A power of two on input or weight multiplies the result exactly, short of overflow and underflow."""
     exponent = (case.seed % 9 - 4) or 5

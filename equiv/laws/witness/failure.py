@@ -144,4 +144,5 @@ def _cause(broken: Broken, backend: Backend) -> Cause | None:
     shape = tuple(call.weight.shape[1:]) if call.form == "full" else (n, 1)
     x, weight = call.input.reshape(-1, n), call.weight.reshape(outputs, n)
     mistake = likely_cause(actual, x=x, weight=weight, bias=call.bias, feature_shape=shape)
-    return mistake or weaker_arithmetic(backend, call, actual)
+    weaker = None if mistake is not None else weaker_arithmetic(backend, call, actual)
+    return mistake if weaker is None else weaker.cause

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -33,15 +33,9 @@ def smaller(
     trials: int = _TRIALS,
     seconds: float = _SECONDS,
 ) -> tuple[Broken, Any]:
-    """The smallest case found that still breaks the law, and how; what was given where none is smaller.
+    """The smallest case found that still breaks the item's law, and how; what was given where none is smaller.
 
-    Args:
-        broken: How the case breaks the law.
-        case: An ``equiv.strategies.Case`` or ``equiv.laws.SizedCase``; any other is given back.
-        item: The law, the forms, and who runs them.
-        measured: Whether envelopes follow measured arithmetic.
-        trials: Most cases to try.
-        seconds: Start no trial after this time.
+    At most ``trials`` cases are tried, and none after ``seconds``. See :class:`equiv.laws.Trial` for ``measured``.
     """
     recipe = case.recipe if isinstance(case, Case) else case
     if not isinstance(recipe, Recipe | SizedCase):
@@ -102,17 +96,17 @@ class _Search:
 
     def shorter(self) -> None:
         """Every size in turn."""
-        for size_of, resized in _dimensions(self.best):
-            now = size_of(self.best)
+        for place in _places(self.best):
+            now = _size(self.best, place)
             low = 0
             for size in [*range(1, min(now - 1, _ALL) + 1), *(size for size in BOUNDARIES if _ALL < size < now)]:
-                if self.breaks(resized(self.best, size)):
+                if self.breaks(_resized(self.best, place, size)):
                     break
                 low = size
-            high = size_of(self.best)
+            high = _size(self.best, place)
             while high > _ALL and high - low > 1 and self.left > 0:  # low holds, high does not
                 middle = (low + high) // 2
-                low, high = (low, middle) if self.breaks(resized(self.best, middle)) else (middle, high)
+                low, high = (low, middle) if self.breaks(_resized(self.best, place, middle)) else (middle, high)
 
     def sparser(self) -> None:
         """One entry of the input, then of the weight, in place of all."""
@@ -127,34 +121,33 @@ class _Search:
                 any(self.breaks(replace(self.best, **single)) for single in singles)
 
 
-SizeOf = Callable[[Any], int]
-Resized = Callable[[Any, int], Any]
+Place = tuple[str, int | None]  # a field of a recipe, and where in it if it is a shape
 
 
-def _dimensions(recipe: Recipe | SizedCase) -> Iterator[tuple[SizeOf, Resized]]:
-    """How to read each size of a recipe and how to change it. The spatial sides keep more than one position apart."""
-    for place in range(len(recipe.batch_shape)):
-        yield _dimension("batch_shape", place)
-    yield lambda r: int(r.out_features), lambda r, size: replace(r, out_features=size)
+def _places(recipe: Recipe | SizedCase) -> list[Place]:
+    """Where a recipe has its sizes."""
+    batch: list[Place] = [("batch_shape", i) for i in range(len(recipe.batch_shape))]
     if isinstance(recipe, SizedCase):
-        yield (
-            lambda r: int(r.in_features),
-            lambda r, size: replace(r, in_features=size, feature_shape=(size, *(1,) * (len(r.feature_shape) - 1))),
-        )
-        return
-    for place in range(len(recipe.feature_shape)):
-        # One position is another case: a law may be about maps with several, and Hypothesis has tried 1 itself.
-        is_map = place > 0 and math.prod(recipe.feature_shape[1:]) > 1
-        yield _dimension("feature_shape", place, positions=2 if is_map else 1)
+        return [*batch, ("out_features", None), ("in_features", None)]
+    return [*batch, ("out_features", None), *(("feature_shape", i) for i in range(len(recipe.feature_shape)))]
 
 
-def _dimension(name: str, place: int, *, positions: int = 1) -> tuple[SizeOf, Resized]:
-    def size_of(recipe: Any) -> int:
-        return int(getattr(recipe, name)[place])
+def _size(recipe: Recipe | SizedCase, place: Place) -> int:
+    name, index = place
+    return int(getattr(recipe, name) if index is None else getattr(recipe, name)[index])
 
-    def resized(recipe: Any, size: int) -> Any:
-        shape = getattr(recipe, name)
-        changed = (*shape[:place], size, *shape[place + 1 :])
-        return None if math.prod(changed[1:]) < positions else replace(recipe, **{name: changed})
 
-    return size_of, resized
+def _resized(recipe: Any, place: Place, size: int) -> Any:
+    """The recipe with another size in a place; None where that would make one position of several.
+
+    A law may be about maps with several positions, and Hypothesis has tried one itself.
+    """
+    name, index = place
+    if index is None:
+        shape = {"feature_shape": (size, *(1,) * (len(recipe.feature_shape) - 1))} if name == "in_features" else {}
+        return replace(recipe, **{name: size}, **shape)
+    before = getattr(recipe, name)
+    after = (*before[:index], size, *before[index + 1 :])
+    if name == "feature_shape" and math.prod(before[1:]) > 1 and math.prod(after[1:]) == 1:
+        return None
+    return replace(recipe, **{name: after})

@@ -15,14 +15,15 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from equiv.backends import FORMS, Backend, TorchEager
 from equiv.dtypes import is_inexact
 from equiv.laws.call import Broken, Call, Mismatch
+from equiv.laws.checks.boundaries import SizedCase
 from equiv.laws.selection import Item
 from equiv.laws.witness.replay import tried
-from equiv.laws.witness.source import classes_in, folded, tensor_code, value_code
+from equiv.laws.witness.source import folded, tensor_code
+from equiv.strategies import Case
 
 _HEAD = ["import torch", "import equiv"]
 _FUNCTIONAL = "from torch.nn import functional as F"
@@ -32,13 +33,7 @@ _AROUND = 2  # neighbours on either side
 
 
 def program_of(broken: Broken, item: Item, case: object) -> str | None:
-    """A program that fails as the law did; None for a case that has no source.
-
-    Args:
-        broken: What broke the law.
-        item: The law, and who ran it.
-        case: What it was checked on.
-    """
+    """A program that fails as the law did; None for a case that has no source."""
     is_torch = type(item.backend) is TorchEager
     imports, made = _backend_lines(item.backend)
     short = call_lines(broken, functional=is_torch, exact=item.law.id not in _ROUNDED)
@@ -80,41 +75,34 @@ def _fails(body: str, backend: Backend, error: Exception | None) -> bool:
 
 def _replay(broken: Broken, item: Item, case: object) -> str | None:
     """The law checked once more on the case, in the form that broke it if that is enough."""
-    recipe = getattr(case, "recipe", case)
-    code = value_code(recipe, used=7) if recipe is case else value_code(recipe, indent=4)
-    if code is None:
+    if not isinstance(case, Case | SizedCase):
         return None
+    names = "equiv.laws import SizedCase, check_case" if isinstance(case, SizedCase) else "equiv.laws import check_case"
     imports, made = _backend_lines(item.backend)
-    of_laws, of_strategies = ["check_case"], [] if recipe is case else ["build_case"]
-    for kind in sorted(classes_in(recipe), key=lambda kind: kind.__name__):
-        (of_laws if kind.__module__.startswith("equiv.laws.") else of_strategies).append(kind.__name__)
-    lines = ["import torch", *imports, f"from equiv.laws import {', '.join(sorted(of_laws))}"]
-    lines += [f"from equiv.strategies import {', '.join(sorted(of_strategies))}"] if of_strategies else []
-    made_case = [f"case = {code}"] if recipe is case else ["case = build_case(", f"    {code}", ")"]
-    options = ["backend=backend"]
+    lines = [*imports, f"from {names}"]
+    if isinstance(case, Case):
+        lines.append("from equiv.strategies import Layout, Recipe, Values, Window, build_case")
+    options = "backend=backend"
     if broken.form in FORMS and tried(replace(item, forms=(broken.form,)), case) is not None:
-        options.append(f"forms=[{broken.form!r}]")
-    call = f"check_case({item.law.id!r}, case, {', '.join(options)})"
-    return "\n".join([*lines, "", made, *made_case, *folded(call)])
+        options += f", forms=[{broken.form!r}]"
+    check = f"check_case({item.law.id!r}, case, {options})"
+    return "\n".join(["import torch", *lines, "", made, *folded(f"case = {case!r}"), *folded(check)])
 
 
 def call_lines(broken: Broken, *, functional: bool, exact: bool = True) -> list[str] | None:
     """What repeats the broken call and fails, without imports; None where its tensors are too large to write down.
 
-    Args:
-        broken: With the call, and what was expected of it.
-        functional: Whether to call torch's functions, or the methods of ``backend``.
-        exact: Whether right kernels return the rounded exact result where the law demands equal bits.
+    ``functional`` calls torch's functions, not the methods of ``backend``; ``exact`` says that right kernels return the
+    rounded exact result where the law demands equal bits.
     """
     call, mismatch = broken.call, broken.mismatch
     gradient = None if mismatch is None else mismatch.gradient
     if call is None or (gradient is not None and gradient[0] not in ("input", "weight", "bias")):
         return None
-    wanted: list[tuple[str, Tensor | None]] = [("x", call.input), ("weight", call.weight), ("bias", call.bias)]
-    if gradient is not None:
-        wanted.append(("grad", gradient[1]))
+    tensors = {"x": call.input, "weight": call.weight, "bias": call.bias}
+    tensors |= {} if gradient is None else {"grad": gradient[1]}
     lines = []
-    for name, tensor in wanted:
+    for name, tensor in tensors.items():
         code = ["bias = None"] if tensor is None else tensor_code(name, tensor)
         if code is None:
             return None
@@ -139,11 +127,10 @@ def call_lines(broken: Broken, *, functional: bool, exact: bool = True) -> list[
 
 
 def _function(call: Call, *, functional: bool) -> str:
-    given = (("stride", call.stride), ("dilation", call.dilation))
-    options = "".join(f", {key}={value}" for key, value in given if value)
-    if call.form == "linear":
-        return "F.linear(x, weight, bias)" if functional else "backend.linear(x, weight, bias)"
-    return f"{f'F.conv{call.dims}d' if functional else 'backend.conv'}(x, weight, bias{options})"
+    given = {"stride": call.stride, "dilation": call.dilation}
+    options = "".join(f", {key}={value}" for key, value in given.items() if value)
+    name = "linear" if call.form == "linear" else f"conv{call.dims}d" if functional else "conv"
+    return f"{'F' if functional else 'backend'}.{name}(x, weight, bias{options})"
 
 
 def _printed(name: str, call: Call, mismatch: Mismatch | None) -> list[str]:
@@ -167,7 +154,7 @@ def _printed(name: str, call: Call, mismatch: Mismatch | None) -> list[str]:
 def _value_lines(call: Call, run: str) -> tuple[list[str], str]:
     rows, outputs, n = call.sizes
     dtype, kernel = call.input.dtype, tuple(call.weight.shape[2:])
-    if call.is_on_larger_map:
+    if call.form != "linear" and tuple(call.input.shape[-len(kernel) :]) != kernel:
         # A larger map: every window is a row, (N, C, *positions, *kernel) -> (N * positions, C * kernel).
         stride, _ = call.steps
         windows = "".join(f".unfold({2 + d}, {k}, {s})" for d, (k, s) in enumerate(zip(kernel, stride, strict=True)))
