@@ -108,8 +108,7 @@ class Broken(AssertionError):  # noqa: N818 - what it says is that a law is brok
     """A law does not hold.
 
     Attributes:
-        note: What the form does wrong, as the rest of a sentence that begins with the form, such as ``"returns 0.0 at
-            [0, 0], the exact value is 1.0, x padded"``.
+        note: What the form does wrong: ``returns 0.0 at [0, 0], the exact value is 1.0, x padded``.
         form: The form, or ``all`` if it is not known which.
         call: The call that showed it, or None.
         mismatch: What is wrong with a result or gradient, or None for another fact.

@@ -105,11 +105,13 @@ def run_item(
     trial = Trial(item.backend, item.dtype, item.forms, chosen.deep, measured)
     start = time.perf_counter()
     search = _search(item, trial, chosen.settings(max_examples=examples), seed)
-    result = Result(item.id, item.law.id, item.word, item.backend.name, search.examples, seed=seed)
-    result.seconds = time.perf_counter() - start
-    result.forms = dict(trial.tally)
-    for name, counter in sorted(trial.coverage.items()):
-        result.coverage[name] = dict(sorted((str(value), count) for value, count in counter.items()))
+    seconds = time.perf_counter() - start
+    coverage = {
+        name: dict(sorted((str(value), count) for value, count in counter.items()))
+        for name, counter in sorted(trial.coverage.items())
+    }
+    ids = (item.id, item.law.id, item.word, item.backend.name)
+    result = Result(*ids, search.examples, seconds, seed, dict(trial.tally), coverage)
     if search.found is not None:
         broken, case = smaller(*search.found, item=item, measured=measured)
         failure = failure_of(broken, item, seed=seed, case=case)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -66,7 +66,15 @@ def items(
     chosen_laws = [LAWS[name] for name in _chosen("laws", laws, list(LAWS))]
     chosen_forms = _chosen("forms", forms, list(FORMS))
     chosen_dtypes = [BY_NAME[word] for word in chosen_words(dtypes)]
-    return list(_items(check_backends(backends), chosen_laws, chosen_forms, chosen_dtypes))
+    found = []
+    for backend in check_backends(backends):
+        served = served_forms(backend, chosen_forms, chosen_dtypes)
+        has_transforms = getattr(backend, "transforms", False)
+        for law in (law for law in chosen_laws if has_transforms or not law.needs_torch):
+            for dtype in (dtype for dtype in chosen_dtypes if kind_of(dtype) in law.kinds):
+                judged = tuple(form for form in law.forms if form in served[dtype])
+                found += [Item(law, judged, dtype, backend)] if judged else []
+    return found
 
 
 def chosen_words(dtypes: object) -> list[str]:
@@ -82,18 +90,6 @@ def chosen_words(dtypes: object) -> list[str]:
     if isinstance(dtypes, (list, tuple)):
         dtypes = [dtype_name(entry) if isinstance(entry, torch.dtype) else entry for entry in dtypes]
     return _chosen("dtypes", dtypes, list(BY_NAME))
-
-
-def _items(backends: list[Backend], laws: list[Law], forms: list[str], dtypes: list[torch.dtype]) -> Iterator[Item]:
-    for backend in backends:
-        served = served_forms(backend, forms, dtypes)
-        for law in laws:
-            if law.needs_torch and not getattr(backend, "transforms", False):
-                continue
-            for dtype in dtypes:
-                judged = tuple(form for form in law.forms if form in served[dtype])
-                if judged and kind_of(dtype) in law.kinds:
-                    yield Item(law, judged, dtype, backend)
 
 
 def _chosen(argument: str, wanted: object, known: list[str]) -> list[str]:

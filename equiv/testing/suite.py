@@ -37,13 +37,8 @@ class Check:
     def __call__(self) -> Result:
         """Run the item as the pytest options, or their defaults, say."""
         __tracebackhide__ = True
-        result = run_item(
-            self.item,
-            profile=options.profile,
-            examples=options.examples,
-            seed=options.seed,
-            arithmetic=options.arithmetic,
-        )
+        how = {name: getattr(options, name) for name in ("profile", "examples", "seed", "arithmetic")}
+        result = run_item(self.item, **how)
         if result.failure is not None:
             raise LawBroken(result)
         return result

@@ -44,17 +44,15 @@ def tensor_code(name: str, t: Tensor) -> list[str] | None:
     """Lines that build ``t`` with its values, strides and storage offset; None if it has too many entries."""
     t = t.detach()
     if t.is_conj():
-        inner = tensor_code(name, t.conj())
-        return None if inner is None else [*inner, f"{name} = {name}.conj()"]
+        return _and_then(tensor_code(name, t.conj()), f"{name} = {name}.conj()")
     if t.is_neg():
-        literal, zeros = _literal(t.resolve_neg()), f"torch.zeros({tuple(t.shape)}, dtype={t.dtype})"
-        return None if literal is None else [f"{name} = torch.complex({zeros}, -{literal}).conj().imag"]
+        zeros = f"torch.zeros({tuple(t.shape)}, dtype={t.dtype})"
+        return _and_then(tensor_code(name, t.resolve_neg()), f"{name} = torch.complex({zeros}, -{name}).conj().imag")
     if any(stride == 0 and size > 1 for size, stride in zip(t.shape, t.stride(), strict=True)):
         base = t
         for d, stride in enumerate(t.stride()):
             base = base.narrow(d, 0, 1) if stride == 0 and base.shape[d] > 1 else base
-        inner = tensor_code(name, base)
-        return None if inner is None else [*inner, f"{name} = {name}.expand({tuple(t.shape)})"]
+        return _and_then(tensor_code(name, base), f"{name} = {name}.expand({tuple(t.shape)})")
     lines = _values(name, t)
     if lines is None:
         return None
@@ -67,6 +65,10 @@ def tensor_code(name: str, t: Tensor) -> list[str] | None:
         view = f"torch.full(({extent},), {around}, dtype={t.dtype}).as_strided({place})"
         lines.append(f"{name} = {view}.copy_({name})")
     return lines
+
+
+def _and_then(lines: list[str] | None, line: str) -> list[str] | None:
+    return None if lines is None else [*lines, line]
 
 
 def _values(name: str, t: Tensor) -> list[str] | None:
