@@ -157,7 +157,7 @@ class Trial:
             raise Broken(otherwise, form=form, call=call)
 
     def owns(self, call: Call, y: Tensor) -> None:
-        """The memory of a result is its own: writing to it must not change what the call was given."""
+        """A result must not share memory with the tensors of its call: writing to it would change them."""
         if y.numel():
             given = {t.untyped_storage().data_ptr() for t in (call.input, call.weight, call.bias) if t is not None}
             own = y.untyped_storage().data_ptr() not in given
@@ -166,7 +166,7 @@ class Trial:
     # -- bookkeeping -----------------------------------------------------------------------------------------------
 
     def cover(self, condition: str, value: Hashable) -> None:
-        """Note that a condition took a value; those of one condition are of one type."""
+        """Count that a condition took a value; all values of one condition are of one type."""
         self.coverage[condition][value] += 1
 
     def is_known_refusal(self, call: Call, error: Exception) -> bool:

@@ -60,17 +60,9 @@ def _sized_cases(draw: st.DrawFn, context: Context) -> SizedCase:
 def boundaries(trial: Trial, case: SizedCase) -> None:
     """Results and gradients are exact at sizes where kernels change: 1, 2, 3, vector widths and their neighbours."""
     rows = math.prod(case.batch_shape)
-    x, weight, bias = exact_case(
-        seed=case.seed,
-        style=case.style,
-        rows=rows,
-        in_features=case.in_features,
-        out_features=case.out_features,
-        bias=case.bias,
-        dtype=case.dtype,
-        device=case.device,
-        reduction=max(rows, case.in_features, case.out_features),
-    )
+    same = ("seed", "style", "in_features", "out_features", "bias", "dtype", "device")
+    longest = max(rows, case.in_features, case.out_features)
+    x, weight, bias = exact_case(rows=rows, reduction=longest, **{name: getattr(case, name) for name in same})
     expected = whole(x, weight, bias)
     for name, size in (("n", case.in_features), ("O", case.out_features), ("rows", rows)):
         trial.cover(f"boundary {name}", size)

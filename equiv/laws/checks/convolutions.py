@@ -17,8 +17,6 @@ from equiv.mapping import CONVS, Conv, conv_to_linear, pads_and_positions
 from equiv.strategies import Case
 
 _MODES = ("zeros", "reflect", "replicate", "circular")
-
-
 _RANGES = ((3, 1), (3, 1), (2, 1), (2, 0))
 """Highest and lowest of kernel, stride, dilation and padding."""
 
@@ -66,7 +64,7 @@ def _drawn(case: Case, generator: torch.Generator) -> tuple[Conv, tuple[int, ...
     longer = upto(dims) - 1
     kernel = (*kernel[:longer], upto(5), *kernel[longer + 1 :])
     chosen: Any = padding
-    if upto(4) == 1:  # in words
+    if upto(4) == 1:  # padding by name
         chosen = ("same", "valid")[upto(2) - 1]
         stride = (1,) * dims if chosen == "same" else stride
         padding = (0,) * dims

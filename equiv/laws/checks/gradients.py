@@ -119,7 +119,7 @@ def _signs(t: Tensor) -> Tensor:
 
 
 def _on_ordinary_values(trial: Trial, case: Case) -> None:
-    """The same on normal values, in the envelopes of the three sums."""
+    """Gradients of input and weight on normal values lie in the envelopes of their sums."""
     generator = generator_of(case)
     parts = torch.float64 if case.dtype in (torch.float64, torch.complex128) else torch.float32
     wide = (torch.complex128 if parts == torch.float64 else torch.complex64) if case.dtype.is_complex else parts

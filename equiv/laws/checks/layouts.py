@@ -1,4 +1,4 @@
-"""Laws about where values lie in memory and about sizes that do not matter: layouts, free parameters."""
+"""Laws about what must not matter: where values lie in memory, and strides and dilations of a single window."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _in_words(chosen: dict[str, Layout]) -> str:
 
 
 def _square(trial: Trial, case: Case) -> None:
-    """A square weight that is a transposed view: its shape does not tell that it is one."""
+    """A square layer whose input or weight is a transposed view, which its shape does not show."""
     size = min(case.weight.shape)
     x, w = rows_of(case)[:, :size].contiguous(), case.weight[:size, :size].contiguous()
     wanted = whole(x, w, None)
@@ -126,9 +126,8 @@ def laid_out(call: Call, layouts: dict[str, Layout]) -> Call:
     """The same call with its tensors in layouts, for the roles ``x``, ``weight`` and ``bias``."""
     tensors: dict[str, Any] = {}
     for role, name in (("x", "input"), ("weight", "weight"), ("bias", "bias")):
-        tensor: Tensor | None = getattr(call, name)
-        if role in layouts and tensor is not None:
-            tensors[name] = layouts[role].apply(tensor)
+        if role in layouts and getattr(call, name) is not None:
+            tensors[name] = layouts[role].apply(getattr(call, name))
     return replace(call, **tensors)
 
 

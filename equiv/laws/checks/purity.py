@@ -1,4 +1,4 @@
-"""The law about side effects: calls and mappings change nothing that they are given, and remember nothing."""
+"""The law about side effects: calls and mappings change nothing that they are given, and keep nothing of it."""
 
 from __future__ import annotations
 

@@ -45,9 +45,9 @@ def shaped(form: str, x: torch.Tensor, feature_shape: tuple[int, ...]) -> torch.
 
 @law(10, "round trip", draw=partial(value_cases, layouts=False), needs_torch=True)
 def round_trip(trial: Trial, case: Case) -> None:
-    """A layer mapped there and back keeps its bits, and so do its copies by state_dict, deepcopy, pickle and export.
+    """A layer mapped to a convolution and back keeps its bits, and survives state_dict, deepcopy, pickle and export.
 
-    So does any other convolution on its way to a layer; and what is to be shared shares its memory.
+    Any other convolution gives the result of its dense layer; and what is to be shared shares its memory.
     """
     fs = case.feature_shape
     layer = as_linear(case.weight, case.bias)

@@ -85,9 +85,9 @@ def _some_columns(n: int, seed: int) -> Tensor:
 
 @law(8, "special values", draw=partial(value_cases, kinds=_SPECIALS, layouts=False), kinds=("float",))
 def special_values(trial: Trial, case: Case) -> None:
-    """NaN, infinities and signed zeros propagate alike; where an overflow lets right kernels differ, all may.
+    """NaN, infinities and signed zeros propagate alike; where an overflow lets right kernels differ, none is judged.
 
-    So does a single one in input, weight or bias, among numbers of ordinary size.
+    Also tried with a single one in input, weight or bias, among numbers of ordinary size.
     """
     with_one, single = _with_one_special(case)
     for x, weight, bias, condition in ((case.x, case.weight, case.bias, ""), (*single, with_one)):

@@ -9,7 +9,7 @@ from typing import Any
 from equiv.backends import Backend, TorchEager
 from equiv.causes import Cause, likely_cause
 from equiv.laws.arithmetic import weaker_arithmetic
-from equiv.laws.call import Broken, sentence_of
+from equiv.laws.call import Broken, Mismatch, sentence_of
 from equiv.laws.selection import Item
 from equiv.laws.witness.snippet import program_of
 from equiv.verdict import share_words
@@ -98,12 +98,11 @@ def _row(name: str, value: str, width: int, max_lines: int | None = None) -> lis
 
 def failure_of(broken: Broken, item: Item, *, seed: int, case: object) -> Failure:
     """Find the words for a broken law."""
-    call, mismatch = broken.call, broken.mismatch
+    call, wrong = broken.call, broken.mismatch or Mismatch("", "")
     shapes = ""
     if call is not None:
         bias = "no bias" if call.bias is None else f"bias {tuple(call.bias.shape)}"
         shapes = f"input {tuple(call.input.shape)}, weight {tuple(call.weight.shape)}, {bias}"
-    envelope = None if mismatch is None else mismatch.envelope
     return Failure(
         law=item.law.id,
         form=broken.form,
@@ -112,11 +111,11 @@ def failure_of(broken: Broken, item: Item, *, seed: int, case: object) -> Failur
         sentence=item.law.sentence,
         note=broken.note,
         shapes=shapes,
-        where=() if mismatch is None else mismatch.index,
-        actual="" if mismatch is None else str(mismatch.actual),
-        expected="" if mismatch is None else str(mismatch.expected),
-        envelope=None if envelope is None else (str(envelope[0]), str(envelope[1])),
-        ratio=None if mismatch is None else mismatch.ratio,
+        where=wrong.index,
+        actual=str(wrong.actual),
+        expected=str(wrong.expected),
+        envelope=None if wrong.envelope is None else (str(wrong.envelope[0]), str(wrong.envelope[1])),
+        ratio=wrong.ratio,
         cause=_cause(broken, item.backend),
         snippet=program_of(broken, item, case),
         command=_again(item, seed),
