@@ -168,7 +168,7 @@ BATCHED = where(lambda x, _: torch._C._functorch.is_batchedtensor(x))
         ("gradients", WIDE, None),
         ("transforms", BATCHED, True),
         ("gradients", second_order, True),
-        ("readback", WIDE, None),
+        ("weight_recovery", WIDE, None),
         ("batch", WIDE, None),
         ("purity", where(lambda x, w: bool(torch.rand(()) < 0.5) and x.requires_grad), None),
         ("scaling", where(lambda x, w: bool((x < 0).any())), None),

@@ -204,12 +204,14 @@ def test_find_tells_listeners_nothing_and_runs_what_it_is_asked_for() -> None:
     heard: list[laws.Result] = []
     laws.listeners.append(heard.append)
     try:
-        found = faults.find("bias-doubled", seed=1, laws=["purity", "readback"], dtypes=["bfloat16"], profile="gate")
+        found = faults.find(
+            "bias-doubled", seed=1, laws=["purity", "weight_recovery"], dtypes=["bfloat16"], profile="gate"
+        )
     finally:
         laws.listeners.remove(heard.append)
     assert heard == []
     assert found is not None
-    assert (found.law, found.dtype) == ("readback", "bfloat16")
+    assert (found.law, found.dtype) == ("weight_recovery", "bfloat16")
     assert faults.find(FAULTS["bias-doubled"], seed=1, laws=["purity"], examples=3) is None
     with pytest.raises(equiv.EquivError, match="laws: expected a list of names"):
         faults.find("bias-doubled", laws=["exakt"])

@@ -82,7 +82,7 @@ def double_gradient(y: Tensor, *_: Tensor | None) -> Tensor:
 BREAKS: dict[str, Callable[[Kernel], Kernel]] = {
     "forward": result(lambda y, *_: y.bfloat16().to(y.dtype)),
     "exact": result(bias_twice),
-    "readback": given(without_last_output),
+    "weight_recovery": given(without_last_output),
     "layout": given(as_if_contiguous),
     "free_parameters": stride_as_factor,
     "batch": result(lambda y, x, *_: y + 0 * x.sum()),

@@ -44,8 +44,8 @@ def exact(trial: Trial, case: Case) -> None:
             trial.gives(call, expected, "where the exact sum is rounded once, to the result")
 
 
-@law(3, "weights read back", draw=partial(value_cases, finite=True, layouts=False))
-def readback(trial: Trial, case: Case) -> None:
+@law(3, "weight recovery", draw=partial(value_cases, finite=True, layouts=False))
+def weight_recovery(trial: Trial, case: Case) -> None:
     """One-hot inputs return exactly the weights that were put in, and the zero input returns the bias.
 
     Likewise one-hot weights return exactly the inputs.
