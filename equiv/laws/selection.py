@@ -11,6 +11,7 @@ import torch
 from equiv.arguments import refusal
 from equiv.backends import FORMS, Backend
 from equiv.dtypes import BY_NAME, dtype_name
+from equiv.errors import EquivError
 from equiv.laws.capabilities import check_backends, served_forms
 from equiv.laws.registry import LAWS, Law, kind_of
 
@@ -104,5 +105,5 @@ def _chosen(argument: str, wanted: object, known: list[str]) -> list[str]:
         advice = f"did you mean {close[0]!r}?" if close else "remove it or correct its spelling"
         raise refusal(argument, expected, unknown[0], advice)
     if not wanted:
-        raise refusal(argument, expected, wanted, f"leave {argument} out for all")
+        raise EquivError(f"{argument}: expected {expected}, got none; leave {argument} out for all")
     return [name for name in known if name in wanted]
