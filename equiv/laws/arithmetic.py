@@ -86,7 +86,7 @@ class WeakerArithmetic:
     def cause(self) -> Cause:
         """As a cause of a result outside the declared envelope."""
         found = "; ".join(self.discrepancies)
-        return Cause("arithmetic-weaker-than-declared", f"the arithmetic is weaker than declared: {found}")
+        return Cause("arithmetic-weaker-than-declared", f"weaker arithmetic than declared: {found}")
 
 
 def weaker_arithmetic(backend: Backend, call: Call, y: Tensor) -> WeakerArithmetic | None:
