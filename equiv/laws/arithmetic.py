@@ -6,8 +6,8 @@ follows, with a finding wherever it is weaker than the declared one.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,19 +44,18 @@ def arithmetic_of(backend: Backend, call: Call) -> Measured | None:
         given = _laid_as(x.reshape(call.input.shape), call.input)
         return replace(call, input=given, weight=kernel, bias=bias).result(backend).reshape(rows, -1)
 
+    who, layouts = identity(backend), [(tuple(t.shape), t.stride()) for t in (call.input, call.weight)]
+    sizes: dict[str, Any] = {"rows": rows, "out_features": outputs, "in_features": n, "bias": call.bias is not None}
     try:
         return measure(
             run,
+            **sizes,
             dtype=call.input.dtype,
-            rows=rows,
-            out_features=outputs,
-            in_features=n,
-            bias=call.bias is not None,
             device=call.input.device,
             op=call.form,
             subject=f"{call.form}, {backend.name}",
             order_limit=0,
-            key=_key(backend, call),
+            key=None if who is None else ("call", who, call.form, *layouts, *call.steps),
         )
     except EquivError:  # it computes something else altogether
         return None
@@ -121,9 +120,3 @@ def _is_apart(t: Tensor) -> bool:
             return False
         reach += step * (length - 1)
     return True
-
-
-def _key(backend: Backend, call: Call) -> Hashable | None:
-    who = identity(backend)
-    layouts = [(tuple(t.shape), t.stride()) for t in (call.input, call.weight)]
-    return None if who is None else ("call", who, call.form, *layouts, *call.steps)

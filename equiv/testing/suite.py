@@ -111,7 +111,5 @@ def check_backend(  # noqa: PLR0913 - keyword-only options are the interface
         >>> [result.failure for result in results]
         [None]
     """
-    found = checks([backend], laws=laws, forms=forms, dtypes=dtypes)
-    return [
-        run_item(check.item, profile=profile, examples=examples, seed=seed, arithmetic=arithmetic) for check in found
-    ]
+    found = [check.item for check in checks([backend], laws=laws, forms=forms, dtypes=dtypes)]
+    return [run_item(item, profile=profile, examples=examples, seed=seed, arithmetic=arithmetic) for item in found]

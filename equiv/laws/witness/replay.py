@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from equiv.arguments import refusal
+from equiv.arguments import check_choice, refusal
 from equiv.backends import FORMS, Backend, TorchEager
 from equiv.laws.call import Broken, sentence_of
 from equiv.laws.registry import LAWS, kind_of
@@ -30,8 +30,7 @@ def check_case(law: str, case: Any, *, backend: Backend | None = None, forms: Se
         >>> from equiv.strategies import Recipe, Values, build_case
         >>> check_case("exact", build_case(Recipe((2, 1), 1, (), x=Values("distinct"), weight=Values("constant"))))
     """
-    if law not in LAWS:
-        raise refusal("law", f"one of {', '.join(LAWS)}", law, "correct its spelling")
+    check_choice("law", law, LAWS)
     if not hasattr(case, "dtype") or not hasattr(case, "device"):
         raise refusal("case", "a case", case, "pass equiv.strategies.build_case(recipe)")
     found = LAWS[law]

@@ -79,19 +79,18 @@ def _values(name: str, t: Tensor) -> list[str] | None:
     if len(places) > _LITERAL:
         return None
     lines = [f"{name} = torch.zeros({tuple(t.shape)}, dtype={t.dtype})"]
-    return lines + [f"{name}[{', '.join(map(str, p))}] = {_number(t[tuple(p)])}" for p in places.tolist()]
+    return lines + [f"{name}[{', '.join(map(str, p))}] = {_numbers(t[tuple(p)])}" for p in places.tolist()]
 
 
 def _literal(t: Tensor, longest: int = _LITERAL) -> str | None:
     if t.numel() == 0:
         return f"torch.zeros({tuple(t.shape)}, dtype={t.dtype})"
     if t.numel() > 1 and torch.equal(t, t.flatten()[0].expand(t.shape)):
-        return f"torch.full({tuple(t.shape)}, {_number(t.flatten()[0])}, dtype={t.dtype})"
+        return f"torch.full({tuple(t.shape)}, {_numbers(t.flatten()[0])}, dtype={t.dtype})"
     if t.numel() > longest:
         return None
-    text = repr(t.tolist()).replace("nan", "float('nan')").replace("inf", "float('inf')")
-    return f"torch.tensor({text}, dtype={t.dtype})"
+    return f"torch.tensor({_numbers(t)}, dtype={t.dtype})"
 
 
-def _number(value: Tensor) -> str:
-    return repr(value.item()).replace("nan", "float('nan')").replace("inf", "float('inf')")
+def _numbers(t: Tensor) -> str:
+    return repr(t.tolist()).replace("nan", "float('nan')").replace("inf", "float('inf')")
