@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 
 from equiv.arguments import check_device, refusal
@@ -12,11 +14,7 @@ from equiv.text import first_line
 
 
 def check_backends(backends: object, *, argument: str = "backends") -> list[Backend]:
-    """The backends as a list, if each is one, is where it says, and has a name of its own.
-
-    Raises:
-        EquivError: Anything else; the message calls it ``argument``.
-    """
+    """The backends as a list, if each is one, is where it says, and has a name of its own."""
     if not isinstance(backends, (list, tuple)):
         raise refusal(argument, "a list of backends", backends, "pass [backend] for one")
     for backend in backends:
@@ -49,8 +47,7 @@ def _check_backend(backend: object, argument: str) -> None:
 def served_forms(backend: Backend, forms: list[str], dtypes: list[torch.dtype]) -> dict[torch.dtype, tuple[str, ...]]:
     """Which forms the backend runs in which dtypes: what it says of itself, or what a layer of one weight shows.
 
-    Raises:
-        EquivError: A form fails in every dtype, and not with NotImplementedError.
+    A form that fails in every dtype there is must not go untested, unless it raises NotImplementedError.
     """
     supports = getattr(backend, "supports", None)
     if supports is not None:
@@ -60,22 +57,18 @@ def served_forms(backend: Backend, forms: list[str], dtypes: list[torch.dtype]) 
         for dtype in dtypes:
             if _failure(backend, dtype, form) is None:
                 found[dtype] += (form,)
-        if not any(form in served for served in found.values()):
-            _check_that_it_is_meant(backend, form)
+        if any(form in served for served in found.values()):
+            continue
+        failures = [_failure(backend, dtype, form) for dtype in DTYPES]
+        if None not in failures and not isinstance(failures[0], NotImplementedError):
+            first = cast(Exception, failures[0])
+            method = "linear" if form == "linear" else "conv"
+            raise EquivError(
+                f"{backend.name}.{method}: expected to run a layer of one weight in some dtype, got "
+                f"{type(first).__name__}: {first_line(first)}; correct it, or raise NotImplementedError where it is "
+                "not meant to run"
+            ) from first
     return found
-
-
-def _check_that_it_is_meant(backend: Backend, form: str) -> None:
-    """A form that fails in every dtype there is, without NotImplementedError, is wrong: it must not go untested."""
-    failures = [_failure(backend, dtype, form) for dtype in DTYPES]
-    first = failures[0]
-    if None in failures or first is None or isinstance(first, NotImplementedError):
-        return
-    raise EquivError(
-        f"{backend.name}.{'linear' if form == 'linear' else 'conv'}: expected to run a layer of one weight in some "
-        f"dtype, got {type(first).__name__}: {first_line(first)}; correct it, or raise NotImplementedError where it is "
-        "not meant to run"
-    ) from first
 
 
 def _failure(backend: Backend, dtype: torch.dtype, form: str) -> Exception | None:

@@ -37,12 +37,7 @@ class Context:
 
 
 def kind_of(dtype: torch.dtype) -> str:
-    """``float``, ``complex`` or ``integer``.
-
-    Example:
-        >>> kind_of(torch.bfloat16)
-        'float'
-    """
+    """``float``, ``complex`` or ``integer``."""
     return "complex" if dtype.is_complex else "float" if dtype.is_floating_point else "integer"
 
 

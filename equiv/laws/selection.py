@@ -79,10 +79,7 @@ def items(
 
 
 def chosen_words(dtypes: object) -> list[str]:
-    """Names of dtypes in the order of ``BY_NAME``, from names or dtypes; all of them for None.
-
-    Raises:
-        EquivError: An unknown dtype, or one that is not in a list.
+    """Names of dtypes in the order of ``BY_NAME``, from a list of names or dtypes; all of them for None.
 
     Example:
         >>> chosen_words([torch.int8, "float32"])

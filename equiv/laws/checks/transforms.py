@@ -23,14 +23,10 @@ from equiv.strategies import Case
 
 _COMPILED = 12  # torch.compile takes most of a second: one in so many cases, chosen by the seed so that it fails again
 _MANY = 33  # rows that half of the compiled programs, and those of as many outputs, get at least: the case's own again
+_draw = partial(exact_cases, layouts=False, max_features=128, max_out=64, max_rows=32)
 
 
-@law(
-    11,
-    "transforms",
-    draw=partial(exact_cases, layouts=False, max_features=128, max_out=64, max_rows=32),
-    needs_torch=True,
-)
+@law(11, "transforms", draw=_draw, needs_torch=True)
 def transforms(trial: Trial, case: Case) -> None:
     """vmap, jvp, functional_call, compile, autocast and the meta device agree with the plain call."""
     x = rows_of(case)

@@ -25,13 +25,7 @@ _ENTRIES = 12  # single entries of a tensor that are tried alone
 
 
 def smaller(
-    broken: Broken,
-    case: Any,
-    *,
-    item: Item,
-    measured: bool = False,
-    trials: int = _TRIALS,
-    seconds: float = _SECONDS,
+    broken: Broken, case: Any, *, item: Item, measured: bool = False, trials: int = _TRIALS, seconds: float = _SECONDS
 ) -> tuple[Broken, Any]:
     """The smallest case found that still breaks the item's law, and how; what was given where none is smaller.
 
