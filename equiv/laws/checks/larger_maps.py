@@ -19,11 +19,11 @@ from equiv.structure import counterexample
 
 _DENSE_ENTRIES = 2**14  # of the flattened layer that a 1x1 convolution is
 _INCOMING = 255  # entries of an incoming gradient of -1, 1: a sum of so many is exact in every dtype
-_cases = partial(exact_cases, max_rows=16, max_work=2**13, allow_empty=False)  # a map holds up to some hundred windows
-_VALUES_WORK = 2**15
+_VALUES_WORK = 2**15  # terms of all windows: references in double-double cost some forty operations each
+_on_windows = partial(exact_cases, max_rows=16, max_work=2**13, allow_empty=False)  # a map has up to 100s of windows
 
 
-@law(12, "dense", draw=_cases, forms=("full", "pointwise"))
+@law(12, "dense", draw=_on_windows, forms=("full", "pointwise"))
 def dense(trial: Trial, case: Case) -> None:
     """On a larger map the full form is the layer applied to each window, the pointwise form to each position.
 

@@ -76,9 +76,7 @@ class Failure:
         if self.cause is not None:
             rows.append(("cause", self.cause.sentence))
             rows += [("fix", self.cause.fix)] if self.cause.fix else []
-        lines = []
-        for name, value in rows:
-            lines += _row(name, value, width)
+        lines = [line for name, value in rows for line in _row(name, value, width)]
         if self.snippet is None:
             lines += _row("case", self.case, width, max_lines=8)
         else:
@@ -91,9 +89,8 @@ class Failure:
 
 
 def _row(name: str, value: str, width: int, max_lines: int | None = None) -> list[str]:
-    indent = " " * 11
-    text = f"  {name:<9}{value}"
-    return textwrap.wrap(text, width, subsequent_indent=indent, break_on_hyphens=False, max_lines=max_lines)
+    how: dict[str, Any] = {"subsequent_indent": " " * 11, "break_on_hyphens": False, "max_lines": max_lines}
+    return textwrap.wrap(f"  {name:<9}{value}", width, **how)
 
 
 def failure_of(broken: Broken, item: Item, *, seed: int, case: object) -> Failure:
