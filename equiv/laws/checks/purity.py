@@ -30,10 +30,8 @@ def purity(trial: Trial, case: Case) -> None:
         kept = all(bit_equal(a, b) for a, b in zip(given, before, strict=True))
         trial.holds(kept, form, "changes its inputs", call)
         trial.holds(bit_equal(first, again), form, "gives other bits in a second call with the same inputs", call)
-        places = f"returns a result on {again.device} for an input on {call.input.device}"
-        trial.holds(again.device == call.input.device, form, places, call)
-        recorded = "returns a result that requires a gradient although no input does"
-        trial.holds(not again.requires_grad, form, recorded, call)
+        trial.holds(again.device == call.input.device, form, f"returns a result on {again.device}", call)
+        trial.holds(not again.requires_grad, form, "returns a result that requires a gradient unasked", call)
         _follows_its_weight(trial, plain)
     _mapping_is_pure(trial, case)
 
