@@ -13,7 +13,7 @@ class Options:
         profile: ``dev``, ``gate`` or ``deep``.
         examples: Cases per item, or None for the profile's number.
         seed: Of all items, or None.
-        dtypes: Words, or None for all.
+        dtypes: Names, or None for all.
         arithmetic: ``declared`` or ``measured``.
         devices: Such as ``cpu`` or ``cuda:0``.
     """

@@ -17,20 +17,18 @@ except ImportError as error:  # pragma: no cover - needs an environment without 
         "equiv.laws: expected the package hypothesis, got none; pip install 'torch-equiv[test]'"
     ) from error
 
-from equiv.laws import checks as _checks
-from equiv.laws.call import Broken, Call, Tally
-from equiv.laws.measuring import MODES as MODES
+from equiv.laws import checks as checks
+from equiv.laws.arithmetic import MODES as MODES
+from equiv.laws.call import Broken, Call, Mismatch, Tally
+from equiv.laws.capabilities import check_backends as check_backends
+from equiv.laws.checks.boundaries import SizedCase
 from equiv.laws.profiles import PROFILES, Profile, profile_of
 from equiv.laws.registry import LAWS, Context, Law, law
-from equiv.laws.runner import Item, Result, items, listeners, run_item
-from equiv.laws.runner import check_backends as check_backends
-from equiv.laws.runner import chosen_words as chosen_words
+from equiv.laws.runner import Result, listeners, run_item
+from equiv.laws.selection import Item, items
+from equiv.laws.selection import chosen_words as chosen_words
 from equiv.laws.trial import Trial
-from equiv.laws.witness.failure import Failure
-
-for _id, _law in sorted(LAWS.items(), key=lambda pair: pair[1].number):
-    LAWS[_id] = LAWS.pop(_id)  # in the order of their numbers, whatever the order of imports
-_CHECKS = _checks
+from equiv.laws.witness import Failure, check_case
 
 __all__ = [
     "LAWS",
@@ -41,10 +39,13 @@ __all__ = [
     "Failure",
     "Item",
     "Law",
+    "Mismatch",
     "Profile",
     "Result",
+    "SizedCase",
     "Tally",
     "Trial",
+    "check_case",
     "items",
     "law",
     "listeners",

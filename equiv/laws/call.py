@@ -1,11 +1,13 @@
-"""One call of a backend, how it broke a law, and how often calls were judged."""
+"""One call of a backend, how often calls were judged, and how a call broke a law."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
+
+from equiv.backends import Backend
 
 
 @dataclass
@@ -19,6 +21,12 @@ class Tally:
     different: int = 0
     max_ratio: float = 0.0
 
+    def count(self, outcome: str, ratio: float = 0.0) -> None:
+        """One more comparison: ``outcome`` is the name of a field, ``ratio`` the error over its envelope."""
+        self.judged += 1
+        setattr(self, outcome, getattr(self, outcome) + 1)
+        self.max_ratio = max(self.max_ratio, ratio)
+
 
 @dataclass(frozen=True)
 class Call:
@@ -29,8 +37,8 @@ class Call:
         input: ``(*batch, n)`` for linear, else ``(N, C, *spatial)`` or ``(N, n, 1, ...)``.
         weight: ``(O, n)`` or ``(O, C, *kernel)``.
         bias: ``(O,)`` or None.
-        stride: Of a convolution.
-        dilation: Of a convolution.
+        stride: Of a convolution; empty for 1.
+        dilation: Of a convolution; empty for 1.
     """
 
     form: str
@@ -40,37 +48,88 @@ class Call:
     stride: tuple[int, ...] = ()
     dilation: tuple[int, ...] = ()
 
+    @property
+    def dims(self) -> int:
+        """The number of spatial dimensions."""
+        return self.weight.ndim - 2
+
+    @property
+    def steps(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Stride and dilation with one number for each spatial dimension."""
+        return self.stride or (1,) * self.dims, self.dilation or (1,) * self.dims
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """Rows, outputs and features of a call whose map is as large as its kernel: ``(N, O, n)``."""
+        outputs, n = self.weight.shape[0], self.weight[0].numel()
+        return self.input.numel() // n if n else 0, outputs, n
+
+    def result(self, backend: Backend) -> Tensor:
+        """What the backend returns, in whatever shape."""
+        if self.form == "linear":
+            return backend.linear(self.input, self.weight, self.bias)
+        stride, dilation = self.steps
+        return backend.conv(self.input, self.weight, self.bias, stride=stride, dilation=dilation)
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """A result or gradient that no right kernel gives, by its worst or first wrong entry.
+
+    Attributes:
+        actual: The entry; dtype and shape in words where these are wrong.
+        expected: Its exact value, or the right dtype and shape.
+        index: Of the entry, rows first; empty where dtype or shape is wrong.
+        envelope: The interval that right kernels stay in; None where they have to be exact.
+        ratio: How many times the error is its envelope, or None.
+        gradient: What it is the gradient of, and for which incoming gradient; None for a result.
+        results: All results and their exact values, ``(N, O)``, where a cause can be looked for in them.
+    """
+
+    actual: Any
+    expected: Any
+    index: tuple[int, ...] = ()
+    envelope: tuple[Any, Any] | None = None
+    ratio: float | None = None
+    gradient: tuple[str, Tensor] | None = None
+    results: tuple[Tensor, Tensor] | None = None
+
+    def __str__(self) -> str:
+        if not self.index:
+            return f"returns {self.actual}, expected {self.expected}"
+        place = f" at {list(self.index)}"
+        if self.gradient is not None and self.gradient[0] in ("input", "weight", "bias"):
+            place += f" as the gradient of the {self.gradient[0]}"
+        around = "the exact value is" if self.envelope is None else "outside the envelope around the exact value"
+        return f"returns {self.actual}{place}, {around} {self.expected}"
+
 
 class Broken(AssertionError):  # noqa: N818 - what it says is that a law is broken
-    """A law does not hold. Carries what a report needs; words are found only when it is reported."""
+    """A law does not hold.
+
+    Attributes:
+        note: What the form does wrong: ``returns 0.0 at [0, 0], the exact value is 1.0, x padded``.
+        form: The form, or ``all`` if it is not known which.
+        call: The call that showed it, or None.
+        mismatch: What is wrong with a result or gradient, or None for another fact.
+        error: What was raised instead of a result, or None.
+    """
 
     def __init__(
-        self,
-        note: str,
-        *,
-        form: str,
-        call: Call | None = None,
-        actual: Any = None,
-        expected: Any = None,
-        index: tuple[int, ...] | None = None,
-        envelope: tuple[Any, Any] | None = None,
-        ratio: float | None = None,
-        gradient: tuple[str, Tensor] | None = None,
-        outputs: tuple[Tensor, Tensor] | None = None,
+        self, what: object, *, form: str, call: Call | None = None, condition: str = "", error: Exception | None = None
     ) -> None:
-        super().__init__(note)
-        self.note = note
-        self.form = form
-        self.call = call
-        self.actual = actual
-        self.expected = expected
-        self.index = index
-        self.envelope = envelope
-        self.ratio = ratio
-        self.gradient = gradient
-        self.outputs = outputs
+        self.note = f"{what}, {condition}" if condition else str(what)
+        super().__init__(self.note)
+        self.form, self.call, self.error = form, call, error
+        self.mismatch = what if isinstance(what, Mismatch) else None
 
 
-def with_layout(call: Call, **tensors: Tensor | None) -> Call:
-    """The same call on tensors laid out differently."""
-    return replace(call, **tensors)  # type: ignore[arg-type]
+def raised(error: Exception, call: Call, *, condition: str = "", where: str = "") -> Broken:
+    """A call that ended in an exception; ``where`` says in or under what, if not in the plain call."""
+    what = f"raises {type(error).__name__}{where and ' '}{where}: {error}"
+    return Broken(what, form=call.form, call=call, condition=condition, error=error)
+
+
+def sentence_of(law: str, form: str, dtype: str, backend: str, note: str) -> str:
+    """The sentence that says which law is broken by what, and how."""
+    return f"{law}: {'some form' if form == 'all' else form} in {dtype} on {backend} {note}"

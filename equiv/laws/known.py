@@ -10,15 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
 
 from equiv.backends import conv_kernel
-
-if TYPE_CHECKING:
-    from equiv.laws.call import Call
-
+from equiv.laws.call import Call
 
 _OF_FLOAT32 = (torch.float32, torch.complex64, torch.bfloat16)
 """Where kernels of float32 and bfloat16 run: a complex convolution is made of three real ones."""

@@ -1,7 +1,7 @@
 """How hard to try: three named profiles, each of which sets every Hypothesis setting that matters here itself.
 
 Hypothesis has a profile of its own for CI that derandomizes and drops the database; a nightly run would inherit both
-without a word. Nothing here is registered with Hypothesis and no setting of a host project changes.
+unnoticed. Nothing here is registered with Hypothesis and no setting of a host project changes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from hypothesis import HealthCheck, Phase, Verbosity, settings
 from hypothesis.database import DirectoryBasedExampleDatabase
 
-from equiv.errors import EquivError
+from equiv.arguments import refusal
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Profile:
     deep: bool
 
     def settings(self, *, max_examples: int) -> settings:
-        """Every setting that decides what is run, said explicitly."""
+        """Every setting that decides what is run, set explicitly."""
         return settings(
             max_examples=max_examples,
             derandomize=False,  # a seed per item says the same, and keeps items apart
@@ -72,10 +72,7 @@ def profile_of(name: str | Profile) -> Profile:
     """
     if isinstance(name, Profile):
         return name
-    found = PROFILES.get(str(name).removeprefix("equiv-"))
-    if found is None:
-        raise EquivError(
-            f"profile: expected one of {', '.join(PROFILES)}, got {name!r:.60}; dev is quick, gate repeats, "
-            "deep is long"
-        )
-    return found
+    word = str(name).removeprefix("equiv-")
+    if word not in PROFILES:
+        raise refusal("profile", f"one of {', '.join(PROFILES)}", name, "dev is quick, gate repeats, deep is long")
+    return PROFILES[word]

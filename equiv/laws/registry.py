@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from hypothesis.errors import HypothesisException
 from hypothesis.strategies import SearchStrategy
 
 from equiv.backends import FORMS
+from equiv.laws.call import Broken
+from equiv.laws.trial import Trial
 
-if TYPE_CHECKING:
-    from equiv.laws.trial import Trial
-
-Check = Callable[["Trial", Any], None]
+Check = Callable[[Trial, Any], None]
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,7 @@ class Context:
 
 
 def kind_of(dtype: torch.dtype) -> str:
-    """``float``, ``complex`` or ``integer``.
-
-    Example:
-        >>> kind_of(torch.bfloat16)
-        'float'
-    """
+    """``float``, ``complex`` or ``integer``."""
     return "complex" if dtype.is_complex else "float" if dtype.is_floating_point else "integer"
 
 
@@ -58,7 +53,7 @@ class Law:
         forms: The forms that it judges.
         kinds: The kinds of dtype that it is about.
         draw: From a :class:`Context`, the strategy of its cases.
-        check: Raises :class:`~equiv.laws.trial.Broken` when the law does not hold for a case.
+        check: Raises :class:`equiv.laws.Broken` when the law does not hold for a case.
         weight: Multiplies the profile's number of examples.
         needs_torch: Whether it is about torch's own machinery: modules, autograd, compile.
     """
@@ -74,9 +69,24 @@ class Law:
     weight: float
     needs_torch: bool
 
+    def try_on(self, trial: Trial, case: Any) -> None:
+        """:attr:`check`, where anything that a check stumbles over in what a backend returned breaks the law too.
+
+        Raises:
+            Broken: The law does not hold for the case.
+        """
+        try:
+            self.check(trial, case)
+        except (Broken, HypothesisException):
+            raise
+        except Exception as error:
+            form = trial.forms[0] if len(trial.forms) == 1 else "all"
+            what = f"returns what the check cannot handle, {type(error).__name__}: {error}"
+            raise Broken(what, form=form, error=error) from error
+
 
 LAWS: dict[str, Law] = {}
-"""Every law by id, in the order of their numbers once ``equiv.laws`` is imported."""
+"""Every law by id, in the order of their numbers."""
 
 
 def law(
@@ -93,9 +103,10 @@ def law(
 
     def register(check: Check) -> Check:
         sentence = " ".join((check.__doc__ or "").split("\n\n")[0].split())
-        LAWS[check.__name__] = Law(
-            check.__name__, number, title, sentence, forms, kinds, draw, check, weight, needs_torch
-        )
+        new = Law(check.__name__, number, title, sentence, forms, kinds, draw, check, weight, needs_torch)
+        ordered = sorted((*LAWS.values(), new), key=lambda law: law.number)
+        LAWS.clear()
+        LAWS.update((law.id, law) for law in ordered)
         return check
 
     return register

@@ -1,8 +1,8 @@
 """The same seed draws the same cases, in whatever process, beside whatever else is loaded.
 
 Hypothesis takes one in twenty of the numbers that it draws from constants that it finds in the code of the project it
-runs in. That helps to find what the code asks for by name; but which modules are loaded differs from script to script
-and from worker to worker, and so would the cases of a derandomized run.
+runs in. That helps to reach branches which compare with a constant; but which modules are loaded differs from script
+to script and from worker to worker, and so would the cases of a derandomized run.
 """
 
 from __future__ import annotations
@@ -19,12 +19,7 @@ _NAMES = ("Constants", "CONSTANTS_CACHE", "_get_local_constants")
 
 @contextmanager
 def repeatable() -> Iterator[None]:
-    """Without constants of local code; Hypothesis's own stay. Releases that keep them in another place run as they are.
-
-    Example:
-        >>> with repeatable():
-        ...     pass
-    """
+    """Draw no constants from local modules. Releases of Hypothesis that keep them elsewhere are left as they are."""
     if not all(hasattr(_PROVIDERS, name) for name in _NAMES):
         yield
         return

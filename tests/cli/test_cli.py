@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from equiv import laws
+from equiv import Cause, laws
 from equiv.arguments import parse_name, parse_names
 from equiv.cli import main, run_laws
 from equiv.errors import EquivError
@@ -64,14 +64,14 @@ def _failure(item: Any, seed: int) -> laws.Failure:
         dtype=item.word,
         backend=item.backend.name,
         sentence=item.law.sentence,
-        note="the result lies outside the envelope of right kernels, and this note is longer than one line",
+        note="returns 2.0 at [0, 1], outside the envelope around the exact value 1.0, in a note longer than one line",
         shapes="input (1, 4), weight (2, 4), no bias",
         where=(0, 1),
         actual="2.0",
         expected="1.0",
         envelope=("0.9", "1.1"),
         ratio=10.0,
-        cause="the bias was added twice",
+        cause=Cause("bias-doubled", "the bias was added twice"),
         snippet="import torch\nprint(torch.ones(1))",
         command=f"equiv verify --law {item.law.id} --dtype {item.word} --seed {seed}",
         case="build_case(...)",
@@ -260,10 +260,10 @@ def test_a_broken_law_is_shown_in_full_once_and_exits_1(run: Runner, monkeypatch
     monkeypatch.setattr(run_laws, "run_item", run_item)
     code, out, _ = run("verify", "--law", "forward,exact,batch", "--examples", "9", "--seed", "5")
     assert code == 1
-    assert len([line for line in out.splitlines() if line.startswith("LAW BROKEN: exact.")]) == 1
+    assert len([line for line in out.splitlines() if line.startswith("exact: full in float32 on")]) == 1
     assert "the bias was added twice" in out
     assert "again: equiv verify --law exact --dtype float32 --examples 9 --seed 5" in out
-    assert len([line for line in out.splitlines() if line.startswith("  LAW BROKEN: batch.")]) == 1
+    assert len([line for line in out.splitlines() if line.startswith("  batch: full in float32 on eager.cpu ")]) == 1
     assert "2 of 3 laws broken: exact, batch" in out
     assert max(map(len, out.splitlines())) <= 80
 

@@ -8,7 +8,7 @@ import torch
 
 from equiv.backends import TorchEager, conv_kernel
 from equiv.laws import Broken, Call, Trial
-from equiv.laws.checks.common import gradients_of
+from equiv.laws.checks.expected import gradients_of
 from equiv.laws.known import KNOWN, known_corruption, known_defect, known_refusal
 from equiv.testing import faults
 

@@ -68,24 +68,24 @@ def test_a_kernel_of_ones_own_passes_every_law(dtype):
 
 
 BROKEN = {  # fault, dtype: laws that it breaks, laws that it keeps, what is said of the cause or the form
-    ("last-odd-channel-dropped", "float32"): (("exact", "readback"), ("scaling", "purity"), ""),
-    ("kernel-read-as-hwc", "float32"): (("exact", "readback"), ("scaling", "purity"), "full"),
-    ("conv1d-kernel-flipped", "bfloat16"): (("exact", "readback"), ("scaling", "purity"), "full"),
-    ("bias-imaginary-part-dropped", "complex64"): (("exact", "readback"), ("purity",), ""),
-    ("bias-doubled-float16", "float16"): (("exact",), ("readback", "purity"), "the bias is added twice"),
-    ("nan-in-input-swallowed", "float32"): (("special_values", "batch"), ("exact", "readback", "purity"), ""),
-    ("conv2d-weight-not-contiguous", "float32"): (("layout",), ("exact", "readback", "purity"), ""),
+    ("last-odd-channel-dropped", "float32"): (("exact", "weight_recovery"), ("scaling", "purity"), ""),
+    ("kernel-read-as-hwc", "float32"): (("exact", "weight_recovery"), ("scaling", "purity"), "full"),
+    ("conv1d-kernel-flipped", "bfloat16"): (("exact", "weight_recovery"), ("scaling", "purity"), "full"),
+    ("bias-imaginary-part-dropped", "complex64"): (("exact", "weight_recovery"), ("purity",), ""),
+    ("bias-doubled-float16", "float16"): (("exact",), ("weight_recovery", "purity"), "the bias is added twice"),
+    ("nan-in-input-swallowed", "float32"): (("special_values", "batch"), ("exact", "weight_recovery", "purity"), ""),
+    ("conv2d-weight-not-contiguous", "float32"): (("layout",), ("exact", "weight_recovery", "purity"), ""),
     ("products-in-bfloat16", "float32"): (("exact", "forward"), ("scaling", "purity"), "bfloat16"),
-    ("products-in-tf32", "float32"): (("exact", "readback"), ("scaling", "purity"), "TF32"),
+    ("products-in-tf32", "float32"): (("exact", "weight_recovery"), ("scaling", "purity"), "TF32"),
     ("bfloat16-accumulator", "bfloat16"): (("exact", "forward"), ("scaling", "purity"), ""),
     ("int8-saturates", "int8"): (("exact", "forward", "purity"), (), ""),
     ("rows-shifted", "float16"): (("exact", "batch"), ("scaling", "purity"), ""),
     ("packed-weight-cached-by-shape", "float32"): (("boundaries", "purity"), (), "in place"),
-    ("input-altered-batch-of-one", "float32"): (("purity",), (), "the call changed its inputs"),
-    ("stride-ignored", "int32"): (("dense",), ("exact", "readback", "free_parameters"), "stride"),
+    ("input-altered-batch-of-one", "float32"): (("purity",), (), "changes its inputs"),
+    ("stride-ignored", "int32"): (("dense",), ("exact", "weight_recovery", "free_parameters"), "stride"),
     ("batch-of-one-squeezed", "float32"): (("batch",), (), "linear"),
 }
-EXAMPLES = {"layout": 40, "readback": 40, "special_values": 40}
+EXAMPLES = {"layout": 40, "weight_recovery": 40, "special_values": 40}
 
 
 @pytest.mark.parametrize(("fault", "dtype"), BROKEN)
@@ -96,7 +96,7 @@ def test_a_broken_kernel_fails_the_laws_that_it_breaks_and_no_others(fault, dtyp
         with faults.inject(fault):
             found |= broken_by(Mine(), dtype, [law], EXAMPLES.get(law, 20))
     assert set(found) == set(breaks)
-    said = " ".join(f"{failure.cause} {failure.note} {failure.form}" for failure in found.values())
+    said = " ".join(f"{failure.cause} {failure.summary}" for failure in found.values())
     assert words in said
 
 

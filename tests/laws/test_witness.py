@@ -12,15 +12,15 @@ from typing import Any
 
 import pytest
 import torch
-from test_testing import CPU, KERNELS, Kernel, Odd, instead, item, run
+from kernels import CPU, KERNELS, Kernel, Odd, instead, item, run
 from torch import Tensor
 
 from equiv import EquivError, laws, testing
-from equiv.laws.checks.sizes import Sizes
-from equiv.laws.witness.replay import check_case, tried
+from equiv.laws import SizedCase, check_case
+from equiv.laws.witness.replay import tried
 from equiv.laws.witness.smaller import smaller
 from equiv.laws.witness.snippet import call_lines
-from equiv.laws.witness.source import WIDTH, folded, value_code
+from equiv.laws.witness.source import WIDTH, folded
 from equiv.strategies import Layout, Recipe, Values, Window, build_case
 
 Change = Callable[[Kernel], Kernel]
@@ -98,7 +98,7 @@ def test_every_size_becomes_the_smallest(
     change = where(condition)
     with instead(change):
         broken, case = _start("exact", 30, 127, (117, 1, 1))
-        _, found = smaller(broken, case, law=laws.LAWS["exact"], backend=CPU, forms=("linear", "full", "pointwise"))
+        _, found = smaller(broken, case, item=item("exact"))
     outputs, n = found.weight.shape
     assert (found.x.numel() // n, outputs, n) == least
     assert found.bias is None
@@ -108,7 +108,7 @@ def _start(law: str, rows: int, outputs: int, shape: tuple[int, ...]) -> tuple[l
     probe = Values("probe", 7, Window(end=40, length=30))
     places = (Layout("step"), Layout("offset", 3), Layout("contiguous"), Layout("permuted"))
     case = build_case(Recipe(shape, outputs, (rows,), probe, probe, probe, 7, "dense", layouts=places))
-    broken = tried(laws.LAWS[law], case, backend=CPU, forms=("linear", "full", "pointwise"))
+    broken = tried(item(law), case)
     assert broken is not None
     return broken, case
 
@@ -117,29 +117,33 @@ def test_what_needs_a_layout_keeps_it() -> None:
     change = where(lambda x, w: x.numel() > 1 and not x.is_contiguous())
     with instead(change):
         broken, case = _start("layout", 5, 31, (9, 1))
-        least, kept = smaller(broken, case, law=laws.LAWS["layout"], backend=CPU, forms=("linear",), seconds=30)
+        least, kept = smaller(broken, case, item=only_linear("layout"), seconds=30)
     assert least.call is not None
     assert not least.call.input.is_contiguous()
     assert kept.weight.numel() < case.weight.numel()
 
 
+def only_linear(law: str) -> laws.Item:
+    return replace(item(law), forms=("linear",))
+
+
 def test_trials_are_counted() -> None:
-    law = laws.LAWS["exact"]
+    this = only_linear("exact")
     with instead(where(lambda _, w: len(w) > 1)):
         broken, case = _start("exact", 30, 127, (128, 1))
         checks = []
 
         def check(trial: laws.Trial, case: Any) -> None:
             checks.append(case)
-            law.check(trial, case)
+            this.law.check(trial, case)
 
-        counted = replace(law, check=check)
-        _, least = smaller(broken, case, law=counted, backend=CPU, forms=("linear",), trials=9)
+        counted = replace(this, law=replace(this.law, check=check))
+        _, least = smaller(broken, case, item=counted, trials=9)
         assert len(checks) == 9
-        assert smaller(broken, case, law=law, backend=CPU, forms=("linear",), seconds=-1) == (broken, case)
-        assert smaller(broken, "no case", law=law, backend=CPU, forms=("linear",)) == (broken, "no case")
+        assert smaller(broken, case, item=this, seconds=-1) == (broken, case)
+        assert smaller(broken, "no case", item=this) == (broken, "no case")
     assert least.x.numel() < case.x.numel()
-    assert smaller(broken, case, law=law, backend=CPU, forms=("linear",)) == (broken, case)  # it does not fail here
+    assert smaller(broken, case, item=this) == (broken, case)  # it does not fail here
 
 
 def test_a_map_with_several_positions_keeps_several() -> None:
@@ -164,7 +168,7 @@ BATCHED = where(lambda x, _: torch._C._functorch.is_batchedtensor(x))
         ("gradients", WIDE, None),
         ("transforms", BATCHED, True),
         ("gradients", second_order, True),
-        ("readback", WIDE, None),
+        ("weight_recovery", WIDE, None),
         ("batch", WIDE, None),
         ("purity", where(lambda x, w: bool(torch.rand(()) < 0.5) and x.requires_grad), None),
         ("scaling", where(lambda x, w: bool((x < 0).any())), None),
@@ -263,7 +267,7 @@ def test_the_program_of_a_slid_kernel_compares_every_window() -> None:
 
     def lines(x: Tensor) -> list[str] | None:
         call = laws.Call("full", x, weight, torch.ones(2), stride=(1, 1), dilation=(1, 1))
-        broken = laws.Broken("", form="full", call=call, actual=1.0, expected=0.0, index=(0, 0))
+        broken = laws.Broken(laws.Mismatch(1.0, 0.0, (0, 0)), form="full", call=call)
         return call_lines(broken, functional=True)
 
     assert lines(torch.arange(80.0).reshape(2, 2, 5, 4)) is None  # too many entries to write down
@@ -286,7 +290,9 @@ def test_a_case_can_be_checked_again() -> None:
     check_case("exact", case, forms=["full"])
     with (
         instead(where(lambda *_: True)),
-        pytest.raises(AssertionError, match=r"^exact is broken by full on eager.cpu: .*; actual .*, expected .* at \["),
+        pytest.raises(
+            AssertionError, match=r"^exact: full in float32 on eager.cpu returns .* at \[.*\], the exact value is "
+        ),
     ):
         check_case("exact", case, forms=["full"])
 
@@ -295,7 +301,7 @@ def test_a_case_can_be_checked_again() -> None:
     ("arguments", "text"),
     [
         (("exakt", None), "law: expected one of forward, exact"),
-        (("exact", None), "case: expected a case, got NoneType; pass equiv.strategies.build_case"),
+        (("exact", None), "case: expected a case, got None; pass equiv.strategies.build_case"),
     ],
 )
 def test_a_wrong_argument_is_named(arguments: tuple[Any, Any], text: str) -> None:
@@ -312,27 +318,18 @@ def test_a_wrong_argument_is_named(arguments: tuple[Any, Any], text: str) -> Non
 
 
 @pytest.mark.parametrize(
-    "value",
+    "case",
     [
-        Recipe((1, 2, 3), 127, (4, 5), Values("distinct", 3), Values("normals", 9, Window(3, None, 1))),
-        Recipe((1, 1), 1, (), Values("zeros"), Values("zeros"), Values("constant"), layouts=(Layout("step", 4),) * 4),
-        Sizes((1,), 2, 3, (2, 1), True, "dense", 2**31, torch.bfloat16, torch.device("cpu")),
-        (1,),
-        (),
-        ("a", None, (torch.float16, 1.5)),
+        build_case(Recipe((1, 2, 3), 127, (4, 5), Values("distinct", 3), Values("normals", 9, Window(3, None, 1)))),
+        build_case(Recipe((1, 1), 1, (), Values("zeros"), Values("zeros"), layouts=(Layout("step", 4),) * 4)),
+        SizedCase((1,), 2, 3, (2, 1), True, "dense", 2**31, torch.bfloat16, "cpu"),
     ],
 )
-def test_the_source_of_a_value_makes_it_again(value: object) -> None:
-    code = value_code(value)
-    assert code is not None
+def test_the_source_of_a_case_makes_it_again(case: object) -> None:
+    code = "\n".join(folded(repr(case)))
     assert max(map(len, code.splitlines())) <= WIDTH
-    names = {"Recipe": Recipe, "Values": Values, "Window": Window, "Layout": Layout, "Sizes": Sizes, "torch": torch}
-    assert eval(code, names) == value
-
-
-def test_what_has_no_source_is_said_to() -> None:
-    assert value_code(object()) is None
-    assert value_code((1, [2])) is None
+    kinds = {kind.__name__: kind for kind in (Recipe, Values, Window, Layout, SizedCase, build_case, torch)}
+    assert repr(eval(code, kinds)) == repr(case)
 
 
 @pytest.mark.parametrize(

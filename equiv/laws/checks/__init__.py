@@ -1,5 +1,7 @@
-"""The fifteen laws: one function each, registered when its module is imported."""
+"""The laws, one function each: every module here is imported, and registers the laws that it defines."""
 
-from equiv.laws.checks import derivatives, maps, memory, modules, sizes, values
+from importlib import import_module
+from pkgutil import iter_modules
 
-__all__ = ["derivatives", "maps", "memory", "modules", "sizes", "values"]
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")

@@ -1,110 +1,78 @@
-"""Laws about the values of results: envelope, exactness, weights read back, special values, scaling."""
+"""Laws about the values of results: envelope, exactness, recovery of the weights, special values, scaling."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import torch
-from hypothesis.strategies import SearchStrategy
 from torch import Tensor
 
-from equiv.laws.checks.common import exact_cases, rows_of, value_cases, whole
-from equiv.laws.registry import Context, law
+from equiv.dtypes import is_inexact
+from equiv.laws.call import Call
+from equiv.laws.checks.drawing import exact_case_like, exact_cases, generator_of, rows_of, value_cases
+from equiv.laws.checks.expected import reference_of, whole
+from equiv.laws.registry import law
 from equiv.laws.trial import Trial
-from equiv.numerics import Reference, exact_case, format_of, one_hot_rows
-from equiv.strategies import FINITE_KINDS, INTEGER_KINDS, Case
+from equiv.numerics import format_of, one_hot_rows
+from equiv.strategies import Case
 
 _PROBED_COLUMNS = 48
+_SPECIALS = ("specials", "normals", "near_overflow", "small_integers")
+_SCALABLE = ("small_integers", "normals", "distinct", "cancelling", "constant")
 
 
-def _finite(context: Context) -> SearchStrategy[Case]:
-    kinds = INTEGER_KINDS if context.kind == "integer" else FINITE_KINDS
-    return value_cases(context, kinds=kinds, layouts=False)
-
-
-def _exact(context: Context) -> SearchStrategy[Case]:
-    return exact_cases(context, layouts=False)
-
-
-@law(1, "forward", draw=_finite, weight=1.5)
+@law(1, "forward", draw=partial(value_cases, finite=True, layouts=False), weight=1.5)
 def forward(trial: Trial, case: Case) -> None:
-    """On any values, every form lies in its envelope around the exact result, and so close to each other."""
-    reference = Reference(rows_of(case).cpu(), case.weight.cpu(), None if case.bias is None else case.bias.cpu())
-    for form in trial.forms:
-        call = trial.arrange(form, case.x, case.weight, case.bias, case.feature_shape)
+    """On any values, every form gives the exact result up to rounding: it lies in the envelope of right kernels."""
+    reference = reference_of(rows_of(case), case.weight, case.bias)
+    for call in trial.calls(case.x, case.weight, case.bias, case.feature_shape):
         trial.judge(call, trial.run(call), reference)
 
 
-@law(2, "exact", draw=_exact, weight=1.5)
+@law(2, "exact", draw=partial(exact_cases, layouts=False), weight=1.5)
 def exact(trial: Trial, case: Case) -> None:
     """On integer probes all forms give the same bits, and they are the exact integer result."""
     expected = whole(rows_of(case), case.weight, case.bias)
-    for form in trial.forms:
-        call = trial.arrange(form, case.x, case.weight, case.bias, case.feature_shape)
-        trial.same(call, trial.run(call), expected)
+    for call in trial.calls(case.x, case.weight, case.bias, case.feature_shape):
+        trial.gives(call, expected)
     if case.dtype in (torch.float16, torch.bfloat16):
-        _exact_but_for_the_last_rounding(trial, case)
+        # Sums up to 2^24 are rounded once, to the result, as long as no bias is added in between.
+        x, weight, _ = exact_case_like(case, bias=False, unrounded=False)
+        expected = whole(x, weight)
+        for call in trial.calls(x, weight, None, case.feature_shape):
+            trial.gives(call, expected, "where the exact sum is rounded once, to the result")
 
 
-def _exact_but_for_the_last_rounding(trial: Trial, case: Case) -> None:
-    """16-bit results of sums up to 2^24 are one rounding of an exact sum, as long as no bias is added in between."""
-    outputs, n = case.weight.shape
-    rows = rows_of(case).shape[0]
-    x, weight, _ = exact_case(
-        seed=case.seed,
-        style=case.recipe.style or "dense",
-        rows=rows,
-        in_features=n,
-        out_features=outputs,
-        bias=False,
-        dtype=case.dtype,
-        device=case.device,
-        unrounded=False,
-    )
-    expected = whole(x, weight)
-    for form in trial.forms:
-        call = trial.arrange(form, x, weight, None, case.feature_shape)
-        trial.same(call, trial.run(call), expected, note="where the exact sum is rounded once, to the result")
-
-
-@law(3, "weights read back", draw=_finite)
-def readback(trial: Trial, case: Case) -> None:
+@law(3, "weight recovery", draw=partial(value_cases, finite=True, layouts=False))
+def weight_recovery(trial: Trial, case: Case) -> None:
     """One-hot inputs return exactly the weights that were put in, and the zero input returns the bias.
 
-    Read the other way: one-hot weights return exactly the inputs.
+    Likewise one-hot weights return exactly the inputs.
     """
     n = case.weight.shape[1]
     columns = _some_columns(n, case.seed)
     probes = one_hot_rows(columns, n, case.dtype, case.device)
-    weights = case.weight[:, columns.to(case.device)].T
-    reference = Reference(probes.cpu(), case.weight.cpu())
-    strict = case.dtype in (torch.float32, torch.float64, torch.float16) or not reference.parts
-    inputs = rows_of(case)[:, columns.to(case.device)]
-    passed = Reference(rows_of(case).cpu(), probes.cpu())
+    picked = columns.to(case.device)
+    zeros = torch.zeros(1, n, dtype=case.dtype, device=case.device)
+    copies: list[tuple[str, Tensor, Tensor, Tensor | None, Tensor]] = [
+        ("one-hot weights must return the inputs", case.x, probes, None, rows_of(case)[:, picked]),
+        ("one-hot inputs must return the weights", probes, case.weight, None, case.weight[:, picked].T),
+    ]
+    if case.bias is not None:
+        copies.append(("a zero input must return the bias", zeros, case.weight, case.bias, case.bias[None, :]))
+    is_copied = case.dtype in (torch.float32, torch.float64, torch.float16) or not is_inexact(case.dtype)
+    references = [None if is_copied else reference_of(x.reshape(-1, n), w, b) for _, x, w, b, _ in copies]
     for form in trial.forms:
-        call = trial.arrange(form, case.x, probes, None, case.feature_shape)
-        y = trial.run(call, note="one-hot weights")
-        trial.owns(call, y)
-        if strict:
-            trial.same(call, y, inputs, note="an output must be the input that its weights choose")
-        else:
-            trial.judge(call, y, passed, note="an output must be the input that its weights choose")
-        call = trial.arrange(form, probes, case.weight, None, case.feature_shape)
-        y = trial.run(call, note="one-hot inputs")
-        if strict:
-            trial.same(call, y, weights, note="row i must be the weights of input i")
-        else:
-            trial.judge(call, y, reference, note="row i must be the weights of input i")
-        if case.bias is not None:
-            zeros = torch.zeros(1, n, dtype=case.dtype, device=case.device)
-            call = trial.arrange(form, zeros, case.weight, case.bias, case.feature_shape)
-            nothing = Reference(zeros.cpu(), case.weight.cpu(), case.bias.cpu())
-            y = trial.run(call, note="zero input")
-            trial.owns(call, y)
-            if strict:
-                trial.same(call, y, case.bias[None, :], note="a zero input must return the bias")
+        for (condition, x, weight, bias, expected), reference in zip(copies, references, strict=True):
+            call = trial.arrange(form, x, weight, bias, case.feature_shape)
+            y = trial.run(call, condition)
+            if x is not probes:
+                trial.owns(call, y)
+            if reference is None:
+                trial.same(call, y, expected, condition)
             else:
-                trial.judge(call, y, nothing, note="a zero input must return the bias")
+                trial.judge(call, y, reference, condition)
 
 
 def _some_columns(n: int, seed: int) -> Tensor:
@@ -115,102 +83,77 @@ def _some_columns(n: int, seed: int) -> Tensor:
     return torch.cat([torch.tensor([0, 1, n - 2, n - 1]), chosen])
 
 
-def _specials(context: Context) -> SearchStrategy[Case]:
-    return value_cases(context, kinds=("specials", "normals", "near_overflow", "small_integers"), layouts=False)
-
-
-@law(8, "special values", draw=_specials, kinds=("float",))
+@law(8, "special values", draw=partial(value_cases, kinds=_SPECIALS, layouts=False), kinds=("float",))
 def special_values(trial: Trial, case: Case) -> None:
-    """NaN, infinities and signed zeros propagate alike; where overflow frees right kernels, nothing is judged.
+    """NaN, infinities and signed zeros propagate alike; where an overflow lets right kernels differ, none is judged.
 
-    So does a single one in input, weight or bias, among numbers of ordinary size.
+    Also tried with a single one in input, weight or bias, among numbers of ordinary size.
     """
-    note, single = _with_one_special(case)
-    for x, weight, bias, words in ((case.x, case.weight, case.bias, ""), (*single, note)):
-        rows = x.reshape(-1, weight.shape[1])
-        reference = Reference(rows.cpu(), weight.cpu(), None if bias is None else bias.cpu())
-        for form in trial.forms:
-            call = trial.arrange(form, x, weight, bias, case.feature_shape)
-            trial.judge(call, trial.run(call, note=words), reference, note=words)
+    with_one, single = _with_one_special(case)
+    for x, weight, bias, condition in ((case.x, case.weight, case.bias, ""), (*single, with_one)):
+        reference = reference_of(x.reshape(-1, weight.shape[1]), weight, bias)
+        for call in trial.calls(x, weight, bias, case.feature_shape):
+            trial.judge(call, trial.run(call, condition), reference, condition)
 
 
 def _with_one_special(case: Case) -> tuple[str, tuple[Tensor, Tensor, Tensor | None]]:
     """The case's ordinary numbers, with NaN or an infinity in one place of one tensor; the case itself chooses."""
-    generator = torch.Generator().manual_seed(case.seed % 2**63)
+    generator = generator_of(case)
 
     def below(count: int) -> int:
         return int(torch.randint(0, count, (1,), generator=generator))
 
-    tensors = {"input": case.x, "weight": case.weight, "bias": case.bias}
-    ordinary = {name: None if t is None else torch.where(t.abs() <= 8, t, 1.0) for name, t in tensors.items()}
-    chosen = [name for name, t in ordinary.items() if t is not None and t.numel()]
-    name, value = chosen[below(len(chosen))], (torch.nan, torch.inf, -torch.inf)[below(3)]
-    changed = ordinary[name]
-    assert changed is not None
+    x, weight = (torch.where(t.abs() <= 8, t, 1.0) for t in (case.x, case.weight))
+    bias = None if case.bias is None else torch.where(case.bias.abs() <= 8, case.bias, 1.0)
+    tensors = {"input": x, "weight": weight, **({} if bias is None else {"bias": bias})}
+    filled = [name for name, t in tensors.items() if t.numel()]
+    name, value = filled[below(len(filled))], (torch.nan, torch.inf, -torch.inf)[below(3)]
+    changed = tensors[name]
     changed.view(-1)[below(changed.numel())] = value
-    x, weight, bias = ordinary.values()
-    assert x is not None
-    assert weight is not None
     return f"{value} in the {name} alone", (x, weight, bias)
 
 
-def _scalable(context: Context) -> SearchStrategy[Case]:
-    kinds = ("small_integers", "normals", "distinct", "cancelling", "constant")
-    return value_cases(context, kinds=kinds, layouts=False)
-
-
-@law(14, "scaling", draw=_scalable, kinds=("float", "complex"))
+@law(14, "scaling", draw=partial(value_cases, kinds=_SCALABLE, layouts=False), kinds=("float", "complex"))
 def scaling(trial: Trial, case: Case) -> None:
     """A power of two on input or weight multiplies the result exactly, short of overflow and underflow."""
     exponent = (case.seed % 9 - 4) or 5
     factor = 2.0**exponent
-    for form in trial.forms:
-        call = trial.arrange(form, case.x, case.weight, case.bias, case.feature_shape)
+    for call in trial.calls(case.x, case.weight, case.bias, case.feature_shape):
         y = trial.run(call)
         bias = None if call.bias is None else call.bias * factor
         for what, scaled in (
             ("input", replace(call, input=call.input * factor, bias=bias)),
             ("weight", replace(call, weight=call.weight * factor, bias=bias)),
         ):
-            if not _scaled_exactly(call, scaled, factor):
+            if not _is_scaled_exactly(call, scaled, factor):
                 continue
             z = trial.run(scaled)
-            safe = _far_from_limits(y) & _far_from_limits(z)
-            note = f"{what} and bias times 2**{exponent} must give the result times 2**{exponent}"
-            trial.same(scaled, torch.where(safe, z, 0.0), torch.where(safe, y * factor, 0.0), note=note)
+            safe = _is_far_from_limits(y) & _is_far_from_limits(z)
+            condition = f"{what} and bias times 2**{exponent} must give the result times 2**{exponent}"
+            trial.same(scaled, torch.where(safe, z, 0.0), torch.where(safe, y * factor, 0.0), condition)
     if case.bias is None:
-        _negation(trial, case)
+        for call in trial.calls(case.x, case.weight, None, case.feature_shape):
+            negated = replace(call, input=-call.input)
+            trial.gives(negated, -trial.run(call), "the negated input must give the negated result")
 
 
-def _negation(trial: Trial, case: Case) -> None:
-    for form in trial.forms:
-        call = trial.arrange(form, case.x, case.weight, None, case.feature_shape)
-        opposite = replace(call, input=-call.input)
-        trial.same(
-            opposite, trial.run(opposite), -trial.run(call), note="the negated input must give the negated result"
-        )
-
-
-def _scaled_exactly(call: object, scaled: object, factor: float) -> bool:
+def _is_scaled_exactly(call: Call, scaled: Call, factor: float) -> bool:
     """Whether no entry left the range in which a power of two changes the exponent alone, products included."""
     smallest = 1.0
-    for before, after in ((getattr(call, name), getattr(scaled, name)) for name in ("input", "weight", "bias")):
-        if before is None or before.numel() == 0:
+    for before, after in ((call.input, scaled.input), (call.weight, scaled.weight), (call.bias, scaled.bias)):
+        if before is None or after is None or before.numel() == 0:
             continue
         if before is not after and not torch.equal(after / factor, before):
             return False
-        size = torch.minimum(*(_sizes(t) for t in (before, after)))
+        size = torch.minimum(_smaller_parts(before), _smaller_parts(after))
         smallest *= float(torch.where(size > 0, size, 1.0).min())
-    accumulator = format_of(torch.float32 if before_dtype(call) != torch.float64 else torch.float64)
+    is_double = format_of(call.input.dtype).dtype == torch.float64
+    accumulator = format_of(torch.float64 if is_double else torch.float32)
     return smallest > accumulator.min_normal * 2.0**24
 
 
-def before_dtype(call: object) -> torch.dtype:
-    """The real dtype of a call's tensors."""
-    return format_of(getattr(call, "input").dtype).dtype  # noqa: B009 - calls are structural here
-
-
-def _sizes(t: Tensor) -> Tensor:
+def _smaller_parts(t: Tensor) -> Tensor:
+    """Magnitudes of real numbers; of complex numbers that of the smaller part that is not zero."""
     t = t.detach().resolve_conj()
     if t.is_complex():
         parts = torch.view_as_real(t).abs()
@@ -218,7 +161,7 @@ def _sizes(t: Tensor) -> Tensor:
     return t.abs().double()
 
 
-def _far_from_limits(y: Tensor) -> Tensor:
+def _is_far_from_limits(y: Tensor) -> Tensor:
     fmt = format_of(y.dtype)
     y = y.detach().resolve_conj()
     sizes = torch.view_as_real(y).abs() if y.is_complex() else y.abs()[..., None]

@@ -1,4 +1,4 @@
-"""A broken law in words: one screen with the law, the witness, both values, the likely cause, how to see it again."""
+"""A broken law in words: one screen with what is wrong, the law, both values, the likely cause, how to see it again."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import textwrap
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from equiv.backends import Backend
-from equiv.causes import likely_cause
-from equiv.laws.call import Broken
-from equiv.laws.measuring import weaker_arithmetic
-from equiv.laws.registry import Law
+from equiv.backends import Backend, TorchEager
+from equiv.causes import Cause, likely_cause
+from equiv.laws.arithmetic import weaker_arithmetic
+from equiv.laws.call import Broken, Mismatch, sentence_of
+from equiv.laws.selection import Item
 from equiv.laws.witness.snippet import program_of
 from equiv.verdict import share_words
 
@@ -22,10 +22,10 @@ class Failure:
     Attributes:
         law: Its id.
         form: The form that broke it.
-        dtype: As a word.
+        dtype: Its name.
         backend: Its name.
         sentence: The law in words.
-        note: What was tried and what happened.
+        note: What the form does wrong and under which condition: the rest of a sentence that begins with the form.
         shapes: Of input, weight and bias.
         where: Index of the worst entry, rows first; empty if the failure is not about an entry.
         actual: Its value.
@@ -50,94 +50,95 @@ class Failure:
     expected: str
     envelope: tuple[str, str] | None
     ratio: float | None
-    cause: str | None
+    cause: Cause | None
     snippet: str | None
     command: str
     case: str
 
+    @property
+    def summary(self) -> str:
+        """What is wrong, in one sentence on one line."""
+        return " ".join(sentence_of(self.law, self.form, self.dtype, self.backend, self.note).split())
+
     def render(self, width: int = 80) -> str:
-        """Plain text of at most ``width`` columns, snippet aside."""
-        rows = [("form", f"{self.form} in {self.dtype} on {self.backend}"), ("found", self.note)]
+        """The whole report: plain text of at most ``width`` columns, snippet aside."""
+        return "\n".join([*textwrap.wrap(self.summary, width), self.details(width)])
+
+    def details(self, width: int = 80) -> str:
+        """The report below its summary."""
+        rows = [("law", self.sentence)]
         if self.shapes:
             rows.append(("shapes", self.shapes))
-        if self.actual or self.expected:
-            place = f" at [{', '.join(map(str, self.where))}]" if self.where else ""
-            rows += [("actual", self.actual + place), ("expected", self.expected)]
         if self.envelope is not None:
             rows.append(("envelope", f"[{self.envelope[0]}, {self.envelope[1]}]"))
         if self.ratio is not None:
             rows.append(("error", share_words(self.ratio)))
-        if self.cause:
-            rows.append(("cause", self.cause))
-        lines = textwrap.wrap(f"LAW BROKEN: {self.law}. {self.sentence}", width)
-        for name, value in rows:
-            lines += textwrap.wrap(f"  {name:<9}{value}", width, subsequent_indent=" " * 11, break_on_hyphens=False)
+        if self.cause is not None:
+            rows.append(("cause", self.cause.sentence))
+            rows += [("fix", self.cause.fix)] if self.cause.fix else []
+        lines = [line for name, value in rows for line in _row(name, value, width)]
         if self.snippet is None:
-            lines += textwrap.wrap(
-                f"  {'case':<9}{self.case}", width, subsequent_indent=" " * 11, max_lines=8, break_on_hyphens=False
-            )
+            lines += _row("case", self.case, width, max_lines=8)
         else:
             lines += ["  witness, as a program:", *(f"    {line}".rstrip() for line in self.snippet.splitlines())]
         return "\n".join([*lines, f"  again: {self.command}"])
 
     def to_dict(self) -> dict[str, Any]:
-        """In JSON's types."""
-        return asdict(self)
+        """In JSON's types, with the summary."""
+        return {"summary": self.summary, **asdict(self)}
 
 
-def failure_of(broken: Broken, law: Law, *, dtype: str, backend: Backend, seed: int, case: object) -> Failure:
+def _row(name: str, value: str, width: int, max_lines: int | None = None) -> list[str]:
+    how: dict[str, Any] = {"subsequent_indent": " " * 11, "break_on_hyphens": False, "max_lines": max_lines}
+    return textwrap.wrap(f"  {name:<9}{value}", width, **how)
+
+
+def failure_of(broken: Broken, item: Item, *, seed: int, case: object) -> Failure:
     """Find the words for a broken law."""
-    call = broken.call
+    call, wrong = broken.call, broken.mismatch or Mismatch("", "")
     shapes = ""
     if call is not None:
         bias = "no bias" if call.bias is None else f"bias {tuple(call.bias.shape)}"
         shapes = f"input {tuple(call.input.shape)}, weight {tuple(call.weight.shape)}, {bias}"
     return Failure(
-        law=law.id,
+        law=item.law.id,
         form=broken.form,
-        dtype=dtype,
-        backend=backend.name,
-        sentence=law.sentence,
+        dtype=item.word,
+        backend=item.backend.name,
+        sentence=item.law.sentence,
         note=broken.note,
         shapes=shapes,
-        where=broken.index or (),
-        actual="" if broken.actual is None else str(broken.actual),
-        expected="" if broken.expected is None else str(broken.expected),
-        envelope=None if broken.envelope is None else (str(broken.envelope[0]), str(broken.envelope[1])),
-        ratio=broken.ratio,
-        cause=_cause(broken, backend),
-        snippet=program_of(broken, law, case, backend=backend),
-        command=_again(law.id, dtype, backend.name, seed),
+        where=wrong.index,
+        actual=str(wrong.actual),
+        expected=str(wrong.expected),
+        envelope=None if wrong.envelope is None else (str(wrong.envelope[0]), str(wrong.envelope[1])),
+        ratio=wrong.ratio,
+        cause=_cause(broken, item.backend),
+        snippet=program_of(broken, item, case),
+        command=_again(item, seed),
         case=repr(case),
     )
 
 
-def _again(law: str, dtype: str, backend: str, seed: int) -> str:
-    if backend.startswith("eager."):
-        device = "" if backend == "eager.cpu" else f" --device {_device(backend)}"
+def _again(item: Item, seed: int) -> str:
+    law, dtype, backend = item.law.id, item.word, item.backend
+    if type(backend) is TorchEager:
+        device = "" if str(backend.device) == "cpu" else f" --device {backend.device}"
         return f"equiv verify --law {law} --dtype {dtype}{device} --seed {seed}"
-    return f"pytest -k '{law} and {dtype} and {backend}' --equiv-seed {seed}"
+    return f"pytest -k '{law} and {dtype} and {backend.name}' --equiv-seed {seed}"
 
 
-def _device(backend: str) -> str:
-    kind = backend.removeprefix("eager.")
-    index = kind.lstrip("abcdefghijklmnopqrstuvwxyz")
-    return kind if not index else f"{kind.removesuffix(index)}:{index}"
-
-
-def _cause(broken: Broken, backend: Backend) -> str | None:
+def _cause(broken: Broken, backend: Backend) -> Cause | None:
     """The named mistake that gives the same outputs, or the weaker arithmetic that allows them, if there is one."""
-    call, outputs = broken.call, broken.outputs
-    if call is None or outputs is None or broken.gradient is not None:
+    call, mismatch = broken.call, broken.mismatch
+    if call is None or mismatch is None or mismatch.results is None:
         return None
-    actual, exact = outputs
-    if actual.shape != exact.shape:
-        return None
-    n, o = call.weight[0].numel(), call.weight.shape[0]
-    if actual.shape[1] != o or call.input.numel() != actual.shape[0] * n:
+    actual, exact = mismatch.results
+    rows, outputs, n = call.sizes
+    if actual.shape != exact.shape or actual.shape != (rows, outputs) or call.input.numel() != rows * n:
         return None
     shape = tuple(call.weight.shape[1:]) if call.form == "full" else (n, 1)
-    mistake = likely_cause(
-        actual, x=call.input.reshape(-1, n), weight=call.weight.reshape(o, n), bias=call.bias, feature_shape=shape
-    )
-    return mistake.sentence if mistake is not None else weaker_arithmetic(backend, call, actual)
+    x, weight = call.input.reshape(-1, n), call.weight.reshape(outputs, n)
+    mistake = likely_cause(actual, x=x, weight=weight, bias=call.bias, feature_shape=shape)
+    weaker = None if mistake is not None else weaker_arithmetic(backend, call, actual)
+    return mistake if weaker is None else weaker.cause

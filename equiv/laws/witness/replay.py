@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from hypothesis.errors import HypothesisException
-
+from equiv.arguments import check_choice, refusal
 from equiv.backends import FORMS, Backend, TorchEager
-from equiv.errors import EquivError
-from equiv.laws.call import Broken
-from equiv.laws.registry import LAWS, Law, kind_of
+from equiv.laws.call import Broken, sentence_of
+from equiv.laws.registry import LAWS, kind_of
+from equiv.laws.selection import Item
 from equiv.laws.trial import Trial
 
 
@@ -19,7 +18,7 @@ def check_case(law: str, case: Any, *, backend: Backend | None = None, forms: Se
 
     Args:
         law: Its id, such as ``"exact"``; ``equiv.laws.LAWS`` has them all.
-        case: What the law draws: the result of ``equiv.strategies.build_case``, or an ``equiv.laws.checks.sizes.Sizes``.
+        case: What the law draws: the result of ``equiv.strategies.build_case``, or an ``equiv.laws.SizedCase``.
         backend: Who runs the forms; torch on the device of the case by default.
         forms: Of ``linear``, ``full``, ``pointwise``; None for all that the law is about.
 
@@ -31,35 +30,27 @@ def check_case(law: str, case: Any, *, backend: Backend | None = None, forms: Se
         >>> from equiv.strategies import Recipe, Values, build_case
         >>> check_case("exact", build_case(Recipe((2, 1), 1, (), x=Values("distinct"), weight=Values("constant"))))
     """
-    if law not in LAWS:
-        raise EquivError(f"law: expected one of {', '.join(LAWS)}, got {law!r:.60}; correct its spelling")
+    check_choice("law", law, LAWS)
     if not hasattr(case, "dtype") or not hasattr(case, "device"):
-        raise EquivError(f"case: expected a case, got {type(case).__name__}; pass equiv.strategies.build_case(recipe)")
+        raise refusal("case", "a case", case, "pass equiv.strategies.build_case(recipe)")
     found = LAWS[law]
     if kind_of(case.dtype) not in found.kinds:
-        raise EquivError(f"case: expected a dtype that is {' or '.join(found.kinds)} for {law}, got {case.dtype}")
+        raise refusal("case", f"a dtype that is {' or '.join(found.kinds)} for {law}", case.dtype, "pass another case")
     wanted = tuple(form for form in FORMS if form in found.forms and (forms is None or form in forms))
     if not wanted:
-        raise EquivError(f"forms: expected some of {', '.join(found.forms)} for {law}, got {forms!r:.60}")
-    runs = TorchEager(case.device) if backend is None else backend
-    broken = tried(found, case, backend=runs, forms=wanted)
+        raise refusal("forms", f"some of {', '.join(found.forms)} for {law}", forms, "leave it out for all")
+    item = Item(found, wanted, case.dtype, TorchEager(case.device) if backend is None else backend)
+    broken = tried(item, case)
     if broken is not None:
-        entry = f"; actual {broken.actual}, expected {broken.expected}" if broken.actual is not None else ""
-        place = f" at {list(broken.index)}" if broken.index else ""
-        raise AssertionError(
-            f"{law} is broken by {broken.form} on {runs.name}: {broken.note}{entry}{place}"
-        ) from broken
+        said = sentence_of(law, broken.form, item.word, item.backend.name, broken.note)
+        raise AssertionError(said) from broken
 
 
-def tried(law: Law, case: Any, *, backend: Backend, forms: tuple[str, ...], measured: bool = False) -> Broken | None:
-    """How the law is broken by this case; None where it holds. For ``measured`` see :class:`equiv.laws.Trial`."""
-    trial = Trial(backend, case.dtype, forms, measured=measured)
+def tried(item: Item, case: Any, *, measured: bool = False) -> Broken | None:
+    """How the item's law is broken by a case; None where it holds. For ``measured`` see :class:`equiv.laws.Trial`."""
+    trial = Trial(item.backend, case.dtype, item.forms, measured=measured)
     try:
-        law.check(trial, case)
+        item.law.try_on(trial, case)
     except Broken as broken:
         return broken
-    except HypothesisException:
-        raise
-    except Exception as error:  # as in the runner: what a backend returned has no place in the check
-        return Broken(f"the check raised {type(error).__name__}: {error}", form=forms[0] if len(forms) == 1 else "all")
     return None

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
-from equiv.backends import Backend
 from equiv.laws.call import Broken
-from equiv.laws.checks.sizes import Sizes
-from equiv.laws.registry import Law
+from equiv.laws.checks.boundaries import SizedCase
+from equiv.laws.selection import Item
 from equiv.laws.witness.replay import tried
 from equiv.strategies import BOUNDARIES, CONTIGUOUS, Case, Recipe, Window, build_case
 
@@ -24,40 +23,22 @@ _TRIALS, _SECONDS = 200, 3.0
 _ALL = 32  # sizes up to here are tried one by one
 _ENTRIES = 12  # single entries of a tensor that are tried alone
 
-Change = Callable[[Any, int], Any]
-
 
 def smaller(
-    broken: Broken,
-    case: Any,
-    *,
-    law: Law,
-    backend: Backend,
-    forms: tuple[str, ...],
-    measured: bool = False,
-    trials: int = _TRIALS,
-    seconds: float = _SECONDS,
+    broken: Broken, case: Any, *, item: Item, measured: bool = False, trials: int = _TRIALS, seconds: float = _SECONDS
 ) -> tuple[Broken, Any]:
-    """The smallest case found that still breaks the law, and how; what was given where none is smaller.
+    """The smallest case found that still breaks the item's law, and how; what was given where none is smaller.
 
-    Args:
-        broken: How the case breaks the law.
-        case: An ``equiv.strategies.Case`` or ``equiv.laws.checks.sizes.Sizes``; any other is given back.
-        law: The law.
-        backend: Who runs the forms.
-        forms: Which of them.
-        measured: Whether envelopes follow measured arithmetic.
-        trials: Most cases to try.
-        seconds: Start no trial after this time.
+    At most ``trials`` cases are tried, and none after ``seconds``. See :class:`equiv.laws.Trial` for ``measured``.
     """
     recipe = case.recipe if isinstance(case, Case) else case
-    if not isinstance(recipe, Recipe | Sizes):
+    if not isinstance(recipe, Recipe | SizedCase):
         return broken, case
-    search = _Search(broken, recipe, law, backend, forms, measured, trials, time.monotonic() + seconds)
-    if broken.form in forms and len(forms) > 1:
-        search.forms = (broken.form,)
+    search = _Search(broken, recipe, item, measured, trials, time.monotonic() + seconds)
+    if broken.form in item.forms and len(item.forms) > 1:
+        search.item = replace(item, forms=(broken.form,))
     if not search.breaks(recipe):
-        search.forms = forms
+        search.item = item
         if not search.breaks(recipe):
             return broken, case  # it does not fail every time: there is nothing to learn from another case
     if isinstance(recipe, Recipe):
@@ -72,31 +53,24 @@ def smaller(
     return search.broken, build_case(search.best) if isinstance(search.best, Recipe) else search.best
 
 
+@dataclass
 class _Search:
-    """What is known so far: the smallest recipe that breaks the law."""
+    """What is known so far: the smallest recipe that breaks the law, and how many trials are left until when."""
 
-    def __init__(
-        self,
-        broken: Broken,
-        recipe: Recipe | Sizes,
-        law: Law,
-        backend: Backend,
-        forms: tuple[str, ...],
-        measured: bool,
-        trials: int,
-        deadline: float,
-    ) -> None:
-        self.broken, self.best = broken, recipe
-        self.law, self.backend, self.forms, self.measured = law, backend, forms, measured
-        self.left, self.deadline = trials, deadline
+    broken: Broken
+    best: Recipe | SizedCase
+    item: Item
+    measured: bool
+    left: int
+    deadline: float
 
-    def breaks(self, recipe: Recipe | Sizes | None) -> bool:
+    def breaks(self, recipe: Recipe | SizedCase | None) -> bool:
         """Whether the recipe breaks the law too; if so it is the best from now on."""
         if recipe is None or self.left <= 0 or time.monotonic() > self.deadline:
             return False
         self.left -= 1
         case = build_case(recipe) if isinstance(recipe, Recipe) else recipe
-        found = tried(self.law, case, backend=self.backend, forms=self.forms, measured=self.measured)
+        found = tried(self.item, case, measured=self.measured)
         if found is None:
             return False
         self.best, self.broken = recipe, found
@@ -116,17 +90,17 @@ class _Search:
 
     def shorter(self) -> None:
         """Every size in turn."""
-        for read, change in _sizes(self.best):
-            now = read(self.best)
+        for place in _places(self.best):
+            now = _size(self.best, place)
             low = 0
             for size in [*range(1, min(now - 1, _ALL) + 1), *(size for size in BOUNDARIES if _ALL < size < now)]:
-                if self.breaks(change(self.best, size)):
+                if self.breaks(_resized(self.best, place, size)):
                     break
                 low = size
-            high = read(self.best)
+            high = _size(self.best, place)
             while high > _ALL and high - low > 1 and self.left > 0:  # low holds, high does not
                 middle = (low + high) // 2
-                low, high = (low, middle) if self.breaks(change(self.best, middle)) else (middle, high)
+                low, high = (low, middle) if self.breaks(_resized(self.best, place, middle)) else (middle, high)
 
     def sparser(self) -> None:
         """One entry of the input, then of the weight, in place of all."""
@@ -136,47 +110,38 @@ class _Search:
             count = n * (math.prod(self.best.batch_shape) if name == "x" else self.best.out_features)
             if values.window == Window() and count > 1:
                 places = range(1, min(count, _ENTRIES) + 1) if count <= _ENTRIES else (*range(1, _ENTRIES), count)
-                single = (replace(values, window=_single(count, place)) for place in places)
-                any(self.breaks(_with(self.best, **{name: each})) for each in single)
+                windows = (Window(end=None if place == count else place, length=1) for place in places)
+                singles: Iterator[dict[str, Any]] = ({name: replace(values, window=window)} for window in windows)
+                any(self.breaks(replace(self.best, **single)) for single in singles)
 
 
-def _single(count: int, place: int) -> Window:
-    return Window(end=None if place == count else place, length=1)
+Place = tuple[str, int | None]  # a field of a recipe, and where in it if it is a shape
 
 
-def _with(recipe: Recipe | Sizes, **changes: Any) -> Any:
-    return replace(recipe, **changes)
+def _places(recipe: Recipe | SizedCase) -> list[Place]:
+    """Where a recipe has its sizes."""
+    batch: list[Place] = [("batch_shape", i) for i in range(len(recipe.batch_shape))]
+    if isinstance(recipe, SizedCase):
+        return [*batch, ("out_features", None), ("in_features", None)]
+    return [*batch, ("out_features", None), *(("feature_shape", i) for i in range(len(recipe.feature_shape)))]
 
 
-def _sizes(recipe: Recipe | Sizes) -> Iterator[tuple[Callable[[Any], int], Change]]:
-    """How to read each size of a recipe and how to change it. The spatial sides keep more than one position apart."""
-    for place in range(len(recipe.batch_shape)):
-        yield _reader("batch_shape", place), _changer("batch_shape", place)
-    yield lambda r: int(r.out_features), lambda r, size: replace(r, out_features=size)
-    if isinstance(recipe, Sizes):
-        yield (
-            lambda r: int(r.in_features),
-            lambda r, size: replace(r, in_features=size, feature_shape=(size, *(1,) * (len(r.feature_shape) - 1))),
-        )
-        return
-    for place in range(len(recipe.feature_shape)):
-        if place == 0 or math.prod(recipe.feature_shape[1:]) == 1:
-            yield _reader("feature_shape", place), _changer("feature_shape", place)
-        else:
-            # One position is another case: a law may be about maps with several, and Hypothesis has tried 1 itself.
-            yield _reader("feature_shape", place), _changer("feature_shape", place, positions=2)
+def _size(recipe: Recipe | SizedCase, place: Place) -> int:
+    name, index = place
+    return int(getattr(recipe, name) if index is None else getattr(recipe, name)[index])
 
 
-def _reader(name: str, place: int) -> Callable[[Any], int]:
-    return lambda recipe: int(getattr(recipe, name)[place])
+def _resized(recipe: Any, place: Place, size: int) -> Any:
+    """The recipe with another size in a place; None where that would make one position of several.
 
-
-def _changer(name: str, place: int, *, positions: int = 1) -> Change:
-    def change(recipe: Any, size: int) -> Any:
-        shape = getattr(recipe, name)
-        changed = (*shape[:place], size, *shape[place + 1 :])
-        if math.prod(changed[1:]) < positions:
-            return None
-        return replace(recipe, **{name: changed})
-
-    return change
+    A law may be about maps with several positions, and Hypothesis has tried one itself.
+    """
+    name, index = place
+    if index is None:
+        shape = {"feature_shape": (size, *(1,) * (len(recipe.feature_shape) - 1))} if name == "in_features" else {}
+        return replace(recipe, **{name: size}, **shape)
+    before = getattr(recipe, name)
+    after = (*before[:index], size, *before[index + 1 :])
+    if name == "feature_shape" and math.prod(before[1:]) > 1 and math.prod(after[1:]) == 1:
+        return None
+    return replace(recipe, **{name: after})

@@ -1,29 +1,27 @@
-"""The arithmetic of one call, measured: its backend, form, sizes, strides, stride and dilation, on values of its own.
+"""What one call is measured to compute in: its backend, form, sizes, strides, stride and dilation, on other values.
 
-Used in two ways: to name the arithmetic behind a result that left the envelope, and, where the user asks for it, to
-take the measured arithmetic as the envelope, with a finding wherever it is weaker than the declared one.
+It names the arithmetic behind a result that left the envelope; and, where the user asks for it, it is what the envelope
+follows, with a finding wherever it is weaker than the declared one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from equiv.backends import Backend, identity
+from equiv.causes import Cause
+from equiv.dtypes import FLOATS
 from equiv.errors import EquivError
+from equiv.laws.call import Call
 from equiv.numerics import Measured, Reference, measure
-
-if TYPE_CHECKING:
-    from equiv.laws.call import Call
 
 MODES = ("declared", "measured")
 """What an envelope follows: what right kernels of the dtype and device have, or what this one was found to have."""
 
-_REAL = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _LARGEST = 2**22  # entries of input, weight and result together: larger calls are taken as declared
 
 
@@ -33,39 +31,31 @@ def arithmetic_of(backend: Backend, call: Call) -> Measured | None:
     Some 300 calls of the same sizes, 0.1 s for a small layer; kept for calls of the same sizes and strides.
     Complex and integer dtypes, and a backend that fails the probes, are not measured.
     """
-    if call.input.dtype not in _REAL or 0 in call.input.shape or 0 in call.weight.shape:
+    if call.input.dtype not in FLOATS or 0 in call.input.shape or 0 in call.weight.shape:
         return None
-    dims = call.weight.ndim - 2
-    outputs, n = call.weight.shape[0], call.weight[0].numel()
-    rows = call.input.numel() // n
+    rows, outputs, n = call.sizes
     if rows * n + outputs * n + rows * outputs > _LARGEST:
         return None
-    stride, dilation = call.stride or (1,) * dims, call.dilation or (1,) * dims
 
     def run(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        given = _laid_as(x.reshape(call.input.shape), call.input)
         kernel = weight.reshape(-1, *call.weight.shape[1:])
         if kernel.shape == call.weight.shape:
             kernel = _laid_as(kernel, call.weight)
-        if call.form == "linear":
-            y = backend.linear(given, kernel, bias)
-        else:
-            y = backend.conv(given, kernel, bias, stride=stride, dilation=dilation)
-        return y.reshape(rows, -1)
+        given = _laid_as(x.reshape(call.input.shape), call.input)
+        return replace(call, input=given, weight=kernel, bias=bias).result(backend).reshape(rows, -1)
 
+    who, layouts = identity(backend), [(tuple(t.shape), t.stride()) for t in (call.input, call.weight)]
+    sizes: dict[str, Any] = {"rows": rows, "out_features": outputs, "in_features": n, "bias": call.bias is not None}
     try:
         return measure(
             run,
+            **sizes,
             dtype=call.input.dtype,
-            rows=rows,
-            out_features=outputs,
-            in_features=n,
-            bias=call.bias is not None,
             device=call.input.device,
             op=call.form,
             subject=f"{call.form}, {backend.name}",
             order_limit=0,
-            key=_key(backend, call, stride, dilation),
+            key=None if who is None else ("call", who, call.form, *layouts, *call.steps),
         )
     except EquivError:  # it computes something else altogether
         return None
@@ -84,24 +74,24 @@ def usable(measured: Measured | None) -> Measured | None:
     return None if unnamed or (whole and measured.reduction.value in (None, measured.accumulator.value)) else measured
 
 
-def weaker_arithmetic(backend: Backend, call: Call, y: Tensor) -> str | None:
-    """In which way the backend's arithmetic is weaker than declared, if that explains the result ``y`` ``(N, O)``."""
-    found = explains(backend, call, y)
-    return None if found is None else "weaker arithmetic than declared: " + "; ".join(found.discrepancies)
-
-
 @dataclass(frozen=True)
-class Explanation:
-    """A result inside the measured envelope of a kernel that is weaker than declared."""
+class WeakerArithmetic:
+    """In which ways the arithmetic of a call is weaker than declared, and the error over the envelope that it has."""
 
     discrepancies: tuple[str, ...]
     ratio: float
 
+    @property
+    def cause(self) -> Cause:
+        """As a cause of a result outside the declared envelope."""
+        found = "; ".join(self.discrepancies)
+        return Cause("arithmetic-weaker-than-declared", f"weaker arithmetic than declared: {found}")
 
-def explains(backend: Backend, call: Call, y: Tensor) -> Explanation | None:
-    """Whether the measured arithmetic is weaker than declared and has ``y`` inside its envelope."""
-    n, outputs = call.weight[0].numel(), call.weight.shape[0]
-    if call.input.dtype not in _REAL or y.shape != (call.input.numel() // max(n, 1), outputs) or y.numel() == 0:
+
+def weaker_arithmetic(backend: Backend, call: Call, y: Tensor) -> WeakerArithmetic | None:
+    """How the call's arithmetic is weaker than declared, if that explains ``y`` ``(N, O)``: it lies in its envelope."""
+    rows, outputs, n = call.sizes
+    if call.input.dtype not in FLOATS or y.shape != (rows, outputs) or y.numel() == 0:
         return None
     measured = usable(arithmetic_of(backend, call))
     discrepancies = () if measured is None else measured.agrees_with()
@@ -110,7 +100,7 @@ def explains(backend: Backend, call: Call, y: Tensor) -> Explanation | None:
     x, weight = call.input.detach().reshape(-1, n).cpu(), call.weight.detach().reshape(outputs, n).cpu()
     reference = Reference(x, weight, None if call.bias is None else call.bias.detach().cpu())
     found = reference.assess(y.detach().cpu(), measured.arithmetic)
-    return Explanation(discrepancies, float(found.ratio.max())) if found.all_inside else None
+    return WeakerArithmetic(discrepancies, float(found.ratio.max())) if found.all_inside else None
 
 
 def _laid_as(values: Tensor, like: Tensor) -> Tensor:
@@ -118,8 +108,8 @@ def _laid_as(values: Tensor, like: Tensor) -> Tensor:
     if values.stride() == like.stride() or not _is_apart(like):
         return values
     size = 1 + sum((length - 1) * step for length, step in zip(like.shape, like.stride(), strict=True))
-    room = torch.zeros(size, dtype=values.dtype, device=values.device)
-    return room.as_strided(like.shape, like.stride()).copy_(values)
+    memory = torch.zeros(size, dtype=values.dtype, device=values.device)
+    return memory.as_strided(like.shape, like.stride()).copy_(values)
 
 
 def _is_apart(t: Tensor) -> bool:
@@ -130,12 +120,3 @@ def _is_apart(t: Tensor) -> bool:
             return False
         reach += step * (length - 1)
     return True
-
-
-def _key(backend: Backend, call: Call, stride: tuple[int, ...], dilation: tuple[int, ...]) -> Hashable | None:
-    who = identity(backend)
-    layouts = [(tuple(t.shape), t.stride()) for t in (call.input, call.weight)]
-    return None if who is None else ("call", who, call.form, *layouts, stride, dilation)
-
-
-__all__ = ["MODES", "Explanation", "arithmetic_of", "explains", "usable", "weaker_arithmetic"]

@@ -1,0 +1,76 @@
+"""The law about sizes at which kernels take another path."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from hypothesis import strategies as st
+
+from equiv.dtypes import is_inexact
+from equiv.laws.checks.expected import exact_gradients, same_gradients, whole
+from equiv.laws.registry import Context, law
+from equiv.laws.trial import Trial
+from equiv.numerics import STYLES, exact_case
+
+_VECTORS = (1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257)
+_FAR = (32767, 32768, 32769, 65535, 65536, 65537)
+_LARGE = (511, 512, 513, 1023, 1024, 1025, 2047, 2048, 2049, 4096, 4097, *_FAR, *(32769, 65537) * 3)
+_WORK, _DEEP_WORK = 2**18, 2**21
+_ORDERS = st.sampled_from([("n", "out", "rows"), ("out", "rows", "n"), ("rows", "n", "out")])
+
+
+@dataclass(frozen=True)
+class SizedCase:
+    """A layer and an input by their sizes, with the probe that fills them; prints as what it is."""
+
+    batch_shape: tuple[int, ...]
+    in_features: int
+    out_features: int
+    feature_shape: tuple[int, ...]
+    bias: bool
+    style: str
+    seed: int
+    dtype: torch.dtype
+    device: str
+
+
+@st.composite
+def _sized_cases(draw: st.DrawFn, context: Context) -> SizedCase:
+    sizes = _VECTORS + _LARGE if context.deep else _VECTORS
+    left = _DEEP_WORK if context.deep else _WORK
+    drawn: dict[str, int] = {}
+    for name in draw(_ORDERS):  # what comes first takes any of the sizes, also the largest
+        # Each dimension has a table of its own: Hypothesis copies what it drew from one table over another draw of it.
+        drawn.update([draw(st.sampled_from([(name, size) for size in sizes if size <= left]))])
+        left //= drawn[name]
+    n, out, rows = drawn["n"], drawn["out"], drawn["rows"]
+    along = draw(st.sampled_from([d for d in range(1, min(n, 16) + 1) if n % d == 0]))
+    shapes = [(n // along, along), (n // along, along, 1), (n // along, 1, along), (along, n // along, 1, 1)]
+    shape = draw(st.sampled_from(shapes))
+    batch = draw(st.sampled_from([(rows,), (1, rows), (rows, 1)]))
+    bias = draw(st.booleans())
+    style = draw(st.sampled_from(STYLES))
+    seed = draw(st.integers(0, 2**32 - 1))
+    return SizedCase(batch, n, out, shape, bias, style, seed, context.dtype, str(context.device))
+
+
+@law(15, "boundaries", draw=_sized_cases, weight=2)
+def boundaries(trial: Trial, case: SizedCase) -> None:
+    """Results and gradients are exact at sizes where kernels change: 1, 2, 3, vector widths and their neighbours."""
+    rows = math.prod(case.batch_shape)
+    same = ("seed", "style", "in_features", "out_features", "bias", "dtype", "device")
+    longest = max(rows, case.in_features, case.out_features)
+    x, weight, bias = exact_case(rows=rows, reduction=longest, **{name: getattr(case, name) for name in same})
+    expected = whole(x, weight, bias)
+    for name, size in (("n", case.in_features), ("O", case.out_features), ("rows", rows)):
+        trial.cover(f"boundary {name}", size)
+    backward = is_inexact(case.dtype)
+    values = torch.randint(-1, 2, expected.shape, generator=torch.Generator().manual_seed(case.seed))
+    grad = values.to(case.dtype).to(x.device)
+    wanted = exact_gradients(x, weight, grad, bias=bias is not None) if backward else ()
+    for call in trial.calls(x.view(*case.batch_shape, -1), weight, bias, case.feature_shape):
+        trial.gives(call, expected)
+        if backward:
+            same_gradients(trial, call, grad, wanted, result=expected)

@@ -1,0 +1,192 @@
+"""The law about torch's own program transformations: vmap, jvp, functional_call, compile, autocast, meta."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from equiv.dtypes import dtype_name
+from equiv.laws.call import Call, raised
+from equiv.laws.checks.drawing import exact_case_like, exact_cases, rows_of
+from equiv.laws.checks.expected import whole
+from equiv.laws.checks.round_trips import mapped, shaped
+from equiv.laws.registry import law
+from equiv.laws.trial import Trial, as_linear
+from equiv.strategies import Case
+
+_COMPILED = 12  # torch.compile takes most of a second: one in so many cases, chosen by the seed so that it fails again
+_MANY = 33  # rows that half of the compiled programs, and those of as many outputs, get at least: the case's own again
+_draw = partial(exact_cases, layouts=False, max_features=128, max_out=64, max_rows=32)
+
+
+@law(11, "transforms", draw=_draw, needs_torch=True)
+def transforms(trial: Trial, case: Case) -> None:
+    """vmap, jvp, functional_call, compile, autocast and the meta device agree with the plain call."""
+    x = rows_of(case)
+    expected = whole(x, case.weight, case.bias)
+    layer = as_linear(case.weight, case.bias)
+    for call in trial.calls(x, case.weight, case.bias, case.feature_shape):
+        this = _Module(call.form, mapped(call.form, layer, case.feature_shape), x, case.feature_shape)
+        _on_meta(trial, call, this)
+        for name, way in (_ALWAYS | (_WITH_ROWS if len(x) else {})).items():
+            _agrees(trial, call, name, partial(way, this), expected)
+        if len(x) and case.seed % _COMPILED == 0:
+            large = case.seed % (2 * _COMPILED) == 0 or case.weight.shape[0] >= _MANY
+            times = -(-_MANY // len(x)) if large else 1
+            many = replace(call, input=torch.cat([call.input] * times))
+            compiled = partial(_compiled, replace(this, x=torch.cat([x] * times)))
+            _agrees(trial, many, "compile", compiled, expected.repeat(times, 1))
+        if case.dtype.is_floating_point and len(x):
+            _jvp(trial, call, this, case)
+        if case.dtype == torch.float32:
+            for lower in (torch.bfloat16, torch.float16):
+                _autocast(trial, case, call.form, lower)
+
+
+@dataclass(frozen=True)
+class _Module:
+    """One form as a module, and the rows ``(N, n)`` that it is called on."""
+
+    form: str
+    module: nn.Module
+    x: Tensor
+    feature_shape: tuple[int, ...]
+
+    @property
+    def input(self) -> Tensor:
+        """The rows as the module takes them."""
+        return shaped(self.form, self.x, self.feature_shape)
+
+    @property
+    def parameters(self) -> dict[str, Tensor]:
+        """By name."""
+        return {name: value.detach() for name, value in self.module.named_parameters()}
+
+    def called(self, parameters: dict[str, Tensor], x: Tensor) -> Tensor:
+        """The module called with other parameters."""
+        y: Tensor = torch.func.functional_call(self.module, parameters, (x,))
+        return y
+
+    def as_rows(self, y: Tensor) -> Tensor:
+        """A result as ``(N, O)``."""
+        return y.reshape(len(self.x), -1) if len(self.x) else y.reshape(0, y.shape[1])
+
+
+def _agrees(trial: Trial, call: Call, name: str, way: Callable[[], Tensor], expected: Tensor) -> None:
+    """What a transformation returns is exact, unless torch has no rule for it."""
+    trial.cover("transform", name)
+    try:
+        y = way()
+    except Exception as error:
+        if _is_opaque(error):
+            trial.cover("transform not served", name)
+            return
+        raise raised(error, call, where=f"under {name}") from error
+    trial.same(call, y, expected, f"under {name}")
+
+
+def _is_opaque(error: Exception) -> bool:
+    """Whether a kernel is an ``autograd.Function`` that gave torch no rule for the transform: refused, not wrong."""
+    return "autograd.Function" in str(error) or type(error).__name__ == "Unsupported"
+
+
+def _functional(this: _Module) -> Tensor:
+    parameters = {name: value.clone() for name, value in this.parameters.items()}
+    blank = replace(this, module=copy.deepcopy(this.module).to("meta"))
+    return this.as_rows(blank.called(parameters, this.input))
+
+
+def _without_gradients(mode: Callable[[], Any], this: _Module) -> Tensor:
+    with mode():
+        return this.as_rows(this.module(this.input)).clone()
+
+
+def _over_rows(this: _Module) -> Tensor:
+    y: Tensor = torch.func.vmap(lambda row: this.module(shaped(this.form, row, this.feature_shape)))(this.x)
+    return this.as_rows(y)
+
+
+def _over_weights(this: _Module, *, inputs: bool) -> Tensor:
+    """Two layers, each on an input of its own or both on one; the second's doubled weights must not matter."""
+    doubled = {name: torch.stack([value, value * 2]) for name, value in this.parameters.items()}
+    given = torch.stack([this.input, this.input]) if inputs else this.input
+    return this.as_rows(torch.func.vmap(this.called, in_dims=(0, 0 if inputs else None))(doubled, given)[0])
+
+
+_ALWAYS: dict[str, Callable[[_Module], Tensor]] = {
+    "functional_call": _functional,
+    "no_grad": partial(_without_gradients, torch.no_grad),
+    "inference_mode": partial(_without_gradients, torch.inference_mode),
+}
+_WITH_ROWS: dict[str, Callable[[_Module], Tensor]] = {
+    "vmap over both": partial(_over_weights, inputs=True),
+    "vmap over rows": _over_rows,
+    "vmap over weights": partial(_over_weights, inputs=False),
+}
+
+
+def _compiled(this: _Module) -> Tensor:
+    torch.compiler.reset()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # dynamo's and functorch's own deprecations
+        compiled = torch.compile(this.module, backend="aot_eager", fullgraph=True, dynamic=False)
+        y: Tensor = compiled(this.input)
+    return this.as_rows(y.detach())
+
+
+def _on_meta(trial: Trial, call: Call, this: _Module) -> None:
+    trial.cover("transform", "meta")
+    shape = (len(this.x), call.weight.shape[0], *(1,) * max(0, call.dims))
+    try:
+        y = copy.deepcopy(this.module).to("meta")(this.input.to("meta"))
+    except Exception as error:
+        raise raised(error, call, where="on the meta device") from error
+    found = f"{dtype_name(y.dtype)} of shape {tuple(y.shape)} on the meta device"
+    expected = f"{dtype_name(trial.dtype)} of shape {shape}"
+    is_right = tuple(y.shape) == shape and y.dtype == trial.dtype
+    trial.holds(is_right, call.form, f"returns {found}, expected {expected}", call)
+
+
+def _jvp(trial: Trial, call: Call, this: _Module, case: Case) -> None:
+    """The layer changes along any direction of its input as its linear part says; of its parameters, as itself."""
+
+    def along_input() -> Tensor:
+        return this.as_rows(torch.func.jvp(this.module, (this.input,), (this.input.clone(),))[1])
+
+    def along_parameters() -> Tensor:
+        direction = {name: t.clone() for name, t in this.parameters.items()}
+        return this.as_rows(torch.func.jvp(lambda p: this.called(p, this.input), (this.parameters,), (direction,))[1])
+
+    of_input = bool(case.seed % 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.func's own deprecations
+        expected = whole(this.x, case.weight, None if of_input else case.bias)
+        name, way = ("jvp", along_input) if of_input else ("jvp of parameters", along_parameters)
+        _agrees(trial, call, name, way, expected)
+
+
+def _autocast(trial: Trial, case: Case, form: str, lower: torch.dtype) -> None:
+    """Autocast computes a float32 layer in 16 bits: on integers that those sum exactly, the values are exact.
+
+    The dtype of the result is that of the autocast, or float32 from a kernel that autocast does not know.
+    """
+    x, weight, bias = exact_case_like(case, dtype=lower)
+    wide = x.float(), weight.float(), None if bias is None else bias.float()
+    call = trial.arrange(form, *wide, case.feature_shape)
+    module = mapped(form, as_linear(wide[1], wide[2]), case.feature_shape)
+    under = f"under autocast to {dtype_name(lower)}"
+    try:
+        with torch.autocast(case.device.type, dtype=lower):
+            y = module(shaped(form, wide[0], case.feature_shape))
+    except Exception as error:
+        raise raised(error, call, where=under) from error
+    trial.cover("transform", f"autocast to {dtype_name(lower)}")
+    trial.holds(y.dtype in (lower, torch.float32), form, f"returns {dtype_name(y.dtype)} {under}", call)
+    trial.same(call, y.reshape(len(x), len(weight)).float(), whole(x, weight, bias).float(), under)
