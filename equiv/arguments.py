@@ -6,11 +6,13 @@ do. Checks of layers and feature shapes are in ``equiv.mapping``.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
+from equiv.dtypes import DTYPES, dtype_names
 from equiv.errors import EquivError
 from equiv.text import first_line, shown
 
@@ -27,23 +29,53 @@ def refusal(argument: str, expected: str, got: object, advice: str) -> EquivErro
     return EquivError(f"{argument}: expected {expected}, got {shown(got, 200)}; {advice}")
 
 
+def as_integer(value: object) -> int | None:
+    """An integer, numpy's included, as an int; None for anything else, bools and floats among them.
+
+    Example:
+        >>> as_integer(3), as_integer(True), as_integer(3.0)
+        (3, None, None)
+    """
+    # numpy below 2.3 lets its booleans pass as indices; a dtype's own name tells them without importing numpy.
+    if isinstance(value, bool) or str(getattr(value, "dtype", "")) in ("bool", "torch.bool"):
+        return None
+    try:
+        return operator.index(value)  # type: ignore[arg-type]  # TypeError says that it is no integer
+    except (TypeError, RuntimeError):
+        return None
+
+
 def check_integer(
     argument: str, value: object, *, least: int | None = None, most: int | None = None, advice: str = ""
 ) -> int:
-    """``value``, an int within the bounds; a bool is not an integer here.
+    """``value`` as an int within the bounds; numpy's integers are welcome, bools are not.
 
     Example:
         >>> check_integer("seed", True)
         Traceback (most recent call last):
         equiv.errors.EquivError: seed: expected an integer, got True; pass a whole number
     """
-    fits = isinstance(value, int) and not isinstance(value, bool)
-    if not fits or (least is not None and value < least) or (most is not None and value > most):  # type: ignore[operator]
+    number = as_integer(value)
+    if number is None or (least is not None and number < least) or (most is not None and number > most):
         bounds = "" if least is None else f" of at least {least}"
         if most is not None:
             bounds = f" of at most {most}" if least is None else f" from {least} to {most}"
         raise refusal(argument, f"an integer{bounds}", value, advice or "pass a whole number")
-    return value  # type: ignore[return-value]
+    return number
+
+
+def check_shape(argument: str, value: object) -> tuple[int, ...]:
+    """The shape of a tensor as a tuple of ints: a tuple or list of integers of at least 0.
+
+    Example:
+        >>> check_shape("shape", [2, 0])
+        (2, 0)
+    """
+    sizes = [as_integer(size) for size in value] if isinstance(value, (tuple, list)) else [None]
+    shape = tuple(size for size in sizes if size is not None and size >= 0)
+    if len(shape) != len(sizes):
+        raise refusal(argument, "a tuple of integers of at least 0", value, "pass a shape such as (2, 3)")
+    return shape
 
 
 def check_bool(argument: str, value: object, advice: str = "pass a bool") -> bool:
@@ -67,7 +99,55 @@ def check_choice(argument: str, value: T, allowed: Iterable[T], advice: str = "c
     return value
 
 
-def check_device(argument: str, value: object, advice: str = "pass such as 'cpu' or 'cuda:0'") -> torch.device:
+def check_choices(argument: str, value: object, allowed: Iterable[T]) -> tuple[T, ...]:
+    """Several of ``allowed``, at least one, in the order of ``allowed`` and without repeats.
+
+    Example:
+        >>> check_choices("forms", ["full", "linear"], ("linear", "full", "pointwise"))
+        ('linear', 'full')
+    """
+    every = tuple(allowed)
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+        raise refusal(argument, f"a tuple of members of {every!r}", value, f"pass such as {argument}=({every[0]!r},)")
+    given: list[Any] = list(value)
+    for one in given:
+        check_choice(argument, one, every, "remove it or correct its spelling")
+    if not given:
+        raise refusal(argument, f"at least one of {every!r}", value, f"leave {argument} out for all of them")
+    return tuple(one for one in every if one in given)
+
+
+def check_dtype(argument: str, value: object, allowed: Iterable[torch.dtype] = DTYPES, advice: str = "") -> torch.dtype:
+    """``value`` if it is one of these dtypes.
+
+    Example:
+        >>> check_dtype("dtype", torch.bool, (torch.float32, torch.float64))
+        Traceback (most recent call last):
+        equiv.errors.EquivError: dtype: expected one of float32, float64, got torch.bool; pass such as torch.float32
+    """
+    every = tuple(allowed)
+    if not isinstance(value, torch.dtype) or value not in every:
+        raise refusal(argument, f"one of {dtype_names(every)}", value, advice or f"pass such as {every[0]}")
+    return value
+
+
+def check_device_name(argument: str, value: object) -> torch.device:
+    """A device, from a ``torch.device`` or its name. It need not be present: see :func:`check_device`.
+
+    Example:
+        >>> check_device_name("device", "gpu")
+        Traceback (most recent call last):
+        equiv.errors.EquivError: device: expected a torch device or its name, got 'gpu'; pass such as 'cpu' or 'cuda:0'
+    """
+    try:
+        return torch.device(value)  # type: ignore[call-overload, no-any-return]
+    except (RuntimeError, TypeError) as error:
+        raise refusal(argument, "a torch device or its name", value, "pass such as 'cpu' or 'cuda:0'") from error
+
+
+def check_device(
+    argument: str, value: object, advice: str = "see `equiv env` for those of this machine"
+) -> torch.device:
     """A device that is present and holds values, from a ``torch.device`` or its name.
 
     Example:
@@ -75,14 +155,14 @@ def check_device(argument: str, value: object, advice: str = "pass such as 'cpu'
         device(type='cpu')
         >>> check_device("device", "meta")
         Traceback (most recent call last):
-        equiv.errors.EquivError: device: expected a torch device that is present and holds values, got 'meta'; ...
+        equiv.errors.EquivError: device: expected a device that is present and holds values, got 'meta'; see ...
     """
-    expected = "a torch device that is present and holds values"
+    expected = "a device that is present and holds values"
+    device = check_device_name(argument, value)
     try:
-        device = torch.device(value)  # type: ignore[call-overload]
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
-        raise refusal(argument, expected, value, f"{advice} ({first_line(error, 80)})") from error
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise refusal(argument, expected, str(value), f"{advice} ({first_line(error, 80)})") from error
     if device.type == "meta" or (device.type == "cpu" and device.index):
-        raise refusal(argument, expected, value, advice)
-    return device  # type: ignore[no-any-return]
+        raise refusal(argument, expected, str(value), advice)
+    return device

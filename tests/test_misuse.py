@@ -138,13 +138,13 @@ ROWS: list[Row] = [
     ("full-lazy", lambda: full(LAZY, (3, 2, 2)), "linear:", ("run it once",)),
     ("full-share", lambda: full(LINEAR, (3, 2, 2), share="yes"), "share:", ("got 'yes'", "share=True for views")),  # type: ignore[arg-type]
     # linear_to_pointwise_conv
-    ("pointwise-dims-string", lambda: pointwise(LINEAR, "2"), "spatial_dims:", ("got '2'", "1, 2 or 3")),  # type: ignore[arg-type]
+    ("pointwise-dims-string", lambda: pointwise(LINEAR, "2"), "spatial_dims:", ("got '2'", "from 1 to 3")),  # type: ignore[arg-type]
     ("pointwise-dims-shape", lambda: pointwise(LINEAR, (3, 2, 2)), "spatial_dims:", ("got (3, 2, 2)",)),  # type: ignore[arg-type]
     ("pointwise-dims-zero", lambda: pointwise(LINEAR, 0), "spatial_dims:", ("got 0", "Conv1d")),
     ("pointwise-dims-four", lambda: pointwise(LINEAR, 4), "spatial_dims:", ("got 4",)),
     ("pointwise-dims-float", lambda: pointwise(LINEAR, 2.0), "spatial_dims:", ("got 2.0",)),  # type: ignore[arg-type]
     ("pointwise-dims-bool", lambda: pointwise(LINEAR, True), "spatial_dims:", ("got True",)),
-    ("pointwise-dims-long", lambda: pointwise(LINEAR, "2" * 999), "spatial_dims:", ("1, 2 or 3",)),  # type: ignore[arg-type]
+    ("pointwise-dims-long", lambda: pointwise(LINEAR, "2" * 999), "spatial_dims:", ("from 1 to 3",)),  # type: ignore[arg-type]
     ("pointwise-list", lambda: pointwise([LINEAR]), "linear:", ("pass the layer itself",)),  # type: ignore[arg-type]
     # conv_to_linear
     ("dense-linear", lambda: dense(LINEAR, (3, 2, 2)), "conv:", ("Linear", "use equiv.linear_to_full_conv")),  # type: ignore[arg-type]

@@ -785,7 +785,7 @@ def test_a_wrong_product_is_refused_with_both_products() -> None:
 def test_spatial_dims_out_of_range_are_refused(spatial_dims: Any) -> None:
     for call in (linear_to_pointwise_conv, to_channels):
         argument: Any = nn.Linear(4, 2) if call is linear_to_pointwise_conv else torch.zeros(4)
-        with pytest.raises(EquivError, match=r"^spatial_dims: expected 1, 2 or 3, got .*; it selects Conv1d"):
+        with pytest.raises(EquivError, match=r"^spatial_dims: expected an integer from 1 to 3, got .*; it selects Conv1d"):
             call(argument, spatial_dims)
 
 
@@ -905,11 +905,11 @@ COMMON: Refusals = {
         after(lambda m: m.register_parameter("weight", None)),
         r"\.weight: expected a parameter, got None; give the layer a weight",
     ),
-    "bool": (replaced("weight", lambda w: w > 0), r"\.weight: expected float16, .* got torch\.bool; convert"),
-    "bool bias": (replaced("bias", lambda b: b > 0), r"\.bias: expected float16, .* got torch\.bool; convert"),
+    "bool": (replaced("weight", lambda w: w > 0), r"\.weight: expected one of float32, .* got torch\.bool; convert"),
+    "bool bias": (replaced("bias", lambda b: b > 0), r"\.bias: expected one of float32, .* got torch\.bool; convert"),
     "float8": (
         replaced("weight", lambda w: w.to(torch.float8_e5m2)),
-        r"\.weight: expected float16, .* got torch\.float8_e5m2; convert",
+        r"\.weight: expected one of float32, .* got torch\.float8_e5m2; convert",
     ),
     "sparse": (
         replaced("weight", Tensor.to_sparse),
