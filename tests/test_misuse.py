@@ -387,7 +387,7 @@ ROWS: list[Row] = [
     ("devices-kinds", lambda: first(est.devices(kinds=["tpu"])), "kinds:", ("got 'tpu'",)),
     ("tensors-number", lambda: first(est.tensors(3)), "shape:", ("got 3", "(2, 3)")),  # type: ignore[arg-type]
     ("tensors-float", lambda: first(est.tensors((2.0,))), "shape:", ("got (2.0,)",)),  # type: ignore[arg-type]
-    ("tensors-negative", lambda: first(est.tensors((-2,))), "shape:", ("got (-2,)", ">= 0")),
+    ("tensors-negative", lambda: first(est.tensors((-2,))), "shape:", ("got (-2,)", "at least 0")),
     ("tensors-dtype", lambda: first(est.tensors((2,), "float32")), "dtype:", ("got 'float32'",)),  # type: ignore[arg-type]
     ("tensors-kinds", lambda: first(est.tensors((2,), torch.int8, kinds=["normals"])), "kinds:", ("got 'normals'",)),
     ("tensors-layouts", lambda: first(est.tensors((2,), layouts="step")), "layouts:", ("got 'step'", "bool")),  # type: ignore[arg-type]
@@ -407,7 +407,7 @@ ROWS: list[Row] = [
         "maps-room",
         lambda: first(est.feature_shapes(min_positions=9, max_features=5)),
         "max_features:",
-        (">= 9", "got 5"),
+        ("at least 9", "got 5"),
     ),
     ("cases-batch", lambda: first(est.cases(batch_dims=3)), "batch_dims:", ("got 3", "(1, 2)")),  # type: ignore[arg-type]
     ("cases-kinds", lambda: first(est.cases(exact=True, kinds=["normals"])), "kinds:", ("exact=True",)),

@@ -57,7 +57,6 @@ def measure_form(
         ... )
         >>> found.subject, found.operands.value
         ('full, eager.cpu', 24)
-
     """
     if form not in FORMS:
         raise EquivError(f"form: expected one of {', '.join(FORMS)}, got {form!r}")

@@ -90,16 +90,14 @@ def devices(option: str, values: Sequence[str] | None) -> list[str]:
     Raises:
         EquivError: Not a device, or none that is present and holds values.
     """
-    import torch
-
-    from equiv.strategies import present
+    from equiv.arguments import check_device
 
     entries = split(option, values) or ["cpu"]
     found = []
     for entry in entries:
         try:
-            found.append(str(present(torch.device(entry))))
-        except (RuntimeError, EquivError) as error:
+            found.append(str(check_device(option, entry)))
+        except EquivError as error:
             raise EquivError(
                 f"{option}: expected a device that is present, got {entry!r}; choose among {', '.join(devices_here())}"
             ) from error

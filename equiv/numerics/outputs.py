@@ -31,7 +31,6 @@ class Assessment:
         upper: Largest right output, as ``exact``.
         magnitude: ``S``, float64; zeros for integers.
         terms: ``K``, float64; zeros for integers. A complex term counts once, though it is several real products.
-
     """
 
     inside: Tensor
@@ -73,7 +72,6 @@ class Reference:
         >>> x, w = torch.rand(2, 8), torch.rand(3, 8)
         >>> Reference(x, w).assess(x @ w.T, declared(torch.float32)).all_inside
         True
-
     """
 
     def __init__(self, x: Tensor, weight: Tensor, bias: Tensor | None = None, *, gradient: bool = False) -> None:
@@ -210,14 +208,14 @@ def _complex_parts(
     br, bi = (None, None) if bias is None else (bias.real, bias.imag)
     real = exact_affine(torch.cat([xr, -xi], 1), torch.cat([wr, wi], 1), br)
     imag = exact_affine(torch.cat([xr, xi], 1), torch.cat([wi, wr], 1), bi)
-    sizes_x, sizes_w, sizes_b = _sizes(x), _sizes(weight), None if bias is None else _sizes(bias)
-    classes = _complex_classes(sizes_x, sizes_w, sizes_b, x.dtype)
+    sums_x, sums_w, sums_b = _sum_of_parts(x), _sum_of_parts(weight), None if bias is None else _sum_of_parts(bias)
+    classes = _complex_classes(sums_x, sums_w, sums_b, x.dtype)
     if classes is not None:
-        sizes_x, sizes_w = _sizes(x, finite=True), _sizes(weight, finite=True)
-        sizes_b = None if bias is None else _sizes(bias, finite=True)
-    magnitude = sizes_x @ sizes_w.T
-    if sizes_b is not None:
-        magnitude = magnitude + sizes_b
+        sums_x, sums_w = _sum_of_parts(x, finite=True), _sum_of_parts(weight, finite=True)
+        sums_b = None if bias is None else _sum_of_parts(bias, finite=True)
+    magnitude = sums_x @ sums_w.T
+    if sums_b is not None:
+        magnitude = magnitude + sums_b
     uncertainty = real.uncertainty + imag.uncertainty
     widest = replace(
         imag,
@@ -239,7 +237,7 @@ def _complex_classes(x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torc
     """Complex products with NaN or infinite parts are not settled between right kernels: they are undecided.
 
     Nor are those whose parts overflow when they are added, as the three real products begin by doing; the infinity then
-    reaches both parts of the result, even through a factor of zero. Takes what :func:`_sizes` gives.
+    reaches both parts of the result, even through a factor of zero. Takes what :func:`_sum_of_parts` gives.
     """
     largest = format_of(dtype).max
     bad_x, bad_w = (~(sizes <= largest) for sizes in (x, weight))  # True for NaN
@@ -251,7 +249,7 @@ def _complex_classes(x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torc
     return Classes(nothing, nothing, nothing, touched, nothing)
 
 
-def _sizes(values: Tensor, *, finite: bool = False) -> Tensor:
+def _sum_of_parts(values: Tensor, *, finite: bool = False) -> Tensor:
     """``|real| + |imag|`` of complex values, float64; ``finite`` counts parts that are not as 0."""
     real, imag = values.real.double().abs(), values.imag.double().abs()  # a sum over a dimension of 2 is slow
     return real.nan_to_num(0.0, 0.0) + imag.nan_to_num(0.0, 0.0) if finite else real + imag

@@ -10,8 +10,8 @@ from functools import lru_cache
 import torch
 from hypothesis import strategies as st
 
-from equiv.strategies import checks
-from equiv.strategies.dtype import dtype as check_dtype
+from equiv.arguments import check_choice, check_choices, check_dtype, check_integer, refusal
+from equiv.dtypes import COMPLEX, SIGNED_OF_SIZE
 from equiv.strategies.values import short_repr
 
 LAYOUTS = (
@@ -26,7 +26,7 @@ LAYOUTS = (
     "conj",
     "neg",
 )
-_NEGATABLE = (torch.float32, torch.float64)  # torch.complex makes no negative view of the other dtypes
+_DTYPES = {"conj": COMPLEX, "neg": tuple(dtype.to_real() for dtype in COMPLEX)}  # where torch has these lazy views
 _LEAST_DIMS = {"permuted": 2, "channels_last": 3, "step": 1, "padded": 1, "odd_strides": 1, "broadcast": 1}
 _SCATTER = 7919  # spreads the variants that are drawn over the permutations of a rank above 5
 
@@ -76,22 +76,15 @@ class Layout:
             EquivError: if ``t`` is no tensor, or ``conj`` or ``neg`` does not exist in its dtype.
         """
         if not isinstance(t, torch.Tensor):
-            checks.refuse("t", "a torch.Tensor", t, "pass the tensor whose values are to be laid out")
-        if self.kind not in _PLACES:
-            checks.refuse("kind", f"one of {LAYOUTS!r}", self.kind, "correct its spelling")
-        if not _dtype_allows(self.kind, t.dtype):
-            wanted = "a complex dtype" if self.kind == "conj" else "torch.float32 or torch.float64"
-            checks.refuse("t.dtype", f"{wanted} for the layout {self.kind!r}", t.dtype, "choose another layout")
-        checks.integer("variant", self.variant, 0)
+            raise refusal("t", "a torch.Tensor", t, "pass the tensor whose values are to be laid out")
+        check_choice("kind", self.kind, LAYOUTS)
+        check_integer("variant", self.variant, least=0)
+        check_dtype("t.dtype", t.dtype, _DTYPES.get(self.kind, (t.dtype,)), f"choose another layout than {self.kind}")
         with torch.no_grad():
             laid = _PLACES[self.kind](t.detach(), self.variant)
         return laid.requires_grad_(t.requires_grad)
 
     __repr__ = short_repr
-
-
-def _dtype_allows(kind: str, dtype: torch.dtype) -> bool:
-    return {"conj": dtype.is_complex, "neg": dtype in _NEGATABLE}.get(kind, True)
 
 
 def all_layouts(ndim: int, dtype: torch.dtype = torch.float32) -> tuple[Layout, ...]:
@@ -101,12 +94,12 @@ def all_layouts(ndim: int, dtype: torch.dtype = torch.float32) -> tuple[Layout, 
         >>> [layout.name for layout in all_layouts(1)]
         ['contiguous', 'step', 'padded', 'offset', 'odd_strides', 'broadcast', 'neg']
     """
-    return tuple(Layout(kind) for kind in _kinds(checks.integer("ndim", ndim, 0), check_dtype("dtype", dtype)))
+    return tuple(Layout(kind) for kind in _kinds(check_integer("ndim", ndim, least=0), check_dtype("dtype", dtype)))
 
 
 @lru_cache(maxsize=256)
 def _kinds(ndim: int, dtype: torch.dtype) -> tuple[str, ...]:
-    return tuple(k for k in LAYOUTS if ndim >= _LEAST_DIMS.get(k, 0) and _dtype_allows(k, dtype))
+    return tuple(k for k in LAYOUTS if ndim >= _LEAST_DIMS.get(k, 0) and dtype in _DTYPES.get(k, (dtype,)))
 
 
 # How many variants of a kind are drawn, and how many places each takes in the table.
@@ -160,12 +153,12 @@ def layouts(
     """
 
     def build() -> st.SearchStrategy[Layout]:
-        fitting = _kinds(checks.integer("ndim", ndim, 0), check_dtype("dtype", dtype))
+        fitting = _kinds(check_integer("ndim", ndim, least=0), check_dtype("dtype", dtype))
         if kinds is None:
             return st.sampled_from(_table(fitting))
-        return st.sampled_from(_table(checks.choices("kinds", kinds, fitting)))
+        return st.sampled_from(_table(check_choices("kinds", kinds, fitting)))
 
-    return checks.lazily(build)
+    return st.deferred(build)
 
 
 # The places: (detached tensor, variant) -> fresh tensor with the same bits
@@ -272,7 +265,7 @@ def _neg(t: torch.Tensor, _variant: int) -> torch.Tensor:
 
 def _negated(t: torch.Tensor, last: slice) -> torch.Tensor:
     """A copy with the sign bit of ``t[..., last]`` turned: arithmetic might quiet a NaN."""
-    bits = torch.int32 if t.dtype == torch.float32 else torch.int64
+    bits = SIGNED_OF_SIZE[t.element_size()]
     copy = t.clone(memory_format=torch.contiguous_format)
     copy.view(bits)[..., last] ^= torch.iinfo(bits).min
     return copy

@@ -21,7 +21,7 @@ from typing import TypeAlias
 
 from hypothesis import strategies as st
 
-from equiv.strategies import checks
+from equiv.arguments import check_bool, check_choices, check_integer
 
 Shape: TypeAlias = tuple[int, ...]
 MAX_DIMS = 8
@@ -47,7 +47,7 @@ def _table(low: int, high: int) -> tuple[int, ...]:
 
 
 @lru_cache(maxsize=4096)
-def _sizes(low: int, high: int) -> st.SearchStrategy[int]:
+def _sizes_between(low: int, high: int) -> st.SearchStrategy[int]:
     return st.sampled_from(_table(low, high))
 
 
@@ -115,7 +115,7 @@ def draw_feature_shape(draw: st.DrawFn, spatial_dims: tuple[int, ...], min_posit
 
 def draw_size(draw: st.DrawFn, high: int) -> int:
     """A size in 1..high: one choice."""
-    return draw(_sizes(1, high))
+    return draw(_sizes_between(1, high))
 
 
 @lru_cache(maxsize=8192)
@@ -171,18 +171,18 @@ def batch_shapes(
         low, high = rank_bounds("min_dims", "max_dims", min_dims, max_dims)
         return _batch_shapes(
             tuple(range(low, high + 1)),
-            checks.integer("max_rows", max_rows, 1),
-            max_side=checks.integer("max_side", max_side, 1),
-            allow_empty=checks.boolean("allow_empty", allow_empty),
+            check_integer("max_rows", max_rows, least=1),
+            max_side=check_integer("max_side", max_side, least=1),
+            allow_empty=check_bool("allow_empty", allow_empty),
         )
 
-    return checks.lazily(build)
+    return st.deferred(build)
 
 
 def rank_bounds(low_name: str, high_name: str, low: object, high: object) -> tuple[int, int]:
     """Two ranks in order, 0..MAX_DIMS."""
-    least = checks.integer(low_name, low, 0, MAX_DIMS)
-    return least, checks.integer(high_name, high, least, MAX_DIMS)
+    least = check_integer(low_name, low, least=0, most=MAX_DIMS)
+    return least, check_integer(high_name, high, least=least, most=MAX_DIMS)
 
 
 _batch_shapes = st.composite(draw_batch_shape)
@@ -191,7 +191,7 @@ _feature_shapes = st.composite(draw_feature_shape)
 
 def spatial_ranks(value: object) -> tuple[int, ...]:
     """Numbers of spatial dimensions: an int from 1 to 3, or several."""
-    return checks.choices("spatial_dims", (value,) if isinstance(value, int) else value, (1, 2, 3))
+    return check_choices("spatial_dims", (value,) if isinstance(value, int) else value, (1, 2, 3))
 
 
 def feature_shapes(
@@ -220,8 +220,8 @@ def feature_shapes(
     """
 
     def build() -> st.SearchStrategy[Shape]:
-        least = checks.integer("min_positions", min_positions, 1)
-        most = checks.integer("max_features", max_features, least, advice="it bounds C * prod(spatial)")
+        least = check_integer("min_positions", min_positions, least=1)
+        most = check_integer("max_features", max_features, least=least, advice="it bounds C * prod(spatial)")
         return _feature_shapes(spatial_ranks(spatial_dims), least, most)
 
-    return checks.lazily(build)
+    return st.deferred(build)

@@ -679,7 +679,7 @@ def test_flushing_that_is_switched_on_is_allowed_for():
         ),
         (
             lambda: declared(torch.bool),
-            r"^dtype: expected one of float32, .*, got torch.bool; pass a torch dtype",
+            r"^dtype: expected one of float32, .*, got torch.bool; pass such as torch.float32",
         ),
         (lambda: declared(torch.int8), r"^dtype: expected a floating or complex dtype, got torch.int8; integers need"),
         (lambda: tolerance(torch.ones(1, 2).int(), torch.ones(1, 2).int()), r"^x: expected a real floating dtype, got"),
@@ -687,7 +687,7 @@ def test_flushing_that_is_switched_on_is_allowed_for():
             lambda: probe(style="hairy"),
             r"^style: expected one of sparse, signs, dense, address, one_hot, got 'hairy'; see",
         ),
-        (lambda: probe(dtype=torch.bool), r"^dtype: expected one of torch.float32, .* got torch.bool; pass one"),
+        (lambda: probe(dtype=torch.bool), r"^dtype: expected one of float32, .* got torch.bool; pass such"),
         (lambda: probe(rows=-1), r"^rows: expected an integer of at least 0, got -1; pass a size"),
         (lambda: probe(in_features=0), r"^in_features: expected an integer of at least 1, got 0; pass a size"),
         (lambda: probe(out_features=True), r"^out_features: expected an integer of at least 1, got True; pass a size"),

@@ -64,7 +64,7 @@ def flushes_sums(bench: Bench, bits: int | None) -> Finding[bool]:
 
 
 def _pair_text(exponent: int) -> str:
-    """``exponent`` as the sum of the exponents of the two factors that :func:`~equiv.numerics.measuring.bench.power` makes."""
+    """``exponent`` as the sum of the exponents of its two factors; see `power`."""
     return "({}{:+d})".format(*map(log2_of, power(exponent)))
 
 

@@ -41,7 +41,6 @@ class Order:
         places: Which features were probed.
         nodes: The tree over ``places``; see :data:`Nodes`.
         total: Number of features of the layer; ``places`` is a sample of them where it is shorter.
-
     """
 
     kind: str
@@ -79,7 +78,6 @@ def reveal(lost: LostCounts, leaves: int) -> Nodes | None:
         >>> in_order = lambda pairs: [max(pair) + 1 for pair in pairs]
         >>> reveal(in_order, 4)
         ((0, 1), (4, 2), (5, 3))
-
     """
     nodes: list[tuple[int, ...]] = []
 
@@ -137,7 +135,6 @@ def describe(nodes: Nodes, places: Sequence[int], total: int) -> Order:
     Example:
         >>> str(describe(((0, 1), (2, 3), (4, 5)), range(4), 4))
         'pairwise, depth 2'
-
     """
     n = len(places)
     chains, depth = _chains(nodes, n), _depth(nodes, n)

@@ -1,4 +1,4 @@
-"""Puts the huge terms of :mod:`equiv.numerics.measuring.fprev` through a kernel, one pair of places in each row if it can."""
+"""The order of summation of a kernel: puts the huge terms of ``fprev`` through it, a pair of places in each row."""
 
 from __future__ import annotations
 
