@@ -350,13 +350,13 @@ ROWS: list[Row] = [
     ("run-profile", lambda: laws.run_item(ITEM, profile="fast"), "profile:", ("got 'fast'",)),
     ("run-examples", lambda: laws.run_item(ITEM, examples=True), "examples:", ("got True",)),
     # backends.TorchEager
-    ("eager-device", lambda: TorchEager("toaster"), "device:", ("got 'toaster'", "equiv env")),
+    ("eager-device", lambda: TorchEager("toaster"), "device:", ("got 'toaster'", "'cpu'")),
     ("eager-none", lambda: TorchEager(wrong), "device:", ("got None",)),
     ("eager-list", lambda: TorchEager(["cpu"]), "device:", ("got ['cpu']",)),  # type: ignore[arg-type]
     ("eager-absent", lambda: TorchEager("cuda:99"), "device:", ("got 'cuda:99'", "present")),
     ("eager-meta", lambda: TorchEager("meta"), "device:", ("got 'meta'", "holds values")),
     ("eager-second-cpu", lambda: TorchEager("cpu:1"), "device:", ("got 'cpu:1'",)),
-    ("eager-long", lambda: TorchEager("c" * 999), "device:", ("present",)),
+    ("eager-long", lambda: TorchEager("c" * 999), "device:", ("a torch device",)),
     # numerics.exact_case, declared, tolerance
     ("probe-style", lambda: probe(style="gaussian"), "style:", ("sparse, signs", "got 'gaussian'")),
     ("probe-dtype", lambda: probe(dtype="float32"), "dtype:", ("torch.float32", "got 'float32'")),
