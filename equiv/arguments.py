@@ -131,6 +131,21 @@ def check_dtype(argument: str, value: object, allowed: Iterable[torch.dtype] = D
     return value
 
 
+def check_tensor(argument: str, value: object) -> torch.Tensor:
+    """``value`` if it is a tensor whose entries lie in strided memory: not sparse, nor in a library's own layout.
+
+    Example:
+        >>> check_tensor("x", [1.0])
+        Traceback (most recent call last):
+        equiv.errors.EquivError: x: expected a torch.Tensor, got [1.0]; convert it with torch.as_tensor
+    """
+    if not isinstance(value, torch.Tensor):
+        raise refusal(argument, "a torch.Tensor", value, "convert it with torch.as_tensor")
+    if value.layout != torch.strided:
+        raise refusal(argument, "a strided tensor", value.layout, f"convert it with {argument}.to_dense()")
+    return value
+
+
 def check_device_name(argument: str, value: object) -> torch.device:
     """A device, from a ``torch.device`` or its name. It need not be present: see :func:`check_device`.
 

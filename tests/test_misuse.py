@@ -372,7 +372,7 @@ ROWS: list[Row] = [
     ("declared-swapped", lambda: numerics.declared("cpu", torch.float32), "dtype:", ("got 'cpu'",)),  # type: ignore[arg-type]
     ("declared-op", lambda: numerics.declared(torch.float32, op="conv"), "op:", ("linear, full", "got 'conv'")),
     ("declared-device", lambda: numerics.declared(torch.float32, "toaster"), "device:", ("got 'toaster'",)),
-    ("tolerance-none", lambda: numerics.tolerance(wrong, LINEAR.weight), "x:", ("NoneType",)),
+    ("tolerance-none", lambda: numerics.tolerance(wrong, LINEAR.weight), "x:", ("got None",)),
     ("tolerance-layer", lambda: numerics.tolerance(X, LINEAR), "weight:", ("Linear",)),  # type: ignore[arg-type]
     ("tolerance-integer", lambda: numerics.tolerance(X.int(), X.int()), "x:", ("torch.int32", "equiv.compare")),
     ("tolerance-dtypes", lambda: numerics.tolerance(X.double(), LINEAR.weight), "weight:", ("float64", "float32")),

@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
-from equiv.arguments import as_integer, check_bool, check_dtype, check_integer
+from equiv.arguments import as_integer, check_bool, check_dtype, check_integer, check_tensor
 from equiv.dtypes import DTYPES, WIDE_UNSIGNED
 from equiv.errors import EquivError
 from equiv.text import shown
@@ -170,11 +170,7 @@ def check_input_of(conv: Conv, shape: tuple[int, ...]) -> None:
 
 def check_rows(x: Tensor) -> None:
     """Refuse what is not a strided tensor with a last dimension."""
-    if not isinstance(x, Tensor):
-        raise EquivError(f"x: expected a torch.Tensor, got {_described(x)}; convert it with torch.as_tensor")
-    if x.layout != torch.strided:
-        raise EquivError(f"x: expected a strided tensor, got {x.layout}; convert it with x.to_dense()")
-    if x.ndim == 0:
+    if check_tensor("x", x).ndim == 0:
         raise EquivError("x: expected shape (*batch, n), got a tensor with 0 dimensions; pass a vector or rows")
 
 

@@ -31,7 +31,7 @@ from equiv.mapping.checks import (
     check_spatial_dims,
 )
 from equiv.mapping.dense_matrix import dense_weight
-from equiv.mapping.geometry import covers, pads_and_positions
+from equiv.mapping.geometry import covers, pads_and_positions, reach_of
 
 _M = TypeVar("_M", nn.Linear, Conv)
 _Module = TypeVar("_Module", bound=nn.Module)
@@ -121,8 +121,7 @@ def conv_to_linear(conv: Conv, feature_shape: FeatureShape | None = None, *, sha
     check_conv(conv)
     check_share(share)
     if feature_shape is None:
-        reach = (d * (k - 1) + 1 for k, d in zip(conv.kernel_size, conv.dilation, strict=True))
-        feature_shape = (conv.in_channels, *reach)
+        feature_shape = (conv.in_channels, *reach_of(conv))
     shape = check_feature_shape(feature_shape)
     check_input_of(conv, shape)
     positions = math.prod(pads_and_positions(conv, shape[1:])[1])
@@ -217,13 +216,8 @@ def _conv_of(linear: nn.Linear, channels: int, kernel: tuple[int, ...], share: b
     bias = None
     if linear.bias is not None:
         bias = _rearranged(linear.bias, (linear.out_features,), share, "linear.bias")
-    conv: Conv = undrawn(
-        CONVS[len(kernel)],
-        bias=bias is not None,
-        in_channels=channels,
-        out_channels=linear.out_features,
-        kernel_size=kernel,
-    )
+    sizes = {"in_channels": channels, "out_channels": linear.out_features, "kernel_size": kernel}
+    conv: Conv = undrawn(CONVS[len(kernel)], bias=bias is not None, **sizes)
     return _dressed(conv, weight, bias, linear)
 
 

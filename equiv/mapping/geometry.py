@@ -46,17 +46,20 @@ def geometry_of(layer: nn.Linear | Conv) -> tuple[object, ...]:
     return (shape, layer.stride, layer.padding, layer.dilation, layer.groups, layer.padding_mode, record)
 
 
+def reach_of(conv: Conv) -> tuple[int, ...]:
+    """Along each axis, how many entries the kernel extends over, those that dilation skips included."""
+    return tuple(d * (k - 1) + 1 for d, k in zip(_per_axis(conv, "dilation"), conv.weight.shape[2:], strict=True))
+
+
 def pads_of(conv: Conv) -> list[tuple[int, int]]:
     """Along each axis, how many entries are added before the first and after the last."""
-    kernel, dilation = conv.weight.shape[2:], _per_axis(conv, "dilation")
     if conv.padding_mode != "zeros":  # here nn.Conv pads from its own record, last axis first
         record = list(conv._reversed_padding_repeated_twice)
         return list(zip(record[::2], record[1::2], strict=True))[::-1]
     if conv.padding == "valid":
-        return [(0, 0)] * len(kernel)
+        return [(0, 0)] * (conv.weight.ndim - 2)
     if conv.padding == "same":
-        totals = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
-        return [(total // 2, total - total // 2) for total in totals]
+        return [((reach - 1) // 2, reach // 2) for reach in reach_of(conv)]
     return [(pad, pad) for pad in _per_axis(conv, "padding")]
 
 
@@ -85,11 +88,11 @@ def pads_and_positions(conv: Conv, spatial: tuple[int, ...]) -> tuple[list[tuple
         )
     if conv.padding_mode == "zeros" and any(min(pad) < 0 for pad in pads):
         raise EquivError(f"conv.padding: expected at least 0, got {conv.padding}; crop the input instead")
-    reach = [d * (k - 1) + 1 for d, k in zip(_per_axis(conv, "dilation"), conv.weight.shape[2:], strict=True)]
+    reach = reach_of(conv)
     padded = tuple(size + sum(pad) for size, pad in zip(spatial, pads, strict=True))
     if any(r > size for r, size in zip(reach, padded, strict=True)):
         raise EquivError(
-            f"feature_shape: expected padded spatial sizes of at least {tuple(reach)}, the reach of the kernel, got "
+            f"feature_shape: expected padded spatial sizes of at least {reach}, the reach of the kernel, got "
             f"{spatial}, padded {padded}; pass a larger map, or a convolution with more padding"
         )
     strides = _per_axis(conv, "stride")

@@ -235,11 +235,8 @@ def _tf32_is_allowed(kind: str) -> bool:
 
 def _reduced_precision_is_allowed(kind: str, dtype: torch.dtype) -> bool:
     matmul = torch.backends.cuda.matmul
-    if kind != "cuda":
-        return True
-    if dtype == torch.bfloat16:
-        return bool(matmul.allow_bf16_reduced_precision_reduction)
-    return bool(matmul.allow_fp16_reduced_precision_reduction)
+    bf16, fp16 = matmul.allow_bf16_reduced_precision_reduction, matmul.allow_fp16_reduced_precision_reduction
+    return kind != "cuda" or bool(bf16 if dtype == torch.bfloat16 else fp16)
 
 
 _SUBNORMAL = 2.0**-1023

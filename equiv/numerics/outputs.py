@@ -9,6 +9,7 @@ from functools import cached_property, lru_cache
 import torch
 from torch import Tensor
 
+from equiv.arguments import check_dtype, check_tensor, refusal
 from equiv.dtypes import FLOATS
 from equiv.errors import EquivError
 from equiv.numerics.arithmetic import Arithmetic, declared
@@ -275,10 +276,8 @@ def tolerance(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, arithmet
     """
     _check_layer(x, weight, bias)
     if arithmetic is not None and not isinstance(arithmetic, Arithmetic):
-        raise EquivError(
-            f"arithmetic: expected an equiv.numerics.Arithmetic, got {arithmetic!r:.60}; pass what "
-            "equiv.numerics.declared(dtype) returns, or leave it out"
-        )
+        advice = "pass what equiv.numerics.declared(dtype) returns, or leave it out"
+        raise refusal("arithmetic", "an equiv.numerics.Arithmetic", arithmetic, advice)
     reference = Reference(x.cpu(), weight.cpu(), None if bias is None else bias.cpu())
     found = reference.assess(reference.value.to(x.dtype), arithmetic or declared(x.dtype, x.device))
     width = torch.where(found.undecided, torch.inf, found.upper - found.lower).nan_to_num(torch.inf, torch.inf)
@@ -287,30 +286,16 @@ def tolerance(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, arithmet
 
 def _check_layer(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
     """Refuse what is not rows, weight and bias of one real floating layer."""
-    given = [("x", x), ("weight", weight)] + ([] if bias is None else [("bias", bias)])
-    for name, value in given:
-        if not isinstance(value, Tensor):
-            raise EquivError(f"{name}: expected a torch.Tensor, got {type(value).__name__}; pass the layer's own")
-        if value.device.type == "meta" or value.layout != torch.strided:
-            what = "the meta device" if value.device.type == "meta" else value.layout
-            raise EquivError(
-                f"{name}: expected a strided tensor with values, got one of {what}; pass it with its values"
-            )
-    if x.dtype not in FLOATS:
-        raise EquivError(
-            f"x: expected a real floating dtype, got {x.dtype}; integers are exact, complex results go to equiv.compare"
-        )
+    check_dtype("x", check_tensor("x", x).dtype, FLOATS, "integers are exact, complex results go to equiv.compare")
+    for name, value in (("x", x), ("weight", weight), ("bias", x if bias is None else bias)):
+        if check_tensor(name, value).is_meta:
+            raise EquivError(f"{name}: expected a tensor with values, got one on the meta device; load its values")
+        check_dtype(name, value.dtype, (x.dtype,), "convert it to the dtype of x")
     if x.ndim != 2:
         raise EquivError(f"x: expected rows (N, n), got shape {tuple(x.shape)}; reshape it to (-1, n)")
-    for name, value in given[1:]:
-        if value.dtype != x.dtype:
-            raise EquivError(f"{name}: expected the dtype of x, {x.dtype}, got {value.dtype}; convert one of them")
     if weight.ndim != 2 or weight.shape[1] != x.shape[1]:
-        raise EquivError(
-            f"weight: expected shape (O, {x.shape[1]}), got {tuple(weight.shape)}; flatten a kernel with "
-            "weight.flatten(1)"
-        )
+        wanted = f"weight: expected shape (O, {x.shape[1]})"
+        raise EquivError(f"{wanted}, got {tuple(weight.shape)}; flatten a kernel with weight.flatten(1)")
     if bias is not None and bias.shape != weight.shape[:1]:
-        raise EquivError(
-            f"bias: expected shape ({len(weight)},), one per row of weight, got {tuple(bias.shape)}; pass the layer's"
-        )
+        wanted = f"bias: expected shape ({len(weight)},), one entry per row of weight"
+        raise EquivError(f"{wanted}, got {tuple(bias.shape)}; pass the bias of that layer")

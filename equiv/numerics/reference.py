@@ -60,8 +60,7 @@ def _is_moderate(values: Tensor | None) -> bool:
 def _block(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
     high, low = two_product(x[:, None, :], weight[None, :, :])  # (r, o, n)
     if bias is not None:
-        high = torch.cat([high, bias[None, :, None].expand(*high.shape[:2], 1)], -1)
-        low = torch.cat([low, low.new_zeros(()).expand(*high.shape[:2], 1)], -1)
+        high, low = _with_term(high, bias), _with_term(low, torch.zeros_like(bias))
     return _summed(high, low)
 
 
@@ -73,10 +72,8 @@ def _scaled_block(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tenso
     exponent = exponent_x[:, None, :].long() + exponent_w[None, :, :].long()
     if bias is not None:
         mantissa_b, exponent_b = torch.frexp(bias)
-        shape = (*high.shape[:2], 1)
-        high = torch.cat([high, mantissa_b[None, :, None].expand(shape)], -1)
-        low = torch.cat([low, torch.zeros(shape, dtype=low.dtype, device=low.device)], -1)
-        exponent = torch.cat([exponent, exponent_b.long()[None, :, None].expand(shape)], -1)
+        high, low = _with_term(high, mantissa_b), _with_term(low, torch.zeros_like(bias))
+        exponent = _with_term(exponent, exponent_b.long())
     if high.shape[-1] == 0:
         return _summed(high, low)
     exponent = torch.where(high == 0, -(1 << 20), exponent)
@@ -84,6 +81,11 @@ def _scaled_block(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tenso
     scale = _power_of_two(exponent - top)
     high, low = _summed(high * scale, low * scale)
     return _scaled(high, top[..., 0]), _scaled(low, top[..., 0])
+
+
+def _with_term(terms: Tensor, last: Tensor) -> Tensor:
+    """Terms ``(r, o, n)`` of sums and one more for each output: ``(o,)`` -> ``(r, o, n + 1)``."""
+    return torch.cat([terms, last[None, :, None].expand(*terms.shape[:2], 1)], -1)
 
 
 def _summed(high: Tensor, low: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,6 +19,7 @@ from equiv.strategies.values import PROBE, Values, check_kinds, short_repr
 CONTIGUOUS = Layout("contiguous")
 _ROLES = ("x", "weight", "bias", "grad")
 _FULL = ("signs", "dense", "address")  # probes without chance zeros come first: the window alone makes them sparse
+_STYLES = tuple(sorted(STYLES, key=lambda style: style not in _FULL))
 _PAIRED = ("normals", "wide", "cancelling")  # weights that do not let a cancelling input cancel
 
 
@@ -300,14 +301,10 @@ def cases(  # noqa: PLR0913 - what a user may choose about a case, all by name
             allow_empty=check_bool("allow_empty", allow_empty),
             bias=None if bias is None else check_bool("bias", bias),
             kinds=check_kinds(kinds, kind),
-            styles=_styles() if exact else (),
+            styles=_STYLES if exact else (),
             gradients=gradients,
             layouts=check_bool("layouts", layouts),
         )
         return _cases(plan)
 
     return st.deferred(build)
-
-
-def _styles() -> tuple[str, ...]:
-    return tuple(sorted(STYLES, key=lambda style: style not in _FULL))

@@ -10,7 +10,7 @@ from functools import lru_cache
 import torch
 from hypothesis import strategies as st
 
-from equiv.arguments import check_choice, check_choices, check_dtype, check_integer, refusal
+from equiv.arguments import check_choice, check_choices, check_dtype, check_integer, check_tensor
 from equiv.dtypes import COMPLEX, SIGNED_OF_SIZE
 from equiv.strategies.values import short_repr
 
@@ -75,8 +75,7 @@ class Layout:
         Raises:
             EquivError: if ``t`` is no tensor, or ``conj`` or ``neg`` does not exist in its dtype.
         """
-        if not isinstance(t, torch.Tensor):
-            raise refusal("t", "a torch.Tensor", t, "pass the tensor whose values are to be laid out")
+        check_tensor("t", t)
         check_choice("kind", self.kind, LAYOUTS)
         check_integer("variant", self.variant, least=0)
         check_dtype("t.dtype", t.dtype, _DTYPES.get(self.kind, (t.dtype,)), f"choose another layout than {self.kind}")

@@ -132,12 +132,7 @@ def _leading(rows: int, rank: int, max_side: int) -> st.SearchStrategy[Shape]:
 
 
 def draw_batch_shape(
-    draw: st.DrawFn,
-    ranks: tuple[int, ...],
-    max_rows: int,
-    *,
-    max_side: int | None = None,
-    allow_empty: bool = True,
+    draw: st.DrawFn, ranks: tuple[int, ...], max_rows: int, *, max_side: int | None = None, allow_empty: bool = True
 ) -> Shape:
     """A leading shape: its rank, its product, and how: three choices at most."""
     rank = draw(_ranks(ranks))

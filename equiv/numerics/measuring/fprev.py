@@ -61,13 +61,6 @@ class Order:
         text += f", depth {self.depth}"
         return text if whole else f"{text} ({len(self.places)} of {self.total:,} terms probed)"
 
-    def brackets(self) -> str:
-        """The tree in brackets, such as ``((0 1) (2 3))``."""
-        text = [str(place) for place in self.places]
-        for children in self.nodes:
-            text.append("(" + " ".join(text[child] for child in children) + ")")
-        return text[-1]
-
 
 def reveal(lost: LostCounts, leaves: int) -> Nodes | None:
     """The tree of a sum of ``leaves`` terms; None if no tree explains the counts.

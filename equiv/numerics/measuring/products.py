@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 
 import torch
@@ -74,7 +75,7 @@ def rounding_of_products(bench: Bench, bits: int) -> tuple[Finding[float], Findi
             y = bench.products(a, b, place).tolist()
             for i, x in enumerate(a):
                 for j, w in enumerate(b):
-                    exact, seen = Fraction(x) * Fraction(w), _fraction(y[i][j])
+                    exact, seen = Fraction(x) * Fraction(w), Fraction(y[i][j] if math.isfinite(y[i][j]) else 0)
                     if precision == full:
                         worst, tried = max(worst, abs(seen - exact) / abs(exact)), tried + 1
                     if precision == p:
@@ -139,7 +140,3 @@ def rounding_name(ways: dict[tuple[str, int], set[str]]) -> str | None:
         if all(way == {positive if sign > 0 else negative} for (_, sign), way in ways.items()):
             return name
     return "mixed"
-
-
-def _fraction(value: float) -> Fraction:
-    return Fraction(value) if abs(value) < float("inf") else Fraction(0)
