@@ -1,6 +1,7 @@
 """The dtypes that a layer can have, and their names: the one place that lists them.
 
-A dtype that is added here also needs its row in ``equiv.numerics`` (``arithmetic.py``); everything else follows.
+A floating dtype that is added here also needs its row in ``equiv/numerics/arithmetic.py``, an integer nothing more:
+formats, probes, drawn values, laws, options and reports follow from these tuples and from torch's own description.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""torch as it runs by default, through its own modules: what the forms are in a user's model."""
+"""torch in eager mode, through its own modules, as a user's model runs it."""
 
 from __future__ import annotations
 

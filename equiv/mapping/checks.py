@@ -1,7 +1,8 @@
 """Which arguments the mappings serve: plain layers, feature shapes, rows.
 
-Knows what makes a module compute something else than its type says. Every check returns its argument, or raises an
-`EquivError` that names the argument, its value, what was expected and what to do.
+A layer is plain if its class, forward, hooks and parameters leave no doubt that it computes what its type says. Every
+check returns its argument, or raises an `EquivError` that names the argument, its value, what was expected and what to
+do.
 """
 
 from __future__ import annotations

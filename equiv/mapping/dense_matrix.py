@@ -1,8 +1,8 @@
 """The dense matrix of a convolution, by index arithmetic alone: no convolution is run.
 
-Knows how a weight is moved, as bits, to the entry of the matrix that it belongs to. Which input a tap reads is the
-business of ``equiv.mapping.geometry``. Letters: O output channels, C input channels, G groups with Cg input channels
-each, P output positions, Q input positions, T kernel taps.
+Moves the bits of each weight to the entries of the matrix that it belongs to. Which input a tap reads is found in
+``equiv.mapping.geometry``. Letters: O output channels, C input channels, G groups with Cg input channels each, P output
+positions, Q input positions, T kernel taps.
 """
 
 from __future__ import annotations
@@ -118,10 +118,10 @@ def _fill(dense: Tensor, weight: Tensor, places: Tensor, *, groups: int) -> None
 
 
 def _one_tap_per_entry(places: Tensor, in_positions: int) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
-    """List the non-zero entries as (p, q, tap), each (p, q) once.
+    """The entries of one channel's block that are not zero, as output position, input position and tap, each once.
 
-    Where several taps share an entry, ``tap`` counts on beyond T into the rows of ``merged``: each of its tensors
-    (U, m) holds U different sets of m >= 2 taps. Sets repeat along the map's border, so there are few.
+    Where several taps share an entry, its tap is T or more: T + k stands for the k-th row of the tensors ``merged``,
+    each of which, ``(U, m)``, holds U different sets of m >= 2 taps. There are few: sets repeat along the map's border.
     """
     position, tap = (places >= 0).nonzero(as_tuple=True)
     key = position * in_positions + places[position, tap]
@@ -169,7 +169,7 @@ def _sum_rounded_once(x: Tensor) -> Tensor:
 
 
 def _float_sum(values: list[float], dtype: torch.dtype) -> float:
-    """The exact sum, rounded to nearest even in ``dtype``'s grid: a float64 would round a second time on its way."""
+    """The exact sum, rounded once, to nearest even in ``dtype``: by way of a float64 it would be rounded twice."""
     special = [value for value in values if not math.isfinite(value)]
     if special:
         return sum(special)

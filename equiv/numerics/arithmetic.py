@@ -44,13 +44,14 @@ def accumulator_of(dtype: torch.dtype) -> Format:
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """The freedom that a right kernel has: ``|acc - s| <= (factor*(K + extra_terms)*u + relative)*S + U``.
+    """How far a right kernel may be off: ``|acc - s| <= (factor*(K + extra_terms)*u + relative)*S + U``.
 
-    ``K`` is the number of terms that are not zero, ``S`` the sum of their magnitudes, ``s`` the exact sum.
-    The result is ``acc`` rounded to ``output``.
+    ``s`` is the exact sum of an output, ``acc`` what the kernel has in its accumulator, ``K`` the number of terms that
+    are not zero, ``S`` the sum of their magnitudes, ``U`` what underflow may take. The result is ``acc`` rounded to
+    ``output``.
 
     Attributes:
-        name: Words for messages.
+        name: What messages call it.
         output: Dtype of the result (for complex, of its parts).
         u: Unit roundoff of the accumulator.
         accumulator_max: Largest finite value of the accumulator; no order overflows below it.
@@ -64,7 +65,7 @@ class Arithmetic:
             pairs multiplies a neighbour by a zero that pads the weight.
         bias_rounding: ``"once"``, or ``"either"`` where the sum of products may be rounded to ``output``
             before the bias is added and the result rounded again.
-        measured: Whether the row was measured or taken from documentation.
+        measured: True where this was measured, False where it was taken from documentation.
         note: A finding about this arithmetic that a verdict must repeat, such as that it is weaker than declared.
     """
 
@@ -174,7 +175,7 @@ _PRODUCTS = {"ieee": 0.0, "tf32": 2 * 2.0**-10 + 2.0**-20, "bf16": 2 * 2.0**-8 +
 
 
 def _cpu_products() -> str:
-    """What the user allows oneDNN to round the factors of float32 products to; whether it does depends on the CPU."""
+    """The format to which torch's settings let oneDNN round float32 factors; whether it does depends on the CPU."""
     settings = _float32_settings("mkldnn", "mkldnn.matmul", "mkldnn.conv")
     if not settings:  # torch before 2.9 has one setting for all matrix products
         settings = {{"medium": "bf16", "high": "tf32"}.get(torch.get_float32_matmul_precision(), "ieee")}

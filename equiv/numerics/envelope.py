@@ -19,7 +19,7 @@ from equiv.numerics.exact import Classes, Exact
 from equiv.numerics.formats import format_of, from_ordinal, ordinal, round_down, round_up
 from equiv.numerics.reference import two_sum
 
-# Bounds are evaluated in float64 in a handful of operations; this covers their own rounding many times over.
+# The bounds themselves are computed in float64, in a handful of operations; this covers their rounding many times over.
 _MARGIN = 1.0 + 2.0**-40
 
 
@@ -54,7 +54,7 @@ class Judgement:
 
     Attributes:
         inside: The output is one that a right kernel may give.
-        undecided: Right kernels may disagree here (an intermediate can overflow); ``inside`` says nothing.
+        undecided: Right kernels may disagree here, as an intermediate sum can overflow: ``inside`` is True.
         ratio: Distance from the exact value as a fraction of the distance to the envelope's edge: at most 1 inside.
             For 16-bit results, distance beyond half an ulp of the result as a fraction of ``E``: the accumulator's
             share.
@@ -168,9 +168,9 @@ def _half_ulp(result: Tensor, dtype: torch.dtype) -> Tensor:
 def _two_words(s: Tensor, low: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
     """``s + low -+ error`` rounded outwards to float64, for a float64 result: exactly RD and RU.
 
-    ``low - error`` is rounded once, by at most ``u*(|low| + error)``. Where ``error`` is 0 that is exact. Elsewhere
+    ``low - error`` is rounded once, by at most ``u*(|low| + error)``; where ``error`` is 0 not at all. Elsewhere
     ``|low| <= u*S``, so that the rounding is at most ``2^-106*S + u*error``, within the slack of the uncertainty and
-    of the margin on ``error``. Then a two-sum tells on which side of ``s + t`` its rounded value lies.
+    of the margin on ``error``. The second word of a two-sum then says on which side of the sum its first word lies.
     """
     below, under = two_sum(s, low - error)
     above, over = two_sum(s, low + error)

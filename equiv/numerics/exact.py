@@ -3,7 +3,7 @@
 For every output: its exact value ``s``, the sum ``S`` of the magnitudes of its terms, the number ``K`` of terms that
 are not zero, and what NaN and infinity among the inputs make of it. Nearly: float64 sums are known in double-double,
 those of narrower dtypes in float64, with a bound on what that leaves open. What right kernels may return around the
-exact value is the business of ``envelope``.
+exact value follows in ``envelope``.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ class Exact:
         bias: The bias term alone (broadcasts), or None.
         subnormal: Sum of the magnitudes of the terms with a subnormal factor (``F``), or None for none.
         classes: What NaN and infinity among the inputs make of each output, or None where all are finite.
-        plain: A real sum of products; not a part of a complex one, whose kernels may add real and imaginary parts.
+        plain: A sum of real products; False for a part of a complex result, whose kernels may add real to imaginary
+            parts first.
         fewest: No output has fewer terms; 0 where that is not known.
         reach: No output's ``S * (1 + 2*K*u)`` is larger, for any ``u`` up to 2^-8; infinite where that is not known.
     """

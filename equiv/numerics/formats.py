@@ -171,11 +171,11 @@ def _away_from_zero(bits: Tensor) -> Tensor:
     return (bits >> (8 * bits.element_size() - 1)) | 1
 
 
-_ULPS = 10**6  # a larger number of ulps tells a reader nothing
+_ULPS = 10**6  # beyond it a factor says more
 
 
 def gap_words(value: Tensor, other: Tensor) -> str:
-    """How far apart two real numbers of one floating dtype are, in the words that fit; empty where none do.
+    """How far apart two real numbers of one floating dtype are: in ulp, as a factor or a fraction; "" for NaN and such.
 
     Example:
         >>> one = torch.tensor(1.0)

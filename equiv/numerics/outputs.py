@@ -1,4 +1,4 @@
-"""Assess the outputs of a layer of any dtype: real, complex (by parts) and integer (exactly) in one shape."""
+"""Assess the outputs of a layer of any dtype, real, complex (by parts) or integer (exactly), in one kind of result."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Assessment:
     """Outputs ``(N, O)`` of one kernel against what right kernels may give.
 
     Attributes:
-        inside: Bool; the output is right, or cannot be told.
+        inside: Bool; the output is one that a right kernel may give, or undecided.
         undecided: Bool; right kernels may disagree here.
         ratio: Float64; error as a fraction of the envelope, at most 1 inside (complex: the worse part).
         exact: Exact values: float64, complex128, or the dtype itself for integers.
@@ -138,7 +138,7 @@ class Reference:
 
 @lru_cache(maxsize=256)
 def _relevant(arithmetic: Arithmetic, bias: bool, special: bool) -> Arithmetic:
-    """What of an arithmetic matters to a layer without bias, or one without NaN and infinity."""
+    """The arithmetic without what does not matter: roundings of a bias that is not there, spreading of no infinity."""
     rounding = arithmetic.bias_rounding if bias else "once"
     return replace(
         arithmetic,
@@ -155,7 +155,7 @@ def _parts(result: Tensor) -> tuple[Tensor, ...]:
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:
-    """Whether two results cannot be judged differently: equal entries, zeros of both signs among them, and no NaN."""
+    """Whether two results get the same judgement: equal entries, where 0.0 equals -0.0, and no NaN."""
     return a.dtype == b.dtype and torch.equal(a, b)
 
 

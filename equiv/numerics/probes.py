@@ -23,8 +23,8 @@ STYLES = ("sparse", "signs", "dense", "address", "one_hot")
 """Kinds of exact probe, the one with the fewest non-zeros first.
 
 ``sparse``: few non-zero inputs, large weights; ``signs``: inputs are -1 or 1, weights as large as fits; ``dense``: both
-of middle size; ``address``: each weight's value tells where it stands (``o * n + i``, shifted, as far as the dtype can
-tell values apart); ``one_hot``: each row selects one weight.
+of middle size; ``address``: each weight's value encodes its place (``o * n + i``, shifted, as far as the dtype has
+that many values); ``one_hot``: each row selects one weight.
 """
 
 
@@ -192,16 +192,15 @@ def _integer_case(
     def draw(*shape: int, small: bool = False) -> Tensor:
         low, high = (-1 if info.min < 0 else 0, 1) if small else (int(info.min), int(info.max))
         high = min(high, (1 << 62))
-        return torch.randint(max(low, -(1 << 62)), high + 1, shape, generator=generator, dtype=torch.int64).to(dtype)
+        return torch.randint(max(low, -(1 << 62)), high + 1, shape, generator=generator, dtype=torch.int64)
 
     w = draw(outputs, n)
     if style == "address":
-        w = _counted_up(outputs, n).to(dtype)
+        w = _counted_up(outputs, n)
     x = draw(rows, n, small=style == "signs")
     if style in ("sparse", "one_hot"):
-        ones = torch.ones(rows, n, dtype=dtype) if style == "one_hot" else x
-        x = _thin(ones, 1 if style == "one_hot" else 4, generator)
-    return x, w, draw(outputs) if bias else None
+        x = _thin(torch.ones_like(x), 1, generator) if style == "one_hot" else _thin(x, 4, generator)
+    return x.to(dtype), w.to(dtype), draw(outputs).to(dtype) if bias else None
 
 
 def _counted_up(outputs: int, n: int) -> Tensor:
@@ -225,7 +224,7 @@ def one_hot_rows(indices: Tensor, in_features: int, dtype: torch.dtype, device: 
 def address_coded_weight(
     out_features: int, in_features: int, dtype: torch.dtype, device: torch.device | str = "cpu"
 ) -> Tensor:
-    """Weight ``(O, n)`` whose values tell where they stand, so that a permutation names itself.
+    """Weight ``(O, n)`` whose values encode their places, so that a permuted result shows which one took whose place.
 
     Values are distinct as long as ``2 * entry_range(dtype) >= O * n``, and never zero.
 

@@ -25,7 +25,7 @@ def dot_double_double(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> 
         bias: ``(O,)`` float64 or None.
 
     Returns:
-        High and low word, each ``(N, O)``. Products that would overflow or underflow on the way do not.
+        High and low word, each ``(N, O)``. Intermediate products neither overflow nor underflow.
 
     Example:
         >>> x = torch.tensor([[1e20, 1.0, -1e20]], dtype=torch.float64)

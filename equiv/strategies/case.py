@@ -1,4 +1,4 @@
-"""Knows how a whole case is drawn: a layer, an input for it, and the layouts to try them in."""
+"""Whole cases: a layer, an input for it, and the memory layouts to try them in."""
 
 from __future__ import annotations
 

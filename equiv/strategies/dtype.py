@@ -1,4 +1,4 @@
-"""Knows which dtypes and devices there are to draw from: asked of torch when a strategy is used, never on import."""
+"""The dtypes and devices of this machine, as strategies: torch is asked when one is used, never on import."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Knows the ways in which the same values can lie in memory, and puts a tensor's values there bit for bit."""
+"""Memory layouts: the same values, bit for bit, under other strides, offsets and lazy views."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class Layout:
 
 
 def all_layouts(ndim: int, dtype: torch.dtype = torch.float32) -> tuple[Layout, ...]:
-    """One layout of each kind that tells something at this rank and dtype, contiguous first.
+    """One layout of each kind that exists at this rank and dtype and differs from the others, contiguous first.
 
     Example:
         >>> [layout.name for layout in all_layouts(1)]
@@ -128,14 +128,14 @@ def _menu(role: str, kinds: tuple[str, ...]) -> st.SearchStrategy[tuple[str, Lay
 
 
 def draw_layout(draw: st.DrawFn, ndim: int, dtype: torch.dtype, role: str = "") -> Layout:
-    """One choice; roles keep two draws of one test case apart (see ``shapes``)."""
+    """A layout, drawn with one choice; two draws of one test case need different roles (see ``shapes``)."""
     return draw(_menu(role, _kinds(ndim, dtype)))[1]
 
 
 def layouts(
     *, ndim: int, dtype: torch.dtype = torch.float32, kinds: Sequence[str] | None = None
 ) -> st.SearchStrategy[Layout]:
-    """Layouts that tell something for tensors of rank ``ndim``; shrinks to ``Layout(kind='contiguous')``.
+    """Layouts that exist for tensors of rank ``ndim`` and differ; shrinks to ``Layout(kind='contiguous')``.
 
     Args:
         ndim: rank of the tensors that it will be applied to.

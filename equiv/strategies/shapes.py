@@ -1,4 +1,4 @@
-"""Knows which sizes and shapes are worth drawing, and draws a whole shape with two or three choices.
+"""Sizes and shapes that are worth drawing: a whole shape takes two or three of Hypothesis's choices.
 
 A size is drawn from a sorted table in which small sizes, and those where kernels change, stand closer together: an
 earlier place is a smaller size, so Hypothesis's search for the first place is the search for the smallest size. Each
@@ -7,7 +7,7 @@ side of a feature shape is drawn by itself and bounded by what the others leave,
 Two habits of Hypothesis shape this module. It draws the integers of a wide range near 0 (of 0..2^19, three in four are
 below 2^15), and most of its examples are earlier ones with one part copied over another of the same label; integers
 all share one label, whereas ``sampled_from`` has one for each table. So tables stay short, some hundred places, and
-a tensor or a case draws one integer (see ``tensors.draw_windows``). So hardly two parts of a case share a label, and
+a tensor or a case draws one integer (see ``tensor.draw_windows``). So hardly two parts of a case share a label, and
 nearly every example has sizes of its own: 197 of 200 cases, against 42 when each choice was an integer.
 """
 
@@ -114,7 +114,7 @@ def draw_feature_shape(draw: st.DrawFn, spatial_dims: tuple[int, ...], min_posit
 
 
 def draw_size(draw: st.DrawFn, high: int) -> int:
-    """A size in 1..high: one choice."""
+    """A size in 1..high, drawn with one choice."""
     return draw(_sizes_between(1, high))
 
 

@@ -1,4 +1,4 @@
-"""Knows how a recipe of values is drawn, and the strategies of single tensors and layers."""
+"""Strategies of single tensors and layers, and how the recipe of their values is drawn."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def _kinds(role: str, kinds: tuple[str, ...]) -> st.SearchStrategy[tuple[str, st
 
 
 def draw_kind(draw: st.DrawFn, kinds: tuple[str, ...], role: str = "") -> str:
-    """One choice, simplest kind first; roles keep two draws of one test case apart (see ``shapes``)."""
+    """A kind of values, drawn with one choice, the simplest first; roles as in ``layout.draw_layout``."""
     return draw(_kinds(role, kinds))[1]
 
 
 def draw_seed(draw: st.DrawFn) -> int:
-    """A seed 0..65535: one choice."""
+    """A seed in 0..65535, drawn with one choice."""
     return int.from_bytes(draw(_SEED), "big")
 
 

@@ -1,7 +1,7 @@
-"""Knows how a tensor's values come from a small recipe: a kind, a seed, a window, a few single entries.
+"""A tensor's values from a small recipe: a kind, a seed, a window that stays, a few single entries.
 
-Every fill is a handful of whole-tensor operations on an explicit generator, so a large tensor costs what its
-arithmetic costs. Drawing recipes is the business of ``tensors``; memory layout that of ``layouts``.
+Every kind is filled in with a handful of whole-tensor operations on an explicit generator, so that a large tensor takes
+the time of its arithmetic alone. Recipes are drawn in ``tensor``.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ def short_repr(value: Any) -> str:
 class Window:
     """Which entries of a flat tensor keep their value; the others become 0.
 
-    Of the ``length`` entries that precede ``end`` the first ``ends`` and the last ``ends``; None means all there are.
-    Taking less of any of the three keeps fewer entries, so Hypothesis's search for the smallest of each, in whatever
-    order, leads to the few that matter: one wherever it lies, or two however far apart.
+    Kept are, among the ``length`` entries that precede ``end``, the first ``ends`` and the last ``ends``; None stands
+    for all there are. A smaller value of any of the three keeps fewer entries, so Hypothesis, which looks for the
+    smallest of each, ends with the few entries that matter: one wherever it lies, or two however far apart.
 
     Example:
         >>> Window(end=9, length=7, ends=1).keep_(torch.ones(10))
@@ -101,7 +101,7 @@ class Values:
 
     Attributes:
         kind: one of ``KINDS``.
-        seed: of the explicit generator; 0 is the plainest choice.
+        seed: of the explicit generator; with 0 some kinds are plainer: all ones, 1, 2, 3 and so on.
         window: which entries keep their value.
         edits: pairs ``(flat index, value)``, put in last.
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from equiv.dtypes import dtype_name
+from equiv.numerics.arithmetic import accumulator_of
 from equiv.numerics.formats import format_of
 from equiv.numerics.measuring.bench import Bench, log2_of, places, power
 from equiv.numerics.measuring.findings import Finding
@@ -12,7 +14,7 @@ from equiv.numerics.measuring.findings import Finding
 def flushes_inputs(bench: Bench) -> Finding[bool]:
     """Subnormal factors times large ones, alone and in every place, and a subnormal bias."""
     fmt = format_of(bench.dtype)
-    up = 2.0**15 if bench.dtype == torch.float16 else 2.0**60
+    up = min(2.0**60, 2.0 ** log2_of(fmt.max))
     seen = []
     for small in (fmt.min_normal / 2, fmt.min_normal * 0.75, fmt.min_subnormal):
         wanted = torch.tensor(small * up, dtype=torch.float64).to(bench.output).double()
@@ -53,8 +55,8 @@ def flushes_sums(bench: Bench, bits: int | None) -> Finding[bool]:
     fmt = format_of(bench.dtype)
     if bench.n < 2:
         return Finding(None, "needs two terms")
-    if bench.dtype == torch.float16 and (bits is None or bits > 11):
-        return Finding(False, "products of float16 are normal in float32")
+    if fmt.min_subnormal**2 >= accumulator_of(bench.dtype).min_normal and (bits is None or bits > fmt.precision):
+        return Finding(False, f"products of {dtype_name(bench.dtype)} are normal in float32")
     exponent = log2_of(fmt.min_normal) - 1
     pair = power(exponent)
     spots = places(bench.n, 4)

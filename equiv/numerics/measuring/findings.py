@@ -1,7 +1,7 @@
 """What was measured of a kernel's arithmetic: one finding for each property, and what follows from them.
 
-Knows how findings become an :class:`~equiv.numerics.Arithmetic` and where they are weaker than what was declared. How
-they are found is the business of ``equiv.numerics.measuring.measure``.
+From the findings follow an :class:`~equiv.numerics.Arithmetic`, and a list of what is weaker than was declared. They
+are found in ``equiv.numerics.measuring.measure``.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ class Measured:
     def agrees_with(self, declared: Arithmetic | None = None) -> tuple[str, ...]:
         """Where the kernel is weaker than ``declared`` (by default what was expected of it); empty where nowhere.
 
-        A kernel that is better than declared agrees: what is declared is a freedom, not a duty.
+        A kernel that is more exact than declared agrees with what is declared.
         """
         base = self.declared if declared is None else declared
         return (*self._weaker_terms(base), *self._weaker_sums(base), *self._weaker_edges(base))
@@ -259,7 +259,7 @@ class Measured:
         return 2 * format_of(self.dtype).u if self._rounds_products else 0.0  # to nearest or to one side
 
     def _combinations(self) -> int:
-        """How often a partial sum is rounded on its way up: known from the order, else the documented 9."""
+        """How often a partial sum is rounded until it is in the result: known from the order, else the documented 9."""
         order = self.order.value
         return 9 if order is None or order.kind != "blocked" or not order.block else order.total // order.block + 1
 

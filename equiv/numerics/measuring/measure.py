@@ -42,8 +42,8 @@ def measure(  # noqa: PLR0913 - every option says what the kernel is called with
     """Find out what ``run`` computes in, by some hundred small calls.
 
     Args:
-        run: ``run(x, weight, bias) -> y`` on rows: ``(rows, n)``, ``(O, n)``, ``(O,)`` or None -> ``(rows, O)``. What
-            it does with their layout is its own business, and part of what is measured.
+        run: ``run(x, weight, bias) -> y`` on rows: ``(rows, n)``, ``(O, n)``, ``(O,)`` or None -> ``(rows, O)``.
+            Whatever it does to their layout is part of what is measured.
         dtype: float16, bfloat16, float32 or float64, of x, weight and bias; the result may have another of these.
         rows: N, at least 1.
         out_features: O, at least 1.
@@ -95,7 +95,7 @@ def _measured(bench: Bench, expected: Arithmetic, subject: str, order_limit: int
     bits = operands.value or format_of(bench.dtype).precision
     product_error, output_rounding = products.rounding_of_products(bench, bits)
     reach = products.operand_range(bench)
-    narrow = bench.dtype == torch.float16 or reach.value == "float16"
+    narrow = format_of(bench.dtype).max < 2.0**100 or reach.value == "float16"
     accumulator, reduction, triple = sums.sums(bench, narrow=narrow)
     order, bias_place = orders.order_of(bench, order_limit)
     return Measured(

@@ -97,7 +97,10 @@ def _mantissas(bits: int, out: int, seed: int) -> list[float]:
 
 
 def _way(exact: Fraction, seen: Fraction, bits: int) -> tuple[str, str]:
-    """Where ``exact`` lies between its neighbours of ``bits`` bits, and which of the two was returned."""
+    """Where ``exact`` lies between its neighbours of ``bits`` bits; ``"in"`` if the one nearer to zero was returned.
+
+    ``"out"`` is the other neighbour, ``"neither"`` any other result.
+    """
     size, result = abs(exact), seen if exact > 0 else -seen
     exponent = 0
     while Fraction(2) ** (exponent + 1) <= size:
@@ -129,7 +132,11 @@ def _name_rounding(ways: dict[tuple[str, int], set[str]], q: int) -> Finding[str
 
 
 def rounding_name(ways: dict[tuple[str, int], set[str]]) -> str | None:
-    """The rounding that goes these ways, for kinds of inexact values and signs; None where a way is neither."""
+    """The name of a rounding, from what becomes of each kind of inexact value, of either sign.
+
+    Each is a set of ``"in"`` (the neighbour nearer to zero), ``"out"`` (the other) and ``"neither"``; None for one that
+    holds ``"neither"``.
+    """
     if any("neither" in way for way in ways.values()):
         return None
     for name, rule in _WAYS.items():

@@ -64,7 +64,7 @@ def sums(bench: Bench, *, narrow: bool) -> tuple[Finding[int], Finding[int], tup
         return Finding(None, text), Finding(None, text), None
     most, least = max(seen.values()), min(seen.values())
     where = max(seen, key=lambda triple: seen[triple])
-    tried = f"{len(seen)} of {len(_triples(bench.n))} places tell"
+    tried = f"{len(seen)} of {len(_triples(bench.n))} places show it"
     wide = Finding(most, f"2^{most} + 1 - 2^{most} is 0, 2^{most - 1} + 1 - 2^{most - 1} is 1; {tried}")
     worst = min(seen, key=lambda triple: seen[triple])
     text = "the same at all places" if most == least else f"terms {worst} lose it at 2^{least} already"
@@ -81,7 +81,7 @@ def rounding_of_sums(
     """What becomes of ``2^bits + c`` and of its negative, for c in quarters and halves of a step of the sum.
 
     The first and the last term cancel, so that ``c`` meets one of them: of the same sign it must be rounded to a
-    multiple of 2; of the other sign whole ones are exact, and tell that this is how they meet.
+    multiple of 2; of the other sign whole ones are exact, and show that this is how they meet.
     """
     if bits is None or triple is None:
         return Finding(None, "no sum that loses bits")
@@ -119,7 +119,7 @@ def fused(bench: Bench, factors: int, bits: int | None, order: Order | None) -> 
     if (bits is None and p < 24) or (bits is not None and bits >= 2 * p):
         return _rounded_all_the_same(bench, factors, bits)
     if factors < p or p != format_of(bench.output).precision or bits is None or bits < p:
-        return Finding(None, "cannot be told where products are shorter" if bits is not None else "needs three terms")
+        return Finding(None, "cannot be seen where products are shorter" if bits is not None else "needs three terms")
     k = (p + 1) // 2
     one = 1 + 2.0**-k
     rounded = 1 + 2.0 ** (1 - k)
