@@ -103,12 +103,14 @@ class Reference:
         if arithmetic is None:
             raise TypeError("arithmetic is needed for floating and complex results")
         chosen = _relevant(arithmetic, self.parts[0].bias is not None, self.parts[0].classes is not None)
-        last = self._last
-        if last is not None and (last[0] is chosen or last[0] == chosen) and _equal(last[1], result):
-            return last[2]
+        if self._last is not None and self._last[0] == chosen:
+            before = self._last[1]  # with equal entries, 0.0 equal to -0.0 and no NaN, a result is judged as before
+            if before.dtype == result.dtype and torch.equal(before, result):
+                return self._last[2]
+        parts = (result.real, result.imag) if result.is_complex() else (result,)
         found = [
             judge(part, exact, chosen, within=within)
-            for part, exact, within in zip(_parts(result), self.parts, self._within(chosen), strict=True)
+            for part, exact, within in zip(parts, self.parts, self._within(chosen), strict=True)
         ]
         if len(found) == 1:
             assessment = _assessment(found[0], self.parts[0])
@@ -148,15 +150,6 @@ def _relevant(arithmetic: Arithmetic, bias: bool, special: bool) -> Arithmetic:
         bias_rounding=rounding,
         infinity_spreads=arithmetic.infinity_spreads and special,
     )
-
-
-def _parts(result: Tensor) -> tuple[Tensor, ...]:
-    return (result.real, result.imag) if result.is_complex() else (result,)
-
-
-def _equal(a: Tensor, b: Tensor) -> bool:
-    """Whether two results get the same judgement: equal entries, where 0.0 equals -0.0, and no NaN."""
-    return a.dtype == b.dtype and torch.equal(a, b)
 
 
 def assess(result: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, arithmetic: Arithmetic | None) -> Assessment:

@@ -14,7 +14,7 @@ from equiv.numerics.measuring.findings import Finding
 
 
 def operands(bench: Bench) -> tuple[Finding[int], Finding[str]]:
-    """Bits of a factor that survive a multiplication by 1, whichever of the two factors it is."""
+    """How many bits of a factor survive a multiplication by 1, and how the others are lost; inputs and weights."""
     p = min(format_of(bench.dtype).precision, format_of(bench.output).precision)
 
     def arrives(value: float, place: int, who: str) -> bool:
@@ -64,7 +64,7 @@ def operand_range(bench: Bench) -> Finding[str]:
 
 
 def rounding_of_products(bench: Bench, bits: int) -> tuple[Finding[float], Finding[str]]:
-    """How far one product alone is off, and which way it is rounded to the result's format."""
+    """The largest relative error of one product alone, and how it is rounded to the result's format."""
     p, q = min(bits, format_of(bench.dtype).precision), format_of(bench.output).precision
     full = format_of(bench.dtype).precision
     worst, tried = Fraction(0), 0
