@@ -68,11 +68,7 @@ class Case:
         weight: (O, n).
         bias: (O,) or None.
         x: (*batch_shape, n).
-        feature_shape: ``(C, *spatial)``, with product n.
-        batch_shape: leading shape of ``x``.
-        dtype: of the tensors.
-        device: of the tensors.
-        seed: of the recipe.
+        feature_shape, batch_shape, dtype, device, seed: as in the recipe.
         recipe: what ``build_case`` makes the same case from.
         layouts: ``"x"``, ``"weight"``, ``"bias"``, ``"grad"`` -> ``Layout``, drawn independently, not applied here.
     """

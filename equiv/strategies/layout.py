@@ -11,7 +11,7 @@ import torch
 from hypothesis import strategies as st
 
 from equiv.arguments import check_choice, check_choices, check_dtype, check_integer, check_tensor
-from equiv.dtypes import COMPLEX, SIGNED_OF_SIZE
+from equiv.dtypes import COMPLEX, SIGNED_OF_SIZE, is_inexact
 from equiv.strategies.values import short_repr
 
 LAYOUTS = (
@@ -164,7 +164,7 @@ def layouts(
 
 
 def _buffer(t: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
-    outside = math.nan if t.dtype.is_floating_point or t.dtype.is_complex else 85
+    outside = math.nan if is_inexact(t.dtype) else 85
     return torch.full(tuple(shape), outside, dtype=t.dtype, device=t.device)
 
 

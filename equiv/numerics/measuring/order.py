@@ -105,7 +105,7 @@ def _bias_place(bench: Bench, spots: Sequence[int], mask: tuple[float, float, fl
     if not bench.bias:
         return Finding(None, "no bias")
     huge, huge_w, unit, unit_w = mask
-    if bench.dtype == torch.float16:
+    if format_of(bench.dtype).max < 2.0**100:  # float16
         huge, huge_w, unit, unit_w = 2.0**8, 2.0**7, 2.0**-9, 2.0**-8
     seen = set()
     for j in (spots[k] for k in places(len(spots), 8)):
