@@ -157,10 +157,7 @@ def _sum_rounded_once(x: Tensor) -> Tensor:
     """Sum the last dimension of a real tensor: (..., m) -> (...)."""
     if not x.is_floating_point():
         bits = _as_int(x)  # the sum modulo 2^bits is the same signed or unsigned; torch cannot add uint16, 32, 64
-        total = bits[..., 0]
-        for i in range(1, x.shape[-1]):
-            total = total + bits[..., i]
-        return total.view(x.dtype)
+        return bits.sum(-1, dtype=bits.dtype).view(x.dtype)
     if x.shape[-1] == 2:  # IEEE rounds once; 16 bits pass through float32: harmless, as 24 >= 2 p + 2 (Figueroa 1995)
         return x[..., 0] + x[..., 1]
     rows = x.reshape(-1, x.shape[-1]).cpu().double().tolist()

@@ -101,8 +101,7 @@ class Arithmetic:
         error = relative * magnitude + (terms + 1) * (2 * self.underflow)
         if fewest <= 1 and self.factor == 1 and not (self.extra_terms or self.relative):
             # One term alone: its product is rounded once, and that is the rounding of the result, short of underflow.
-            few = terms <= 1 if isinstance(terms, Tensor) else torch.tensor(terms <= 1)
-            alone = few & (magnitude > 4 * self.underflow)
+            alone = (torch.as_tensor(terms) <= 1) & (magnitude > 4 * self.underflow)
             error = error.masked_fill(alone, 0.0)
         return error
 

@@ -176,12 +176,8 @@ def check_kinds(kinds: Sequence[str] | None, dtype: torch.dtype) -> tuple[str, .
 
 
 def _constant(n: int, _last: int, dtype: torch.dtype, seed: int, g: torch.Generator) -> torch.Tensor:
-    value = 1.0
-    if seed:
-        value = (
-            float(torch.randint(1, 5, (), generator=g)) if dtype in INTEGERS else float(torch.randn((), generator=g))
-        )
-    return torch.full((n,), value, dtype=dtype)
+    drawn = torch.randint(1, 5, (), generator=g) if dtype in INTEGERS else torch.randn((), generator=g)
+    return torch.full((n,), float(drawn) if seed else 1.0, dtype=dtype)
 
 
 def _small_integers(n: int, _last: int, dtype: torch.dtype, _seed: int, g: torch.Generator) -> torch.Tensor:

@@ -55,10 +55,10 @@ class Bench:
         self.n = check_integer("in_features", in_features, least=1, advice=advice)
         self.bias = check_bool("bias", bias, "it says whether one is passed")
         self.calls = 0
-        self.output = self._call(torch.zeros(rows, in_features), torch.zeros(out_features, in_features), None).dtype
+        self.output = self._call(torch.zeros(rows, in_features), torch.zeros(out_features, in_features), 0.0).dtype
 
     def rows_of(self, x: Tensor, weight: Tensor, bias: float = 0.0) -> Tensor:
-        """``x`` ``(rows, n)`` and ``weight`` ``(O, n)`` as they are, float64 -> ``(rows, O)`` float64 on the CPU."""
+        """The outputs ``(rows, O)`` for ``x`` ``(rows, n)`` and ``weight`` ``(O, n)``, in float64 on the CPU."""
         return self._call(x, weight, bias).double()
 
     def sums(
@@ -89,9 +89,9 @@ class Bench:
                 found[top : top + len(here), left : left + len(there)] = y[: len(here), : len(there)]
         return found
 
-    def _call(self, x: Tensor, weight: Tensor, bias: float | None) -> Tensor:
+    def _call(self, x: Tensor, weight: Tensor, bias: float) -> Tensor:
         self.calls += 1
-        b = torch.full((self.outputs,), bias or 0.0, dtype=self.dtype, device=self.device) if self.bias else None
+        b = torch.full((self.outputs,), bias, dtype=self.dtype, device=self.device) if self.bias else None
         given = [t.to(self.dtype).to(self.device).contiguous() for t in (x, weight)]
         try:
             y = self.run(given[0], given[1], b)
