@@ -79,7 +79,13 @@ def check_shape(argument: str, value: object) -> tuple[int, ...]:
 
 
 def check_bool(argument: str, value: object, advice: str = "pass a bool") -> bool:
-    """``value`` if it is True or False."""
+    """``value`` if it is True or False.
+
+    Example:
+        >>> check_bool("bias", 1)
+        Traceback (most recent call last):
+        equiv.errors.EquivError: bias: expected True or False, got 1; pass a bool
+    """
     if not isinstance(value, bool):
         raise refusal(argument, "True or False", value, advice)
     return value

@@ -48,5 +48,10 @@ BY_NAME = {dtype_name(dtype): dtype for dtype in DTYPES}
 
 
 def is_inexact(dtype: torch.dtype) -> bool:
-    """Whether arithmetic in it rounds: floating and complex dtypes. Integers are exact modulo ``2**bits``."""
+    """Whether arithmetic in it rounds: floating and complex dtypes. Integers are exact modulo ``2**bits``.
+
+    Example:
+        >>> is_inexact(torch.complex64), is_inexact(torch.int8)
+        (True, False)
+    """
     return dtype.is_floating_point or dtype.is_complex

@@ -153,7 +153,13 @@ def _relevant(arithmetic: Arithmetic, bias: bool, special: bool) -> Arithmetic:
 
 
 def assess(result: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, arithmetic: Arithmetic | None) -> Assessment:
-    """One result against the exact outputs of ``(weight, bias)`` on ``x``; see :class:`Reference`."""
+    """One result ``(N, O)`` against the exact outputs of ``(weight, bias)`` on ``x``; see :class:`Reference`.
+
+    Example:
+        >>> x, w = torch.tensor([[1, 2]]), torch.tensor([[3, 4]])
+        >>> assess(torch.tensor([[12]]), x, w, None, None).all_inside
+        False
+    """
     return Reference(x, weight, bias).assess(result, arithmetic)
 
 

@@ -162,7 +162,11 @@ def kinds_for(dtype: torch.dtype) -> tuple[str, ...]:
     """The kinds that ``dtype`` can hold, simplest first.
 
     Raises:
-        EquivError: No dtype, or one that no layer has.
+        EquivError: Not a dtype, or one that is not in ``equiv.dtypes.DTYPES``.
+
+    Example:
+        >>> kinds_for(torch.int8)[:3], "normals" in kinds_for(torch.int8)
+        (('zeros', 'one_hot', 'constant'), False)
     """
     return INTEGER_KINDS if check_dtype("dtype", dtype) in INTEGERS else KINDS
 
