@@ -176,9 +176,9 @@ def check_device(
         device(type='cpu')
         >>> check_device("device", "meta")
         Traceback (most recent call last):
-        equiv.errors.EquivError: device: expected a device that is present and holds values, got 'meta'; see ...
+        equiv.errors.EquivError: device: expected a torch device that is present and holds values, got 'meta'; ...
     """
-    expected = "a device that is present and holds values"
+    expected = "a torch device that is present and holds values"
     device = check_device_name(argument, value)
     try:
         torch.empty(0, device=device)

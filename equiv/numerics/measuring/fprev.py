@@ -1,4 +1,4 @@
-"""The order of summation of a kernel, from its results alone: which partial sums meet where, as a tree.
+"""The order of summation of a kernel, from its results alone: a tree whose leaves are the terms, its nodes additions.
 
 The method is FPRev (Xie, Gao, Wang & Xue, "Revealing floating-point accumulation orders in software/hardware
 implementations", USENIX ATC 2025). One term is a huge ``M``, another ``-M``, all others are one unit, too small to
@@ -7,7 +7,7 @@ in the result. So ``terms - result`` is the number of leaves under the lowest co
 numbers for enough pairs determine the tree. A node with more than two children is a sum of several terms at once, as
 tensor cores and some dot-product instructions do it.
 
-Knows nothing of kernels: what is asked is a function from pairs of places to counts.
+Here a function from pairs of places to counts stands for the kernel; ``order`` makes it from one.
 """
 
 from __future__ import annotations
