@@ -1,21 +1,20 @@
 """Checks of arguments that public functions of several packages share, each with one message.
 
 A check returns its argument or raises an `EquivError` that names the argument, its value, what was expected and what to
-do. Checks of layers and feature shapes are in ``equiv.mapping``. The functions named ``parse_`` read what was typed as
-an option of a command.
+do. Checks of layers and feature shapes are in ``equiv.mapping``. What is typed into an option
+is read in ``equiv.parsing``.
 """
 
 from __future__ import annotations
 
-import difflib
-import re
+import operator
 from collections.abc import Iterable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from equiv.dtypes import BY_NAME
+from equiv.dtypes import DTYPES, dtype_names
 from equiv.errors import EquivError
 from equiv.text import first_line, shown
 
@@ -32,27 +31,63 @@ def refusal(argument: str, expected: str, got: object, advice: str) -> EquivErro
     return EquivError(f"{argument}: expected {expected}, got {shown(got, 200)}; {advice}")
 
 
+def as_integer(value: object) -> int | None:
+    """An integer, numpy's included, as an int; None for anything else, bools and floats among them.
+
+    Example:
+        >>> as_integer(3), as_integer(True), as_integer(3.0)
+        (3, None, None)
+    """
+    # numpy below 2.3 lets its booleans pass as indices; a dtype's own name tells them without importing numpy.
+    if isinstance(value, bool) or str(getattr(value, "dtype", "")) in ("bool", "torch.bool"):
+        return None
+    try:
+        return operator.index(value)  # type: ignore[arg-type]  # TypeError says that it is no integer
+    except (TypeError, RuntimeError):
+        return None
+
+
 def check_integer(
     argument: str, value: object, *, least: int | None = None, most: int | None = None, advice: str = ""
 ) -> int:
-    """``value``, an int within the bounds; a bool is not an integer here.
+    """``value`` as an int within the bounds; numpy's integers are welcome, bools are not.
 
     Example:
         >>> check_integer("seed", True)
         Traceback (most recent call last):
         equiv.errors.EquivError: seed: expected an integer, got True; pass a whole number
     """
-    fits = isinstance(value, int) and not isinstance(value, bool)
-    if not fits or (least is not None and value < least) or (most is not None and value > most):  # type: ignore[operator]
+    number = as_integer(value)
+    if number is None or (least is not None and number < least) or (most is not None and number > most):
         bounds = "" if least is None else f" of at least {least}"
         if most is not None:
             bounds = f" of at most {most}" if least is None else f" from {least} to {most}"
         raise refusal(argument, f"an integer{bounds}", value, advice or "pass a whole number")
-    return value  # type: ignore[return-value]
+    return number
+
+
+def check_shape(argument: str, value: object) -> tuple[int, ...]:
+    """The shape of a tensor as a tuple of ints: a tuple or list of integers of at least 0.
+
+    Example:
+        >>> check_shape("shape", [2, 0])
+        (2, 0)
+    """
+    sizes = [as_integer(size) for size in value] if isinstance(value, (tuple, list)) else [None]
+    shape = tuple(size for size in sizes if size is not None and size >= 0)
+    if len(shape) != len(sizes):
+        raise refusal(argument, "a tuple of integers of at least 0", value, "pass a shape such as (2, 3)")
+    return shape
 
 
 def check_bool(argument: str, value: object, advice: str = "pass a bool") -> bool:
-    """``value`` if it is True or False."""
+    """``value`` if it is True or False.
+
+    Example:
+        >>> check_bool("bias", 1)
+        Traceback (most recent call last):
+        equiv.errors.EquivError: bias: expected True or False, got 1; pass a bool
+    """
     if not isinstance(value, bool):
         raise refusal(argument, "True or False", value, advice)
     return value
@@ -72,31 +107,47 @@ def check_choice(argument: str, value: T, allowed: Iterable[T], advice: str = "c
     return value
 
 
-def check_device(argument: str, value: object, advice: str = "pass such as 'cpu' or 'cuda:0'") -> torch.device:
-    """A device that is present and holds values, from a ``torch.device`` or its name.
+def check_choices(argument: str, value: object, allowed: Iterable[T]) -> tuple[T, ...]:
+    """Several of ``allowed``, at least one, in the order of ``allowed`` and without repeats.
 
     Example:
-        >>> check_device("device", "cpu")
-        device(type='cpu')
-        >>> check_device("device", "meta")
-        Traceback (most recent call last):
-        equiv.errors.EquivError: device: expected a torch device that is present and holds values, got 'meta'; ...
+        >>> check_choices("forms", ["full", "linear"], ("linear", "full", "pointwise"))
+        ('linear', 'full')
     """
-    expected = "a torch device that is present and holds values"
-    try:
-        device = torch.device(value)  # type: ignore[call-overload]
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
-        raise refusal(argument, expected, value, f"{advice} ({first_line(error, 80)})") from error
-    if device.type == "meta" or (device.type == "cpu" and device.index):
-        raise refusal(argument, expected, value, advice)
-    return device  # type: ignore[no-any-return]
+    every = tuple(allowed)
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+        raise refusal(argument, f"a tuple of members of {every!r}", value, f"pass such as {argument}=({every[0]!r},)")
+    given: list[Any] = list(value)
+    for one in given:
+        check_choice(argument, one, every, "remove it or correct its spelling")
+    if not given:
+        raise refusal(argument, f"at least one of {every!r}", value, f"leave {argument} out for all of them")
+    return tuple(one for one in every if one in given)
+
+
+def check_dtype(argument: str, value: object, allowed: Iterable[torch.dtype] = DTYPES, advice: str = "") -> torch.dtype:
+    """``value`` if it is one of these dtypes.
+
+    Example:
+        >>> check_dtype("dtype", torch.bool, (torch.float32, torch.float64))
+        Traceback (most recent call last):
+        equiv.errors.EquivError: dtype: expected one of float32, float64, got torch.bool; pass such as torch.float32
+    """
+    every = tuple(allowed)
+    if not isinstance(value, torch.dtype) or value not in every:
+        raise refusal(argument, f"one of {dtype_names(every)}", value, advice or f"pass such as {every[0]}")
+    return value
 
 
 def check_tensor(
-    argument: str, value: object, shape: tuple[int, ...] | None = None, *, advice: str = "pass a tensor"
+    argument: str,
+    value: object,
+    shape: tuple[int, ...] | None = None,
+    *,
+    meta: bool = False,
+    advice: str = "convert it with torch.as_tensor",
 ) -> Tensor:
-    """``value`` if it is a strided tensor that holds values, and of this shape.
+    """``value`` if it is a strided tensor, of this shape, that holds values or may be without (``meta``).
 
     Example:
         >>> check_tensor("bias", torch.zeros(3), (2,), advice="give one entry per output")
@@ -105,7 +156,7 @@ def check_tensor(
     """
     if not isinstance(value, Tensor):
         raise EquivError(f"{argument}: expected a torch.Tensor, got {type(value).__name__}; {advice}")
-    if value.device.type == "meta":
+    if value.device.type == "meta" and not meta:
         raise EquivError(
             f"{argument}: expected values, got a tensor on the meta device, which has none; compute it on a real device"
         )
@@ -117,75 +168,38 @@ def check_tensor(
     return value
 
 
-def parse_names(option: str, texts: Iterable[str], allowed: Iterable[str]) -> list[str]:
-    """The names in an option that may be repeated and may hold commas: each once, in order, ``-`` being ``_``.
+def check_device_name(argument: str, value: object) -> torch.device:
+    """A device, from a ``torch.device`` or its name. It need not be present: see :func:`check_device`.
 
     Example:
-        >>> parse_names("--law", ["forward,Free-Parameters", "forward"], ["forward", "free_parameters"])
-        ['forward', 'free_parameters']
-    """
-    known = {name.replace("-", "_"): name for name in allowed}
-    found = []
-    for entry in _entries(option, texts):
-        key = entry.lower().replace("-", "_")
-        if key not in known:
-            close = difflib.get_close_matches(key, known, n=1)
-            advice = f"did you mean {known[close[0]]!r}?" if close else "choose one of these"
-            raise refusal(option, f"one of {', '.join(known.values())}", entry, advice)
-        found.append(known[key])
-    return list(dict.fromkeys(found))
-
-
-def _entries(option: str, texts: Iterable[str]) -> list[str]:
-    found = []
-    for text in texts:
-        found += [part.strip() for part in text.split(",")]
-        if "" in found:
-            raise refusal(option, "names separated by commas", text, "write one or more, and leave no gap")
-    return list(dict.fromkeys(found))
-
-
-def parse_name(option: str, text: str, allowed: Iterable[str]) -> str:
-    """The one name in an option; see :func:`parse_names`."""
-    chosen = parse_names(option, [text], allowed)
-    if len(chosen) != 1:
-        raise refusal(option, "one name", text, "run the command once for each")
-    return chosen[0]
-
-
-def parse_dtypes(option: str, texts: Iterable[str]) -> list[str]:
-    """The names of dtypes in an option, as torch prints them or without ``torch.``.
-
-    Example:
-        >>> parse_dtypes("--dtype", ["torch.float32,int8"])
-        ['float32', 'int8']
-    """
-    return parse_names(option, [text.replace("torch.", "") for text in texts], BY_NAME)
-
-
-def parse_devices(option: str, texts: Iterable[str], advice: str) -> list[str]:
-    """The names of devices in an option, each of a device that is present."""
-    found = []
-    for entry in _entries(option, texts):
-        try:
-            found.append(str(check_device(option, entry)))
-        except EquivError as error:
-            raise refusal(option, "a device that is present", entry, advice) from error
-    return found
-
-
-def parse_integer(option: str, text: str, *, least: int, most: int | None = None) -> int:
-    """The whole number in an option, within its bounds.
-
-    Example:
-        >>> parse_integer("--section", "5", least=1, most=4)
+        >>> check_device_name("device", "gpu")
         Traceback (most recent call last):
-        equiv.errors.EquivError: --section: expected a whole number from 1 to 4, got '5'; choose one in this range
+        equiv.errors.EquivError: device: expected a torch device or its name, got 'gpu'; pass such as 'cpu' or 'cuda:0'
     """
-    expected = f"a whole number of at least {least}" if most is None else f"a whole number from {least} to {most}"
-    if not re.fullmatch(r"[+-]?[0-9]{1,18}", text.strip()):
-        raise refusal(option, expected, text[:40], "write digits")
-    value = int(text)
-    if value < least or (most is not None and value > most):
-        raise refusal(option, expected, text.strip(), "choose one in this range")
-    return value
+    try:
+        return torch.device(value)  # type: ignore[call-overload, no-any-return]
+    except (RuntimeError, TypeError) as error:
+        raise refusal(argument, "a torch device or its name", value, "pass such as 'cpu' or 'cuda:0'") from error
+
+
+def check_device(
+    argument: str, value: object, advice: str = "see `equiv env` for those of this machine"
+) -> torch.device:
+    """A device that is present and holds values, from a ``torch.device`` or its name.
+
+    Example:
+        >>> check_device("device", "cpu")
+        device(type='cpu')
+        >>> check_device("device", "meta")
+        Traceback (most recent call last):
+        equiv.errors.EquivError: device: expected a torch device that is present and holds values, got 'meta'; ...
+    """
+    expected = "a torch device that is present and holds values"
+    device = check_device_name(argument, value)
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise refusal(argument, expected, str(value), f"{advice} ({first_line(error, 80)})") from error
+    if device.type == "meta" or (device.type == "cpu" and device.index):
+        raise refusal(argument, expected, str(value), advice)
+    return device

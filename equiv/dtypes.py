@@ -1,6 +1,7 @@
 """The dtypes that a layer can have, and their names: the one place that lists them.
 
-A dtype that is added here also needs its row in ``equiv.numerics`` (``arithmetic.py``); everything else follows.
+A floating dtype that is added here also needs its row in ``equiv/numerics/arithmetic.py``, an integer nothing more:
+formats, probes, drawn values, laws, options and reports follow from these tuples and from torch's own description.
 """
 
 from __future__ import annotations
@@ -47,5 +48,10 @@ BY_NAME = {dtype_name(dtype): dtype for dtype in DTYPES}
 
 
 def is_inexact(dtype: torch.dtype) -> bool:
-    """Whether arithmetic in it rounds: floating and complex dtypes. Integers are exact modulo ``2**bits``."""
+    """Whether arithmetic in it rounds: floating and complex dtypes. Integers are exact modulo ``2**bits``.
+
+    Example:
+        >>> is_inexact(torch.complex64), is_inexact(torch.int8)
+        (True, False)
+    """
     return dtype.is_floating_point or dtype.is_complex

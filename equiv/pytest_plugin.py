@@ -85,8 +85,8 @@ def _use_one_thread() -> None:
 
 
 def _read_options(config: pytest.Config) -> None:
-    from equiv.arguments import parse_dtypes, parse_integer, parse_name
     from equiv.laws import MODES, PROFILES
+    from equiv.parsing import parse_dtypes, parse_integer, parse_name
 
     given = {name: config.getoption(f"equiv_{name}") for name in _OPTIONS}
     where = "equiv_profile" if given["profile"] is None else "--equiv-profile"
@@ -118,7 +118,7 @@ def _seed_of_hypothesis(text: str | None) -> int | None:
 
 
 def _devices(text: str) -> tuple[str, ...]:
-    from equiv.arguments import parse_devices
+    from equiv.parsing import parse_devices
     from equiv.strategies import devices_present
 
     if text.strip() == "all":

@@ -17,20 +17,20 @@ def counted(count: int, noun: str, plural: str = "") -> str:
 
 
 def shown(value: object, limit: int = 80) -> str:
-    """The ``repr`` of a value in one line of at most ``limit`` characters.
+    r"""The ``repr`` of a value in one line of at most ``limit`` characters.
 
     Example:
-        >>> shown("a\\nb"), shown(list(range(100)), 12)
-        ("'a\\\\nb'", '[0, 1, 2, 3,')
+        >>> shown("a\nb"), shown(list(range(100)), 12)
+        ("'a\\nb'", '[0, 1, 2, 3,')
     """
     return " ".join(repr(value).split())[:limit]
 
 
 def first_line(error: BaseException, limit: int = 120) -> str:
-    """The first line of an error's message, at most ``limit`` characters; empty where it has none.
+    r"""The first line of an error's message, at most ``limit`` characters; empty where it has none.
 
     Example:
-        >>> first_line(ValueError("no\\nsecond"))
+        >>> first_line(ValueError("no\nsecond"))
         'no'
     """
     return (str(error).splitlines() or [""])[0][:limit]

@@ -138,13 +138,13 @@ ROWS: list[Row] = [
     ("full-lazy", lambda: full(LAZY, (3, 2, 2)), "linear:", ("run it once",)),
     ("full-share", lambda: full(LINEAR, (3, 2, 2), share="yes"), "share:", ("got 'yes'", "share=True for views")),  # type: ignore[arg-type]
     # linear_to_pointwise_conv
-    ("pointwise-dims-string", lambda: pointwise(LINEAR, "2"), "spatial_dims:", ("got '2'", "1, 2 or 3")),  # type: ignore[arg-type]
+    ("pointwise-dims-string", lambda: pointwise(LINEAR, "2"), "spatial_dims:", ("got '2'", "from 1 to 3")),  # type: ignore[arg-type]
     ("pointwise-dims-shape", lambda: pointwise(LINEAR, (3, 2, 2)), "spatial_dims:", ("got (3, 2, 2)",)),  # type: ignore[arg-type]
     ("pointwise-dims-zero", lambda: pointwise(LINEAR, 0), "spatial_dims:", ("got 0", "Conv1d")),
     ("pointwise-dims-four", lambda: pointwise(LINEAR, 4), "spatial_dims:", ("got 4",)),
     ("pointwise-dims-float", lambda: pointwise(LINEAR, 2.0), "spatial_dims:", ("got 2.0",)),  # type: ignore[arg-type]
     ("pointwise-dims-bool", lambda: pointwise(LINEAR, True), "spatial_dims:", ("got True",)),
-    ("pointwise-dims-long", lambda: pointwise(LINEAR, "2" * 999), "spatial_dims:", ("1, 2 or 3",)),  # type: ignore[arg-type]
+    ("pointwise-dims-long", lambda: pointwise(LINEAR, "2" * 999), "spatial_dims:", ("from 1 to 3",)),  # type: ignore[arg-type]
     ("pointwise-list", lambda: pointwise([LINEAR]), "linear:", ("pass the layer itself",)),  # type: ignore[arg-type]
     # conv_to_linear
     ("dense-linear", lambda: dense(LINEAR, (3, 2, 2)), "conv:", ("Linear", "use equiv.linear_to_full_conv")),  # type: ignore[arg-type]
@@ -355,13 +355,13 @@ ROWS: list[Row] = [
     ("run-profile", lambda: laws.run_item(ITEM, profile="fast"), "profile:", ("got 'fast'",)),
     ("run-examples", lambda: laws.run_item(ITEM, examples=True), "examples:", ("got True",)),
     # backends.TorchEager
-    ("eager-device", lambda: TorchEager("toaster"), "device:", ("got 'toaster'", "equiv env")),
+    ("eager-device", lambda: TorchEager("toaster"), "device:", ("got 'toaster'", "'cpu'")),
     ("eager-none", lambda: TorchEager(wrong), "device:", ("got None",)),
     ("eager-list", lambda: TorchEager(["cpu"]), "device:", ("got ['cpu']",)),  # type: ignore[arg-type]
     ("eager-absent", lambda: TorchEager("cuda:99"), "device:", ("got 'cuda:99'", "present")),
     ("eager-meta", lambda: TorchEager("meta"), "device:", ("got 'meta'", "holds values")),
     ("eager-second-cpu", lambda: TorchEager("cpu:1"), "device:", ("got 'cpu:1'",)),
-    ("eager-long", lambda: TorchEager("c" * 999), "device:", ("present",)),
+    ("eager-long", lambda: TorchEager("c" * 999), "device:", ("a torch device",)),
     # numerics.exact_case, declared, tolerance
     ("probe-style", lambda: probe(style="gaussian"), "style:", ("sparse, signs", "got 'gaussian'")),
     ("probe-dtype", lambda: probe(dtype="float32"), "dtype:", ("torch.float32", "got 'float32'")),
@@ -377,7 +377,7 @@ ROWS: list[Row] = [
     ("declared-swapped", lambda: numerics.declared("cpu", torch.float32), "dtype:", ("got 'cpu'",)),  # type: ignore[arg-type]
     ("declared-op", lambda: numerics.declared(torch.float32, op="conv"), "op:", ("linear, full", "got 'conv'")),
     ("declared-device", lambda: numerics.declared(torch.float32, "toaster"), "device:", ("got 'toaster'",)),
-    ("tolerance-none", lambda: numerics.tolerance(wrong, LINEAR.weight), "x:", ("NoneType",)),
+    ("tolerance-none", lambda: numerics.tolerance(wrong, LINEAR.weight), "x:", ("got None",)),
     ("tolerance-layer", lambda: numerics.tolerance(X, LINEAR), "weight:", ("Linear",)),  # type: ignore[arg-type]
     ("tolerance-integer", lambda: numerics.tolerance(X.int(), X.int()), "x:", ("torch.int32", "equiv.compare")),
     ("tolerance-dtypes", lambda: numerics.tolerance(X.double(), LINEAR.weight), "weight:", ("float64", "float32")),
@@ -392,7 +392,7 @@ ROWS: list[Row] = [
     ("devices-kinds", lambda: first(est.devices(kinds=["tpu"])), "kinds:", ("got 'tpu'",)),
     ("tensors-number", lambda: first(est.tensors(3)), "shape:", ("got 3", "(2, 3)")),  # type: ignore[arg-type]
     ("tensors-float", lambda: first(est.tensors((2.0,))), "shape:", ("got (2.0,)",)),  # type: ignore[arg-type]
-    ("tensors-negative", lambda: first(est.tensors((-2,))), "shape:", ("got (-2,)", ">= 0")),
+    ("tensors-negative", lambda: first(est.tensors((-2,))), "shape:", ("got (-2,)", "at least 0")),
     ("tensors-dtype", lambda: first(est.tensors((2,), "float32")), "dtype:", ("got 'float32'",)),  # type: ignore[arg-type]
     ("tensors-kinds", lambda: first(est.tensors((2,), torch.int8, kinds=["normals"])), "kinds:", ("got 'normals'",)),
     ("tensors-layouts", lambda: first(est.tensors((2,), layouts="step")), "layouts:", ("got 'step'", "bool")),  # type: ignore[arg-type]
@@ -412,7 +412,7 @@ ROWS: list[Row] = [
         "maps-room",
         lambda: first(est.feature_shapes(min_positions=9, max_features=5)),
         "max_features:",
-        (">= 9", "got 5"),
+        ("at least 9", "got 5"),
     ),
     ("cases-batch", lambda: first(est.cases(batch_dims=3)), "batch_dims:", ("got 3", "(1, 2)")),  # type: ignore[arg-type]
     ("cases-kinds", lambda: first(est.cases(exact=True, kinds=["normals"])), "kinds:", ("exact=True",)),

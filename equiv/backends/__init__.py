@@ -1,4 +1,4 @@
-"""Who runs a form. A backend carries out two operations on given tensors; the rest is the business of the laws."""
+"""Backends: what runs a form of a layer. A backend is an object with two operations on tensors, linear and conv."""
 
 from equiv.backends.base import FORMS, Backend
 from equiv.backends.eager import TorchEager

@@ -1,4 +1,4 @@
-"""What a backend is: the interface that users implement for their own kernels, runtimes and devices."""
+"""The interface of a backend, which users implement for their own kernels, runtimes and devices."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 FORMS = ("linear", "full", "pointwise")
-"""The ways to carry out one layer: a Linear, a convolution as large as the map, a 1x1 convolution over all features."""
+"""The forms of one layer: a Linear, a convolution as large as the map, a 1x1 convolution over all features."""
 
 
 @runtime_checkable

@@ -1,4 +1,4 @@
-"""torch as it runs by default, through its own modules: what the forms are in a user's model."""
+"""torch in eager mode, through its own modules, as a user's model runs it."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from equiv.errors import EquivError
+from equiv.arguments import check_device
 from equiv.mapping import CONVS
 
 
 class TorchEager:
-    """``nn.Linear`` and ``nn.Conv1d/2d/3d`` called on given tensors: views and strides reach the kernels as they are.
+    """Runs ``nn.Linear`` and ``nn.Conv1d/2d/3d`` on given tensors; kernels see their strides and offsets unchanged.
 
     Args:
         device: A torch device that is present, such as ``"cpu"`` or ``"cuda:1"``.
@@ -29,17 +29,10 @@ class TorchEager:
     """
 
     transforms = True
-    """The laws about torch's own machinery (autograd, vmap, compile, modules) make sense here."""
+    """Whether the laws about torch's own machinery (autograd, vmap, compile, modules) apply."""
 
     def __init__(self, device: str | torch.device = "cpu") -> None:
-        expected = f"device: expected a torch device that is present and holds values, got {device!r:.60}"
-        try:
-            self.device = torch.device(device)
-            torch.empty(0, device=self.device)
-        except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
-            raise EquivError(f"{expected} ({str(error).splitlines()[0]:.80}); see `equiv env`") from error
-        if self.device.type == "meta" or (self.device.type == "cpu" and self.device.index):
-            raise EquivError(f"{expected}; see `equiv env`")
+        self.device = check_device("device", device)
         index = "" if self.device.index is None else str(self.device.index)
         self.name = f"eager.{self.device.type}{index}"
 
@@ -68,7 +61,12 @@ class TorchEager:
 def conv_kernel(
     input: Tensor, weight: Tensor, bias: Tensor | None, stride: Sequence[int], dilation: Sequence[int]
 ) -> str:
-    """The name of the convolution kernel that torch chooses for this call (``Mkldnn``, ``Slow2d``), for coverage."""
+    """The name of the kernel that torch chooses for this convolution, such as ``Mkldnn``; ``unknown`` if it cannot say.
+
+    Example:
+        >>> conv_kernel(torch.ones(1, 1, 4, 4), torch.ones(1, 1, 2, 2), None, (1, 1), (1, 1)) != ""
+        True
+    """
     select = getattr(torch._C, "_select_conv_backend", None)
     if select is None:
         return "unknown"
@@ -87,7 +85,7 @@ def _name(kernel: Any) -> str:
 
 
 def _call(module: nn.Module, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """What ``torch.func.functional_call`` does, which takes 30 us to look for tied parameters first."""
+    """As ``torch.func.functional_call``, without its search for tied parameters, which takes 30 us."""
     held = module.__dict__["_parameters"]
     module.__dict__["_parameters"] = {"weight": weight, "bias": bias}
     try:

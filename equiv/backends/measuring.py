@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from equiv.arguments import check_choice
 from equiv.backends.base import FORMS, Backend
 from equiv.backends.eager import TorchEager
 from equiv.errors import EquivError
@@ -16,9 +17,10 @@ from equiv.mapping import check_feature_shape
 from equiv.numerics import Measured, measure
 
 Lay = Callable[[Tensor], Tensor]
+"""Puts a tensor into a layout: another tensor of the same shape, dtype and values."""
 
 
-def measure_form(
+def measure_form(  # noqa: PLR0913 - every option says what the form is called with; all are given by name
     backend: Backend,
     form: str,
     *,
@@ -42,11 +44,12 @@ def measure_form(
         feature_shape: ``(C, *spatial)``; its product is n, and a pointwise convolution has as many spatial dimensions.
         batch_shape: Leading shape of the input of ``linear``; the convolutions take its product as N.
         bias: Whether there is a bias.
-        lay_input: Puts the input of the form into a layout: a tensor of the same shape and values. Default contiguous.
+        lay_input: Puts the input of the form into a layout. By default it is contiguous.
         lay_weight: The same for the weight.
         order_limit: Most terms whose order is looked for.
         keep: Return an earlier measurement if backend, form, sizes, strides and torch's settings are the same. Other
-            backends than ``TorchEager`` are told apart by ``==``: one that changes its mind needs ``keep=False``.
+            backends than ``TorchEager`` are compared with ``==``: one that changes while it stays equal to itself
+            needs ``keep=False``.
 
     Raises:
         EquivError: An unknown form, sizes or dtype that cannot be served, a layout that changes shape or values.
@@ -57,10 +60,8 @@ def measure_form(
         ... )
         >>> found.subject, found.operands.value
         ('full, eager.cpu', 24)
-
     """
-    if form not in FORMS:
-        raise EquivError(f"form: expected one of {', '.join(FORMS)}, got {form!r}")
+    check_choice("form", form, FORMS)
     shape, batch = check_feature_shape(feature_shape), tuple(batch_shape)
     rows, n, spatial = math.prod(batch), math.prod(shape), (1,) * (len(shape) - 1)
     of_input = {"linear": (*batch, n), "full": (rows, *shape), "pointwise": (rows, n, *spatial)}[form]
@@ -97,7 +98,7 @@ def measure_form(
 def _strides(
     name: str, lay: Lay | None, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
 ) -> tuple[Hashable, ...]:
-    """What of a layout can change a kernel: its strides and where it starts."""
+    """What kernels may depend on in a layout: its strides and where it starts."""
     if lay is None or 0 in shape:
         return ()
     values = torch.arange(math.prod(shape), device=device).remainder(251).to(dtype).view(shape)
@@ -108,7 +109,7 @@ def _strides(
 
 
 def identity(backend: Backend) -> Hashable | None:
-    """What tells a backend from another one; None where nothing does, and nothing can be kept."""
-    if type(backend) is TorchEager:  # all alike, unless somebody replaced the functions below it
+    """A value that is equal for backends that compute alike; None where there is none, so that nothing can be kept."""
+    if type(backend) is TorchEager:  # all of them, unless somebody has replaced the functions that they call
         return ("eager", functional.linear, functional.conv1d, functional.conv2d, functional.conv3d)
     return backend if isinstance(backend, Hashable) else None

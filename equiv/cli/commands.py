@@ -24,8 +24,8 @@ def demo(
     ] = None,
 ) -> None:
     """Show when a convolution is a fully connected layer, and when it is not, in four short sections."""
-    from equiv.arguments import parse_integer
     from equiv.cli.demo import SECTIONS, show
+    from equiv.parsing import parse_integer
 
     show(None if section is None else parse_integer("--section", section, least=1, most=len(SECTIONS)))
 
@@ -66,7 +66,7 @@ def verify(  # noqa: PLR0913 - each is an option of the command
     json: Json = None,
 ) -> int:
     """Try to break every law on every form and dtype. Exit code 1 if one is broken."""
-    from equiv import arguments
+    from equiv import parsing
     from equiv.backends import FORMS
     from equiv.cli import verify as command
     from equiv.laws import LAWS, MODES, PROFILES
@@ -74,19 +74,19 @@ def verify(  # noqa: PLR0913 - each is an option of the command
     from equiv.strategies import devices_present
 
     here = f"choose among {', '.join(map(str, devices_present()))}"
-    name = arguments.parse_name("--profile", profile.removeprefix("equiv-"), PROFILES)
+    name = parsing.parse_name("--profile", profile.removeprefix("equiv-"), PROFILES)
     drawn = 0 if PROFILES[name].derandomize else random.SystemRandom().randrange(LARGEST_SEED + 1)
     request = Request(
-        devices=tuple(arguments.parse_devices("--device", device or ["cpu"], here)),
-        laws=tuple(arguments.parse_names("--law", law, LAWS)) if law else None,
-        forms=tuple(arguments.parse_names("--form", form, FORMS)) if form else None,
-        dtypes=tuple(arguments.parse_dtypes("--dtype", dtype)) if dtype else None,
+        devices=tuple(parsing.parse_devices("--device", device or ["cpu"], here)),
+        laws=tuple(parsing.parse_names("--law", law, LAWS)) if law else None,
+        forms=tuple(parsing.parse_names("--form", form, FORMS)) if form else None,
+        dtypes=tuple(parsing.parse_dtypes("--dtype", dtype)) if dtype else None,
         profile=name,
-        examples=None if examples is None else arguments.parse_integer("--examples", examples, least=1, most=10**6),
-        seed=drawn if seed is None else arguments.parse_integer("--seed", seed, least=0, most=LARGEST_SEED),
-        arithmetic=arguments.parse_name("--arithmetic", arithmetic, MODES),
+        examples=None if examples is None else parsing.parse_integer("--examples", examples, least=1, most=10**6),
+        seed=drawn if seed is None else parsing.parse_integer("--seed", seed, least=0, most=LARGEST_SEED),
+        arithmetic=parsing.parse_name("--arithmetic", arithmetic, MODES),
     )
-    processes = None if jobs is None else arguments.parse_integer("--jobs", jobs, least=1, most=64)
+    processes = None if jobs is None else parsing.parse_integer("--jobs", jobs, least=1, most=64)
     if json is not None:
         check_target(json)
     return command.verify(request, jobs=processes, full=full, json=json)
@@ -106,9 +106,9 @@ def counterexample(
     json: Json = None,
 ) -> None:
     """Show the smallest input that tells a flattened layer from a 1x1 convolution, and what the latter really is."""
-    from equiv.arguments import parse_integer, parse_name
     from equiv.cli import counterexample as command
     from equiv.dtypes import BY_NAME
+    from equiv.parsing import parse_integer, parse_name
     from equiv.report import check_target
 
     shape = command.parse_shape("MAP", feature_map)

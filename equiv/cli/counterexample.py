@@ -9,9 +9,10 @@ from typing import Literal, cast
 import torch
 from torch import nn
 
-from equiv.arguments import parse_name, refusal
+from equiv.arguments import refusal
 from equiv.dtypes import dtype_name, is_inexact
 from equiv.errors import EquivError
+from equiv.parsing import parse_name
 from equiv.report import STDOUT, write_json
 from equiv.report.terminal import Page
 from equiv.structure import Counterexample, counterexample

@@ -1,8 +1,8 @@
 """Linear to convolution and back, in both forms and both directions: the small core.
 
-A layer of weight ``(O, n)`` over a flattened map ``(C, *spatial)`` is a convolution whose kernel is the whole map (the
-full form), and a convolution with kernel 1 over n channels (the pointwise form). Any convolution on a map of fixed shape
-is one dense layer.
+A layer of weight ``(O, n)`` over a flattened map ``(C, *spatial)``, ``n = C * prod(spatial)``, is a convolution whose
+kernel is the whole map (the full form), and a convolution of kernel 1 over n channels (the pointwise form). Any
+convolution on a map of fixed shape is one dense layer.
 """
 
 from equiv.mapping.checks import CONVS as CONVS
@@ -17,12 +17,12 @@ from equiv.mapping.convert import (
     to_feature_map,
 )
 from equiv.mapping.convert import undrawn as undrawn
+from equiv.mapping.dense_matrix import tap_weights as tap_weights
 from equiv.mapping.geometry import covers as covers
 from equiv.mapping.geometry import geometry_of as geometry_of
 from equiv.mapping.geometry import has_valid_attributes as has_valid_attributes
 from equiv.mapping.geometry import is_unpadded as is_unpadded
 from equiv.mapping.geometry import pads_and_positions as pads_and_positions
-from equiv.mapping.geometry import tap_weights as tap_weights
 
 # Listed: for users. Imported under their own names above: for the other packages of equiv.
 __all__ = [

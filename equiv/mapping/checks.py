@@ -1,13 +1,13 @@
 """Which arguments the mappings serve: plain layers, feature shapes, rows.
 
-Knows what makes a module compute something else than its type says. Every check returns its argument, or raises an
-`EquivError` that names the argument, its value, what was expected and what to do.
+A layer is plain if its class, forward, hooks and parameters leave no doubt that it computes what its type says. Every
+check returns its argument, or raises an `EquivError` that names the argument, its value, what was expected and what to
+do.
 """
 
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Sequence
 from typing import Any, SupportsIndex, TypeAlias
 
@@ -17,8 +17,10 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
+from equiv.arguments import as_integer, check_bool, check_dtype, check_integer, check_tensor
 from equiv.dtypes import DTYPES, WIDE_UNSIGNED
 from equiv.errors import EquivError
+from equiv.text import shown
 
 Conv: TypeAlias = nn.Conv1d | nn.Conv2d | nn.Conv3d
 CONVS: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -47,18 +49,18 @@ def check_feature_shape(feature_shape: FeatureShape, *, name: str = "feature_sha
     """
     expected = f"{name}: expected a tuple (C, *spatial)"
     if not isinstance(feature_shape, tuple | list):
-        size = _index(feature_shape)
+        size = as_integer(feature_shape)
         advice = "pass a tuple such as (3, 2, 2)" if size is None else f"for one position pass ({size}, 1, 1)"
         raise EquivError(f"{expected}, got {_described(feature_shape)}; {advice}")
     shape = []
     for entry in feature_shape:
-        size = _index(entry)
+        size = as_integer(entry)
         if size is None:
-            raise EquivError(f"{expected} of integers, got {_short(feature_shape)}; replace {_short(entry)} by an int")
+            raise EquivError(f"{expected} of integers, got {shown(feature_shape)}; replace {shown(entry)} by an int")
         shape.append(size)
     if not 2 <= len(shape) <= 4:
         raise EquivError(
-            f"{expected} with 1 to 3 spatial dimensions, got {_short(tuple(shape))} with {max(0, len(shape) - 1)}; "
+            f"{expected} with 1 to 3 spatial dimensions, got {shown(tuple(shape))} with {max(0, len(shape) - 1)}; "
             "give channels and spatial sizes, without the batch"
         )
     if min(shape) < 1:
@@ -134,18 +136,12 @@ def is_plain_layer(module: object) -> bool:
 
 def check_share(share: bool) -> None:
     """Refuse anything but True and False."""
-    if not isinstance(share, bool):
-        raise EquivError(f"share: expected True or False, got {share!r}; pass share=True for views, False for copies")
+    check_bool("share", share, "pass share=True for views, False for copies")
 
 
-def check_spatial_dims(spatial_dims: int) -> int:
+def check_spatial_dims(spatial_dims: SupportsIndex) -> int:
     """Return 1, 2 or 3."""
-    index = _index(spatial_dims)
-    if index is None or not 1 <= index <= 3:
-        raise EquivError(
-            f"spatial_dims: expected 1, 2 or 3, got {_short(spatial_dims)}; it selects Conv1d, Conv2d or Conv3d"
-        )
-    return index
+    return check_integer("spatial_dims", spatial_dims, least=1, most=3, advice="it selects Conv1d, Conv2d or Conv3d")
 
 
 def check_product(shape: tuple[int, ...], n: int, meaning: str) -> None:
@@ -175,22 +171,8 @@ def check_input_of(conv: Conv, shape: tuple[int, ...]) -> None:
 
 def check_rows(x: Tensor) -> None:
     """Refuse what is not a strided tensor with a last dimension."""
-    if not isinstance(x, Tensor):
-        raise EquivError(f"x: expected a torch.Tensor, got {_described(x)}; convert it with torch.as_tensor")
-    if x.layout != torch.strided:
-        raise EquivError(f"x: expected a strided tensor, got {x.layout}; convert it with x.to_dense()")
-    if x.ndim == 0:
+    if check_tensor("x", x, meta=True).ndim == 0:
         raise EquivError("x: expected shape (*batch, n), got a tensor with 0 dimensions; pass a vector or rows")
-
-
-def _index(value: object) -> int | None:
-    # numpy below 2.3 lets its booleans pass as indices; a dtype's own name tells them without importing numpy.
-    if isinstance(value, bool) or str(getattr(value, "dtype", "")) in ("bool", "torch.bool"):
-        return None
-    try:
-        return operator.index(value)  # type: ignore[arg-type]  # TypeError says that it is no index
-    except (TypeError, RuntimeError):
-        return None
 
 
 def _described(value: object) -> str:
@@ -198,12 +180,7 @@ def _described(value: object) -> str:
         return f"a {type(value).__module__}.{type(value).__qualname__}"
     if isinstance(value, Tensor):
         return f"a tensor of shape {tuple(value.shape)}"
-    return _short(value)
-
-
-def _short(value: object) -> str:
-    """The value in at most 80 characters of one line."""
-    return f"{' '.join(repr(value).split()):.80}"
+    return shown(value)
 
 
 def _check_plain(module: nn.Module, kind: type[nn.Module], name: str) -> None:
@@ -211,18 +188,7 @@ def _check_plain(module: nn.Module, kind: type[nn.Module], name: str) -> None:
     got, plain = f"got {_described(module)}", f"torch.nn.{kind.__name__}"
     if any(parameter is not None and is_lazy(parameter) for parameter in module._parameters.values()):
         raise EquivError(f"{name}: expected an initialized layer, {got}; run it once on an example input first")
-    parametrized = parametrize.is_parametrized(module)
-    for key in ("weight", "bias"):
-        if parametrized and parametrize.is_parametrized(module, key):
-            raise EquivError(
-                f"{name}: expected a layer without parametrizations, {got} whose {key} is computed; call "
-                f"torch.nn.utils.parametrize.remove_parametrizations(layer, {key!r}) on a copy first"
-            )
-        if key not in module._parameters or getattr(module, key) is not module._parameters[key]:
-            raise EquivError(
-                f"{name}: expected {key} to be a parameter, {got} that computes it (weight_norm, spectral_norm, "
-                f"pruning); make it permanent on a copy with remove_weight_norm, remove_spectral_norm or prune.remove"
-            )
+    _check_parameters_are_held(module, name)
     for method in ("forward", "_conv_forward", "__call__"):
         if method in vars(module) or getattr(type(module), method, None) is not getattr(kind, method, None):
             raise EquivError(
@@ -241,6 +207,23 @@ def _check_plain(module: nn.Module, kind: type[nn.Module], name: str) -> None:
             _check_tensor(parameter, f"{name}.{key}")
 
 
+def _check_parameters_are_held(module: nn.Module, name: str) -> None:
+    """Refuse weights and biases that are computed from other parameters whenever they are read."""
+    got = f"got {_described(module)}"
+    parametrized = parametrize.is_parametrized(module)
+    for key in ("weight", "bias"):
+        if parametrized and parametrize.is_parametrized(module, key):
+            raise EquivError(
+                f"{name}: expected a layer without parametrizations, {got} whose {key} is computed; call "
+                f"torch.nn.utils.parametrize.remove_parametrizations(layer, {key!r}) on a copy first"
+            )
+        if key not in module._parameters or getattr(module, key) is not module._parameters[key]:
+            raise EquivError(
+                f"{name}: expected {key} to be a parameter, {got} that computes it (weight_norm, spectral_norm, "
+                f"pruning); make it permanent on a copy with remove_weight_norm, remove_spectral_norm or prune.remove"
+            )
+
+
 def _check_tensor(tensor: Tensor, name: str) -> None:
     if tensor.layout != torch.strided:
         raise EquivError(f"{name}: expected a strided tensor, got {tensor.layout}; convert it with to_dense()")
@@ -251,11 +234,7 @@ def _check_tensor(tensor: Tensor, name: str) -> None:
             f"{name}: expected a torch.nn.Parameter, got the tensor subclass {type(tensor).__qualname__}, which a "
             "mapping would lose; convert it to a plain parameter first"
         )
-    if tensor.dtype not in DTYPES + WIDE_UNSIGNED:
-        raise EquivError(
-            f"{name}: expected float16, bfloat16, float32, float64, complex64, complex128 or an integer dtype, got "
-            f"{tensor.dtype}; convert the parameters to one of these first"
-        )
+    check_dtype(name, tensor.dtype, DTYPES + WIDE_UNSIGNED, "convert the parameters to one of these first")
 
 
 def _check_shapes(module: nn.Linear | Conv, meaning: str, expected: tuple[int, ...], name: str) -> None:

@@ -1,8 +1,7 @@
-"""Linear to convolution and back, in both forms and both directions: the small core.
+"""The conversions: one affine map as an `nn.Linear` and as an `nn.Conv1d`, `nn.Conv2d` or `nn.Conv3d`.
 
-Knows how one affine map is written as an `nn.Linear` and as an `nn.Conv1d`, `nn.Conv2d` or `nn.Conv3d`. Leaves to
-others which arguments it serves (`equiv.mapping.checks`), where a convolution's weights land in its matrix (`equiv.mapping.dense_matrix`),
-and whether two layers agree (`equiv.verdict.results`).
+Leaves to others which arguments are served (``equiv.mapping.checks``), where a convolution's weights lie in its matrix
+(``equiv.mapping.dense_matrix``), and whether two layers agree (``equiv.verdict``).
 
 Every mapping keeps dtype, device, bias or its absence, ``requires_grad`` of each parameter, and training mode; it draws
 no random numbers and leaves its source alone. The result holds contiguous copies, or views with ``share=True``.
@@ -16,7 +15,6 @@ from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor
 
 from equiv.errors import EquivError
 from equiv.mapping.checks import (
@@ -32,21 +30,8 @@ from equiv.mapping.checks import (
     check_share,
     check_spatial_dims,
 )
-from equiv.mapping.dense_matrix import axis_sources, fill_dense, landing_places
-from equiv.mapping.geometry import pads_and_positions, per_axis
-
-__all__ = [
-    "Conv",
-    "FeatureShape",
-    "check_conv",
-    "check_feature_shape",
-    "check_linear",
-    "conv_to_linear",
-    "linear_to_full_conv",
-    "linear_to_pointwise_conv",
-    "to_channels",
-    "to_feature_map",
-]
+from equiv.mapping.dense_matrix import dense_weight
+from equiv.mapping.geometry import covers, pads_and_positions, reach_of
 
 _M = TypeVar("_M", nn.Linear, Conv)
 _Module = TypeVar("_Module", bound=nn.Module)
@@ -93,7 +78,7 @@ def linear_to_pointwise_conv(linear: nn.Linear, spatial_dims: int = 2, *, share:
         share: True makes the parameters views of the source's; False copies.
 
     Returns:
-        An `nn.Conv1d`, `nn.Conv2d` or `nn.Conv3d` with weight (O, n, 1, ..).
+        An `nn.Conv1d`, `nn.Conv2d` or `nn.Conv3d` with weight (O, n, 1, ..), a 1 for each spatial dimension.
 
     Raises:
         EquivError: The layer is not a plain linear layer, or ``spatial_dims`` is out of range.
@@ -136,14 +121,12 @@ def conv_to_linear(conv: Conv, feature_shape: FeatureShape | None = None, *, sha
     check_conv(conv)
     check_share(share)
     if feature_shape is None:
-        reach = (d * (k - 1) + 1 for k, d in zip(conv.kernel_size, conv.dilation, strict=True))
-        feature_shape = (conv.in_channels, *reach)
+        feature_shape = (conv.in_channels, *reach_of(conv))
     shape = check_feature_shape(feature_shape)
     check_input_of(conv, shape)
-    pads, positions = pads_and_positions(conv, shape[1:])
-    in_features, out_features = math.prod(shape), conv.out_channels * math.prod(positions)
-    covers = conv.groups == 1 and math.prod(positions) == 1 and conv.weight.shape[2:] == shape[1:]
-    if covers and all(left == 0 for left, _ in pads):
+    positions = math.prod(pads_and_positions(conv, shape[1:])[1])
+    in_features, out_features = math.prod(shape), conv.out_channels * positions
+    if covers(conv, shape):
         weight = _rearranged(conv.weight, (out_features, in_features), share, "conv.weight")
         bias = None if conv.bias is None else _rearranged(conv.bias, (out_features,), share, "conv.bias")
     elif share:
@@ -152,8 +135,8 @@ def conv_to_linear(conv: Conv, feature_shape: FeatureShape | None = None, *, sha
             "its matrix repeats the weight or holds zeros; pass share=False"
         )
     else:
-        weight = _dense_weight(conv, shape, pads, positions)
-        bias = None if conv.bias is None else _repeated(conv.bias, math.prod(positions))
+        weight = dense_weight(conv, shape)
+        bias = None if conv.bias is None else _repeated(conv.bias, positions)
     linear = undrawn(nn.Linear, bias=bias is not None, in_features=in_features, out_features=out_features)
     return _dressed(linear, weight, bias, conv)
 
@@ -198,9 +181,6 @@ def to_channels(x: Tensor, spatial_dims: int = 2) -> Tensor:
     return x[(..., *(None,) * check_spatial_dims(spatial_dims))]
 
 
-# --- building ---------------------------------------------------------------------------------------------------------
-
-
 def undrawn(kind: type[_Module], *, bias: bool, **sizes: Any) -> _Module:
     """A module as its constructor leaves it, but of other sizes, with parameters on meta that are to be replaced.
 
@@ -236,13 +216,8 @@ def _conv_of(linear: nn.Linear, channels: int, kernel: tuple[int, ...], share: b
     bias = None
     if linear.bias is not None:
         bias = _rearranged(linear.bias, (linear.out_features,), share, "linear.bias")
-    conv: Conv = undrawn(
-        CONVS[len(kernel)],
-        bias=bias is not None,
-        in_channels=channels,
-        out_channels=linear.out_features,
-        kernel_size=kernel,
-    )
+    sizes = {"in_channels": channels, "out_channels": linear.out_features, "kernel_size": kernel}
+    conv: Conv = undrawn(CONVS[len(kernel)], bias=bias is not None, **sizes)
     return _dressed(conv, weight, bias, linear)
 
 
@@ -292,36 +267,3 @@ def _repeated(bias: Tensor, positions: int) -> Tensor:
     copy = bias.detach().new_empty((len(bias), positions))
     copy.copy_(bias.detach()[:, None])
     return copy.view(-1)
-
-
-@torch.inference_mode(False)
-@torch.no_grad()
-def _dense_weight(
-    conv: Conv, shape: tuple[int, ...], pads: list[tuple[int, int]], positions: tuple[int, ...]
-) -> Tensor:
-    rows, columns = conv.out_channels * math.prod(positions), math.prod(shape)
-    weight = conv.weight.detach().resolve_conj().resolve_neg()
-    try:
-        dense = weight.new_zeros((rows, columns))
-    except (RuntimeError, MemoryError, OverflowError, TypeError) as error:  # TypeError: a size beyond 64 bits
-        gib = rows * columns * weight.element_size() / 2**30
-        raise EquivError(
-            f"feature_shape: expected a map whose dense matrix fits in memory, got {shape}, which needs "
-            f"{rows} x {columns} entries of {weight.dtype} = {gib:,.1f} GiB; pass a smaller map, or convert on meta"
-        ) from error
-    if weight.is_meta or isinstance(weight, FakeTensor):
-        return dense
-    axes = [
-        axis_sources(size, kernel, stride, dilation, left, count, conv.padding_mode)
-        for size, kernel, stride, dilation, (left, _), count in zip(
-            shape[1:],
-            weight.shape[2:],
-            per_axis(conv, "stride"),
-            per_axis(conv, "dilation"),
-            pads,
-            positions,
-            strict=True,
-        )
-    ]
-    fill_dense(dense, weight, landing_places(axes, shape[1:]), groups=conv.groups)
-    return dense

@@ -1,85 +1,103 @@
-"""The dense matrix of a convolution, by index arithmetic alone.
+"""The dense matrix of a convolution, by index arithmetic alone: no convolution is run.
 
-Knows which weight a convolution puts between an input entry and an output entry, and moves the weight there as bits. It
-does not run the convolution, and does not know modules: that is `equiv.mapping.convert`. Letters: O output channels, C input
-channels, G groups with Cg input channels each, P output positions, Q input positions, T kernel taps.
+Moves the bits of each weight to the entries of the matrix that it belongs to. Which input a tap reads is found in
+``equiv.mapping.geometry``. Letters: O output channels, C input channels, G groups with Cg input channels each, P output
+positions, Q input positions, T kernel taps.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
-from equiv.dtypes import SIGNED_OF_SIZE
+from equiv.dtypes import SIGNED_OF_SIZE, is_inexact
+from equiv.errors import EquivError
+from equiv.mapping.checks import Conv
+from equiv.mapping.geometry import inputs_read, pads_and_positions
 
 _CHUNK = 2**22  # entries moved at once: bounds the temporary memory, 32 MiB at eight bytes
 _FLOAT64_LOWEST = -1074  # log2 of the smallest float64 subnormal: every finite float is an integer multiple of it
 
 
-def axis_sources(size: int, kernel: int, stride: int, dilation: int, left: int, positions: int, mode: str) -> Tensor:
-    """Which input index each (output position, tap) reads along one axis, -1 where it reads a padded zero.
+@torch.inference_mode(False)
+@torch.no_grad()
+def dense_weight(conv: Conv, shape: tuple[int, ...]) -> Tensor:
+    """The weight ``(O*P, C*Q)`` of the layer that a convolution is on a map ``shape = (C, *spatial)``.
 
-    Returns an int64 tensor of shape (positions, kernel). ``left`` is the padding before the first entry, ``mode`` a
-    ``padding_mode`` of torch. The caller checks that padding < size for reflect and padding <= size for circular.
-
-    Example:
-        >>> axis_sources(3, 3, 1, 1, 1, 3, "reflect").tolist()
-        [[1, 0, 1], [0, 1, 2], [1, 2, 1]]
-    """
-    position = torch.arange(positions, device="cpu")[:, None] * stride
-    index = position + torch.arange(kernel, device="cpu") * dilation - left
-    if mode == "reflect":
-        index = index.abs()
-        return torch.where(index >= size, 2 * (size - 1) - index, index)
-    if mode == "replicate":
-        return index.clamp(0, size - 1)
-    if mode == "circular":
-        return index % size
-    return torch.where((index >= 0) & (index < size), index, -1)
-
-
-def landing_places(axes: Sequence[Tensor], spatial: Sequence[int]) -> Tensor:
-    """Join the axes' sources: the flat input position that each (output position, tap) reads, -1 for a padded zero.
-
-    Returns an int64 tensor of shape (P, T), both flattened in torch's order.
+    Raises:
+        EquivError: The map does not fit the convolution, or the matrix does not fit in memory.
 
     Example:
-        >>> landing_places([torch.tensor([[0], [1]]), torch.tensor([[-1, 0]])], (2, 5)).tolist()
-        [[-1, 0], [-1, 5]]
+        >>> conv = torch.nn.Conv1d(1, 1, 2, bias=False)
+        >>> _ = conv.weight.data.copy_(torch.tensor([[[5.0, 7.0]]]))
+        >>> dense_weight(conv, (1, 3)).tolist()
+        [[5.0, 7.0, 0.0], [0.0, 5.0, 7.0]]
     """
-    rank = len(axes)
-    place = torch.zeros((1,) * (2 * rank), dtype=torch.int64, device="cpu")
-    inside = torch.ones((1,) * (2 * rank), dtype=torch.bool, device="cpu")
-    for i, (axis, size) in enumerate(zip(axes, spatial, strict=True)):
-        shape = [1] * (2 * rank)
-        shape[i], shape[rank + i] = axis.shape
-        index = axis.view(shape)
-        place = place * size + index
-        inside = inside & (index >= 0)
-    positions = math.prod(axis.shape[0] for axis in axes)
-    return torch.where(inside, place, -1).reshape(positions, -1)
+    weight = conv.weight.detach().resolve_conj().resolve_neg()
+    rows, columns = len(weight) * math.prod(pads_and_positions(conv, shape[1:])[1]), math.prod(shape)
+    try:
+        dense = weight.new_zeros((rows, columns))
+    except (RuntimeError, MemoryError, OverflowError, TypeError) as error:  # TypeError: a size beyond 64 bits
+        gib = rows * columns * weight.element_size() / 2**30
+        raise EquivError(
+            f"feature_shape: expected a map whose dense matrix fits in memory, got {shape}, which needs "
+            f"{rows} x {columns} entries of {weight.dtype} = {gib:,.1f} GiB; pass a smaller map, or convert on meta"
+        ) from error
+    if not (weight.is_meta or isinstance(weight, FakeTensor)):
+        _fill(dense, weight, inputs_read(conv, shape[1:]), groups=conv.groups)
+    return dense
 
 
-def fill_dense(dense: Tensor, weight: Tensor, places: Tensor, *, groups: int) -> None:
+def tap_weights(conv: Conv, shape: tuple[int, ...]) -> Tensor | None:
+    """The terms that a convolution really adds where its padding repeats inputs, as a layer over ``m`` copies of them.
+
+    Args:
+        conv: A plain convolution.
+        shape: ``(C, *spatial)`` of its input.
+
+    Returns:
+        ``(O*P, m*C*Q)``: in the k-th of m blocks of columns the weight of the k-th tap that reads an input, or zero.
+        The blocks add up to the dense weight before that is rounded. None where no input is read twice by one output,
+        and for integers, whose sums are exact.
+
+    Example:
+        >>> conv = torch.nn.Conv1d(1, 1, 2, padding=1, padding_mode="replicate", bias=False)
+        >>> _ = conv.weight.data.copy_(torch.tensor([[[5.0, 7.0]]]))
+        >>> tap_weights(conv, (1, 1)).tolist(), dense_weight(conv, (1, 1)).tolist()
+        ([[5.0, 7.0], [5.0, 7.0]], [[12.0], [12.0]])
+    """
+    weight = conv.weight.detach().cpu().resolve_conj().resolve_neg()
+    if conv.padding_mode == "zeros" or not is_inexact(weight.dtype):
+        return None
+    places = inputs_read(conv, shape[1:])  # (P, T), none of them a padded zero
+    ranks = (places[:, :, None] == places[:, None, :]).tril(-1).sum(-1)  # how many earlier taps read the same input
+    if not bool(ranks.any()):
+        return None
+    count, groups, taps = int(ranks.max()) + 1, conv.groups, places.shape[1]
+    outputs, channels = len(weight) // groups, weight.shape[1]
+    blocks = weight.new_zeros((len(places), count, math.prod(shape[1:]), len(weight), shape[0]))  # (P, m, Q, O, C)
+    position = torch.arange(len(places), device="cpu")[:, None].expand_as(places)
+    for group in range(groups):
+        o, c = (slice(group * size, (group + 1) * size) for size in (outputs, channels))
+        entries = weight[o].reshape(outputs, channels, taps).permute(2, 0, 1).expand(len(places), -1, -1, -1)
+        blocks[:, :, :, o, c][position, ranks, places] = entries
+    return blocks.permute(3, 0, 1, 4, 2).reshape(len(weight) * len(places), -1)
+
+
+def _fill(dense: Tensor, weight: Tensor, places: Tensor, *, groups: int) -> None:
     """Write the convolution's matrix into zeros.
 
     Args:
         dense: zeros of shape (O*P, C*Q), written in place.
         weight: (O, Cg, *kernel) of the same dtype and device, without a pending conjugation or negation.
-        places: (P, T) from `landing_places`.
+        places: (P, T) from `inputs_read`.
         groups: G of the convolution.
 
     An entry that one tap lands on takes over that weight's bits. An entry that several taps land on (paddings that
     repeat the input) is their exact sum, rounded once; integers wrap, complex numbers are summed by parts.
-
-    Example:
-        >>> dense = torch.zeros(2, 3)
-        >>> fill_dense(dense, torch.tensor([[[5.0, 7.0]]]), torch.tensor([[0, 1], [1, 2]]), groups=1)
-        >>> dense.tolist()
-        [[5.0, 7.0, 0.0], [0.0, 5.0, 7.0]]
     """
     out_channels, channels = weight.shape[:2]
     positions = places.shape[0]
@@ -100,10 +118,10 @@ def fill_dense(dense: Tensor, weight: Tensor, places: Tensor, *, groups: int) ->
 
 
 def _one_tap_per_entry(places: Tensor, in_positions: int) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
-    """List the non-zero entries as (p, q, tap), each (p, q) once.
+    """The entries of one channel's block that are not zero, as output position, input position and tap, each once.
 
-    Where several taps share an entry, ``tap`` counts on beyond T into the rows of ``merged``: each of its tensors
-    (U, m) holds U different sets of m >= 2 taps. Sets repeat along the map's border, so there are few.
+    Where several taps share an entry, its tap is T or more: T + k stands for the k-th row of the tensors ``merged``,
+    each of which, ``(U, m)``, holds U different sets of m >= 2 taps. There are few: sets repeat along the map's border.
     """
     position, tap = (places >= 0).nonzero(as_tuple=True)
     key = position * in_positions + places[position, tap]
@@ -139,10 +157,7 @@ def _sum_rounded_once(x: Tensor) -> Tensor:
     """Sum the last dimension of a real tensor: (..., m) -> (...)."""
     if not x.is_floating_point():
         bits = _as_int(x)  # the sum modulo 2^bits is the same signed or unsigned; torch cannot add uint16, 32, 64
-        total = bits[..., 0]
-        for i in range(1, x.shape[-1]):
-            total = total + bits[..., i]
-        return total.view(x.dtype)
+        return bits.sum(-1, dtype=bits.dtype).view(x.dtype)
     if x.shape[-1] == 2:  # IEEE rounds once; 16 bits pass through float32: harmless, as 24 >= 2 p + 2 (Figueroa 1995)
         return x[..., 0] + x[..., 1]
     rows = x.reshape(-1, x.shape[-1]).cpu().double().tolist()
@@ -151,7 +166,7 @@ def _sum_rounded_once(x: Tensor) -> Tensor:
 
 
 def _float_sum(values: list[float], dtype: torch.dtype) -> float:
-    """The exact sum, rounded to nearest even in ``dtype``'s grid: a float64 would round a second time on its way."""
+    """The exact sum, rounded once, to nearest even in ``dtype``: by way of a float64 it would be rounded twice."""
     special = [value for value in values if not math.isfinite(value)]
     if special:
         return sum(special)

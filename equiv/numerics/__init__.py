@@ -1,4 +1,4 @@
-"""Bounds and probes: what a right kernel may return (envelope), and where it has only one choice (exact probes)."""
+"""Bounds and probes: the interval in which the outputs of right kernels lie, and inputs on which all of them agree."""
 
 from equiv.dtypes import COMPLEX, DTYPES, FLOATS, INTEGERS
 from equiv.numerics.arithmetic import OPS, Arithmetic, declared

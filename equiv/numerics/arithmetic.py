@@ -1,8 +1,11 @@
 """What a kernel computes in: product and accumulator precision, output rounding, flushing of subnormals.
 
-An :class:`Arithmetic` turns (terms, magnitude) into an error bound; :func:`declared` says which arithmetic a
-right kernel of a dtype has on a device. The rules are stated and sourced in docs/numerics.md; the CPU rows are
-measured, the accelerator rows come from documentation and say so.
+An :class:`Arithmetic` turns the number of terms of a sum and their total magnitude into an error bound;
+:func:`declared` says which arithmetic a right kernel of a dtype has on a device. The rules are stated and sourced in
+docs/numerics.md; those of the CPU are measured, those of accelerators come from documentation and say so.
+
+A new floating dtype needs its row in ``ACCUMULATORS``, and a case in ``_on_cpu`` or ``_accelerator`` where its kernels
+do something else than add in that format and round once. Integers need nothing: they are exact modulo ``2**bits``.
 """
 
 from __future__ import annotations
@@ -13,22 +16,42 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from equiv.dtypes import DTYPES, dtype_name
-from equiv.errors import EquivError
-from equiv.numerics.formats import format_of
+from equiv.arguments import check_choice, check_device_name, check_dtype
+from equiv.dtypes import dtype_name
+from equiv.numerics.formats import Format, format_of
 
 OPS = ("linear", "full", "pointwise", "grad_input", "grad_weight", "grad_bias", "any")
+"""What a kernel carries out: a form of a layer, a gradient, or ``any`` where that is not known."""
+
+ACCUMULATORS = {
+    torch.float64: torch.float64,
+    torch.float32: torch.float32,
+    torch.float16: torch.float32,
+    torch.bfloat16: torch.float32,
+}
+"""The format in which right kernels add products of a floating dtype, unless a case below says otherwise."""
+
+
+def accumulator_of(dtype: torch.dtype) -> Format:
+    """The format in which right kernels add products of a floating dtype, or of the parts of a complex one.
+
+    Example:
+        >>> accumulator_of(torch.float16).precision, accumulator_of(torch.complex128).precision
+        (24, 53)
+    """
+    return format_of(ACCUMULATORS[format_of(dtype).dtype])
 
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """The freedom that a right kernel has: ``|acc - s| <= (factor*(K + extra_terms)*u + relative)*S + U``.
+    """How far a right kernel may be off: ``|acc - s| <= (factor*(K + extra_terms)*u + relative)*S + U``.
 
-    ``K`` is the number of terms that are not zero, ``S`` the sum of their magnitudes, ``s`` the exact sum.
-    The result is ``acc`` rounded to ``output``.
+    ``s`` is the exact sum of an output, ``acc`` what the kernel has in its accumulator, ``K`` the number of terms that
+    are not zero, ``S`` the sum of their magnitudes, ``U`` what underflow may take. The result is ``acc`` rounded to
+    ``output``.
 
     Attributes:
-        name: Words for messages.
+        name: What messages call it.
         output: Dtype of the result (for complex, of its parts).
         u: Unit roundoff of the accumulator.
         accumulator_max: Largest finite value of the accumulator; no order overflows below it.
@@ -42,9 +65,8 @@ class Arithmetic:
             pairs multiplies a neighbour by a zero that pads the weight.
         bias_rounding: ``"once"``, or ``"either"`` where the sum of products may be rounded to ``output``
             before the bias is added and the result rounded again.
-        measured: Whether the row was measured or taken from documentation.
+        measured: True where this was measured, False where it was taken from documentation.
         note: A finding about this arithmetic that a verdict must repeat, such as that it is weaker than declared.
-
     """
 
     name: str
@@ -66,6 +88,11 @@ class Arithmetic:
         """Largest ``|acc - s|`` for ``terms`` non-zero terms of total ``magnitude`` (float64), same shape.
 
         ``fewest`` is a lower bound of ``terms``, where one is known.
+
+        Example:
+            >>> one = torch.ones(1, dtype=torch.float64)
+            >>> declared(torch.float64).error(3, one).item() / 2.0**-53
+            3.0
         """
         relative = (terms + self.extra_terms if self.extra_terms else terms) * (self.factor * self.u)
         if self.relative:
@@ -74,24 +101,9 @@ class Arithmetic:
         error = relative * magnitude + (terms + 1) * (2 * self.underflow)
         if fewest <= 1 and self.factor == 1 and not (self.extra_terms or self.relative):
             # One term alone: its product is rounded once, and that is the rounding of the result, short of underflow.
-            few = terms <= 1 if isinstance(terms, Tensor) else torch.tensor(terms <= 1)
-            alone = few & (magnitude > 4 * self.underflow)
+            alone = (torch.as_tensor(terms) <= 1) & (magnitude > 4 * self.underflow)
             error = error.masked_fill(alone, 0.0)
         return error
-
-
-def check_device(device: object) -> torch.device:
-    """A ``torch.device`` from a device or its name; it need not be present.
-
-    Raises:
-        EquivError: Neither.
-    """
-    try:
-        return torch.device(device)  # type: ignore[call-overload, no-any-return]
-    except (RuntimeError, TypeError) as error:
-        raise EquivError(
-            f"device: expected a torch device or its name, got {device!r:.60}; pass for example 'cpu'"
-        ) from error
 
 
 def declared(dtype: torch.dtype, device: torch.device | str = "cpu", op: str = "any") -> Arithmetic:
@@ -108,24 +120,18 @@ def declared(dtype: torch.dtype, device: torch.device | str = "cpu", op: str = "
     Example:
         >>> declared(torch.bfloat16).u == 2.0**-24, declared(torch.bfloat16).flushes_inputs
         (True, True)
-
     """
-    if op not in OPS:
-        raise EquivError(f"op: expected one of {', '.join(OPS)}, got {op!r:.60}; use any where the kernel is not known")
-    if dtype not in DTYPES:
-        raise EquivError(
-            f"dtype: expected one of {', '.join(map(dtype_name, DTYPES))}, got {dtype!r:.60}; pass a torch dtype such as "
-            "torch.float32"
-        )
-    kind, out = check_device(device).type, format_of(dtype).dtype
+    check_choice("op", op, OPS, "use any where the kernel is not known")
+    out = format_of(check_dtype("dtype", dtype)).dtype
+    kind = check_device_name("device", device).type
     if kind != "cpu":
-        return _accelerator(_ieee(out, kind, _flushing_is_on()), out, kind)
-    return _on_cpu(out, op, _flushing_is_on(), _cpu_products() if out == torch.float32 else "ieee")
+        return _accelerator(_ieee(out, kind, flushing_is_on()), out, kind)
+    return _on_cpu(out, op, flushing_is_on(), _cpu_products() if out == torch.float32 else "ieee")
 
 
 def _ieee(out: torch.dtype, kind: str, flushing: bool) -> Arithmetic:
-    """Results of dtype ``out``, rounded to nearest, from an accumulator of at least float32."""
-    acc = format_of(torch.float64 if out == torch.float64 else torch.float32)
+    """Results of dtype ``out``, rounded to nearest from the accumulator of that dtype."""
+    acc = accumulator_of(out)
     base = Arithmetic(
         name=f"{dtype_name(out)} on {kind}, {dtype_name(acc.dtype)} accumulator",
         output=out,
@@ -155,7 +161,9 @@ def _on_cpu(out: torch.dtype, op: str, flushing: bool, products: str) -> Arithme
             base = replace(base, bias_rounding="either")
         if op == "grad_weight":
             # docs/findings/conv-weight-gradient-in-half.md: samples are accumulated in the dtype itself.
-            base = replace(_sixteen_bit(base), u=format_of(out).u, name=f"{dtype_name(out)} on cpu, 16-bit accumulator")
+            base = replace(
+                _kept_in_output(base), u=format_of(out).u, name=f"{dtype_name(out)} on cpu, 16-bit accumulator"
+            )
     if out == torch.float32:
         base = replace(base, relative=_PRODUCTS[products])
     return base
@@ -166,7 +174,7 @@ _PRODUCTS = {"ieee": 0.0, "tf32": 2 * 2.0**-10 + 2.0**-20, "bf16": 2 * 2.0**-8 +
 
 
 def _cpu_products() -> str:
-    """What the user allows oneDNN to round the factors of float32 products to; whether it does depends on the CPU."""
+    """The format to which torch's settings let oneDNN round float32 factors; whether it does depends on the CPU."""
     settings = _float32_settings("mkldnn", "mkldnn.matmul", "mkldnn.conv")
     if not settings:  # torch before 2.9 has one setting for all matrix products
         settings = {{"medium": "bf16", "high": "tf32"}.get(torch.get_float32_matmul_precision(), "ieee")}
@@ -174,9 +182,20 @@ def _cpu_products() -> str:
 
 
 def _float32_settings(*places: str) -> set[str]:
-    """``torch.backends.<place>.fp32_precision`` where this torch has it; older settings raise once these are used."""
-    values = (getattr(_setting(place), "fp32_precision", None) for place in places)
-    return {value for value in values if isinstance(value, str)}
+    """The precisions that are set at these places, where this torch has such settings."""
+    return {value for value in map(float32_setting, places) if value is not None}
+
+
+def float32_setting(place: str) -> str | None:
+    """``torch.backends.<place>.fp32_precision``; None where this torch, or this build of it, does not have it.
+
+    Once it has been used, torch's older settings raise errors.
+    """
+    try:
+        value = getattr(_setting(place), "fp32_precision", None)
+    except RuntimeError:  # some builds know the name and not the setting
+        return None
+    return value if isinstance(value, str) else None
 
 
 @cache
@@ -187,7 +206,7 @@ def _setting(place: str) -> object:
     return holder
 
 
-def _sixteen_bit(base: Arithmetic) -> Arithmetic:
+def _kept_in_output(base: Arithmetic) -> Arithmetic:
     """Partial sums may pass through the dtype of the result: they underflow and overflow where it does."""
     out = format_of(base.output)
     return replace(base, underflow=max(base.underflow, out.min_subnormal), accumulator_max=out.max)
@@ -195,43 +214,34 @@ def _sixteen_bit(base: Arithmetic) -> Arithmetic:
 
 def _accelerator(base: Arithmetic, dtype: torch.dtype, kind: str) -> Arithmetic:
     """Documented, not measured: tensor cores accumulate in float32 with 4(n+16) units; halves may reduce in 16 bit."""
-    if dtype == torch.float64:
+    if dtype == torch.float64 or (dtype == torch.float32 and not _tf32_is_allowed(kind)):
         return base
-    wide = replace(base, factor=4.0, extra_terms=16, bias_rounding="either")
     if dtype == torch.float32:
-        return (
-            replace(base, relative=2 * 2.0**-10 + 2.0**-20, factor=4.0, extra_terms=16)
-            if _tf32_is_allowed(kind)
-            else base
-        )
+        return replace(base, relative=_PRODUCTS["tf32"], factor=4.0, extra_terms=16)
+    wide = replace(base, factor=4.0, extra_terms=16, bias_rounding="either")
     if not _reduced_precision_is_allowed(kind, dtype):
         return wide
-    return replace(_sixteen_bit(wide), relative=9 * format_of(dtype).u)
+    return replace(_kept_in_output(wide), relative=9 * format_of(dtype).u)
 
 
 def _tf32_is_allowed(kind: str) -> bool:
     if kind != "cuda":
         return False
     settings = _float32_settings("cuda.matmul", "cudnn.conv")
-    return "tf32" in settings if settings else _legacy_tf32()
-
-
-def _legacy_tf32() -> bool:
+    if settings:
+        return "tf32" in settings
     return bool(torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32)
 
 
 def _reduced_precision_is_allowed(kind: str, dtype: torch.dtype) -> bool:
     matmul = torch.backends.cuda.matmul
-    if kind != "cuda":
-        return True
-    if dtype == torch.bfloat16:
-        return bool(matmul.allow_bf16_reduced_precision_reduction)
-    return bool(matmul.allow_fp16_reduced_precision_reduction)
+    bf16, fp16 = matmul.allow_bf16_reduced_precision_reduction, matmul.allow_fp16_reduced_precision_reduction
+    return kind != "cuda" or bool(bf16 if dtype == torch.bfloat16 else fp16)
 
 
 _SUBNORMAL = 2.0**-1023
 
 
-def _flushing_is_on() -> bool:
+def flushing_is_on() -> bool:
     """Whether this thread flushes subnormals (``torch.set_flush_denormal``)."""
     return _SUBNORMAL * 1.0 == 0.0  # Python's floats go through the same registers

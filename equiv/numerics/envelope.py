@@ -9,7 +9,7 @@ arithmetic", SIAM J. Matrix Anal. Appl. 34(2), 2013), plus what underflow may ta
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -19,8 +19,8 @@ from equiv.numerics.exact import Classes, Exact
 from equiv.numerics.formats import format_of, from_ordinal, ordinal, round_down, round_up
 from equiv.numerics.reference import two_sum
 
-# Bounds are evaluated in float64 in a handful of operations; this covers their own rounding many times over.
-_SLOP = 1.0 + 2.0**-40
+# The bounds themselves are computed in float64, in a handful of operations; this covers their rounding many times over.
+_MARGIN = 1.0 + 2.0**-40
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,6 @@ class Envelope:
         error: ``E``, how far the accumulator may be from the exact value before the result is rounded, float64.
         zero: Bool; where a zero is right beside the interval, as subnormal results may be flushed. None for nowhere.
         spilled: The infinity that is right beside the interval, or NaN for none, float64. None for nowhere.
-
     """
 
     dtype: torch.dtype
@@ -55,13 +54,12 @@ class Judgement:
 
     Attributes:
         inside: The output is one that a right kernel may give.
-        undecided: Right kernels may disagree here (an intermediate can overflow); ``inside`` says nothing.
+        undecided: Right kernels may disagree here, as an intermediate sum can overflow: ``inside`` is True.
         ratio: Distance from the exact value as a fraction of the distance to the envelope's edge: at most 1 inside.
             For 16-bit results, distance beyond half an ulp of the result as a fraction of ``E``: the accumulator's
             share.
         lower: Smallest right output.
         upper: Largest right output.
-
     """
 
     inside: Tensor
@@ -77,11 +75,10 @@ def judge(result: Tensor, exact: Exact, arithmetic: Arithmetic, *, within: Envel
     ``within`` is ``envelope(exact, arithmetic)`` where it is known already: it does not depend on the result.
 
     Example:
-        >>> from equiv.numerics.arithmetic import declared
+        >>> from equiv.numerics import declared, exact_affine
         >>> x, w = torch.rand(2, 8), torch.rand(3, 8)
         >>> bool(judge(x @ w.T, exact_affine(x, w), declared(torch.float32)).inside.all())
         True
-
     """
     around = envelope(exact, arithmetic) if within is None else within
     lower, upper, undecided = around.lower, around.upper, around.undecided
@@ -94,22 +91,22 @@ def judge(result: Tensor, exact: Exact, arithmetic: Arithmetic, *, within: Envel
     distance = y - s if low is None else (y - s) - low
     if around.dtype.itemsize < 4:
         # Speak of the accumulator: what the rounding of the result to 16 bits may have added is not its error.
-        distance, room = (distance.abs() - _half_ulp(result.detach(), around.dtype)).clamp(min=0.0), around.error
+        distance, allowed = (distance.abs() - _half_ulp(result.detach(), around.dtype)).clamp(min=0.0), around.error
     else:
-        room = torch.where(distance > 0, upper - s, s - lower)
-    ratio = (distance.abs() / room).masked_fill(distance == 0, 0.0)
+        allowed = torch.where(distance > 0, upper - s, s - lower)
+    ratio = (distance.abs() / allowed).masked_fill(distance == 0, 0.0)
     within_one = ratio.nan_to_num(0.0).clamp(max=1.0)
     if bool(inside.all()):
         ratio = within_one
     else:
         ratio = torch.where(inside, within_one, ratio.nan_to_num(torch.inf, torch.inf).clamp(min=1.0))
+    found = Judgement(inside, undecided, ratio, lower, upper)
     if exact.classes is not None:
-        inside, undecided, ratio, lower, upper = _judge_classes(
-            y, exact.classes, arithmetic, inside, undecided, ratio, lower, upper
-        )
+        found = _with_classes(found, y, exact.classes, arithmetic)
     elif not around.any_undecided:
-        return Judgement(inside, undecided, ratio, lower, upper)
-    return Judgement(inside | undecided, undecided, torch.where(undecided, 0.0, ratio), lower, upper)
+        return found
+    undecided = found.undecided
+    return replace(found, inside=found.inside | undecided, ratio=torch.where(undecided, 0.0, found.ratio))
 
 
 def envelope(exact: Exact, arithmetic: Arithmetic) -> Envelope:
@@ -124,13 +121,13 @@ def envelope(exact: Exact, arithmetic: Arithmetic) -> Envelope:
         # Without a non-zero product there is nothing to round before the bias: their sum is 0 exactly.
         rounds_twice = (exact.bias != 0) & (exact.terms > 1)
         products = s - exact.bias
-        room = products.abs() + error * _SLOP
+        largest = products.abs() + error * _MARGIN
         # A sum of products that rounds to infinity stays there, whatever the bias takes away.
-        spills = rounds_twice & (room >= fmt.overflow)
+        spills = rounds_twice & (largest >= fmt.overflow)
         spilled = torch.where(spills, products.sign() * torch.inf, torch.nan) if bool(spills.any()) else None
-        error = error + torch.where(rounds_twice, room * fmt.u + fmt.min_subnormal, 0.0)
+        error = error + torch.where(rounds_twice, largest * fmt.u + fmt.min_subnormal, 0.0)
     # S and K*u*S were themselves computed with up to K roundings in float64.
-    error = error * (_SLOP + exact.terms * 2.0**-52)
+    error = error * (_MARGIN + exact.terms * 2.0**-52)
     below, above = s - error, s + error
     if low is not None:
         below, above = _two_words(s, low, error)
@@ -171,9 +168,9 @@ def _half_ulp(result: Tensor, dtype: torch.dtype) -> Tensor:
 def _two_words(s: Tensor, low: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
     """``s + low -+ error`` rounded outwards to float64, for a float64 result: exactly RD and RU.
 
-    ``low - error`` is rounded once, by at most ``u*(|low| + error)``. Where ``error`` is 0 that is exact. Elsewhere
+    ``low - error`` is rounded once, by at most ``u*(|low| + error)``; where ``error`` is 0 not at all. Elsewhere
     ``|low| <= u*S``, so that the rounding is at most ``2^-106*S + u*error``, within the slack of the uncertainty and
-    of the slop on ``error``. Then a two-sum tells on which side of ``s + t`` its rounded value lies.
+    of the margin on ``error``. The second word of a two-sum then says on which side of the sum its first word lies.
     """
     below, under = two_sum(s, low - error)
     above, over = two_sum(s, low + error)
@@ -182,24 +179,20 @@ def _two_words(s: Tensor, low: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
     return lower, upper
 
 
-def _judge_classes(
-    y: Tensor,
-    classes: Classes,
-    arithmetic: Arithmetic,
-    inside: Tensor,
-    undecided: Tensor,
-    ratio: Tensor,
-    lower: Tensor,
-    upper: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _with_classes(found: Judgement, y: Tensor, classes: Classes, arithmetic: Arithmetic) -> Judgement:
+    """The same judgement, but where an output must be NaN or an infinity: there nothing else is inside."""
     # Where finite terms may overflow, an infinity of the other sign can turn up on the way: undecided stays undecided.
     # Nothing can undo a NaN; a flushed subnormal that meets an infinity makes one more.
     wanted = torch.where(classes.nan, torch.nan, torch.where(classes.plus_inf, torch.inf, -torch.inf))
     special = classes.nan | classes.plus_inf | classes.minus_inf
     match = torch.where(classes.nan, y.isnan(), y == wanted)
-    inside = torch.where(special, match, inside)
-    ratio = torch.where(special, torch.where(match, 0.0, torch.inf), ratio)
-    undecided = (undecided | classes.ambiguous) & ~classes.nan
+    undecided = (found.undecided | classes.ambiguous) & ~classes.nan
     if arithmetic.infinity_spreads:
         undecided = undecided | (classes.tainted & ~classes.nan & y.isnan())
-    return inside, undecided, ratio, torch.where(special, wanted, lower), torch.where(special, wanted, upper)
+    return Judgement(
+        inside=torch.where(special, match, found.inside),
+        undecided=undecided,
+        ratio=torch.where(special, torch.where(match, 0.0, torch.inf), found.ratio),
+        lower=torch.where(special, wanted, found.lower),
+        upper=torch.where(special, wanted, found.upper),
+    )

@@ -1,8 +1,9 @@
 """Outputs of an affine map known (nearly) exactly, with what a bound on their error needs.
 
-For every output: its exact value ``s``, the sum ``S`` of the magnitudes of its terms, the number ``K`` of terms that are
-not zero, and what NaN and infinity among the inputs make of it. What right kernels may return around it is the business
-of ``envelope``.
+For every output: its exact value ``s``, the sum ``S`` of the magnitudes of its terms, the number ``K`` of terms that
+are not zero, and what NaN and infinity among the inputs make of it. Nearly: float64 sums are known in double-double,
+those of narrower dtypes in float64, with a bound on what that leaves open. What right kernels may return around the
+exact value follows in ``envelope``.
 """
 
 from __future__ import annotations
@@ -21,7 +22,15 @@ from equiv.numerics.reference import dot_double_double
 
 @dataclass(frozen=True)
 class Classes:
-    """Where inputs hold NaN or infinity: what each output must be. Boolean tensors, shape ``(N, O)``."""
+    """What outputs must be where inputs hold NaN or infinity. Boolean tensors ``(N, O)``.
+
+    Attributes:
+        nan: NaN, in any order of summation.
+        plus_inf: Positive infinity, in any order.
+        minus_inf: Negative infinity, in any order.
+        ambiguous: A subnormal factor meets an infinity: NaN where a kernel flushes it to zero, infinity elsewhere.
+        tainted: Another entry of the same row of inputs is NaN or infinite, which some kernels let spread.
+    """
 
     nan: Tensor
     plus_inf: Tensor
@@ -43,10 +52,10 @@ class Exact:
         bias: The bias term alone (broadcasts), or None.
         subnormal: Sum of the magnitudes of the terms with a subnormal factor (``F``), or None for none.
         classes: What NaN and infinity among the inputs make of each output, or None where all are finite.
-        plain: A real sum of products; not a part of a complex one, whose kernels may add real and imaginary parts.
+        plain: A sum of real products; False for a part of a complex result, whose kernels may add real to imaginary
+            parts first.
         fewest: No output has fewer terms; 0 where that is not known.
         reach: No output's ``S * (1 + 2*K*u)`` is larger, for any ``u`` up to 2^-8; infinite where that is not known.
-
     """
 
     value: Tensor
@@ -81,18 +90,17 @@ def exact_affine(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Exact
         >>> exact = exact_affine(torch.ones(1, 3), torch.full((1, 3), 0.1))
         >>> round(exact.value.item(), 6), exact.terms.item()
         (0.3, 3.0)
-
     """
     dtype = x.dtype
     x, weight = x.detach().double(), weight.detach().double()
     b = None if bias is None else bias.detach().double()
     classes: Classes | None = None
-    sizes = _sizes(x, weight, b)
+    sizes = _magnitudes(x, weight, b)
     if not all(size.is_finite for size in sizes):
         classes = _classes(x, weight, b, dtype)
         x, weight = x.nan_to_num(0.0, 0.0, 0.0), weight.nan_to_num(0.0, 0.0, 0.0)
         b = None if b is None else b.nan_to_num(0.0, 0.0, 0.0)
-        sizes = _sizes(x, weight, b)
+        sizes = _magnitudes(x, weight, b)
     magnitude = sizes[0].entries @ sizes[1].entries.T
     fewest = x.shape[-1] if sizes[0].least > 0 and sizes[1].least > 0 else 0
     terms = torch.full_like(magnitude, fewest) if fewest else (x != 0).double() @ (weight != 0).double().T
@@ -116,8 +124,8 @@ def exact_affine(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Exact
 
 
 @dataclass(frozen=True)
-class _Size:
-    """Magnitudes of a tensor's entries, float64, with the least and the largest of them."""
+class _Magnitudes:
+    """The magnitudes of a tensor's entries, float64, with the least and the largest of them."""
 
     entries: Tensor
     least: float
@@ -136,25 +144,27 @@ class _Size:
         return torch.where(small, self.entries, 0.0) if bool(small.any()) else None
 
 
-def _sizes(*tensors: Tensor | None) -> list[_Size]:
+def _magnitudes(*tensors: Tensor | None) -> list[_Magnitudes]:
     found = []
     for entries in (t.abs() for t in tensors if t is not None):
         least, largest = torch.aminmax(entries) if entries.numel() else (1.0, 0.0)
-        found.append(_Size(entries, float(least), float(largest)))
+        found.append(_Magnitudes(entries, float(least), float(largest)))
     return found
 
 
-def _subnormal_mass(x: _Size, w: _Size, b: _Size | None = None, *, min_normal: float) -> Tensor | None:
+def _subnormal_mass(
+    x: _Magnitudes, w: _Magnitudes, b: _Magnitudes | None = None, *, min_normal: float
+) -> Tensor | None:
     """Sum of |w||x| over the terms with a subnormal factor, counted generously; None where there is none."""
     small_x, small_w = x.below(min_normal), w.below(min_normal)
     small_b = None if b is None else b.below(min_normal)
     if small_x is None and small_w is None and small_b is None:
         return None
-    nothing = x.entries.new_zeros(())
-    mass = (nothing if small_x is None else small_x @ w.entries.T) + (
-        nothing if small_w is None else x.entries @ small_w.T
-    )
-    mass = mass.expand(len(x.entries), len(w.entries))
+    mass = x.entries.new_zeros(len(x.entries), len(w.entries))
+    if small_x is not None:
+        mass = mass + small_x @ w.entries.T
+    if small_w is not None:
+        mass = mass + x.entries @ small_w.T
     return mass if small_b is None else mass + small_b
 
 

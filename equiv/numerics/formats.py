@@ -12,7 +12,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from equiv.dtypes import SIGNED_OF_SIZE
+from equiv.dtypes import SIGNED_OF_SIZE, is_inexact
 from equiv.errors import EquivError
 
 
@@ -28,7 +28,6 @@ class Format:
         min_normal: Smallest positive normal value.
         min_subnormal: Smallest positive value, written nu in the bounds.
         overflow: Smallest magnitude that rounds to infinity (float16: 65520).
-
     """
 
     dtype: torch.dtype
@@ -50,9 +49,8 @@ def format_of(dtype: torch.dtype) -> Format:
     Example:
         >>> format_of(torch.bfloat16).precision, format_of(torch.float16).overflow
         (8, 65520.0)
-
     """
-    if not (dtype.is_floating_point or dtype.is_complex):
+    if not is_inexact(dtype):
         raise EquivError(
             f"dtype: expected a floating or complex dtype, got {dtype}; integers need no format, they are exact"
         )
@@ -70,14 +68,14 @@ def as_bits(values: Tensor) -> Tensor:
     Example:
         >>> as_bits(torch.tensor([0.0, -0.0])).tolist()
         [0, -2147483648]
-
     """
-    values = values.detach().resolve_conj().resolve_neg()
-    if values.is_complex():
-        values = torch.view_as_real(values)
-    if not values.is_floating_point():
-        return values
-    return values.contiguous().view(SIGNED_OF_SIZE[values.element_size()])
+    values = _parts(values.detach().resolve_neg())
+    return values.contiguous().view(SIGNED_OF_SIZE[values.element_size()]) if values.is_floating_point() else values
+
+
+def _parts(values: Tensor) -> Tensor:
+    """Real values as they are; complex ones with a last dimension of 2, their real and imaginary part."""
+    return torch.view_as_real(values.resolve_conj()) if values.is_complex() else values
 
 
 def same_bits(a: Tensor, b: Tensor) -> Tensor:
@@ -86,18 +84,13 @@ def same_bits(a: Tensor, b: Tensor) -> Tensor:
     Example:
         >>> same_bits(torch.tensor([0.0, float("nan")]), torch.tensor([-0.0, -float("nan")])).tolist()
         [False, True]
-
     """
     equal = as_bits(a) == as_bits(b)
-    if a.is_complex():
-        parts_nan = (
-            torch.view_as_real(a.detach().resolve_conj()).isnan()
-            & torch.view_as_real(b.detach().resolve_conj()).isnan()
-        )
-        return (equal | parts_nan).all(-1)
-    if a.is_floating_point():
-        return equal | (a.detach().isnan() & b.detach().isnan())
-    return equal
+    if not is_inexact(a.dtype):
+        return equal
+    nan_a, nan_b = (_parts(t.detach()).isnan() for t in (a, b))
+    equal = equal | (nan_a & nan_b)
+    return equal.all(-1) if a.is_complex() else equal
 
 
 def bit_equal(a: Tensor, b: Tensor) -> bool:
@@ -106,7 +99,6 @@ def bit_equal(a: Tensor, b: Tensor) -> bool:
     Example:
         >>> bit_equal(torch.ones(2), torch.ones(2)), bit_equal(torch.ones(2), torch.ones(2).double())
         (True, False)
-
     """
     return a.dtype == b.dtype and a.shape == b.shape and bool(same_bits(a, b).all())
 
@@ -115,6 +107,10 @@ def ordinal(values: Tensor) -> Tensor:
     """Real floating values as int64 so that neighbours differ by one: ``-0.0`` and ``0.0`` share 0.
 
     The difference of two ordinals is their distance in ulp. NaN has no meaningful ordinal.
+
+    Example:
+        >>> ordinal(torch.tensor([-0.0, 0.0, 2.0**-149, -(2.0**-148)])).tolist()
+        [0, 0, 1, -2]
     """
     bits = as_bits(values).to(torch.int64)
     width = 8 * values.element_size()
@@ -128,7 +124,12 @@ def _ordinal_of_infinity(dtype: torch.dtype) -> int:
 
 
 def from_ordinal(order: Tensor, dtype: torch.dtype) -> Tensor:
-    """Inverse of :func:`ordinal` (0 becomes ``+0.0``); clamped to the infinities."""
+    """Inverse of :func:`ordinal` (0 becomes ``+0.0``); clamped to the infinities.
+
+    Example:
+        >>> from_ordinal(ordinal(torch.tensor(1.0)) + 1, torch.float32).item() - 1 == 2.0**-23
+        True
+    """
     top = _ordinal_of_infinity(format_of(dtype).dtype)
     width = 8 * dtype.itemsize
     order = order.clamp(-top, top)
@@ -142,7 +143,6 @@ def round_down(values: Tensor, dtype: torch.dtype) -> Tensor:
     Example:
         >>> round_down(torch.tensor([0.1], dtype=torch.float64), torch.float16).item() <= 0.1
         True
-
     """
     if dtype == torch.float64:
         return values
@@ -152,7 +152,12 @@ def round_down(values: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def round_up(values: Tensor, dtype: torch.dtype) -> Tensor:
-    """Smallest value of ``dtype`` that is not below the float64 ``values``. Shape kept."""
+    """Smallest value of ``dtype`` that is not below the float64 ``values``. Shape kept.
+
+    Example:
+        >>> round_up(torch.tensor([0.1], dtype=torch.float64), torch.float16).item() >= 0.1
+        True
+    """
     if dtype == torch.float64:
         return values
     nearest = values.to(dtype)
@@ -162,15 +167,15 @@ def round_up(values: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _away_from_zero(bits: Tensor) -> Tensor:
-    """What adds 1 to a number's value in ulp when it is added to its bits: 1, or -1 for negative numbers."""
+    """What raises a number by one ulp when it is added to its bits: 1, or -1 for a negative number."""
     return (bits >> (8 * bits.element_size() - 1)) | 1
 
 
-_ULPS = 10**6  # a larger number of them tells a reader nothing
+_ULPS = 10**6  # beyond it a factor says more
 
 
 def gap_words(value: Tensor, other: Tensor) -> str:
-    """How far apart two real numbers of one floating dtype are, in the words that fit; empty where none do.
+    """How far apart two real numbers of one floating dtype are: in ulp, as a factor or a fraction; "" for NaN and such.
 
     Example:
         >>> one = torch.tensor(1.0)

@@ -1,4 +1,4 @@
-"""Assess the outputs of a layer of any dtype: real, complex (by parts) and integer (exactly) in one shape."""
+"""Assess the outputs of a layer of any dtype, real, complex (by parts) or integer (exactly), in one kind of result."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from functools import cached_property, lru_cache
 import torch
 from torch import Tensor
 
+from equiv.arguments import check_dtype, check_tensor, refusal
 from equiv.dtypes import FLOATS
 from equiv.errors import EquivError
 from equiv.numerics.arithmetic import Arithmetic, declared
@@ -23,7 +24,7 @@ class Assessment:
     """Outputs ``(N, O)`` of one kernel against what right kernels may give.
 
     Attributes:
-        inside: Bool; the output is right, or cannot be told.
+        inside: Bool; the output is one that a right kernel may give, or undecided.
         undecided: Bool; right kernels may disagree here.
         ratio: Float64; error as a fraction of the envelope, at most 1 inside (complex: the worse part).
         exact: Exact values: float64, complex128, or the dtype itself for integers.
@@ -31,7 +32,6 @@ class Assessment:
         upper: Largest right output, as ``exact``.
         magnitude: ``S``, float64; zeros for integers.
         terms: ``K``, float64; zeros for integers. A complex term counts once, though it is several real products.
-
     """
 
     inside: Tensor
@@ -73,7 +73,6 @@ class Reference:
         >>> x, w = torch.rand(2, 8), torch.rand(3, 8)
         >>> Reference(x, w).assess(x @ w.T, declared(torch.float32)).all_inside
         True
-
     """
 
     def __init__(self, x: Tensor, weight: Tensor, bias: Tensor | None = None, *, gradient: bool = False) -> None:
@@ -104,12 +103,14 @@ class Reference:
         if arithmetic is None:
             raise TypeError("arithmetic is needed for floating and complex results")
         chosen = _relevant(arithmetic, self.parts[0].bias is not None, self.parts[0].classes is not None)
-        last = self._last
-        if last is not None and (last[0] is chosen or last[0] == chosen) and _equal(last[1], result):
-            return last[2]
+        if self._last is not None and self._last[0] == chosen:
+            before = self._last[1]  # with equal entries, 0.0 equal to -0.0 and no NaN, a result is judged as before
+            if before.dtype == result.dtype and torch.equal(before, result):
+                return self._last[2]
+        parts = (result.real, result.imag) if result.is_complex() else (result,)
         found = [
             judge(part, exact, chosen, within=within)
-            for part, exact, within in zip(_parts(result), self.parts, self._within(chosen), strict=True)
+            for part, exact, within in zip(parts, self.parts, self._within(chosen), strict=True)
         ]
         if len(found) == 1:
             assessment = _assessment(found[0], self.parts[0])
@@ -139,7 +140,7 @@ class Reference:
 
 @lru_cache(maxsize=256)
 def _relevant(arithmetic: Arithmetic, bias: bool, special: bool) -> Arithmetic:
-    """What of an arithmetic matters to a layer without bias, or one without NaN and infinity."""
+    """The arithmetic without what does not matter: roundings of a bias that is not there, spreading of no infinity."""
     rounding = arithmetic.bias_rounding if bias else "once"
     return replace(
         arithmetic,
@@ -151,17 +152,14 @@ def _relevant(arithmetic: Arithmetic, bias: bool, special: bool) -> Arithmetic:
     )
 
 
-def _parts(result: Tensor) -> tuple[Tensor, ...]:
-    return (result.real, result.imag) if result.is_complex() else (result,)
-
-
-def _equal(a: Tensor, b: Tensor) -> bool:
-    """Whether two results cannot be judged differently: equal entries, zeros of both signs among them, and no NaN."""
-    return a.dtype == b.dtype and torch.equal(a, b)
-
-
 def assess(result: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, arithmetic: Arithmetic | None) -> Assessment:
-    """One result against the exact outputs of ``(weight, bias)`` on ``x``; see :class:`Reference`."""
+    """One result ``(N, O)`` against the exact outputs of ``(weight, bias)`` on ``x``; see :class:`Reference`.
+
+    Example:
+        >>> x, w = torch.tensor([[1, 2]]), torch.tensor([[3, 4]])
+        >>> assess(torch.tensor([[12]]), x, w, None, None).all_inside
+        False
+    """
     return Reference(x, weight, bias).assess(result, arithmetic)
 
 
@@ -210,14 +208,14 @@ def _complex_parts(
     br, bi = (None, None) if bias is None else (bias.real, bias.imag)
     real = exact_affine(torch.cat([xr, -xi], 1), torch.cat([wr, wi], 1), br)
     imag = exact_affine(torch.cat([xr, xi], 1), torch.cat([wi, wr], 1), bi)
-    sizes_x, sizes_w, sizes_b = _sizes(x), _sizes(weight), None if bias is None else _sizes(bias)
-    classes = _complex_classes(sizes_x, sizes_w, sizes_b, x.dtype)
+    sums_x, sums_w, sums_b = _sum_of_parts(x), _sum_of_parts(weight), None if bias is None else _sum_of_parts(bias)
+    classes = _complex_classes(sums_x, sums_w, sums_b, x.dtype)
     if classes is not None:
-        sizes_x, sizes_w = _sizes(x, finite=True), _sizes(weight, finite=True)
-        sizes_b = None if bias is None else _sizes(bias, finite=True)
-    magnitude = sizes_x @ sizes_w.T
-    if sizes_b is not None:
-        magnitude = magnitude + sizes_b
+        sums_x, sums_w = _sum_of_parts(x, finite=True), _sum_of_parts(weight, finite=True)
+        sums_b = None if bias is None else _sum_of_parts(bias, finite=True)
+    magnitude = sums_x @ sums_w.T
+    if sums_b is not None:
+        magnitude = magnitude + sums_b
     uncertainty = real.uncertainty + imag.uncertainty
     widest = replace(
         imag,
@@ -239,7 +237,7 @@ def _complex_classes(x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torc
     """Complex products with NaN or infinite parts are not settled between right kernels: they are undecided.
 
     Nor are those whose parts overflow when they are added, as the three real products begin by doing; the infinity then
-    reaches both parts of the result, even through a factor of zero. Takes what :func:`_sizes` gives.
+    reaches both parts of the result, even through a factor of zero. Takes what :func:`_sum_of_parts` gives.
     """
     largest = format_of(dtype).max
     bad_x, bad_w = (~(sizes <= largest) for sizes in (x, weight))  # True for NaN
@@ -251,7 +249,7 @@ def _complex_classes(x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torc
     return Classes(nothing, nothing, nothing, touched, nothing)
 
 
-def _sizes(values: Tensor, *, finite: bool = False) -> Tensor:
+def _sum_of_parts(values: Tensor, *, finite: bool = False) -> Tensor:
     """``|real| + |imag|`` of complex values, float64; ``finite`` counts parts that are not as 0."""
     real, imag = values.real.double().abs(), values.imag.double().abs()  # a sum over a dimension of 2 is slow
     return real.nan_to_num(0.0, 0.0) + imag.nan_to_num(0.0, 0.0) if finite else real + imag
@@ -277,10 +275,8 @@ def tolerance(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, arithmet
     """
     _check_layer(x, weight, bias)
     if arithmetic is not None and not isinstance(arithmetic, Arithmetic):
-        raise EquivError(
-            f"arithmetic: expected an equiv.numerics.Arithmetic, got {arithmetic!r:.60}; pass what "
-            "equiv.numerics.declared(dtype) returns, or leave it out"
-        )
+        advice = "pass what equiv.numerics.declared(dtype) returns, or leave it out"
+        raise refusal("arithmetic", "an equiv.numerics.Arithmetic", arithmetic, advice)
     reference = Reference(x.cpu(), weight.cpu(), None if bias is None else bias.cpu())
     found = reference.assess(reference.value.to(x.dtype), arithmetic or declared(x.dtype, x.device))
     width = torch.where(found.undecided, torch.inf, found.upper - found.lower).nan_to_num(torch.inf, torch.inf)
@@ -289,30 +285,14 @@ def tolerance(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, arithmet
 
 def _check_layer(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
     """Refuse what is not rows, weight and bias of one real floating layer."""
-    given = [("x", x), ("weight", weight)] + ([] if bias is None else [("bias", bias)])
-    for name, value in given:
-        if not isinstance(value, Tensor):
-            raise EquivError(f"{name}: expected a torch.Tensor, got {type(value).__name__}; pass the layer's own")
-        if value.device.type == "meta" or value.layout != torch.strided:
-            what = "the meta device" if value.device.type == "meta" else value.layout
-            raise EquivError(
-                f"{name}: expected a strided tensor with values, got one of {what}; pass it with its values"
-            )
-    if x.dtype not in FLOATS:
-        raise EquivError(
-            f"x: expected a real floating dtype, got {x.dtype}; integers are exact, complex results go to equiv.compare"
-        )
+    check_dtype("x", check_tensor("x", x).dtype, FLOATS, "integers are exact, complex results go to equiv.compare")
+    for name, value in (("x", x), ("weight", weight), ("bias", x if bias is None else bias)):
+        check_dtype(name, check_tensor(name, value).dtype, (x.dtype,), "convert it to the dtype of x")
     if x.ndim != 2:
         raise EquivError(f"x: expected rows (N, n), got shape {tuple(x.shape)}; reshape it to (-1, n)")
-    for name, value in given[1:]:
-        if value.dtype != x.dtype:
-            raise EquivError(f"{name}: expected the dtype of x, {x.dtype}, got {value.dtype}; convert one of them")
     if weight.ndim != 2 or weight.shape[1] != x.shape[1]:
-        raise EquivError(
-            f"weight: expected shape (O, {x.shape[1]}), got {tuple(weight.shape)}; flatten a kernel with "
-            "weight.flatten(1)"
-        )
+        wanted = f"weight: expected shape (O, {x.shape[1]})"
+        raise EquivError(f"{wanted}, got {tuple(weight.shape)}; flatten a kernel with weight.flatten(1)")
     if bias is not None and bias.shape != weight.shape[:1]:
-        raise EquivError(
-            f"bias: expected shape ({len(weight)},), one per row of weight, got {tuple(bias.shape)}; pass the layer's"
-        )
+        wanted = f"bias: expected shape ({len(weight)},), one entry per row of weight"
+        raise EquivError(f"{wanted}, got {tuple(bias.shape)}; pass the bias of that layer")

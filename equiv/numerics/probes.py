@@ -1,9 +1,9 @@
-"""Exact probes: inputs that leave right kernels no freedom, so that results are compared bit for bit.
+"""Exact probes: inputs whose results involve no rounding, so that all right kernels agree on them bit for bit.
 
 If all entries are integers that the dtype holds, and the sum of the magnitudes of the terms of every output stays
 within the accumulator's exact range, then every partial sum in every order is exact. The range is ``2**24`` for a
 float32 accumulator, ``2**53`` for float64; within ``2**8`` (bfloat16) or ``2**11`` (float16) a 16-bit result needs no
-rounding either, so that not even a kernel that rounds in between has a choice. Integer dtypes are exact modulo
+rounding either, so that even a kernel that rounds in between gives the exact value. Integer dtypes are exact modulo
 ``2**bits``.
 """
 
@@ -14,17 +14,17 @@ import math
 import torch
 from torch import Tensor
 
-from equiv.dtypes import DTYPES
-from equiv.errors import EquivError
-from equiv.numerics.arithmetic import check_device
+from equiv.arguments import check_bool, check_choice, check_device_name, check_dtype, check_integer
+from equiv.dtypes import is_inexact
+from equiv.numerics.arithmetic import accumulator_of
 from equiv.numerics.formats import format_of
 
 STYLES = ("sparse", "signs", "dense", "address", "one_hot")
 """Kinds of exact probe, the one with the fewest non-zeros first.
 
 ``sparse``: few non-zero inputs, large weights; ``signs``: inputs are -1 or 1, weights as large as fits; ``dense``: both
-of middle size; ``address``: each weight's value tells where it stands (``o * n + i``, shifted, as far as the dtype can
-tell values apart); ``one_hot``: each row selects one weight.
+of middle size; ``address``: each weight's value encodes its place (``o * n + i``, shifted, as far as the dtype has
+that many values); ``one_hot``: each row selects one weight.
 """
 
 
@@ -38,14 +38,11 @@ def exact_range(dtype: torch.dtype, *, unrounded: bool = False) -> int:
     Example:
         >>> exact_range(torch.bfloat16), exact_range(torch.bfloat16, unrounded=True)
         (16777216, 256)
-
     """
-    if not (dtype.is_floating_point or dtype.is_complex):
+    if not is_inexact(dtype):
         return 1 << 62
     fmt = format_of(dtype)
-    if unrounded or fmt.precision >= 24:
-        return 1 << fmt.precision
-    return min(1 << 24, int(fmt.max))
+    return min(1 << (fmt if unrounded else accumulator_of(dtype)).precision, int(fmt.max))
 
 
 def entry_range(dtype: torch.dtype) -> int:
@@ -54,14 +51,13 @@ def entry_range(dtype: torch.dtype) -> int:
     Example:
         >>> entry_range(torch.float16), entry_range(torch.uint8)
         (2048, 255)
-
     """
-    if dtype.is_floating_point or dtype.is_complex:
+    if is_inexact(dtype):
         return 1 << format_of(dtype).precision
     return int(torch.iinfo(dtype).max)
 
 
-def exact_case(
+def exact_case(  # noqa: PLR0913 - every option says what to draw; all are given by name
     *,
     seed: int,
     style: str,
@@ -74,7 +70,7 @@ def exact_case(
     unrounded: bool = True,
     reduction: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Input ``(rows, n)``, weight ``(O, n)`` and bias ``(O,)`` or None on which right kernels have no choice of a bit.
+    """Input ``(rows, n)``, weight ``(O, n)`` and bias ``(O,)`` or None whose exact result every right kernel returns.
 
     Args:
         seed: Of an explicit generator; the global random state is neither read nor set.
@@ -97,17 +93,34 @@ def exact_case(
         >>> x, w, b = exact_case(seed=1, style="dense", bias=True, dtype=torch.float32, **sizes)
         >>> x.shape, w.shape, b.shape, bool((w == w.round()).all())
         (torch.Size([2, 3]), torch.Size([4, 3]), torch.Size([4]), True)
-
     """
     _check(style, dtype, rows, in_features, out_features)
-    _check_options(seed, bias, reduction)
-    device = check_device(device)
-    generator = torch.Generator().manual_seed(seed & 0x7FFFFFFFFFFFFFFF)
-    n = in_features
-    if not (dtype.is_floating_point or dtype.is_complex):
-        return _integer_case(generator, style, rows, n, out_features, bias, dtype, device)
+    check_bool("bias", bias)
+    device = check_device_name("device", device)
+    if reduction is not None:
+        check_integer("reduction", reduction, least=1, advice="leave it out for in_features")
+    generator = torch.Generator().manual_seed(check_integer("seed", seed) & 0x7FFFFFFFFFFFFFFF)
+    sizes = (rows, in_features, out_features)
+    if is_inexact(dtype):
+        budget = exact_range(dtype, unrounded=unrounded)
+        x, w, b = _inexact_case(generator, style, sizes, bias, dtype, budget, reduction)
+    else:
+        x, w, b = _integer_case(generator, style, sizes, bias, dtype)
+    return x.to(device), w.to(device), None if b is None else b.to(device)
+
+
+def _inexact_case(
+    generator: torch.Generator,
+    style: str,
+    sizes: tuple[int, int, int],
+    bias: bool,
+    dtype: torch.dtype,
+    budget: int,
+    reduction: int | None,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Integers in a floating or complex dtype, so few or so small that no sum of magnitudes exceeds the budget."""
+    rows, n, out_features = sizes
     length = max(n, reduction or 0)
-    budget = exact_range(dtype, unrounded=unrounded)
     largest = min(entry_range(dtype), budget // 2)
     parts = 4 if dtype.is_complex else 1  # (|wr|+|wi|)(|xr|+|xi|) for the conv that multiplies with three products
     budget //= parts
@@ -127,20 +140,21 @@ def exact_case(
         if reduction is not None and reduction > keep:
             w = _thin(w.T, keep, generator).T.contiguous()
             x = _thin(x.T, max(1, budget // rx), generator).T.contiguous()  # the sums over rows of a weight's gradient
-    return x.to(dtype).to(device), w.to(dtype).to(device), None if b is None else b.to(dtype).to(device)
+    return x.to(dtype), w.to(dtype), None if b is None else b.to(dtype)
 
 
 def _radii(style: str, length: int, budget: int, largest: int) -> tuple[int, int, int]:
-    room = max(1, budget - min(largest, budget // 4))  # leave a quarter at most to the bias
+    """How many terms of a sum may be non-zero, and the largest magnitudes of an input and of a weight."""
+    left = max(1, budget - min(largest, budget // 4))  # leave a quarter at most to the bias
     if style in ("sparse", "one_hot", "address"):
         keep = 1 if style == "one_hot" else min(length, 4)
-        rw = min(largest, max(1, room // keep))
-        rx = 1 if style == "one_hot" else max(1, min(largest, room // (keep * rw)))
+        rw = min(largest, max(1, left // keep))
+        rx = 1 if style == "one_hot" else max(1, min(largest, left // (keep * rw)))
         return keep, rx, rw
-    keep = min(length, room)
+    keep = min(length, left)
     if style == "signs":
-        return keep, 1, max(1, min(largest, room // keep))
-    radius = max(1, math.isqrt(room // keep))
+        return keep, 1, max(1, min(largest, left // keep))
+    radius = max(1, math.isqrt(left // keep))
     return keep, min(largest, radius), min(largest, radius)
 
 
@@ -169,43 +183,38 @@ def _thin(values: Tensor, keep: int, generator: torch.Generator) -> Tensor:
 
 
 def _integer_case(
-    generator: torch.Generator,
-    style: str,
-    rows: int,
-    n: int,
-    outputs: int,
-    bias: bool,
-    dtype: torch.dtype,
-    device: torch.device | str,
+    generator: torch.Generator, style: str, sizes: tuple[int, int, int], bias: bool, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Integer dtypes wrap modulo 2**bits, in any order to the same bits: the whole range may be used."""
+    rows, n, outputs = sizes
     info = torch.iinfo(dtype)
 
     def draw(*shape: int, small: bool = False) -> Tensor:
         low, high = (-1 if info.min < 0 else 0, 1) if small else (int(info.min), int(info.max))
         high = min(high, (1 << 62))
-        return torch.randint(max(low, -(1 << 62)), high + 1, shape, generator=generator, dtype=torch.int64).to(dtype)
+        return torch.randint(max(low, -(1 << 62)), high + 1, shape, generator=generator, dtype=torch.int64)
 
     w = draw(outputs, n)
     if style == "address":
-        w = torch.arange(1, outputs * n + 1, dtype=torch.int64).view(outputs, n).to(dtype)
+        w = _counted_up(outputs, n)
     x = draw(rows, n, small=style == "signs")
     if style in ("sparse", "one_hot"):
-        ones = torch.ones(rows, n, dtype=dtype) if style == "one_hot" else x
-        x = _thin(ones, 1 if style == "one_hot" else 4, generator)
-    b = draw(outputs) if bias else None
-    return x.to(device), w.to(device), None if b is None else b.to(device)
+        x = _thin(torch.ones_like(x), 1, generator) if style == "one_hot" else _thin(x, 4, generator)
+    return x.to(dtype), w.to(dtype), draw(outputs).to(dtype) if bias else None
+
+
+def _counted_up(outputs: int, n: int) -> Tensor:
+    return torch.arange(1, outputs * n + 1, dtype=torch.int64).view(outputs, n)
 
 
 def one_hot_rows(indices: Tensor, in_features: int, dtype: torch.dtype, device: torch.device | str = "cpu") -> Tensor:
-    """Rows ``(len(indices), n)`` that each select one column of the weight.
+    """Rows ``(len(indices), n)``, each with a single 1, which selects one column of the weight.
 
     ``y = layer(row)`` of a layer without bias is that column of its weight, exactly, for any finite weights.
 
     Example:
         >>> one_hot_rows(torch.tensor([2, 0]), 3, torch.float32).tolist()
         [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]
-
     """
     rows = torch.zeros(len(indices), in_features, dtype=dtype, device=device)
     rows[torch.arange(len(indices), device=device), indices.to(device)] = 1
@@ -215,40 +224,23 @@ def one_hot_rows(indices: Tensor, in_features: int, dtype: torch.dtype, device: 
 def address_coded_weight(
     out_features: int, in_features: int, dtype: torch.dtype, device: torch.device | str = "cpu"
 ) -> Tensor:
-    """Weight ``(O, n)`` whose values tell where they stand, so that a permutation names itself.
+    """Weight ``(O, n)`` whose values encode their places, so that a permuted result shows which one took whose place.
 
     Values are distinct as long as ``2 * entry_range(dtype) >= O * n``, and never zero.
 
     Example:
         >>> address_coded_weight(2, 2, torch.float32).tolist()
         [[-2.0, -1.0], [1.0, 2.0]]
-
     """
     _check("address", dtype, 0, in_features, out_features)
-    radius = min(entry_range(dtype), max(1, (out_features * in_features + 1) // 2))
-    if dtype == torch.uint8:
-        return torch.arange(1, out_features * in_features + 1, device=device).view(out_features, in_features).to(dtype)
-    return _address(out_features, in_features, radius).to(dtype).to(device)
+    if dtype.is_signed:
+        radius = min(entry_range(dtype), max(1, (out_features * in_features + 1) // 2))
+        return _address(out_features, in_features, radius).to(dtype).to(device)
+    return _counted_up(out_features, in_features).to(dtype).to(device)
 
 
 def _check(style: str, dtype: torch.dtype, rows: int, in_features: int, out_features: int) -> None:
-    if style not in STYLES:
-        raise EquivError(f"style: expected one of {', '.join(STYLES)}, got {style!r:.60}; see equiv.numerics.STYLES")
-    if dtype not in DTYPES:
-        raise EquivError(
-            f"dtype: expected one of {', '.join(str(d) for d in DTYPES)}, got {dtype!r:.60}; pass one of these"
-        )
+    check_choice("style", style, STYLES, "see equiv.numerics.STYLES")
+    check_dtype("dtype", dtype)
     for name, value, least in (("rows", rows, 0), ("in_features", in_features, 1), ("out_features", out_features, 1)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise EquivError(f"{name}: expected an integer of at least {least}, got {value!r:.60}; pass a size")
-
-
-def _check_options(seed: object, bias: object, reduction: object) -> None:
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise EquivError(f"seed: expected an integer, got {seed!r:.60}; any will do")
-    if not isinstance(bias, bool):
-        raise EquivError(f"bias: expected True or False, got {type(bias).__name__}; it says whether to make one")
-    if reduction is not None and (isinstance(reduction, bool) or not isinstance(reduction, int) or reduction < 1):
-        raise EquivError(
-            f"reduction: expected an integer of at least 1, got {reduction!r:.60}; leave it out for in_features"
-        )
+        check_integer(name, value, least=least, advice="pass a size")

@@ -25,13 +25,12 @@ def dot_double_double(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> 
         bias: ``(O,)`` float64 or None.
 
     Returns:
-        High and low word, each ``(N, O)``. Products that would overflow or underflow on the way do not.
+        High and low word, each ``(N, O)``. Intermediate products neither overflow nor underflow.
 
     Example:
         >>> x = torch.tensor([[1e20, 1.0, -1e20]], dtype=torch.float64)
         >>> dot_double_double(x, torch.ones(1, 3, dtype=torch.float64))[0].item()
         1.0
-
     """
     rows, outputs, n = x.shape[0], weight.shape[0], x.shape[1]
     high, low = x.new_zeros(rows, outputs), x.new_zeros(rows, outputs)
@@ -61,8 +60,7 @@ def _is_moderate(values: Tensor | None) -> bool:
 def _block(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
     high, low = two_product(x[:, None, :], weight[None, :, :])  # (r, o, n)
     if bias is not None:
-        high = torch.cat([high, bias[None, :, None].expand(*high.shape[:2], 1)], -1)
-        low = torch.cat([low, low.new_zeros(()).expand(*high.shape[:2], 1)], -1)
+        high, low = _with_term(high, bias), _with_term(low, torch.zeros_like(bias))
     return _summed(high, low)
 
 
@@ -74,10 +72,8 @@ def _scaled_block(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tenso
     exponent = exponent_x[:, None, :].long() + exponent_w[None, :, :].long()
     if bias is not None:
         mantissa_b, exponent_b = torch.frexp(bias)
-        shape = (*high.shape[:2], 1)
-        high = torch.cat([high, mantissa_b[None, :, None].expand(shape)], -1)
-        low = torch.cat([low, torch.zeros(shape, dtype=low.dtype, device=low.device)], -1)
-        exponent = torch.cat([exponent, exponent_b.long()[None, :, None].expand(shape)], -1)
+        high, low = _with_term(high, mantissa_b), _with_term(low, torch.zeros_like(bias))
+        exponent = _with_term(exponent, exponent_b.long())
     if high.shape[-1] == 0:
         return _summed(high, low)
     exponent = torch.where(high == 0, -(1 << 20), exponent)
@@ -85,6 +81,11 @@ def _scaled_block(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tenso
     scale = _power_of_two(exponent - top)
     high, low = _summed(high * scale, low * scale)
     return _scaled(high, top[..., 0]), _scaled(low, top[..., 0])
+
+
+def _with_term(terms: Tensor, last: Tensor) -> Tensor:
+    """Terms ``(r, o, n)`` of sums and one more for each output: ``(o,)`` -> ``(r, o, n + 1)``."""
+    return torch.cat([terms, last[None, :, None].expand(*terms.shape[:2], 1)], -1)
 
 
 def _summed(high: Tensor, low: Tensor) -> tuple[Tensor, Tensor]:
@@ -114,6 +115,18 @@ def _power_of_two(exponent: Tensor) -> Tensor:
 
 
 def two_product(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """``a * b`` as its rounded value and the error of that rounding: the two add up to the product exactly.
+
+    Float64 of shapes that broadcast, short of overflow (above about ``2**996``) and underflow. Veltkamp's splitting of
+    each factor into two halves, and Dekker's product of the halves (T. J. Dekker, "A floating-point technique for
+    extending the available precision", Numerische Mathematik 18, 1971).
+
+    Example:
+        >>> a = torch.tensor(1 + 2.0**-30, dtype=torch.float64)
+        >>> high, low = two_product(a, a)
+        >>> high.item() == 1 + 2.0**-29, low.item() == 2.0**-60
+        (True, True)
+    """
     p = a * b
     a_big = a * _SPLIT
     a_high = a_big - (a_big - a)
@@ -125,12 +138,30 @@ def two_product(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def two_sum(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """``a + b`` as its rounded value and the error of that rounding: the two add up to the sum exactly.
+
+    Float64 of shapes that broadcast, of any sizes, short of overflow (D. E. Knuth, "The Art of Computer Programming",
+    volume 2, section 4.2.2, theorem B).
+
+    Example:
+        >>> one, small = torch.tensor([1.0, 2.0**-60], dtype=torch.float64)
+        >>> high, low = two_sum(small, one)
+        >>> high.item() == 1, low.item() == 2.0**-60
+        (True, True)
+    """
     s = a + b
     t = s - a
     return s, (a - (s - t)) + (b - t)
 
 
 def fast_two_sum(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """As :func:`two_sum` with half the operations, where ``|a| >= |b|`` or ``a`` is 0 (Dekker, as above).
+
+    Example:
+        >>> one, small = torch.tensor([1.0, 2.0**-60], dtype=torch.float64)
+        >>> fast_two_sum(one, small)[1].item() == 2.0**-60
+        True
+    """
     s = a + b
     return s, b - (s - a)
 
@@ -148,7 +179,6 @@ def exact_integers(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Ten
     Example:
         >>> exact_integers(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0]])).item()
         11
-
     """
     if x.is_complex():
         xr, xi = _whole(x.real), _whole(x.imag)

@@ -24,7 +24,6 @@ from equiv.strategies.case import CONTIGUOUS as CONTIGUOUS
 from equiv.strategies.case import Case, Recipe, build_case, cases
 from equiv.strategies.dtype import ALL, devices, dtypes
 from equiv.strategies.dtype import devices_present as devices_present
-from equiv.strategies.dtype import present as present
 from equiv.strategies.dtype import served as served
 from equiv.strategies.layout import LAYOUTS, Layout, all_layouts, layouts
 from equiv.strategies.shapes import BOUNDARIES, batch_shapes, feature_shapes

@@ -1,4 +1,4 @@
-"""Knows how a whole case is drawn: a layer, an input for it, and the layouts to try them in."""
+"""Whole cases: a layer, an input for it, and the memory layouts to try them in."""
 
 from __future__ import annotations
 
@@ -9,18 +9,17 @@ from dataclasses import dataclass
 import torch
 from hypothesis import strategies as st
 
+from equiv.arguments import check_bool, check_device, check_dtype, check_integer, refusal
 from equiv.numerics import STYLES, exact_case
-from equiv.strategies import checks
-from equiv.strategies.dtype import dtype as check_dtype
-from equiv.strategies.dtype import present
 from equiv.strategies.layout import Layout, draw_layout
 from equiv.strategies.shapes import Shape, draw_batch_shape, draw_feature_shape, draw_size, rank_bounds, spatial_ranks
 from equiv.strategies.tensor import draw_kind, draw_seed, draw_windows
-from equiv.strategies.values import PROBE, Values, kinds_for, short_repr
+from equiv.strategies.values import PROBE, Values, check_kinds, short_repr
 
 CONTIGUOUS = Layout("contiguous")
 _ROLES = ("x", "weight", "bias", "grad")
 _FULL = ("signs", "dense", "address")  # probes without chance zeros come first: the window alone makes them sparse
+_STYLES = tuple(sorted(STYLES, key=lambda style: style not in _FULL))
 _PAIRED = ("normals", "wide", "cancelling")  # weights that do not let a cancelling input cancel
 
 
@@ -69,11 +68,7 @@ class Case:
         weight: (O, n).
         bias: (O,) or None.
         x: (*batch_shape, n).
-        feature_shape: ``(C, *spatial)``, with product n.
-        batch_shape: leading shape of ``x``.
-        dtype: of the tensors.
-        device: of the tensors.
-        seed: of the recipe.
+        feature_shape, batch_shape, dtype, device, seed: as in the recipe.
         recipe: what ``build_case`` makes the same case from.
         layouts: ``"x"``, ``"weight"``, ``"bias"``, ``"grad"`` -> ``Layout``, drawn independently, not applied here.
     """
@@ -105,7 +100,7 @@ def build_case(recipe: Recipe) -> Case:
         (tensor([1., 2.]), tensor([[1., 1.]]), None)
     """
     if not isinstance(recipe, Recipe):
-        checks.refuse("recipe", "an equiv.strategies.Recipe", recipe, "pass case.recipe")
+        raise refusal("recipe", "an equiv.strategies.Recipe", recipe, "pass case.recipe")
     device, n = torch.device(recipe.device), math.prod(recipe.feature_shape)
     if recipe.style is None:
         x = recipe.x.tensor((*recipe.batch_shape, n), recipe.dtype, device)
@@ -230,7 +225,7 @@ def _draw_layouts(draw: st.DrawFn, plan: _Plan, ndim: int, with_bias: bool) -> t
     )
 
 
-def cases(
+def cases(  # noqa: PLR0913 - what a user may choose about a case, all by name
     *,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
@@ -282,34 +277,30 @@ def cases(
     def build() -> st.SearchStrategy[Case]:
         kind = check_dtype("dtype", dtype)
         if not isinstance(batch_dims, (tuple, list)) or len(batch_dims) != 2:
-            checks.refuse("batch_dims", "a pair (least, most)", batch_dims, "pass for example batch_dims=(1, 2)")
-        if checks.boolean("exact", exact) and kinds is not None:
-            checks.refuse("kinds", "None with exact=True", kinds, "choose one: probes have values of their own")
-        if checks.boolean("gradients", gradients) and not exact:
-            checks.refuse("gradients", "False without exact=True", gradients, "add exact=True")
+            raise refusal("batch_dims", "a pair (least, most)", batch_dims, "pass for example batch_dims=(1, 2)")
+        if check_bool("exact", exact) and kinds is not None:
+            raise refusal("kinds", "None with exact=True", kinds, "choose one: probes have values of their own")
+        if check_bool("gradients", gradients) and not exact:
+            raise refusal("gradients", "False without exact=True", gradients, "add exact=True")
         low, high = rank_bounds("batch_dims[0]", "batch_dims[1]", *batch_dims)
-        least = checks.integer("min_positions", min_positions, 1)
+        least = check_integer("min_positions", min_positions, least=1)
         plan = _Plan(
             dtype=kind,
-            device=present(checks.device("device", device)),
+            device=check_device("device", device),
             spatial_dims=spatial_ranks(spatial_dims),
-            max_features=checks.integer("max_features", max_features, least, advice="it bounds C * prod(spatial)"),
-            max_out=checks.integer("max_out", max_out, 1),
-            max_rows=checks.integer("max_rows", max_rows, 1),
-            max_work=checks.integer("max_work", max_work, least, advice="it bounds rows * O * n"),
+            max_features=check_integer("max_features", max_features, least=least, advice="it bounds C * prod(spatial)"),
+            max_out=check_integer("max_out", max_out, least=1),
+            max_rows=check_integer("max_rows", max_rows, least=1),
+            max_work=check_integer("max_work", max_work, least=least, advice="it bounds rows * O * n"),
             min_positions=least,
             batch_ranks=tuple(range(low, high + 1)),
-            allow_empty=checks.boolean("allow_empty", allow_empty),
-            bias=None if bias is None else checks.boolean("bias", bias),
-            kinds=kinds_for(kind) if kinds is None else checks.choices("kinds", kinds, kinds_for(kind)),
-            styles=_styles() if exact else (),
+            allow_empty=check_bool("allow_empty", allow_empty),
+            bias=None if bias is None else check_bool("bias", bias),
+            kinds=check_kinds(kinds, kind),
+            styles=_STYLES if exact else (),
             gradients=gradients,
-            layouts=checks.boolean("layouts", layouts),
+            layouts=check_bool("layouts", layouts),
         )
         return _cases(plan)
 
-    return checks.lazily(build)
-
-
-def _styles() -> tuple[str, ...]:
-    return tuple(sorted(STYLES, key=lambda style: style not in _FULL))
+    return st.deferred(build)

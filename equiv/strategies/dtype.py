@@ -1,4 +1,4 @@
-"""Knows which dtypes and devices there are to draw from: asked of torch when a strategy is used, never on import."""
+"""The dtypes and devices of this machine, as strategies: torch is asked when one is used, never on import."""
 
 from __future__ import annotations
 
@@ -9,20 +9,13 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from hypothesis import strategies as st
 
+from equiv.arguments import check_choices, check_device, refusal
 from equiv.dtypes import COMPLEX, DTYPES, FLOATS, INTEGERS
-from equiv.strategies import checks
 
 ALL = DTYPES
 
 _FAMILIES = {"float": FLOATS, "complex": COMPLEX, "integer": INTEGERS}
 _DEVICE_KINDS = ("cpu", "cuda", "mps", "xpu")
-
-
-def dtype(argument: str, value: object) -> torch.dtype:
-    """``value`` if it is one of ``ALL``."""
-    if value not in ALL or not isinstance(value, torch.dtype):
-        checks.refuse(argument, "one of " + ", ".join(map(str, ALL)), value, "pass one of these torch dtypes")
-    return value
 
 
 @lru_cache(maxsize=64)
@@ -64,14 +57,14 @@ def dtypes(
     """
 
     def build() -> st.SearchStrategy[torch.dtype]:
-        families = checks.choices("kinds", kinds, _FAMILIES)
-        where = present(checks.device("device", device))
+        families = check_choices("kinds", kinds, _FAMILIES)
+        where = check_device("device", device)
         drawn = tuple(dtype for family in families for dtype in _FAMILIES[family] if dtype in served(where))
         if not drawn:
-            checks.refuse("kinds", f"a family that {where} serves in Linear and conv2d", kinds, "add 'float'")
+            raise refusal("kinds", f"a family that {where} serves in Linear and conv2d", kinds, "add 'float'")
         return st.sampled_from(drawn)
 
-    return checks.lazily(build)
+    return st.deferred(build)
 
 
 def _count(kind: str) -> int:
@@ -82,16 +75,6 @@ def _count(kind: str) -> int:
         return int(torch.backends.mps.is_available())
     module = getattr(torch, kind)
     return int(module.device_count()) if module.is_available() else 0
-
-
-def present(device: torch.device) -> torch.device:
-    """``device`` if this machine has it; ``meta`` and devices of other makers are refused."""
-    count = _count(device.type) if device.type in _DEVICE_KINDS else 0
-    if (device.index or 0) >= count:
-        checks.refuse(
-            "device", "a device that is present and holds values", str(device), "see devices() for those here"
-        )
-    return device
 
 
 def devices_present(kinds: Sequence[str] = _DEVICE_KINDS) -> list[torch.device]:
@@ -117,10 +100,10 @@ def devices(*, kinds: Sequence[str] | None = None) -> st.SearchStrategy[torch.de
     """
 
     def build() -> st.SearchStrategy[torch.device]:
-        wanted = _DEVICE_KINDS if kinds is None else checks.choices("kinds", kinds, _DEVICE_KINDS)
+        wanted = _DEVICE_KINDS if kinds is None else check_choices("kinds", kinds, _DEVICE_KINDS)
         found = devices_present(wanted)
         if not found:
-            checks.refuse("kinds", "a kind of device that is present", kinds, "add 'cpu', or leave kinds out")
+            raise refusal("kinds", "a kind of device that is present", kinds, "add 'cpu', or leave kinds out")
         return st.sampled_from(found)
 
-    return checks.lazily(build)
+    return st.deferred(build)

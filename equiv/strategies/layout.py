@@ -1,4 +1,4 @@
-"""Knows the ways in which the same values can lie in memory, and puts a tensor's values there bit for bit."""
+"""Memory layouts: the same values, bit for bit, under other strides, offsets and lazy views."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from functools import lru_cache
 import torch
 from hypothesis import strategies as st
 
-from equiv.strategies import checks
-from equiv.strategies.dtype import dtype as check_dtype
+from equiv.arguments import check_choice, check_choices, check_dtype, check_integer, check_tensor
+from equiv.dtypes import COMPLEX, SIGNED_OF_SIZE, is_inexact
 from equiv.strategies.values import short_repr
 
 LAYOUTS = (
@@ -26,7 +26,7 @@ LAYOUTS = (
     "conj",
     "neg",
 )
-_NEGATABLE = (torch.float32, torch.float64)  # torch.complex makes no negative view of the other dtypes
+_DTYPES = {"conj": COMPLEX, "neg": tuple(dtype.to_real() for dtype in COMPLEX)}  # where torch has these lazy views
 _LEAST_DIMS = {"permuted": 2, "channels_last": 3, "step": 1, "padded": 1, "odd_strides": 1, "broadcast": 1}
 _SCATTER = 7919  # spreads the variants that are drawn over the permutations of a rank above 5
 
@@ -75,14 +75,10 @@ class Layout:
         Raises:
             EquivError: if ``t`` is no tensor, or ``conj`` or ``neg`` does not exist in its dtype.
         """
-        if not isinstance(t, torch.Tensor):
-            checks.refuse("t", "a torch.Tensor", t, "pass the tensor whose values are to be laid out")
-        if self.kind not in _PLACES:
-            checks.refuse("kind", f"one of {LAYOUTS!r}", self.kind, "correct its spelling")
-        if not _dtype_allows(self.kind, t.dtype):
-            wanted = "a complex dtype" if self.kind == "conj" else "torch.float32 or torch.float64"
-            checks.refuse("t.dtype", f"{wanted} for the layout {self.kind!r}", t.dtype, "choose another layout")
-        checks.integer("variant", self.variant, 0)
+        check_tensor("t", t, meta=True)
+        check_choice("kind", self.kind, LAYOUTS)
+        check_integer("variant", self.variant, least=0)
+        check_dtype("t.dtype", t.dtype, _DTYPES.get(self.kind, (t.dtype,)), f"choose another layout than {self.kind}")
         with torch.no_grad():
             laid = _PLACES[self.kind](t.detach(), self.variant)
         return laid.requires_grad_(t.requires_grad)
@@ -90,23 +86,19 @@ class Layout:
     __repr__ = short_repr
 
 
-def _dtype_allows(kind: str, dtype: torch.dtype) -> bool:
-    return {"conj": dtype.is_complex, "neg": dtype in _NEGATABLE}.get(kind, True)
-
-
 def all_layouts(ndim: int, dtype: torch.dtype = torch.float32) -> tuple[Layout, ...]:
-    """One layout of each kind that tells something at this rank and dtype, contiguous first.
+    """One layout of each kind that exists at this rank and dtype and differs from the others, contiguous first.
 
     Example:
         >>> [layout.name for layout in all_layouts(1)]
         ['contiguous', 'step', 'padded', 'offset', 'odd_strides', 'broadcast', 'neg']
     """
-    return tuple(Layout(kind) for kind in _kinds(checks.integer("ndim", ndim, 0), check_dtype("dtype", dtype)))
+    return tuple(Layout(kind) for kind in _kinds(check_integer("ndim", ndim, least=0), check_dtype("dtype", dtype)))
 
 
 @lru_cache(maxsize=256)
 def _kinds(ndim: int, dtype: torch.dtype) -> tuple[str, ...]:
-    return tuple(k for k in LAYOUTS if ndim >= _LEAST_DIMS.get(k, 0) and _dtype_allows(k, dtype))
+    return tuple(k for k in LAYOUTS if ndim >= _LEAST_DIMS.get(k, 0) and dtype in _DTYPES.get(k, (dtype,)))
 
 
 # How many variants of a kind are drawn, and how many places each takes in the table.
@@ -136,14 +128,14 @@ def _menu(role: str, kinds: tuple[str, ...]) -> st.SearchStrategy[tuple[str, Lay
 
 
 def draw_layout(draw: st.DrawFn, ndim: int, dtype: torch.dtype, role: str = "") -> Layout:
-    """One choice; roles keep two draws of one test case apart (see ``shapes``)."""
+    """A layout, drawn with one choice; two draws of one test case need different roles (see ``shapes``)."""
     return draw(_menu(role, _kinds(ndim, dtype)))[1]
 
 
 def layouts(
     *, ndim: int, dtype: torch.dtype = torch.float32, kinds: Sequence[str] | None = None
 ) -> st.SearchStrategy[Layout]:
-    """Layouts that tell something for tensors of rank ``ndim``; shrinks to ``Layout(kind='contiguous')``.
+    """Layouts that exist for tensors of rank ``ndim`` and differ; shrinks to ``Layout(kind='contiguous')``.
 
     Args:
         ndim: rank of the tensors that it will be applied to.
@@ -160,19 +152,19 @@ def layouts(
     """
 
     def build() -> st.SearchStrategy[Layout]:
-        fitting = _kinds(checks.integer("ndim", ndim, 0), check_dtype("dtype", dtype))
+        fitting = _kinds(check_integer("ndim", ndim, least=0), check_dtype("dtype", dtype))
         if kinds is None:
             return st.sampled_from(_table(fitting))
-        return st.sampled_from(_table(checks.choices("kinds", kinds, fitting)))
+        return st.sampled_from(_table(check_choices("kinds", kinds, fitting)))
 
-    return checks.lazily(build)
+    return st.deferred(build)
 
 
 # The places: (detached tensor, variant) -> fresh tensor with the same bits
 
 
 def _buffer(t: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
-    outside = math.nan if t.dtype.is_floating_point or t.dtype.is_complex else 85
+    outside = math.nan if is_inexact(t.dtype) else 85
     return torch.full(tuple(shape), outside, dtype=t.dtype, device=t.device)
 
 
@@ -272,7 +264,7 @@ def _neg(t: torch.Tensor, _variant: int) -> torch.Tensor:
 
 def _negated(t: torch.Tensor, last: slice) -> torch.Tensor:
     """A copy with the sign bit of ``t[..., last]`` turned: arithmetic might quiet a NaN."""
-    bits = torch.int32 if t.dtype == torch.float32 else torch.int64
+    bits = SIGNED_OF_SIZE[t.element_size()]
     copy = t.clone(memory_format=torch.contiguous_format)
     copy.view(bits)[..., last] ^= torch.iinfo(bits).min
     return copy

@@ -1,4 +1,4 @@
-"""Knows which sizes and shapes are worth drawing, and draws a whole shape with two or three choices.
+"""Sizes and shapes that are worth drawing: a whole shape takes two or three of Hypothesis's choices.
 
 A size is drawn from a sorted table in which small sizes, and those where kernels change, stand closer together: an
 earlier place is a smaller size, so Hypothesis's search for the first place is the search for the smallest size. Each
@@ -7,7 +7,7 @@ side of a feature shape is drawn by itself and bounded by what the others leave,
 Two habits of Hypothesis shape this module. It draws the integers of a wide range near 0 (of 0..2^19, three in four are
 below 2^15), and most of its examples are earlier ones with one part copied over another of the same label; integers
 all share one label, whereas ``sampled_from`` has one for each table. So tables stay short, some hundred places, and
-a tensor or a case draws one integer (see ``tensors.draw_windows``). So hardly two parts of a case share a label, and
+a tensor or a case draws one integer (see ``tensor.draw_windows``). So hardly two parts of a case share a label, and
 nearly every example has sizes of its own: 197 of 200 cases, against 42 when each choice was an integer.
 """
 
@@ -21,7 +21,7 @@ from typing import TypeAlias
 
 from hypothesis import strategies as st
 
-from equiv.strategies import checks
+from equiv.arguments import check_bool, check_choices, check_integer
 
 Shape: TypeAlias = tuple[int, ...]
 MAX_DIMS = 8
@@ -47,7 +47,7 @@ def _table(low: int, high: int) -> tuple[int, ...]:
 
 
 @lru_cache(maxsize=4096)
-def _sizes(low: int, high: int) -> st.SearchStrategy[int]:
+def _sizes_between(low: int, high: int) -> st.SearchStrategy[int]:
     return st.sampled_from(_table(low, high))
 
 
@@ -114,8 +114,8 @@ def draw_feature_shape(draw: st.DrawFn, spatial_dims: tuple[int, ...], min_posit
 
 
 def draw_size(draw: st.DrawFn, high: int) -> int:
-    """A size in 1..high: one choice."""
-    return draw(_sizes(1, high))
+    """A size in 1..high, drawn with one choice."""
+    return draw(_sizes_between(1, high))
 
 
 @lru_cache(maxsize=8192)
@@ -132,12 +132,7 @@ def _leading(rows: int, rank: int, max_side: int) -> st.SearchStrategy[Shape]:
 
 
 def draw_batch_shape(
-    draw: st.DrawFn,
-    ranks: tuple[int, ...],
-    max_rows: int,
-    *,
-    max_side: int | None = None,
-    allow_empty: bool = True,
+    draw: st.DrawFn, ranks: tuple[int, ...], max_rows: int, *, max_side: int | None = None, allow_empty: bool = True
 ) -> Shape:
     """A leading shape: its rank, its product, and how: three choices at most."""
     rank = draw(_ranks(ranks))
@@ -171,18 +166,18 @@ def batch_shapes(
         low, high = rank_bounds("min_dims", "max_dims", min_dims, max_dims)
         return _batch_shapes(
             tuple(range(low, high + 1)),
-            checks.integer("max_rows", max_rows, 1),
-            max_side=checks.integer("max_side", max_side, 1),
-            allow_empty=checks.boolean("allow_empty", allow_empty),
+            check_integer("max_rows", max_rows, least=1),
+            max_side=check_integer("max_side", max_side, least=1),
+            allow_empty=check_bool("allow_empty", allow_empty),
         )
 
-    return checks.lazily(build)
+    return st.deferred(build)
 
 
 def rank_bounds(low_name: str, high_name: str, low: object, high: object) -> tuple[int, int]:
     """Two ranks in order, 0..MAX_DIMS."""
-    least = checks.integer(low_name, low, 0, MAX_DIMS)
-    return least, checks.integer(high_name, high, least, MAX_DIMS)
+    least = check_integer(low_name, low, least=0, most=MAX_DIMS)
+    return least, check_integer(high_name, high, least=least, most=MAX_DIMS)
 
 
 _batch_shapes = st.composite(draw_batch_shape)
@@ -191,7 +186,7 @@ _feature_shapes = st.composite(draw_feature_shape)
 
 def spatial_ranks(value: object) -> tuple[int, ...]:
     """Numbers of spatial dimensions: an int from 1 to 3, or several."""
-    return checks.choices("spatial_dims", (value,) if isinstance(value, int) else value, (1, 2, 3))
+    return check_choices("spatial_dims", (value,) if isinstance(value, int) else value, (1, 2, 3))
 
 
 def feature_shapes(
@@ -220,8 +215,8 @@ def feature_shapes(
     """
 
     def build() -> st.SearchStrategy[Shape]:
-        least = checks.integer("min_positions", min_positions, 1)
-        most = checks.integer("max_features", max_features, least, advice="it bounds C * prod(spatial)")
+        least = check_integer("min_positions", min_positions, least=1)
+        most = check_integer("max_features", max_features, least=least, advice="it bounds C * prod(spatial)")
         return _feature_shapes(spatial_ranks(spatial_dims), least, most)
 
-    return checks.lazily(build)
+    return st.deferred(build)

@@ -1,4 +1,4 @@
-"""Knows how a recipe of values is drawn, and the strategies of single tensors and layers."""
+"""Strategies of single tensors and layers, and how the recipe of their values is drawn."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ import torch
 from hypothesis import strategies as st
 from torch import nn
 
-from equiv.strategies import checks
-from equiv.strategies.dtype import dtype as check_dtype
-from equiv.strategies.dtype import present
+from equiv.arguments import check_bool, check_device, check_dtype, check_integer, check_shape, refusal
+from equiv.dtypes import is_inexact
 from equiv.strategies.layout import draw_layout
-from equiv.strategies.values import EVERYTHING, Values, Window, kinds_for
+from equiv.strategies.values import EVERYTHING, Values, Window, check_kinds, kinds_for
 
 _SHARES = {"small_integers": 2, "distinct": 3, "normals": 3, "wide": 2}  # of the draws, against 1 for the others
 _SEED = st.binary(min_size=2, max_size=2)  # flat over 0..65535, and no integer that a mutation would copy elsewhere
@@ -35,12 +34,12 @@ def _kinds(role: str, kinds: tuple[str, ...]) -> st.SearchStrategy[tuple[str, st
 
 
 def draw_kind(draw: st.DrawFn, kinds: tuple[str, ...], role: str = "") -> str:
-    """One choice, simplest kind first; roles keep two draws of one test case apart (see ``shapes``)."""
+    """A kind of values, drawn with one choice, the simplest first; roles as in ``layout.draw_layout``."""
     return draw(_kinds(role, kinds))[1]
 
 
 def draw_seed(draw: st.DrawFn) -> int:
-    """A seed 0..65535: one choice."""
+    """A seed in 0..65535, drawn with one choice."""
     return int.from_bytes(draw(_SEED), "big")
 
 
@@ -98,9 +97,9 @@ def _tensors(
 
 def check_grad(requires_grad: object, dtype: torch.dtype) -> bool:
     """``requires_grad`` if ``dtype`` can have a gradient."""
-    wanted = checks.boolean("requires_grad", requires_grad)
-    if wanted and not (dtype.is_floating_point or dtype.is_complex):
-        checks.refuse("requires_grad", f"False for {dtype}", wanted, "integers have no gradient")
+    wanted = check_bool("requires_grad", requires_grad)
+    if wanted and not is_inexact(dtype):
+        raise refusal("requires_grad", f"False for {dtype}", wanted, "integers have no gradient")
     return wanted
 
 
@@ -137,17 +136,17 @@ def tensors(
     """
 
     def build() -> st.SearchStrategy[torch.Tensor]:
-        size, kind = checks.dims("shape", shape), check_dtype("dtype", dtype)
+        size, kind = check_shape("shape", shape), check_dtype("dtype", dtype)
         return _tensors(
             size,
             kind,
-            present(checks.device("device", device)),
-            None if kinds is None else checks.choices("kinds", kinds, kinds_for(kind)),
-            checks.boolean("layouts", layouts),
+            check_device("device", device),
+            None if kinds is None else check_kinds(kinds, kind),
+            check_bool("layouts", layouts),
             check_grad(requires_grad, kind),
         )
 
-    return checks.lazily(build)
+    return st.deferred(build)
 
 
 def linear(weight: torch.Tensor, bias: torch.Tensor | None, *, requires_grad: bool = True) -> nn.Linear:
@@ -216,14 +215,14 @@ def layers(
 
     def build() -> st.SearchStrategy[nn.Linear]:
         kind = check_dtype("dtype", dtype)
-        grad = kind.is_floating_point or kind.is_complex if requires_grad is None else requires_grad
+        grad = is_inexact(kind) if requires_grad is None else requires_grad
         return _layers(
-            (checks.integer("out_features", out_features, 0), checks.integer("in_features", in_features, 0)),
+            (check_integer("out_features", out_features, least=0), check_integer("in_features", in_features, least=0)),
             kind,
-            present(checks.device("device", device)),
-            None if bias is None else checks.boolean("bias", bias),
-            kinds_for(kind) if kinds is None else checks.choices("kinds", kinds, kinds_for(kind)),
+            check_device("device", device),
+            None if bias is None else check_bool("bias", bias),
+            check_kinds(kinds, kind),
             check_grad(grad, kind),
         )
 
-    return checks.lazily(build)
+    return st.deferred(build)

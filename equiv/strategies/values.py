@@ -1,7 +1,7 @@
-"""Knows how a tensor's values come from a small recipe: a kind, a seed, a window, a few single entries.
+"""A tensor's values from a small recipe: a kind, a seed, a window that stays, a few single entries.
 
-Every fill is a handful of whole-tensor operations on an explicit generator, so a large tensor costs what its
-arithmetic costs. Drawing recipes is the business of ``tensors``; memory layout that of ``layouts``.
+Every kind is filled in with a handful of whole-tensor operations on an explicit generator, so that a large tensor takes
+the time of its arithmetic alone. Recipes are drawn in ``tensor``.
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ from typing import Any
 
 import torch
 
-from equiv.dtypes import INTEGERS
-from equiv.strategies import checks
-from equiv.strategies.dtype import ALL
-from equiv.strategies.dtype import dtype as check_dtype
+from equiv.arguments import check_choice, check_choices, check_device_name, check_dtype, check_integer, check_shape
+from equiv.dtypes import INTEGERS, SIGNED_OF_SIZE
+from equiv.numerics import format_of
 
 KINDS = (
     "zeros",
@@ -37,13 +36,6 @@ FINITE_KINDS = KINDS[: KINDS.index("near_overflow")]
 PROBE = "probe"  # values that equiv.numerics.probes makes: only build_case can serve it
 
 _UNWINDOWED = ("zeros", "one_hot")  # already as sparse as can be
-_MANTISSA = {torch.float16: 10, torch.bfloat16: 7, torch.float32: 23, torch.float64: 52}  # stored bits
-_BITS = {
-    torch.float16: torch.int16,
-    torch.bfloat16: torch.int16,
-    torch.float32: torch.int32,
-    torch.float64: torch.int64,
-}
 
 
 def short_repr(value: Any) -> str:
@@ -56,9 +48,9 @@ def short_repr(value: Any) -> str:
 class Window:
     """Which entries of a flat tensor keep their value; the others become 0.
 
-    Of the ``length`` entries that precede ``end`` the first ``ends`` and the last ``ends``; None means all there are.
-    Taking less of any of the three keeps fewer entries, so Hypothesis's search for the smallest of each, in whatever
-    order, leads to the few that matter: one wherever it lies, or two however far apart.
+    Kept are, among the ``length`` entries that precede ``end``, the first ``ends`` and the last ``ends``; None stands
+    for all there are. A smaller value of any of the three keeps fewer entries, so Hypothesis, which looks for the
+    smallest of each, ends with the few entries that matter: one wherever it lies, or two however far apart.
 
     Example:
         >>> Window(end=9, length=7, ends=1).keep_(torch.ones(10))
@@ -109,7 +101,7 @@ class Values:
 
     Attributes:
         kind: one of ``KINDS``.
-        seed: of the explicit generator; 0 is the plainest choice.
+        seed: of the explicit generator; with 0 some kinds are plainer: all ones, 1, 2, 3 and so on.
         window: which entries keep their value.
         edits: pairs ``(flat index, value)``, put in last.
 
@@ -134,11 +126,10 @@ class Values:
         Raises:
             EquivError: if the kind is unknown or ``dtype`` cannot hold it.
         """
-        if self.kind not in kinds_for(check_dtype("dtype", dtype)):
-            checks.refuse("kind", f"one of {kinds_for(dtype)!r} for {dtype}", self.kind, "choose another kind or dtype")
-        size = checks.dims("shape", shape)
-        checks.integer("seed", self.seed, 0)
-        device = checks.device("device", device)
+        check_choice("kind", self.kind, kinds_for(dtype), f"choose another kind, or another dtype than {dtype}")
+        size = check_shape("shape", shape)
+        check_integer("seed", self.seed, least=0)
+        device = check_device_name("device", device)
         numel = math.prod(size)
         if numel == 0:
             return torch.zeros(size, dtype=dtype, device=device)
@@ -171,21 +162,26 @@ def kinds_for(dtype: torch.dtype) -> tuple[str, ...]:
     """The kinds that ``dtype`` can hold, simplest first.
 
     Raises:
-        EquivError: No dtype, or one that no layer has.
+        EquivError: Not a dtype, or one that is not in ``equiv.dtypes.DTYPES``.
+
+    Example:
+        >>> kinds_for(torch.int8)[:3], "normals" in kinds_for(torch.int8)
+        (('zeros', 'one_hot', 'constant'), False)
     """
     return INTEGER_KINDS if check_dtype("dtype", dtype) in INTEGERS else KINDS
+
+
+def check_kinds(kinds: Sequence[str] | None, dtype: torch.dtype) -> tuple[str, ...]:
+    """These kinds, or all that ``dtype`` can hold."""
+    return kinds_for(dtype) if kinds is None else check_choices("kinds", kinds, kinds_for(dtype))
 
 
 # The fills: (numel, size of the last dimension, real dtype, seed, generator) -> (numel,)
 
 
 def _constant(n: int, _last: int, dtype: torch.dtype, seed: int, g: torch.Generator) -> torch.Tensor:
-    value = 1.0
-    if seed:
-        value = (
-            float(torch.randint(1, 5, (), generator=g)) if dtype in INTEGERS else float(torch.randn((), generator=g))
-        )
-    return torch.full((n,), value, dtype=dtype)
+    drawn = torch.randint(1, 5, (), generator=g) if dtype in INTEGERS else torch.randn((), generator=g)
+    return torch.full((n,), float(drawn) if seed else 1.0, dtype=dtype)
 
 
 def _small_integers(n: int, _last: int, dtype: torch.dtype, _seed: int, g: torch.Generator) -> torch.Tensor:
@@ -194,7 +190,7 @@ def _small_integers(n: int, _last: int, dtype: torch.dtype, _seed: int, g: torch
 
 def most_distinct(dtype: torch.dtype) -> int:
     """The largest M such that 1..M are exact in the real ``dtype`` (capped at 2^40)."""
-    return int(torch.iinfo(dtype).max) if dtype in INTEGERS else int(2 ** min(_MANTISSA[dtype] + 1, 40))
+    return int(torch.iinfo(dtype).max) if dtype in INTEGERS else 2 ** min(format_of(dtype).precision, 40)
 
 
 def _distinct(n: int, _last: int, dtype: torch.dtype, seed: int, _g: torch.Generator) -> torch.Tensor:
@@ -239,22 +235,23 @@ def _wide(n: int, last: int, dtype: torch.dtype, seed: int, g: torch.Generator) 
         return torch.where(_chosen(n, 16, g), ends[torch.randint(0, 2, (n,), generator=g)], values)
     quarter = int(math.log2(torch.finfo(dtype).max)) // 4
     exponents = torch.randint(-quarter, quarter + 1, (n,), generator=g, dtype=torch.int32)
-    work = torch.float64 if dtype == torch.float64 else torch.float32
-    return torch.ldexp(_normals(n, last, work, seed, g), exponents).to(dtype)
+    return torch.ldexp(_normals(n, last, _work(dtype), seed, g), exponents).to(dtype)
 
 
 def _cancelling(n: int, last: int, dtype: torch.dtype, seed: int, g: torch.Generator) -> torch.Tensor:
     values = _repeated(n, last, dtype, seed, g)
-    ulps = torch.randint(-2, 3, (n,), generator=g, dtype=_BITS[dtype])
-    values = (values.view(_BITS[dtype]) + ulps).view(dtype)
+    as_bits = SIGNED_OF_SIZE[dtype.itemsize]
+    ulps = torch.randint(-2, 3, (n,), generator=g, dtype=as_bits)
+    values = (values.view(as_bits) + ulps).view(dtype)
     values.view(-1, last)[:, 1::2].neg_()
     return values
 
 
 def _subnormal(n: int, last: int, dtype: torch.dtype, seed: int, g: torch.Generator) -> torch.Tensor:
-    bits = torch.randint(1, 2 ** _MANTISSA[dtype], (n,), generator=g, dtype=_BITS[dtype])
-    signs = torch.randint(0, 2, (n,), generator=g, dtype=_BITS[dtype]) * torch.iinfo(_BITS[dtype]).min
-    above = torch.randint(1, 6, (n,), generator=g, dtype=_BITS[dtype]) << _MANTISSA[dtype]
+    stored, as_bits = format_of(dtype).precision - 1, SIGNED_OF_SIZE[dtype.itemsize]
+    bits = torch.randint(1, 2**stored, (n,), generator=g, dtype=as_bits)
+    signs = torch.randint(0, 2, (n,), generator=g, dtype=as_bits) * torch.iinfo(as_bits).min
+    above = torch.randint(1, 6, (n,), generator=g, dtype=as_bits) << stored
     normals = torch.where(_chosen(n, 2, g), (bits | above | signs).view(dtype), _normals(n, last, dtype, seed, g))
     return torch.where(_chosen(n, 2, g), (bits | signs).view(dtype), normals)
 
@@ -299,4 +296,3 @@ _FILLS: dict[str, _Fill] = {
     "specials": _specials,
 }
 assert set(_FILLS) | set(_UNWINDOWED) == set(KINDS)
-assert set(_MANTISSA) <= set(ALL)

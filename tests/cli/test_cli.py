@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from equiv import Cause, laws
-from equiv.arguments import parse_name, parse_names
 from equiv.cli import main, run_laws
 from equiv.errors import EquivError
+from equiv.parsing import parse_name, parse_names
 
 FORMS = ("linear", "full", "pointwise")
 Runner = Callable[..., tuple[int, str, str]]

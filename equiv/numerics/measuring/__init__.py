@@ -1,4 +1,4 @@
-"""What a kernel really computes in, found by small calls: precision of products and sums, roundings, flushing, order."""
+"""What a kernel really computes in, found by small calls: precision of factors and sums, rounding, flushing, order."""
 
 from equiv.numerics.measuring.findings import Finding, Measured
 from equiv.numerics.measuring.fprev import Order

@@ -1,8 +1,8 @@
-"""Puts patterns of terms through a kernel at one size, and says whether its outputs agree.
+"""One kernel at one size: puts chosen terms into its sums and returns its outputs.
 
-A probe is one sum: a few places with a factor and a weight each, zeros elsewhere. It is put into every row and every
-output at once, so that an edge of the kernel that computes otherwise shows. Powers of two are split over both factors,
-so that float16 reaches as far as its products do.
+A probe is one sum: at a few places (positions among the n terms) a factor and a weight, zeros elsewhere. It is put into
+every row and every output at once, so that a part of the kernel that computes otherwise shows. Powers of two are split
+over both factors, so that float16 reaches as far as its products do.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from equiv.dtypes import FLOATS, dtype_name
+from equiv.arguments import check_bool, check_dtype, check_integer, refusal
+from equiv.dtypes import FLOATS
 from equiv.errors import EquivError
+from equiv.text import first_line
 
 Run = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """``run(x, weight, bias) -> y``: ``(rows, n)``, ``(O, n)``, ``(O,)`` or None -> ``(rows, O)``."""
@@ -30,7 +32,6 @@ class Bench:
         in_features: n, at least 1.
         bias: Whether a bias is passed; it is zero where a probe has none, so that the kernel stays the same.
         device: Where tensors are put.
-
     """
 
     def __init__(
@@ -44,25 +45,20 @@ class Bench:
         bias: bool,
         device: torch.device | str,
     ) -> None:
-        if dtype not in FLOATS:
-            names = ", ".join(dtype_name(d) for d in FLOATS)
-            raise EquivError(f"dtype: expected one of {names}, got {dtype!r:.60}; the parts of complex dtypes are such")
-        for name, value in (("rows", rows), ("out_features", out_features), ("in_features", in_features)):
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise EquivError(
-                    f"{name}: expected an integer of at least 1, got {value!r:.60}; nothing is computed below it"
-                )
         if not callable(run):
-            raise EquivError(f"run: expected a function run(x, weight, bias) -> y, got {run!r:.60}; pass a kernel")
-        if not isinstance(bias, bool):
-            raise EquivError(f"bias: expected True or False, got {bias!r:.60}; it says whether one is passed")
-        self.run, self.dtype, self.device = run, dtype, torch.device(device)
-        self.rows, self.outputs, self.n, self.bias = rows, out_features, in_features, bias
+            raise refusal("run", "a function run(x, weight, bias) -> y", run, "pass a kernel")
+        self.run, self.device = run, torch.device(device)
+        self.dtype = check_dtype("dtype", dtype, FLOATS, "a complex kernel computes in the dtype of its parts")
+        advice = "nothing is computed below it"
+        self.rows = check_integer("rows", rows, least=1, advice=advice)
+        self.outputs = check_integer("out_features", out_features, least=1, advice=advice)
+        self.n = check_integer("in_features", in_features, least=1, advice=advice)
+        self.bias = check_bool("bias", bias, "it says whether one is passed")
         self.calls = 0
-        self.output = self._call(torch.zeros(rows, in_features), torch.zeros(out_features, in_features), None).dtype
+        self.output = self._call(torch.zeros(rows, in_features), torch.zeros(out_features, in_features), 0.0).dtype
 
     def rows_of(self, x: Tensor, weight: Tensor, bias: float = 0.0) -> Tensor:
-        """``x`` ``(rows, n)`` and ``weight`` ``(O, n)`` as they are, float64 -> ``(rows, O)`` float64 on the CPU."""
+        """The outputs ``(rows, O)`` for ``x`` ``(rows, n)`` and ``weight`` ``(O, n)``, in float64 on the CPU."""
         return self._call(x, weight, bias).double()
 
     def sums(
@@ -93,20 +89,19 @@ class Bench:
                 found[top : top + len(here), left : left + len(there)] = y[: len(here), : len(there)]
         return found
 
-    def _call(self, x: Tensor, weight: Tensor, bias: float | None) -> Tensor:
+    def _call(self, x: Tensor, weight: Tensor, bias: float) -> Tensor:
         self.calls += 1
-        b = torch.full((self.outputs,), bias or 0.0, dtype=self.dtype, device=self.device) if self.bias else None
+        b = torch.full((self.outputs,), bias, dtype=self.dtype, device=self.device) if self.bias else None
         given = [t.to(self.dtype).to(self.device).contiguous() for t in (x, weight)]
         try:
             y = self.run(given[0], given[1], b)
         except EquivError:
             raise
         except Exception as error:
-            reason = (str(error).splitlines() or [""])[0]
             raise EquivError(
                 f"run: expected to run on x {tuple(x.shape)}, weight {tuple(weight.shape)} and bias "
-                f"{None if b is None else tuple(b.shape)} of {self.dtype}, got {type(error).__name__}: {reason:.120}; "
-                "wrap the kernel so that it does"
+                f"{None if b is None else tuple(b.shape)} of {self.dtype}, got {type(error).__name__}: "
+                f"{first_line(error)}; wrap the kernel so that it does"
             ) from error
         if not isinstance(y, Tensor):
             raise EquivError(f"run: expected a kernel that returns a tensor, got {type(y).__name__}; return one")
@@ -125,7 +120,6 @@ def power(exponent: int) -> tuple[float, float]:
     Example:
         >>> power(5), power(-3)
         ((8.0, 4.0), (0.5, 0.25))
-
     """
     half = exponent // 2
     return 2.0 ** (exponent - half), 2.0**half
@@ -137,7 +131,6 @@ def places(n: int, count: int = 5) -> list[int]:
     Example:
         >>> places(2), places(100)
         ([0, 1], [0, 1, 50, 98, 99])
-
     """
     if n <= count:
         return list(range(n))

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import torch
 
+from equiv.dtypes import dtype_name
+from equiv.numerics.arithmetic import accumulator_of
 from equiv.numerics.formats import format_of
 from equiv.numerics.measuring.bench import Bench, log2_of, places, power
 from equiv.numerics.measuring.findings import Finding
 
 
 def flushes_inputs(bench: Bench) -> Finding[bool]:
-    """Subnormal factors times large ones, alone and in every place, and a subnormal bias."""
+    """Whether subnormal inputs count for zero: factors times large ones, alone and in every place, and a bias."""
     fmt = format_of(bench.dtype)
-    up = 2.0**15 if bench.dtype == torch.float16 else 2.0**60
+    up = min(2.0**60, 2.0 ** log2_of(fmt.max))
     seen = []
     for small in (fmt.min_normal / 2, fmt.min_normal * 0.75, fmt.min_subnormal):
         wanted = torch.tensor(small * up, dtype=torch.float64).to(bench.output).double()
@@ -24,21 +26,17 @@ def flushes_inputs(bench: Bench) -> Finding[bool]:
         y = bench.sums({}, fill=(fmt.min_normal / 2, up))
         seen += ["inputs"] * bool((y < fmt.min_normal / 2 * up * bench.n * 0.5).any())
     if bench.bias:
-        normal = torch.frexp(torch.tensor(fmt.min_normal, dtype=torch.float64)).exponent.item() - 1
-        y = bench.sums({0: power(int(normal))}, bias=fmt.min_normal / 2)
+        y = bench.sums({0: power(log2_of(fmt.min_normal))}, bias=fmt.min_normal / 2)
         if bool((y == fmt.min_normal).any()) and not bool((y == 1.5 * fmt.min_normal).all()):
             seen.append("bias")
     names = list(dict.fromkeys(seen))
-    text = (
-        f"subnormal {' and '.join(names)} of 2^{log2_of(fmt.min_normal) - 1} count for 0"
-        if names
-        else f"times 2^{log2_of(up)} they arrive"
-    )
-    return Finding(bool(names), text)
+    if not names:
+        return Finding(False, f"times 2^{log2_of(up)} they arrive")
+    return Finding(True, f"subnormal {' and '.join(names)} of 2^{log2_of(fmt.min_normal) - 1} count for 0")
 
 
 def flushes_outputs(bench: Bench) -> Finding[bool]:
-    """One product of normal factors that is subnormal."""
+    """Whether subnormal results become zero: one product of normal factors that is subnormal."""
     fmt = format_of(bench.output)
     exponent = log2_of(fmt.min_normal) - 1
     pair = power(exponent)
@@ -49,12 +47,12 @@ def flushes_outputs(bench: Bench) -> Finding[bool]:
 
 
 def flushes_sums(bench: Bench, bits: int | None) -> Finding[bool]:
-    """Two products that are subnormal, whose sum is not."""
+    """Whether subnormal products become zero before they are added: two of them, whose sum is normal."""
     fmt = format_of(bench.dtype)
     if bench.n < 2:
         return Finding(None, "needs two terms")
-    if bench.dtype == torch.float16 and (bits is None or bits > 11):
-        return Finding(False, "products of float16 are normal in float32")
+    if fmt.min_subnormal**2 >= accumulator_of(bench.dtype).min_normal and (bits is None or bits > fmt.precision):
+        return Finding(False, f"products of {dtype_name(bench.dtype)} are normal in float32")
     exponent = log2_of(fmt.min_normal) - 1
     pair = power(exponent)
     spots = places(bench.n, 4)
@@ -64,12 +62,12 @@ def flushes_sums(bench: Bench, bits: int | None) -> Finding[bool]:
 
 
 def _pair_text(exponent: int) -> str:
-    """``exponent`` as the sum of the exponents of the two factors that :func:`~equiv.numerics.measuring.bench.power` makes."""
+    """``exponent`` as the sum of the exponents of its two factors; see `power`."""
     return "({}{:+d})".format(*map(log2_of, power(exponent)))
 
 
 def infinity_spreads(bench: Bench) -> Finding[bool]:
-    """One infinite entry among ones: whatever else becomes of an output than infinity, or of another row or output."""
+    """Whether one infinity among ones makes its outputs anything but infinite, or others anything but finite."""
     ones_x = torch.ones(bench.rows, bench.n, dtype=torch.float64)
     ones_w = torch.ones(bench.outputs, bench.n, dtype=torch.float64)
     spots = places(bench.n, 32)
@@ -92,7 +90,7 @@ def infinity_spreads(bench: Bench) -> Finding[bool]:
 
 
 def bias_bits(bench: Bench) -> Finding[int]:
-    """Bits of a bias that survive where nothing is added to it."""
+    """How many bits of a bias reach the result where all products are zero."""
     if not bench.bias:
         return Finding(None, "no bias")
     p = min(format_of(bench.dtype).precision, format_of(bench.output).precision)
@@ -110,13 +108,13 @@ def bias_bits(bench: Bench) -> Finding[int]:
 
 
 def bias_rounding(bench: Bench, bits: int | None, rounding: str | None) -> Finding[str]:
-    """A product half way between two results, and a bias that decides: lost where the product is rounded first."""
+    """Whether sums are rounded before the bias is added: it then cannot decide a product half way between results."""
     if not bench.bias:
         return Finding("none", "no bias")
     q, p = format_of(bench.output).precision, format_of(bench.dtype).precision
     half = q // 2
     if bits is not None and bits <= q:
-        return Finding("once", "sums hold no more bits than the result: a rounding more is one of theirs")
+        return Finding("once", "sums hold no more bits than the result: one more rounding is one of theirs")
     if p >= 24 and bits is None:
         return Finding(None, "whether sums hold more bits than the result is not known")
     low, bias = 1 + 2.0**-half + 2.0 ** -(q - half), 2.0 ** -(q + 1)

@@ -1,30 +1,35 @@
 """What was measured of a kernel's arithmetic: one finding for each property, and what follows from them.
 
-Knows how findings become an :class:`~equiv.numerics.Arithmetic` and where they are weaker than what was declared. How
-they are found is the business of ``equiv.numerics.measuring.measure``.
+From the findings follow an :class:`~equiv.numerics.Arithmetic`, and a list of what is weaker than was declared. They
+are found in ``equiv.numerics.measuring.measure``.
 """
 
 from __future__ import annotations
 
 import math
 import textwrap
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any, Generic, TypeVar
 
 import torch
 
-from equiv.numerics.arithmetic import Arithmetic
-from equiv.numerics.formats import format_of
+from equiv.dtypes import dtype_name
+from equiv.numerics.arithmetic import Arithmetic, accumulator_of
+from equiv.numerics.formats import Format, format_of
 from equiv.numerics.measuring.fprev import Order
 
 T = TypeVar("T")
 
-_SHORT = {torch.float64: "float64", torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
-
 
 @dataclass(frozen=True)
 class Finding(Generic[T]):
-    """One property: its value, None where these probes cannot tell, and the observation behind it."""
+    """What was found of one property of a kernel.
+
+    Attributes:
+        value: The property; None where the probes cannot tell.
+        evidence: The observation behind it, in words.
+    """
 
     value: T | None
     evidence: str
@@ -64,7 +69,6 @@ class Measured:
         order: The order of summation.
         declared: The arithmetic that was expected, and that stands in where nothing was found.
         calls: How often the kernel was called.
-
     """
 
     subject: str
@@ -100,7 +104,7 @@ class Measured:
         out, base = format_of(self.output), self.declared
         found = replace(
             base,
-            name=f"{_SHORT[self.output]}, measured: {self._precision()}",
+            name=f"{dtype_name(self.output)}, measured: {self._precision()}",
             output=self.output,
             relative=max(self._product_bound(), self._bias_bound()),  # each of its own part of S
             flushes_inputs=_either(self.flushes_inputs.value, base.flushes_inputs),
@@ -134,54 +138,58 @@ class Measured:
     def agrees_with(self, declared: Arithmetic | None = None) -> tuple[str, ...]:
         """Where the kernel is weaker than ``declared`` (by default what was expected of it); empty where nowhere.
 
-        A kernel that is better than declared agrees: what is declared is a freedom, not a duty.
+        A kernel that is more exact than declared agrees with what is declared.
         """
         base = self.declared if declared is None else declared
-        found: list[str] = []
-        p = format_of(self.dtype).precision
-        bits = self.operands.value
-        if bits is not None and bits < p and self._product_bound() > base.relative:
-            name = _name_of(bits, self.operand_range.value)
-            found.append(f"factors keep {bits} of {p} bits before they are multiplied ({name})")
-        elif self._product_bound() > base.relative and not self._rounds_products:
-            found.append(f"a product alone is wrong by up to {self.product_error.value:.3g} of its size")
-        sums = self.accumulator.value
-        if sums is not None and 2.0**-sums > base.u:
-            found.append(f"sums are kept in {sums} bits where {_bits(base.u)} are declared")
-        reduced = self.reduction.value
-        if reduced is not None and (sums is None or reduced < sums) and 2.0**-reduced > max(base.u, base.relative / 9):
-            found.append(f"partial sums are combined in {reduced} bits where {_bits(base.u)} are declared")
-        if self._is_directed and base.factor < 2:
-            way = self.accumulator_rounding.value
-            words = {"truncated": "truncated", "away": "rounded away from zero", "mixed": "rounded in mixed ways"}
-            found.append(f"sums are {words.get(str(way), f'rounded {way}')} where rounding to nearest is declared")
+        return (*self._weaker_terms(base), *self._weaker_sums(base), *self._weaker_edges(base))
+
+    def _weaker_terms(self, base: Arithmetic) -> Iterator[str]:
+        """Factors, products and bias, before they are added."""
+        p, bits = format_of(self.dtype).precision, self.operands.value
+        if self._product_bound() > base.relative:
+            if bits is not None and bits < p:
+                name = _name_of(bits, self.operand_range.value)
+                yield f"factors keep {bits} of {p} bits before they are multiplied ({name})"
+            elif not self._rounds_products:
+                yield f"a product alone is wrong by up to {self.product_error.value:.3g} of its size"
         if self._rounds_products and format_of(self.dtype).u > max(base.u, base.relative):
-            found.append(f"products are rounded to {p} bits before they are added")
-        arriving = self.bias_bits.value
-        if arriving is not None and self._bias_bound() > base.relative:
-            found.append(f"the bias keeps {arriving} of {min(p, format_of(self.output).precision)} bits")
-        rounding = self.output_rounding.value
-        if rounding is not None and rounding != "nearest-even":
-            found.append(f"results are rounded {rounding}, not to nearest-even")
-        if self.flushes_inputs.value and not base.flushes_inputs:
-            found.append(f"subnormal inputs are treated as zero ({self.flushes_inputs.evidence})")
-        tiny = _accumulator_format(sums, self.dtype).min_normal
-        if self.flushes_sums.value and base.underflow < tiny:
-            found.append("subnormal products or partial sums become zero")
-        if self.flushes_outputs.value and not base.flushes_outputs:
-            found.append("subnormal results become zero")
-        if self.infinity_spreads.value and not base.infinity_spreads:
-            found.append(f"an infinite input spreads ({self.infinity_spreads.evidence})")
+            yield f"products are rounded to {p} bits before they are added"
+        if self._bias_bound() > base.relative:
+            yield f"the bias keeps {self.bias_bits.value} of {min(p, format_of(self.output).precision)} bits"
+
+    def _weaker_sums(self, base: Arithmetic) -> Iterator[str]:
+        """Running sums, and how partial sums are combined."""
+        sums, reduced = self.accumulator.value, self.reduction.value
+        if sums is not None and 2.0**-sums > base.u:
+            yield f"sums are kept in {sums} bits where {_bits(base.u)} are declared"
+        if reduced is not None and (sums is None or reduced < sums) and 2.0**-reduced > max(base.u, base.relative / 9):
+            yield f"partial sums are combined in {reduced} bits where {_bits(base.u)} are declared"
+        if self._is_directed and base.factor < 2:
+            way = str(self.accumulator_rounding.value)
+            words = {"truncated": "truncated", "away": "rounded away from zero", "mixed": "rounded in mixed ways"}
+            yield f"sums are {words.get(way, f'rounded {way}')} where rounding to nearest is declared"
+        if self.flushes_sums.value and base.underflow < _accumulator_format(sums, self.dtype).min_normal:
+            yield "subnormal products or partial sums become zero"
+
+    def _weaker_edges(self, base: Arithmetic) -> Iterator[str]:
+        """Results, and the values at the edges of the range."""
+        if self.output_rounding.value not in (None, "nearest-even"):
+            yield f"results are rounded {self.output_rounding.value}, not to nearest-even"
         if self.bias_rounding.value == "twice" and base.bias_rounding == "once":
-            found.append("the sum is rounded before the bias is added, and then again")
-        return tuple(found)
+            yield "the sum is rounded before the bias is added, and then again"
+        if self.flushes_inputs.value and not base.flushes_inputs:
+            yield f"subnormal inputs are treated as zero ({self.flushes_inputs.evidence})"
+        if self.flushes_outputs.value and not base.flushes_outputs:
+            yield "subnormal results become zero"
+        if self.infinity_spreads.value and not base.infinity_spreads:
+            yield f"an infinite input spreads ({self.infinity_spreads.evidence})"
 
     def to_dict(self) -> dict[str, Any]:
-        """In JSON's types."""
+        """All findings in JSON's types: ``{name: {"value", "evidence"}}``, sizes, dtypes, and the discrepancies."""
         found: dict[str, Any] = {
             "subject": self.subject,
-            "dtype": _SHORT[self.dtype],
-            "output": _SHORT[self.output],
+            "dtype": dtype_name(self.dtype),
+            "output": dtype_name(self.output),
             "rows": self.size[0],
             "out_features": self.size[1],
             "in_features": self.size[2],
@@ -198,7 +206,7 @@ class Measured:
 
     def __str__(self) -> str:
         rows, outputs, n = self.size
-        lines = [f"{self.subject}: {rows} x {n} by {outputs} x {n} in {_SHORT[self.dtype]}, {self.calls:,} calls"]
+        lines = [f"{self.subject}: {rows} x {n} by {outputs} x {n} in {dtype_name(self.dtype)}, {self.calls:,} calls"]
         for name, finding in self._findings():
             value = "?" if finding.value is None else _text(finding.value)
             lines += textwrap.wrap(
@@ -251,19 +259,18 @@ class Measured:
         return 2 * format_of(self.dtype).u if self._rounds_products else 0.0  # to nearest or to one side
 
     def _combinations(self) -> int:
-        """How often a partial sum is rounded on its way up: known from the order, else the documented 9."""
+        """How often a partial sum is rounded until it is in the result: known from the order, else the documented 9."""
         order = self.order.value
         return 9 if order is None or order.kind != "blocked" or not order.block else order.total // order.block + 1
 
 
-def _accumulator_format(bits: int | None, dtype: torch.dtype) -> Any:
+def _accumulator_format(bits: int | None, dtype: torch.dtype) -> Format:
+    """The format whose range running sums of this many bits have; that of the dtype's accumulator if not known."""
     if bits is None:
-        return format_of(torch.float64 if dtype == torch.float64 else torch.float32)
-    if bits >= 53:
-        return format_of(torch.float64)
+        return accumulator_of(dtype)
     if bits <= 11 and dtype == torch.float16:
         return format_of(torch.float16)
-    return format_of(torch.float32)
+    return format_of(torch.float64 if bits >= 53 else torch.float32)
 
 
 def _either(found: bool | None, declared: bool) -> bool:

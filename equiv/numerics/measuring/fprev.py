@@ -1,4 +1,4 @@
-"""The order of summation of a kernel, from its results alone: which partial sums meet where, as a tree.
+"""The order of summation of a kernel, from its results alone: a tree whose leaves are the terms, its nodes additions.
 
 The method is FPRev (Xie, Gao, Wang & Xue, "Revealing floating-point accumulation orders in software/hardware
 implementations", USENIX ATC 2025). One term is a huge ``M``, another ``-M``, all others are one unit, too small to
@@ -7,7 +7,7 @@ in the result. So ``terms - result`` is the number of leaves under the lowest co
 numbers for enough pairs determine the tree. A node with more than two children is a sum of several terms at once, as
 tensor cores and some dot-product instructions do it.
 
-Knows nothing of kernels: what is asked is a function from pairs of places to counts.
+Here a function from pairs of places to counts stands for the kernel; ``order`` makes it from one.
 """
 
 from __future__ import annotations
@@ -41,7 +41,6 @@ class Order:
         places: Which features were probed.
         nodes: The tree over ``places``; see :data:`Nodes`.
         total: Number of features of the layer; ``places`` is a sample of them where it is shorter.
-
     """
 
     kind: str
@@ -62,13 +61,6 @@ class Order:
         text += f", depth {self.depth}"
         return text if whole else f"{text} ({len(self.places)} of {self.total:,} terms probed)"
 
-    def brackets(self) -> str:
-        """The tree in brackets, such as ``((0 1) (2 3))``."""
-        text = [str(place) for place in self.places]
-        for children in self.nodes:
-            text.append("(" + " ".join(text[child] for child in children) + ")")
-        return text[-1]
-
 
 def reveal(lost: LostCounts, leaves: int) -> Nodes | None:
     """The tree of a sum of ``leaves`` terms; None if no tree explains the counts.
@@ -79,7 +71,6 @@ def reveal(lost: LostCounts, leaves: int) -> Nodes | None:
         >>> in_order = lambda pairs: [max(pair) + 1 for pair in pairs]
         >>> reveal(in_order, 4)
         ((0, 1), (4, 2), (5, 3))
-
     """
     nodes: list[tuple[int, ...]] = []
 
@@ -137,7 +128,6 @@ def describe(nodes: Nodes, places: Sequence[int], total: int) -> Order:
     Example:
         >>> str(describe(((0, 1), (2, 3), (4, 5)), range(4), 4))
         'pairwise, depth 2'
-
     """
     n = len(places)
     chains, depth = _chains(nodes, n), _depth(nodes, n)

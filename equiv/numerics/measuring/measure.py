@@ -1,21 +1,20 @@
-"""Small probes that find out what a kernel computes in, at the size and layout in question.
+"""Measure what a kernel computes in, at the size and layout in question, by small probes.
 
-Every probe has terms for which the arithmetics in question give different results, none of them by a hair: a factor
-``1 + 2^-k`` alone shows how many of its bits arrive; ``2^p + 1 - 2^p`` shows whether a sum holds ``p + 1`` bits. The
-order of summation comes from :mod:`equiv.numerics.measuring.fprev`. A probe shows what the kernel did, on the places that were
-tried; what it does elsewhere is inferred. What the findings mean is the business of :mod:`equiv.numerics.measuring.findings`.
+Every probe has terms for which the arithmetics in question give clearly different results: a factor ``1 + 2^-k`` alone
+shows how many of its bits arrive; ``2^p + 1 - 2^p`` shows whether a sum holds ``p + 1`` bits. The probes are in
+``products``, ``sums``, ``edges`` and ``order``; what their findings mean is in ``findings``. A probe shows what the
+kernel did, on the places that were tried; what it does elsewhere is inferred.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import replace
-from typing import Any
 
 import torch
 
-from equiv.errors import EquivError
-from equiv.numerics.arithmetic import _flushing_is_on, check_device, declared
+from equiv.arguments import check_device, check_integer, refusal
+from equiv.numerics.arithmetic import Arithmetic, declared, float32_setting, flushing_is_on
 from equiv.numerics.formats import format_of
 from equiv.numerics.measuring import edges, products, sums
 from equiv.numerics.measuring import order as orders
@@ -26,7 +25,7 @@ _KEPT = 256
 _cache: dict[Hashable, Measured] = {}
 
 
-def measure(
+def measure(  # noqa: PLR0913 - every option says what the kernel is called with; all but it are given by name
     run: Run,
     *,
     dtype: torch.dtype,
@@ -43,8 +42,8 @@ def measure(
     """Find out what ``run`` computes in, by some hundred small calls.
 
     Args:
-        run: ``run(x, weight, bias) -> y`` on rows: ``(rows, n)``, ``(O, n)``, ``(O,)`` or None -> ``(rows, O)``. What
-            it does with their layout is its own business, and part of what is measured.
+        run: ``run(x, weight, bias) -> y`` on rows: ``(rows, n)``, ``(O, n)``, ``(O,)`` or None -> ``(rows, O)``.
+            Whatever it does to their layout is part of what is measured.
         dtype: float16, bfloat16, float32 or float64, of x, weight and bias; the result may have another of these.
         rows: N, at least 1.
         out_features: O, at least 1.
@@ -66,49 +65,44 @@ def measure(
         >>> found = measure(linear, dtype=torch.float32, rows=2, out_features=3, in_features=8)
         >>> found.operands.value
         24
-
     """
-    device = _present(check_device(device))
-    if isinstance(order_limit, bool) or not isinstance(order_limit, int) or order_limit < 0:
-        raise EquivError(
-            f"order_limit: expected an integer of at least 0, got {order_limit!r:.60}; 0 leaves the order out"
-        )
-    if not isinstance(key, Hashable):
-        raise EquivError(f"key: expected something hashable, got {key!r:.60}; pass a tuple or a name, or leave it out")
+    device = check_device("device", device)
+    order_limit = check_integer("order_limit", order_limit, least=0, advice="0 leaves the order out")
     full = None
     if key is not None:
         sizes = (rows, out_features, in_features, bias, order_limit)
         full = (key, dtype, str(device), op, sizes, settings())
         try:
             known = _cache.get(full)
-        except TypeError as error:  # a tuple that holds a list
-            raise EquivError(
-                f"key: expected something hashable, got {key!r:.60}: {error}; pass a tuple of names and numbers"
-            ) from error
+        except TypeError as error:  # a list, or a tuple that holds one
+            advice = "pass a tuple of names and numbers, or leave it out"
+            raise refusal("key", "something hashable", key, advice) from error
         if known is not None:
             return replace(known, subject=subject)
     bench = Bench(
-        run,
-        dtype=dtype,
-        rows=rows,
-        out_features=out_features,
-        in_features=in_features,
-        bias=bias,
-        device=device,
+        run, dtype=dtype, rows=rows, out_features=out_features, in_features=in_features, bias=bias, device=device
     )
-    expected = declared(dtype, device, op)
+    found = _measured(bench, declared(dtype, device, op), subject, min(order_limit, 256))
+    if full is not None:
+        while len(_cache) >= _KEPT:
+            del _cache[next(iter(_cache))]
+        _cache[full] = found
+    return found
+
+
+def _measured(bench: Bench, expected: Arithmetic, subject: str, order_limit: int) -> Measured:
     operands, operand_rounding = products.operands(bench)
-    bits = operands.value or format_of(dtype).precision
+    bits = operands.value or format_of(bench.dtype).precision
     product_error, output_rounding = products.rounding_of_products(bench, bits)
     reach = products.operand_range(bench)
-    narrow = dtype == torch.float16 or reach.value == "float16"
+    narrow = format_of(bench.dtype).max < 2.0**100 or reach.value == "float16"
     accumulator, reduction, triple = sums.sums(bench, narrow=narrow)
-    order, bias_place = orders.order_of(bench, min(order_limit, 256))
-    found = Measured(
+    order, bias_place = orders.order_of(bench, order_limit)
+    return Measured(
         subject=subject,
-        dtype=dtype,
+        dtype=bench.dtype,
         output=bench.output,
-        size=(rows, out_features, in_features),
+        size=(bench.rows, bench.outputs, bench.n),
         operands=operands,
         operand_rounding=operand_rounding,
         operand_range=reach,
@@ -129,47 +123,25 @@ def measure(
         declared=expected,
         calls=bench.calls,
     )
-    if full is not None:
-        while len(_cache) >= _KEPT:
-            del _cache[next(iter(_cache))]
-        _cache[full] = found
-    return found
-
-
-def _present(device: torch.device) -> torch.device:
-    """Refuse a device that has no values, or that is not there."""
-    if device.type != "meta":
-        try:
-            torch.empty(0, device=device)
-            return device
-        except (RuntimeError, AssertionError, NotImplementedError):  # torch built without it; another number
-            pass
-    raise EquivError(f"device: expected one that is present and holds values, got {str(device)!r}; pass 'cpu'")
 
 
 def forget() -> None:
-    """Drop every measurement that was kept, such as after a kernel was replaced."""
+    """Drop every measurement that was kept under a ``key``: to be called after a kernel was replaced."""
     _cache.clear()
 
 
 def settings() -> tuple[Hashable, ...]:
     """The settings of torch that change a kernel's arithmetic: threads, libraries, precisions, flushing."""
-    backends: Any = torch.backends
+    backends = torch.backends
     matmul = backends.cuda.matmul
-    precisions = []
-    for room, part in (("cuda", "matmul"), ("cudnn", "conv"), ("mkldnn", "matmul"), ("mkldnn", "conv")):
-        try:
-            precisions.append(str(getattr(getattr(getattr(backends, room), part, None), "fp32_precision", None)))
-        except RuntimeError:  # some builds know the name and not the setting
-            precisions.append("unknown")
     return (
         torch.get_num_threads(),
         bool(backends.mkldnn.enabled),
         bool(backends.cudnn.enabled),
         bool(backends.cudnn.benchmark),
         torch.are_deterministic_algorithms_enabled(),
-        *precisions,
+        *map(float32_setting, ("cuda.matmul", "cudnn.conv", "mkldnn.matmul", "mkldnn.conv")),
         bool(matmul.allow_bf16_reduced_precision_reduction),
         bool(matmul.allow_fp16_reduced_precision_reduction),
-        _flushing_is_on(),
+        flushing_is_on(),
     )

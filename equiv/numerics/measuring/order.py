@@ -1,8 +1,9 @@
-"""Puts the huge terms of :mod:`equiv.numerics.measuring.fprev` through a kernel, one pair of places in each row if it can."""
+"""The order of summation of a kernel: puts the huge terms of ``fprev`` through it, a pair of places in each row."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ _MASKS = ((2.0**100, 1.0, 1.0, 1.0), (2.0**15, 2.0**15, 2.0**-7, 2.0**-7), (2.0*
 
 
 def _sample(n: int, limit: int) -> list[int]:
-    """All places, or of more than ``limit`` half of them from the start and half spread over the rest."""
+    """All places; of more than ``limit``, so many: half of them from the start, half spread over the rest."""
     if n <= limit:
         return list(range(n))
     near = limit - limit // 2
@@ -52,21 +53,21 @@ def order_of(bench: Bench, limit: int) -> tuple[Finding[Order], Finding[str]]:
     return Finding(None, "no huge term hides the others"), place_of_bias
 
 
+@dataclass
 class _Asker:
-    """Counts of lost leaves for pairs of places: one pair in each row, or all of them read from one output."""
+    """Counts of lost leaves (`fprev.LostCounts`) for pairs of the places ``spots``.
 
-    def __init__(
-        self,
-        bench: Bench,
-        spots: Sequence[int],
-        mask: tuple[float, float, float, float],
-        *,
-        corner: tuple[int, int] | None = None,
-    ) -> None:
-        self.bench, self.spots, self.mask, self.corner = bench, spots, mask, corner
-        self.unit = mask[2] * mask[3]
-        self.pairs, self.differ = 0, False
-        self.known: dict[tuple[int, int], int | None] = {}
+    One pair is asked for in each row of inputs and read from all outputs of that row; with ``corner`` all pairs are
+    read from that one output. ``differ`` says that outputs did not agree.
+    """
+
+    bench: Bench
+    spots: Sequence[int]
+    mask: tuple[float, float, float, float]
+    corner: tuple[int, int] | None = None
+    pairs: int = 0
+    differ: bool = False
+    known: dict[tuple[int, int], int | None] = field(default_factory=dict)
 
     def __call__(self, pairs: Sequence[tuple[int, int]]) -> list[int | None]:
         wanted = [pair for pair in pairs if pair not in self.known]
@@ -92,7 +93,7 @@ class _Asker:
             self.known[pair] = self.known[pair[::-1]] = seen
 
     def _lost(self, y: Tensor) -> int | None:
-        kept = y.flatten() / self.unit
+        kept = y.flatten() / (self.mask[2] * self.mask[3])
         self.differ = self.differ or bool((kept != kept[0]).any())
         value = float(kept[0])
         whole = 0 <= value <= len(self.spots) - 2 and value == int(value)
@@ -100,11 +101,11 @@ class _Asker:
 
 
 def _bias_place(bench: Bench, spots: Sequence[int], mask: tuple[float, float, float, float]) -> Finding[str]:
-    """With the huge term in the bias: how many terms were added before, or together with, its negative."""
+    """When the bias is added: a huge bias hides the terms that are added between it and its negative."""
     if not bench.bias:
         return Finding(None, "no bias")
     huge, huge_w, unit, unit_w = mask
-    if bench.dtype == torch.float16:
+    if format_of(bench.dtype).max < 2.0**100:  # float16
         huge, huge_w, unit, unit_w = 2.0**8, 2.0**7, 2.0**-9, 2.0**-8
     seen = set()
     for j in (spots[k] for k in places(len(spots), 8)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 
 import torch
@@ -13,7 +14,7 @@ from equiv.numerics.measuring.findings import Finding
 
 
 def operands(bench: Bench) -> tuple[Finding[int], Finding[str]]:
-    """Bits of a factor that survive a multiplication by 1, whichever of the two factors it is."""
+    """How many bits of a factor survive a multiplication by 1, and how the others are lost; inputs and weights."""
     p = min(format_of(bench.dtype).precision, format_of(bench.output).precision)
 
     def arrives(value: float, place: int, who: str) -> bool:
@@ -63,7 +64,7 @@ def operand_range(bench: Bench) -> Finding[str]:
 
 
 def rounding_of_products(bench: Bench, bits: int) -> tuple[Finding[float], Finding[str]]:
-    """How far one product alone is off, and which way it is rounded to the result's format."""
+    """The largest relative error of one product alone, and how it is rounded to the result's format."""
     p, q = min(bits, format_of(bench.dtype).precision), format_of(bench.output).precision
     full = format_of(bench.dtype).precision
     worst, tried = Fraction(0), 0
@@ -74,7 +75,7 @@ def rounding_of_products(bench: Bench, bits: int) -> tuple[Finding[float], Findi
             y = bench.products(a, b, place).tolist()
             for i, x in enumerate(a):
                 for j, w in enumerate(b):
-                    exact, seen = Fraction(x) * Fraction(w), _fraction(y[i][j])
+                    exact, seen = Fraction(x) * Fraction(w), Fraction(y[i][j] if math.isfinite(y[i][j]) else 0)
                     if precision == full:
                         worst, tried = max(worst, abs(seen - exact) / abs(exact)), tried + 1
                     if precision == p:
@@ -96,7 +97,10 @@ def _mantissas(bits: int, out: int, seed: int) -> list[float]:
 
 
 def _way(exact: Fraction, seen: Fraction, bits: int) -> tuple[str, str]:
-    """Where ``exact`` lies between its neighbours of ``bits`` bits, and which of the two was returned."""
+    """Where ``exact`` lies between its neighbours of ``bits`` bits; ``"in"`` if the one nearer to zero was returned.
+
+    ``"out"`` is the other neighbour, ``"neither"`` any other result.
+    """
     size, result = abs(exact), seen if exact > 0 else -seen
     exponent = 0
     while Fraction(2) ** (exponent + 1) <= size:
@@ -128,7 +132,11 @@ def _name_rounding(ways: dict[tuple[str, int], set[str]], q: int) -> Finding[str
 
 
 def rounding_name(ways: dict[tuple[str, int], set[str]]) -> str | None:
-    """The rounding that goes these ways, for kinds of inexact values and signs; None where a way is neither."""
+    """The name of a rounding, from what becomes of each kind of inexact value, of either sign.
+
+    Each is a set of ``"in"`` (the neighbour nearer to zero), ``"out"`` (the other) and ``"neither"``; None for one that
+    holds ``"neither"``.
+    """
     if any("neither" in way for way in ways.values()):
         return None
     for name, rule in _WAYS.items():
@@ -139,7 +147,3 @@ def rounding_name(ways: dict[tuple[str, int], set[str]]) -> str | None:
         if all(way == {positive if sign > 0 else negative} for (_, sign), way in ways.items()):
             return name
     return "mixed"
-
-
-def _fraction(value: float) -> Fraction:
-    return Fraction(value) if abs(value) < float("inf") else Fraction(0)

@@ -45,7 +45,7 @@ def _survives(bench: Bench, triple: tuple[int, int, int], p: int, *, narrow: boo
 
 
 def sums(bench: Bench, *, narrow: bool) -> tuple[Finding[int], Finding[int], tuple[int, int, int] | None]:
-    """Bits of running sums, bits of what partial sums are combined in, and places that show the former."""
+    """The bits of running sums, the bits in which partial sums are combined, and places that show the former."""
     highest = 40 if narrow else 64
     seen: dict[tuple[int, int, int], int] = {}
     for triple in _triples(bench.n):
@@ -64,7 +64,7 @@ def sums(bench: Bench, *, narrow: bool) -> tuple[Finding[int], Finding[int], tup
         return Finding(None, text), Finding(None, text), None
     most, least = max(seen.values()), min(seen.values())
     where = max(seen, key=lambda triple: seen[triple])
-    tried = f"{len(seen)} of {len(_triples(bench.n))} places tell"
+    tried = f"{len(seen)} of {len(_triples(bench.n))} places show it"
     wide = Finding(most, f"2^{most} + 1 - 2^{most} is 0, 2^{most - 1} + 1 - 2^{most - 1} is 1; {tried}")
     worst = min(seen, key=lambda triple: seen[triple])
     text = "the same at all places" if most == least else f"terms {worst} lose it at 2^{least} already"
@@ -78,10 +78,11 @@ _SMALL = {0.5: "below", 1.0: "tie to lower", 1.5: "above", 3.0: "tie to upper"}
 def rounding_of_sums(
     bench: Bench, bits: int | None, triple: tuple[int, int, int] | None, *, narrow: bool
 ) -> Finding[str]:
-    """What becomes of ``2^bits + c`` and of its negative, for c in quarters and halves of a step of the sum.
+    """How running sums are rounded: what becomes of ``2^bits + c`` and of its negative, for the c of ``_SMALL``.
 
-    The first and the last term cancel, so that ``c`` meets one of them: of the same sign it must be rounded to a
-    multiple of 2; of the other sign whole ones are exact, and tell that this is how they meet.
+    Three terms, ``2^bits``, ``c`` and ``-2^bits``: what is left is ``c``, rounded to a multiple of 2 if it was added to
+    a large term of its own sign. Both signs of both kinds of term are tried; where 3 is left as it is, it was added to
+    the term of the other sign, or last, and nothing can be seen.
     """
     if bits is None or triple is None:
         return Finding(None, "no sum that loses bits")
@@ -96,13 +97,13 @@ def rounding_of_sums(
                 terms = (first * big[0], big[1]), (sign * c * small[0], small[1]), (-first * big[0], big[1])
                 return bench.sums(dict(zip(triple, terms, strict=True))) * sign / 2.0**scale
 
-            thirds = total(3.0)
-            meets = thirds != 3.0
+            threes = total(3.0)
+            meets = threes != 3.0
             if not bool(meets.any()):
                 continue
             for c, kind in _SMALL.items():
                 inner = 2.0 * (c // 2)
-                for value in set((thirds if c == 3.0 else total(c))[meets].tolist()):
+                for value in set((threes if c == 3.0 else total(c))[meets].tolist()):
                     way = {inner: "in", inner + 2.0: "out"}.get(value, "neither")
                     ways.setdefault((kind, sign), set()).add(way)
                     seen |= {sign * value} if c == 3.0 else set()
@@ -114,12 +115,12 @@ def rounding_of_sums(
 
 
 def fused(bench: Bench, factors: int, bits: int | None, order: Order | None) -> Finding[str]:
-    """Whether a product is rounded before it is added: (1+2^-k)^2 less its rounding leaves 2^-2k where it is not."""
+    """Whether products are rounded before they are added: else ``(1+2^-k)^2`` less its rounding leaves ``2^-2k``."""
     p = format_of(bench.dtype).precision
     if (bits is None and p < 24) or (bits is not None and bits >= 2 * p):
-        return _rounded_all_the_same(bench, factors, bits)
+        return _rounded_needlessly(bench, factors, bits)
     if factors < p or p != format_of(bench.output).precision or bits is None or bits < p:
-        return Finding(None, "cannot be told where products are shorter" if bits is not None else "needs three terms")
+        return Finding(None, "cannot be seen where products are shorter" if bits is not None else "needs three terms")
     k = (p + 1) // 2
     one = 1 + 2.0**-k
     rounded = 1 + 2.0 ** (1 - k)
@@ -136,10 +137,10 @@ def fused(bench: Bench, factors: int, bits: int | None, order: Order | None) -> 
     return Finding("rounded", f"(1 + 2^-{k})^2 less its rounding is 0 for {len(pairs)} pairs of places")
 
 
-def _rounded_all_the_same(bench: Bench, factors: int, bits: int | None) -> Finding[str]:
+def _rounded_needlessly(bench: Bench, factors: int, bits: int | None) -> Finding[str]:
     """Whether products that the sums could hold are rounded to the format of their factors first.
 
-    A partial sum that is rounded loses the same bits, but not wherever the two terms stand.
+    A rounded partial sum loses the same bits, but only where the two terms meet in it: hence many pairs of places.
     """
     p = format_of(bench.dtype).precision
     text = "the bits of sums are not known" if bits is None else f"{2 * p} bits fit into sums of {bits}"

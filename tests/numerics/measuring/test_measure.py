@@ -17,7 +17,7 @@ import equiv
 from equiv import numerics
 from equiv.backends import TorchEager, measure_form
 from equiv.errors import EquivError
-from equiv.numerics import Measured, declared, measure
+from equiv.numerics import Measured, Order, declared, measure
 from equiv.numerics.measuring.fprev import Nodes, describe, reveal
 from equiv.verdict import Outcome
 
@@ -460,11 +460,14 @@ def test_any_tree_is_found_again_from_counts() -> None:
         nodes: Nodes | None = reveal(lost, n)
         assert nodes is not None
         order = describe(nodes, range(n), n)
-        assert _first_sorted(order.brackets()) == _shape(tree)
+        assert _shape(_nested(order)) == _shape(tree)
 
 
-def _first_sorted(text: str) -> str:
-    return _shape(eval(text.replace(" ", ",")) if text.startswith("(") else int(text))  # our own brackets
+def _nested(order: Order) -> Any:
+    trees: list[Any] = list(order.places)
+    for children in order.nodes:
+        trees.append(tuple(trees[child] for child in children))
+    return trees[-1]
 
 
 def test_counts_that_belong_to_no_tree_are_refused() -> None:
