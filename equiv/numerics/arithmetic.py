@@ -18,7 +18,7 @@ from torch import Tensor
 
 from equiv.arguments import check_choice, check_device_name, check_dtype
 from equiv.dtypes import dtype_name
-from equiv.numerics.formats import Format, format_of
+from equiv.numerics.formats import Format, flushing_is_on, format_of
 
 OPS = ("linear", "full", "pointwise", "grad_input", "grad_weight", "grad_bias", "any")
 """What a kernel carries out: a form of a layer, a gradient, or ``any`` where that is not known."""
@@ -103,7 +103,7 @@ class Arithmetic:
             # One term alone: its product is rounded once, and that is the rounding of the result, short of underflow.
             alone = (torch.as_tensor(terms) <= 1) & (magnitude > 4 * self.underflow)
             error = error.masked_fill(alone, 0.0)
-        return error
+        return error if fewest else error.masked_fill(torch.as_tensor(terms) == 0, 0.0)  # nothing is added: exact
 
 
 def declared(dtype: torch.dtype, device: torch.device | str = "cpu", op: str = "any") -> Arithmetic:
@@ -144,7 +144,8 @@ def _ieee(out: torch.dtype, kind: str, flushing: bool) -> Arithmetic:
 
 
 def _flushing(base: Arithmetic, min_normal: float) -> Arithmetic:
-    return replace(base, flushes_inputs=True, flushes_outputs=True, underflow=min_normal)
+    note = "Subnormals are flushed in this thread (torch.set_flush_denormal)." if flushing_is_on() else ""
+    return replace(base, flushes_inputs=True, flushes_outputs=True, underflow=min_normal, note=note)
 
 
 @cache
@@ -237,11 +238,3 @@ def _reduced_precision_is_allowed(kind: str, dtype: torch.dtype) -> bool:
     matmul = torch.backends.cuda.matmul
     bf16, fp16 = matmul.allow_bf16_reduced_precision_reduction, matmul.allow_fp16_reduced_precision_reduction
     return kind != "cuda" or bool(bf16 if dtype == torch.bfloat16 else fp16)
-
-
-_SUBNORMAL = 2.0**-1023
-
-
-def flushing_is_on() -> bool:
-    """Whether this thread flushes subnormals (``torch.set_flush_denormal``)."""
-    return _SUBNORMAL * 1.0 == 0.0  # Python's floats go through the same registers

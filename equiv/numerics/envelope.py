@@ -16,7 +16,7 @@ from torch import Tensor
 
 from equiv.numerics.arithmetic import Arithmetic
 from equiv.numerics.exact import Classes, Exact
-from equiv.numerics.formats import format_of, from_ordinal, ordinal, round_down, round_up
+from equiv.numerics.formats import format_of, from_ordinal, ordinal, round_down, round_up, subnormals_kept
 from equiv.numerics.reference import two_sum
 
 # The bounds themselves are computed in float64, in a handful of operations; this covers their rounding many times over.
@@ -69,6 +69,7 @@ class Judgement:
     upper: Tensor
 
 
+@subnormals_kept()
 def judge(result: Tensor, exact: Exact, arithmetic: Arithmetic, *, within: Envelope | None = None) -> Judgement:
     """Hold ``result`` ``(N, O)``, a real floating tensor, against the envelope of ``arithmetic`` around ``exact``.
 

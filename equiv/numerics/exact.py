@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from equiv.numerics.arithmetic import Arithmetic
-from equiv.numerics.formats import format_of
+from equiv.numerics.formats import format_of, subnormals_kept
 from equiv.numerics.reference import dot_double_double
 
 
@@ -75,6 +75,7 @@ class Exact:
         return self.reach < arithmetic.accumulator_max and arithmetic.u <= 2.0**-8
 
 
+@subnormals_kept()
 def exact_affine(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Exact:
     """Exact ``x @ weight.T + bias`` with the magnitudes that its bound needs.
 

@@ -6,6 +6,9 @@ Knows nothing of layers or of error bounds. All helpers are elementwise and keep
 from __future__ import annotations
 
 import math
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 
@@ -59,7 +62,30 @@ def format_of(dtype: torch.dtype) -> Format:
     half_ulp_of_max = 2.0 ** (math.frexp(info.max)[1] - 1 - precision)
     overflow = math.inf if precision == 53 else info.max + half_ulp_of_max
     real = info.dtype if isinstance(info.dtype, torch.dtype) else getattr(torch, str(info.dtype))
-    return Format(real, precision, 2.0**-precision, info.max, info.tiny, info.tiny * info.eps, overflow)
+    least = _LEAST if precision == 53 else info.tiny * info.eps
+    return Format(real, precision, 2.0**-precision, info.max, info.tiny, least, overflow)
+
+
+_LEAST = struct.unpack("<d", bytes([1, 0, 0, 0, 0, 0, 0, 0]))[0]  # from its bits: products are 0 where they are flushed
+_TINY = 2.0**-1022
+
+
+def flushing_is_on() -> bool:
+    """Whether this thread flushes subnormals now (``torch.set_flush_denormal``)."""
+    return _TINY * 0.5 == 0.0  # computed at each call: Python's floats go through the same registers
+
+
+@contextmanager
+def subnormals_kept() -> Iterator[None]:
+    """With flushing off in this thread: what is exact must not depend on what a user's kernels may do."""
+    flushing = flushing_is_on()
+    if flushing:
+        torch.set_flush_denormal(False)
+    try:
+        yield
+    finally:
+        if flushing:
+            torch.set_flush_denormal(True)
 
 
 def as_bits(values: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from equiv.errors import EquivError
 from equiv.numerics.arithmetic import Arithmetic, declared
 from equiv.numerics.envelope import Envelope, Judgement, envelope, judge
 from equiv.numerics.exact import Classes, Exact, exact_affine
-from equiv.numerics.formats import format_of
+from equiv.numerics.formats import format_of, subnormals_kept
 from equiv.numerics.reference import exact_integers
 
 
@@ -75,6 +75,7 @@ class Reference:
         True
     """
 
+    @subnormals_kept()
     def __init__(self, x: Tensor, weight: Tensor, bias: Tensor | None = None, *, gradient: bool = False) -> None:
         x, weight = x.detach().resolve_conj(), weight.detach().resolve_conj()
         bias = None if bias is None else bias.detach().resolve_conj()
@@ -92,6 +93,7 @@ class Reference:
         else:
             self.value = exact_integers(x, weight, bias).to(x.dtype)
 
+    @subnormals_kept()
     def assess(self, result: Tensor, arithmetic: Arithmetic | None) -> Assessment:
         """Hold ``result`` ``(N, O)`` against the envelope; ``arithmetic`` is not used for integer dtypes."""
         result = result.detach().resolve_conj()
@@ -119,6 +121,7 @@ class Reference:
         self._last = (chosen, result.clone(), assessment)  # a copy: a kernel may write its next result into this one
         return assessment
 
+    @subnormals_kept()
     def is_attained(self, result: Tensor, arithmetic: Arithmetic) -> bool:
         """Whether every output is the exact value itself and none can overflow on the way.
 

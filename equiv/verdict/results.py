@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from equiv.dtypes import dtype_name, is_inexact
 from equiv.errors import EquivError
-from equiv.numerics import Arithmetic, Assessment, declared, same_bits
+from equiv.numerics import Arithmetic, Assessment, declared, same_bits, subnormals_kept
 from equiv.verdict.arguments import (
     Comparison,
     check_arithmetic,
@@ -119,8 +119,9 @@ def compare_rows(given: Comparison) -> tuple[Verdict, Mismatch | None]:
     if is_inexact(rows.weight.dtype):
         rows = replace(rows, arithmetic=given.arithmetic or declared(given.actual.dtype, given.actual.device))
         other_arithmetic = declared(given.expected.dtype, given.expected.device)
-    found, other = assess_both(rows, (rows.arithmetic, other_arithmetic))
-    verdict = _verdict(rows, tuple(given.actual.shape), found, other)
+    with subnormals_kept():
+        found, other = assess_both(rows, (rows.arithmetic, other_arithmetic))
+        verdict = _verdict(rows, tuple(given.actual.shape), found, other)
     if found.all_inside or not len(rows.input):
         return verdict, None
     return verdict, Mismatch(rows, int(found.ratio.nan_to_num(math.inf, math.inf).amax(0).argmax()))

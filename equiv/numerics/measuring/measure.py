@@ -14,8 +14,8 @@ from dataclasses import replace
 import torch
 
 from equiv.arguments import check_device, check_integer, refusal
-from equiv.numerics.arithmetic import Arithmetic, declared, float32_setting, flushing_is_on
-from equiv.numerics.formats import format_of
+from equiv.numerics.arithmetic import Arithmetic, declared, float32_setting
+from equiv.numerics.formats import flushing_is_on, format_of
 from equiv.numerics.measuring import edges, products, sums
 from equiv.numerics.measuring import order as orders
 from equiv.numerics.measuring.bench import Bench, Run

@@ -1,0 +1,83 @@
+"""Subnormals that a thread flushes: what is exact does not depend on it, what a kernel may return does."""
+
+import subprocess
+import sys
+import threading
+
+import pytest
+import torch
+from torch.nn import functional as F  # noqa: N812 - the name that everybody gives it
+
+import equiv
+from equiv.numerics import Reference, declared, format_of
+
+X, W = torch.tensor([[1e38]]), torch.tensor([[1e-39]])  # a subnormal weight; the product is 0.1
+
+
+def flushing(look):
+    """What ``look`` returns in a thread that flushes subnormals; the flag belongs to the thread."""
+    found = []
+
+    def run():
+        if torch.set_flush_denormal(True):
+            found.append(look())
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    if not found:
+        pytest.skip("this CPU cannot flush subnormals")
+    return found[0]
+
+
+def test_the_reference_is_the_same_where_subnormals_are_flushed():
+    assert flushing(lambda: Reference(X, W).value.item()) == Reference(X, W).value.item() != 0.0
+
+
+def test_a_flushed_result_is_right_where_the_flag_is_on_and_the_verdict_says_so():
+    verdict = flushing(lambda: equiv.compare(F.linear(X, W), F.linear(X, W), input=X, weight=W))
+    assert verdict.outcome is equiv.Outcome.IDENTICAL
+    assert "set_flush_denormal" in verdict.explanation
+
+
+def test_a_result_that_was_not_flushed_is_right_there_too():
+    exact = F.linear(X, W)
+    assert flushing(lambda: equiv.compare(exact, exact, input=X, weight=W).equivalent)
+
+
+def test_a_flushed_result_is_wrong_where_the_flag_is_off():
+    flushed = flushing(lambda: F.linear(X, W))
+    assert flushed.item() == 0.0
+    verdict = equiv.compare(flushed, F.linear(X, W), input=X, weight=W)
+    assert verdict.outcome is equiv.Outcome.DIFFERENT
+    assert not declared(torch.float32).flushes_inputs
+
+
+def test_the_flag_is_put_back_after_a_comparison():
+    def look():
+        equiv.compare(torch.zeros(1, 1), torch.zeros(1, 1), input=X, weight=W)
+        return declared(torch.float32).flushes_inputs
+
+    assert flushing(look)
+
+
+def test_formats_do_not_depend_on_the_flag_at_the_first_import():
+    code = """
+import torch
+torch.set_flush_denormal(True)
+from equiv.numerics import declared, format_of
+print(format_of(torch.float64).min_subnormal.hex(), declared(torch.float32).flushes_inputs)
+torch.set_flush_denormal(False)
+print(format_of(torch.float64).min_subnormal.hex(), declared(torch.float32).flushes_inputs)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=True)
+    least = format_of(torch.float64).min_subnormal.hex()
+    assert done.stdout.split()[1::2] == ["True", "False"]
+    assert done.stdout.split()[2] == least == "0x0.0000000000001p-1022"
+
+
+def test_without_a_non_zero_term_nothing_but_zero_is_right():
+    x, w = torch.zeros(1, 3), torch.ones(1, 3)
+    for value, outcome in ((0.0, equiv.Outcome.IDENTICAL), (1e-45, equiv.Outcome.DIFFERENT)):
+        y = torch.full((1, 1), value)
+        assert equiv.compare(y, y, input=x, weight=w).outcome is outcome
