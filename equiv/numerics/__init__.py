@@ -4,7 +4,7 @@ from equiv.dtypes import COMPLEX, DTYPES, FLOATS, INTEGERS
 from equiv.numerics.arithmetic import OPS, Arithmetic, declared
 from equiv.numerics.envelope import Judgement, judge
 from equiv.numerics.exact import Exact, exact_affine
-from equiv.numerics.formats import Format, bit_equal, format_of, ordinal, round_down, round_up, same_bits
+from equiv.numerics.formats import Format, bit_equal, format_of, ordinal, round_down, round_nearest, round_up, same_bits
 from equiv.numerics.formats import from_ordinal as from_ordinal
 from equiv.numerics.formats import gap_words as gap_words
 from equiv.numerics.formats import subnormals_kept as subnormals_kept
@@ -53,6 +53,7 @@ __all__ = [
     "one_hot_rows",
     "ordinal",
     "round_down",
+    "round_nearest",
     "round_up",
     "same_bits",
     "tolerance",

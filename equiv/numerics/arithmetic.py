@@ -65,6 +65,7 @@ class Arithmetic:
             pairs multiplies a neighbour by a zero that pads the weight.
         bias_rounding: ``"once"``, or ``"either"`` where the sum of products may be rounded to ``output``
             before the bias is added and the result rounded again.
+        output_rounding: ``"nearest"``, ties to even; ``"any"`` where results may be rounded in any direction.
         measured: True where this was measured, False where it was taken from documentation.
         note: A finding about this arithmetic that a verdict must repeat, such as that it is weaker than declared.
     """
@@ -81,6 +82,7 @@ class Arithmetic:
     flushes_outputs: bool = False
     infinity_spreads: bool = False
     bias_rounding: str = "once"
+    output_rounding: str = "nearest"
     measured: bool = True
     note: str = ""
 
@@ -157,9 +159,8 @@ def _on_cpu(out: torch.dtype, op: str, flushing: bool, products: str) -> Arithme
         # docs/findings/infinity-spreads-in-bfloat16-conv.md: odd channels are padded to pairs.
         base = replace(base, infinity_spreads=op in ("full", "any"))
     if out in (torch.bfloat16, torch.float16):
-        if op in ("linear", "any"):
-            # docs/findings/linear-rounds-bias-twice.md: matmul, then add_, for strided input of rank other than 2.
-            base = replace(base, bias_rounding="either")
+        # docs/findings/linear-rounds-bias-twice.md: matmul, then add_. A convolution that does so is as right.
+        base = replace(base, bias_rounding="either")
         if op == "grad_weight":
             # docs/findings/conv-weight-gradient-in-half.md: samples are accumulated in the dtype itself.
             base = replace(

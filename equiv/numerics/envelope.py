@@ -3,8 +3,10 @@
 For one output let ``s`` be the exact value, ``S`` the sum of the magnitudes of its terms, ``K`` the number of terms
 that are not zero (an exact zero never rounds), ``u`` the accumulator's unit roundoff. In any order, any blocking, with
 or without FMA, ``|acc - s| <= K*u*S`` (Jeannerod & Rump, "Improved error bounds for inner products in floating-point
-arithmetic", SIAM J. Matrix Anal. Appl. 34(2), 2013), plus what underflow may take. The result is one rounding of
-``acc``, so it lies in ``[RD(s - E), RU(s + E)]``. There is no constant here that was tuned.
+arithmetic", SIAM J. Matrix Anal. Appl. 34(2), 2013), plus what underflow may take. The result is ``acc``
+rounded to nearest, which is monotonic, so it lies in ``[RN(s - E), RN(s + E)]``; where the bias is added after a
+rounding, in ``[RN(RN(p - E) + b), RN(RN(p + E) + b)]`` for products ``p``; and in ``[RD(s - E), RU(s + E)]`` where a
+kernel is known to round in other directions. There is no constant here that was tuned.
 """
 
 from __future__ import annotations
@@ -16,8 +18,15 @@ from torch import Tensor
 
 from equiv.numerics.arithmetic import Arithmetic
 from equiv.numerics.exact import Classes, Exact
-from equiv.numerics.formats import format_of, from_ordinal, ordinal, round_down, round_up, subnormals_kept
-from equiv.numerics.reference import two_sum
+from equiv.numerics.formats import (
+    format_of,
+    from_ordinal,
+    ordinal,
+    round_down,
+    round_nearest,
+    round_up,
+    subnormals_kept,
+)
 
 # The bounds themselves are computed in float64, in a handful of operations; this covers their rounding many times over.
 _MARGIN = 1.0 + 2.0**-40
@@ -117,29 +126,25 @@ def envelope(exact: Exact, arithmetic: Arithmetic) -> Envelope:
     error = arithmetic.error(exact.terms, exact.magnitude, fewest=exact.fewest) + exact.uncertainty
     if arithmetic.flushes_inputs and exact.subnormal is not None:
         error = error + exact.subnormal
-    spilled: Tensor | None = None
-    if exact.bias is not None and arithmetic.bias_rounding == "either":
-        # Without a non-zero product there is nothing to round before the bias: their sum is 0 exactly.
-        rounds_twice = (exact.bias != 0) & (exact.terms > 1)
-        products = s - exact.bias
-        largest = products.abs() + error * _MARGIN
-        # A sum of products that rounds to infinity stays there, whatever the bias takes away.
-        spills = rounds_twice & (largest >= fmt.overflow)
-        spilled = torch.where(spills, products.sign() * torch.inf, torch.nan) if bool(spills.any()) else None
-        error = error + torch.where(rounds_twice, largest * fmt.u + fmt.min_subnormal, 0.0)
     # S and K*u*S were themselves computed with up to K roundings in float64.
     error = error * (_MARGIN + exact.terms * 2.0**-52)
-    below, above = s - error, s + error
-    if low is not None:
-        below, above = _two_words(s, low, error)
-    lower = round_down(below, fmt.dtype).double()
-    upper = round_up(above, fmt.dtype).double()
-    if s.numel() and not (float(below.min()) >= -fmt.max and float(above.max()) <= fmt.max):
-        # Round to nearest: infinity starts at max + ulp/2, not at max.
-        lower = torch.where((lower == -torch.inf) & (below > -fmt.overflow), -fmt.max, lower)
-        upper = torch.where((upper == torch.inf) & (above < fmt.overflow), fmt.max, upper)
-        lower = torch.where(below >= fmt.overflow, torch.inf, lower)
-        upper = torch.where(above <= -fmt.overflow, -torch.inf, upper)
+    below, above = (s - error, s + error) if low is None else (s + (low - error), s + (low + error))
+    if arithmetic.output_rounding == "nearest":
+        lower, upper = (round_nearest(end, fmt.dtype).double() for end in (below, above))
+    else:
+        lower, upper = round_down(below, fmt.dtype).double(), round_up(above, fmt.dtype).double()
+    spilled: Tensor | None = None
+    if exact.bias is not None and arithmetic.bias_rounding == "either":
+        # RN(RN(products) + b), from both ends. Without a non-zero product there is nothing to round before the bias.
+        rounds_twice = (exact.bias != 0) & (exact.terms > 1)
+        products = s - exact.bias
+        ends = [round_nearest(products + far, fmt.dtype).double() for far in (-error, error)]
+        twice = [round_nearest(end.clamp(-fmt.max, fmt.max) + exact.bias, fmt.dtype).double() for end in ends]
+        lower = torch.where(rounds_twice, torch.minimum(lower, twice[0]), lower)
+        upper = torch.where(rounds_twice, torch.maximum(upper, twice[1]), upper)
+        # A sum of products that rounds to infinity stays there, whatever the bias takes away.
+        spills = rounds_twice & (ends[0].isinf() | ends[1].isinf())
+        spilled = torch.where(spills, products.sign() * torch.inf, torch.nan) if bool(spills.any()) else None
     zero = s.abs() - error < fmt.min_normal if arithmetic.flushes_outputs else None
     undecided = _undecided(exact, arithmetic)
     any_undecided = undecided is not None and bool(undecided.any())
@@ -164,20 +169,6 @@ def _undecided(exact: Exact, arithmetic: Arithmetic) -> Tensor | None:
 def _half_ulp(result: Tensor, dtype: torch.dtype) -> Tensor:
     above = from_ordinal(ordinal(result.abs()) + 1, dtype).double()
     return ((above - result.double().abs()) / 2).nan_to_num(0.0, 0.0, 0.0)
-
-
-def _two_words(s: Tensor, low: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
-    """``s + low -+ error`` rounded outwards to float64, for a float64 result: exactly RD and RU.
-
-    ``low - error`` is rounded once, by at most ``u*(|low| + error)``; where ``error`` is 0 not at all. Elsewhere
-    ``|low| <= u*S``, so that the rounding is at most ``2^-106*S + u*error``, within the slack of the uncertainty and
-    of the margin on ``error``. The second word of a two-sum then says on which side of the sum its first word lies.
-    """
-    below, under = two_sum(s, low - error)
-    above, over = two_sum(s, low + error)
-    lower = torch.where(under >= 0, below, torch.nextafter(below, torch.full_like(s, -torch.inf)))
-    upper = torch.where(over <= 0, above, torch.nextafter(above, torch.full_like(s, torch.inf)))
-    return lower, upper
 
 
 def _with_classes(found: Judgement, y: Tensor, classes: Classes, arithmetic: Arithmetic) -> Judgement:

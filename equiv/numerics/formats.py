@@ -192,6 +192,25 @@ def round_up(values: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.where(nearest.double() < values, (bits + _away_from_zero(bits)).view(dtype) + 0.0, nearest)
 
 
+def round_nearest(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """The value of ``dtype`` nearest to each of the float64 ``values``, ties to even. Shape kept.
+
+    16 bits go through float32 rounded to odd, as rounding to nearest twice may go the wrong way (Boldo and Melquiond,
+    "Emulation of FMA and correctly rounded sums: proved algorithms using rounding to odd", 2008).
+
+    Example:
+        >>> just_above_a_tie = torch.tensor([1 + 2.0**-8 + 2.0**-40], dtype=torch.float64)
+        >>> round_nearest(just_above_a_tie, torch.bfloat16).item(), just_above_a_tie.bfloat16().item()
+        (1.0078125, 1.0)
+    """
+    nearest = values.to(torch.float32 if dtype.itemsize < 4 else dtype)
+    if dtype.itemsize >= 4:
+        return nearest
+    bits = as_bits(nearest)
+    bits = torch.where(nearest.double().abs() > values.abs(), bits - 1, bits)  # toward zero, infinity included
+    return (bits | (nearest != values)).view(torch.float32).to(dtype)
+
+
 def _away_from_zero(bits: Tensor) -> Tensor:
     """What raises a number by one ulp when it is added to its bits: 1, or -1 for a negative number."""
     return (bits >> (8 * bits.element_size() - 1)) | 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -13,7 +14,19 @@ from numerics_helpers import ORDERS, accumulator_of, drawn, exact_sum, fraction,
 
 from equiv import numerics
 from equiv.dtypes import FLOATS
-from equiv.numerics import Reference, declared, exact_affine, format_of, from_ordinal, judge, one_hot_rows, ordinal
+from equiv.numerics import (
+    Reference,
+    declared,
+    exact_affine,
+    format_of,
+    from_ordinal,
+    judge,
+    one_hot_rows,
+    ordinal,
+    round_down,
+    round_nearest,
+    round_up,
+)
 from equiv.strategies import FINITE_KINDS, Values
 
 
@@ -92,7 +105,8 @@ def test_a_sum_of_products_that_rounds_to_infinity_may_stay_there_whatever_the_b
     for value, right in ((52000.0, True), (math.inf, True), (-math.inf, False), (40000.0, False)):
         y = torch.tensor([[value]], dtype=torch.float16)
         assert reference.assess(y, declared(torch.float16, op="linear")).all_inside == right
-    assert not reference.assess(torch.tensor([[math.inf]]).half(), declared(torch.float16, op="full")).all_inside
+    once = replace(declared(torch.float16), bias_rounding="once")
+    assert not reference.assess(torch.tensor([[math.inf]]).half(), once).all_inside
 
 
 def test_a_bias_alone_is_rounded_by_nobody():
@@ -120,23 +134,49 @@ def test_one_step_beyond_the_bound_is_outside(dtype, kind):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16], ids=word)
 @pytest.mark.parametrize("kind", ["normals", "wide", "cancelling", "subnormal"])
-def test_the_envelope_is_the_stated_bound_rounded_outwards(dtype, kind):
-    """``[RD(s - E), RU(s + E)]`` with ``E = K*u*S + (2K+2)*nu``, to within a millionth of ``E``."""
-    acc, fmt = format_of(accumulator_of(dtype)), format_of(dtype)
+def test_the_envelope_is_the_stated_bound_rounded_to_nearest(dtype, kind):
+    """``[RN(s - E), RN(s + E)]`` with ``E = K*u*S + (2K+2)*nu``, to within a millionth of ``E``."""
+    acc, once = format_of(accumulator_of(dtype)), replace(declared(dtype), bias_rounding="once")
     for n, seed in ((2, 2), (13, 3), (40, 5)):
         x, w, b = drawn(kind, n, seed, dtype)
-        found = judge(torch.zeros(5, 4, dtype=dtype), exact_affine(x, w, b), declared(dtype, op="full"))
+        found = judge(torch.zeros(5, 4, dtype=dtype), exact_affine(x, w, b), once)
         for row, column in itertools.product(range(5), range(4)):
             s, size, terms = exact_sum(x[row], w[column], None if b is None else b[column])
             e = terms * fraction(acc.u) * size + (2 * terms + 2) * fraction(acc.min_subnormal)
             alone = terms <= 1 and size > 4 * fraction(acc.min_subnormal)
             for edge, sign in ((found.lower[row, column], -1), (found.upper[row, column], 1)):
                 tight, loose = (s + sign * e * (0 if alone else 1 + f) for f in (0, Fraction(1, 10**6)))
-                assert sign * fraction(edge) >= sign * tight
-                step = max(abs(loose) * 2 * fraction(fmt.u), fraction(fmt.min_subnormal))
                 if dtype == torch.float64 and not alone:  # the reference's own error, below the normal range
-                    step += 4 * fraction(fmt.min_subnormal)
-                assert sign * fraction(edge) < sign * loose + step
+                    loose += sign * 4 * fraction(acc.min_subnormal)
+                tight, loose = (round_nearest(torch.tensor(float(end), dtype=torch.float64), dtype) for end in (tight, loose))
+                assert sign * tight <= sign * edge <= sign * loose
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=word)
+@pytest.mark.parametrize("n", [1, 3, 8])
+def test_a_result_that_is_not_rounded_to_nearest_is_outside(dtype, n):
+    """Integer sums that the accumulator holds exactly: one rounding, and every other neighbour is wrong."""
+    generator = torch.Generator().manual_seed(n)
+    x, w = (torch.randint(33, 64, (k, n), generator=generator).to(dtype) for k in (40, 30))
+    exact = x.double() @ w.double().T
+    right, down, up = (f(exact, dtype) for f in (round_nearest, round_down, round_up))
+    inexact = (down != up).any()
+    assert Reference(x, w).assess(right, declared(dtype)).all_inside
+    for other in (down, up, torch.where(right == down, up, down)):
+        assert Reference(x, w).assess(other, declared(dtype)).all_inside == (not inexact)
+    any_direction = replace(declared(dtype), output_rounding="any")
+    assert Reference(x, w).assess(down, any_direction).all_inside
+
+
+def test_a_bias_added_after_a_rounding_is_right_at_both_ends():
+    """8-bit products round before the bias, or after it: two results, and none between or beside them."""
+    x, w, b = (torch.tensor(v, dtype=torch.bfloat16) for v in ([[129.0, 1.0]], [[3.0, 0.5]], [1.5]))
+    once, twice = 388.0, 390.0  # 387.5 + 1.5 = 389 is a tie and goes to 388; 387.5 becomes 388, and 389.5 then 390
+    reference = Reference(x, w, b)
+    for value, right in ((once, True), (twice, True), (386.0, False), (392.0, False)):
+        assert reference.assess(torch.tensor([[value]]).bfloat16(), declared(torch.bfloat16)).all_inside == right
+    only_once = replace(declared(torch.bfloat16), bias_rounding="once")
+    assert reference.assess(torch.tensor([[once]]).bfloat16(), only_once).all_inside
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=word)

@@ -114,6 +114,8 @@ class Measured:
         )
         if self.bias_rounding.value is not None:
             found = replace(found, bias_rounding="either" if self.bias_rounding.value == "twice" else "once")
+        if self.output_rounding.value not in (None, "nearest-even"):
+            found = replace(found, output_rounding="any")
         bits = self.accumulator.value
         if bits is not None:
             sums = _accumulator_format(bits, self.dtype)
