@@ -12,7 +12,14 @@ from torch import Tensor, nn
 
 from equiv.backends import Backend, TorchEager, conv_kernel
 from equiv.laws.call import Broken, Call, Tally
-from equiv.laws.known import differentiated_by_torch, known_corruption, known_defect, known_refusal
+from equiv.laws.known import (
+    as_forward,
+    differentiated_by_torch,
+    known_corruption,
+    known_defect,
+    known_defect_of_module,
+    known_refusal,
+)
 from equiv.laws.measuring import arithmetic_of, explains, usable
 from equiv.mapping import linear_to_full_conv, linear_to_pointwise_conv, to_feature_map, undrawn
 from equiv.numerics import Arithmetic, Reference, bit_equal, declared
@@ -149,7 +156,7 @@ class Trial:
             index = tuple(int(i) for i in wrong.nonzero()[0])
             found, wanted = actual[index].item(), expected[index].item()
             both = (actual.cpu(), expected.cpu()) if actual.ndim == 2 and gradient is None else None
-            if self._is_known(call, None if gradient is None else gradient[0]):
+            if self._is_known(*as_forward(call, gradient)):
                 return
             if self.measured and gradient is None and self._is_explained(call, actual):
                 return
@@ -194,6 +201,11 @@ class Trial:
     def _is_known(self, call: Call, gradient: str | None) -> bool:
         """Whether a failed comparison falls under a defect of torch that is written down."""
         return self._is_torchs(call, known_defect(call, gradient) if self._is_torch() else None)
+
+    def is_known_of_module(self, conv: nn.Conv1d | nn.Conv2d | nn.Conv3d, x: Tensor) -> bool:
+        """Whether the wrong result of ``conv(x)`` falls under a defect of torch that is written down."""
+        call = Call("full", x, conv.weight, conv.bias)
+        return self._is_torchs(call, known_defect_of_module(conv, x) if self._is_torch() else None)
 
     def is_known_refusal(self, call: Call, error: Exception) -> bool:
         """Whether torch raised what it is known to raise by mistake."""
