@@ -25,20 +25,21 @@ _OF_FLOAT32 = (torch.float32, torch.complex64, torch.bfloat16)
 """Where kernels of float32 and bfloat16 run: a complex convolution is made of three real ones."""
 
 
+_CONVS: dict[int, Callable[..., Tensor]] = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
+
+
 @dataclass(frozen=True)
 class Known:
     """One defect of torch: its finding under ``docs/findings/``, and the calls and gradients that it spoils.
 
     ``shows`` makes a small call of this dtype and says whether the defect is seen in it, where that does no damage.
-    ``corrupts`` where the kernel reads and writes beyond its tensors: it must not be called at all. ``linear`` where it
-    is a linear layer's, and not a convolution's.
+    ``corrupts`` where the kernel reads and writes beyond its tensors: it must not be called at all.
     """
 
     finding: str
     spoils: Callable[[Call, str | None], bool]
     shows: Callable[[torch.dtype], bool] | None = None
     corrupts: bool = False
-    linear: bool = False
 
 
 def _one_channel_channels_last(call: Call, gradient: str | None) -> bool:
@@ -141,18 +142,28 @@ def _whole_width_stride(call: Call, gradient: str | None) -> bool:
     return fits and folds and closest
 
 
-def _next_row(call: Call, gradient: str | None) -> bool:
-    """bfloat16 on AMX, above 16 rows, a NaN or an infinity in memory behind the end of a row, sizes that read it."""
-    if gradient is not None or call.input.dtype != torch.bfloat16:
+def _next_row(call: Call, gradient: str | None, incoming: Tensor | None) -> bool:
+    """bfloat16 on AMX, above 16 rows, a NaN or an infinity in memory behind the end of a row, sizes that read it.
+
+    Of a linear layer, or of a convolution as large as a map of 28 positions or more, which oneDNN computes as one. The
+    rows are those of the input, or those of the incoming gradient for the gradient of the input.
+    """
+    read = {None: call.input, "input": incoming}.get(gradient)
+    if read is None or call.input.dtype != torch.bfloat16:
         return False
-    rows = call.input.detach().reshape(-1, call.input.shape[-1])
-    count, n = rows.shape
+    if call.form == "linear":
+        rows = read.detach().reshape(-1, read.shape[-1])
+    elif call.input.shape[2:] == call.weight.shape[2:] and math.prod(call.weight.shape[2:]) >= 28:
+        rows = read.detach().movedim(1, -1).flatten(1)  # (N, *map, C) in memory
+    else:
+        return False
+    n = rows.shape[1]
     if rows.stride(1) != 1 or rows.stride(0) < n:
         rows = rows.contiguous()
     beyond = n % 2 if n < 32 else -n % 32
-    if count <= 16 or not beyond or not _is_followed_by_special(rows, beyond):
+    if len(rows) <= 16 or not beyond or not _is_followed_by_special(rows, beyond):
         return False
-    return _reads_the_next_row(rows, _fixed(call.weight), None if call.bias is None else _fixed(call.bias))
+    return _reads_the_next_row(call, rows, gradient)
 
 
 def _is_followed_by_special(rows: Tensor, beyond: int) -> bool:
@@ -162,12 +173,23 @@ def _is_followed_by_special(rows: Tensor, beyond: int) -> bool:
     return not all(bool(memory[end : end + beyond].isfinite().all()) for end in ends)
 
 
-def _reads_the_next_row(rows: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+def _reads_the_next_row(call: Call, rows: Tensor, gradient: str | None) -> bool:
     """Whether a NaN in memory behind the first of rows in these strides makes its result NaN."""
     memory = torch.ones(rows.storage_offset() + len(rows) * rows.stride(0) + 1, dtype=rows.dtype)
-    x = memory.as_strided(rows.shape, rows.stride(), rows.storage_offset())
+    given = memory.as_strided(rows.shape, rows.stride(), rows.storage_offset())
     memory[rows.storage_offset() + rows.shape[1]] = torch.nan
-    return bool(functional.linear(x, weight, bias)[0].isnan().any())
+    weight, bias = _fixed(call.weight), None if call.bias is None else _fixed(call.bias)
+    dims = weight.ndim - 2
+
+    def run(x: Tensor) -> Tensor:
+        return _CONVS[dims](x, weight, bias, call.stride or 1) if dims else functional.linear(x, weight, bias)
+
+    if gradient is None:
+        x = given.view(len(rows), *weight.shape[2:], -1).movedim(-1, 1).contiguous() if dims else given
+        return bool(run(x)[0].isnan().any())
+    leaf = torch.ones(call.input.shape, dtype=rows.dtype, requires_grad=True)
+    (found,) = torch.autograd.grad(run(leaf).reshape(len(rows), -1), leaf, given)
+    return bool(found.reshape(len(rows), -1)[0].isnan().any())
 
 
 def _folded(channels: int, kernel: int, stride: int, width: int) -> int:
@@ -190,8 +212,8 @@ def _strided_to_one_column(call: Call, gradient: str | None) -> bool:
     folded = _folded(kernel.shape[1], kernel.shape[-1], call.stride[-1], x.shape[-1])
     if not _is_one_column(positions, kernel.shape[-1] // folded, call.stride[-1] // folded):
         return False
-    conv = (functional.conv1d, functional.conv2d, functional.conv3d)[x.ndim - 3]
-    return _is_wrong(lambda x, kernel: conv(x, kernel, stride=call.stride), x, kernel)
+    conv = _CONVS[x.ndim - 2]
+    return _is_wrong(lambda x, kernel: conv(x, kernel, None, call.stride), x, kernel)
 
 
 def _is_one_column(positions: Sequence[int], kernel: int, stride: int) -> bool:
@@ -273,10 +295,6 @@ def _shows_whole_width(dtype: torch.dtype) -> bool:
     return functional.conv2d(x, kernel, stride=8).item() != 1
 
 
-def _shows_next_row(dtype: torch.dtype) -> bool:
-    return _reads_the_next_row(torch.ones(17, 35, dtype=dtype), torch.ones(16, 35, dtype=dtype), None)
-
-
 def _shows_strided_to_one_column(dtype: torch.dtype) -> bool:
     x, kernel = torch.zeros(1, 2, 9, 6, dtype=dtype), torch.zeros(2, 2, 3, 4, dtype=dtype)
     return _is_wrong(lambda x, kernel: functional.conv2d(x, kernel, stride=(1, 3)), x, kernel)
@@ -301,13 +319,13 @@ KNOWN = (
     Known("weight-gradient-of-one-map", _weight_gradient_of_one_map, _shows_one_map),
     Known("whole-width-kernel-with-its-stride", _whole_width_stride, _shows_whole_width),
     Known("transforms-in-nnpack", _nnpack),  # asks torch which kernel it takes
-    Known("linear-reads-the-next-row", _next_row, _shows_next_row, linear=True),
     Known("one-column-of-strided-windows", _strided_to_one_column, _shows_strided_to_one_column),
     Known("columns-folded-into-channels", _folded_columns, _shows_folded_columns),
     Known("uncovered-depth-input-gradient", _uncovered_depth, _shows_uncovered_depth),
 )
 
 
+_NEXT_ROW = "linear-reads-the-next-row"
 _REFUSALS = {"slow_conv2d: grad_weight must be contiguous": "odd-strides-stop-backward"}
 
 
@@ -316,12 +334,14 @@ def known_refusal(error: Exception) -> str | None:
     return next((finding for text, finding in _REFUSALS.items() if text in str(error)), None)
 
 
-def known_defect(call: Call, gradient: str | None) -> str | None:
-    """The finding that covers this call of torch's CPU kernels, or None."""
+def known_defect(call: Call, gradient: str | None, incoming: Tensor | None = None) -> str | None:
+    """The finding that covers this call of torch's CPU kernels, or None; ``incoming`` is that of the gradient."""
     if call.input.device.type != "cpu":
         return None
-    call, linear = _batched(call), call.form == "linear"
-    covering = (known for known in KNOWN if known.linear == linear and known.spoils(call, gradient))
+    call = _batched(call)
+    if _next_row(call, gradient, incoming):
+        return _NEXT_ROW
+    covering = (known for known in KNOWN if call.form != "linear" and known.spoils(call, gradient))
     return next((k.finding for k in covering if k.shows is None or k.shows(call.input.dtype)), None)
 
 
@@ -343,16 +363,6 @@ def known_defect_of_module(conv: nn.Conv1d | nn.Conv2d | nn.Conv3d, x: Tensor) -
     if not _is_one_column(positions, width, stride) or not _is_wrong(run, x, *parameters):
         return None
     return "one-column-of-strided-windows" if _shows_strided_to_one_column(x.dtype) else None
-
-
-def as_forward(call: Call, gradient: tuple[str, Tensor] | None) -> tuple[Call, str | None]:
-    """A call and the name of a gradient; that of a linear layer's input is a linear layer of the incoming gradient."""
-    if gradient is None:
-        return call, None
-    name, incoming = gradient
-    if call.form == "linear" and name == "input":
-        return Call("linear", incoming, call.weight.mT, None), None
-    return call, name
 
 
 def known_corruption(call: Call) -> str | None:

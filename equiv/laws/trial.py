@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from equiv.backends import Backend, TorchEager, conv_kernel
 from equiv.laws.call import Broken, Call, Tally
 from equiv.laws.known import (
-    as_forward,
     differentiated_by_torch,
     known_corruption,
     known_defect,
@@ -156,7 +155,7 @@ class Trial:
             index = tuple(int(i) for i in wrong.nonzero()[0])
             found, wanted = actual[index].item(), expected[index].item()
             both = (actual.cpu(), expected.cpu()) if actual.ndim == 2 and gradient is None else None
-            if self._is_known(*as_forward(call, gradient)):
+            if self._is_known(call, *(gradient or (None, None))):
                 return
             if self.measured and gradient is None and self._is_explained(call, actual):
                 return
@@ -198,9 +197,9 @@ class Trial:
             counter = self.coverage[condition] = Counter()
         counter[value] += 1
 
-    def _is_known(self, call: Call, gradient: str | None) -> bool:
+    def _is_known(self, call: Call, gradient: str | None, incoming: Tensor | None = None) -> bool:
         """Whether a failed comparison falls under a defect of torch that is written down."""
-        return self._is_torchs(call, known_defect(call, gradient) if self._is_torch() else None)
+        return self._is_torchs(call, known_defect(call, gradient, incoming) if self._is_torch() else None)
 
     def is_known_of_module(self, conv: nn.Conv1d | nn.Conv2d | nn.Conv3d, x: Tensor) -> bool:
         """Whether the wrong result of ``conv(x)`` falls under a defect of torch that is written down."""
