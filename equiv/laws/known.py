@@ -127,6 +127,18 @@ def _tall_kernel_input_gradient(call: Call, gradient: str | None) -> bool:
     return tall and outputs > 32 and outputs % 32 != 0 and 1 in (x.stride(1), call.weight.stride(1))
 
 
+def _tall_kernel_in_float16(call: Call, gradient: str | None) -> bool:
+    """float16 in oneDNN, one sample, kernel n x 1, n >= 32, O > 32 and no multiple of 32, in any layout."""
+    x, kernel = call.input, call.weight
+    if gradient != "input" or x.dtype != torch.float16 or x.ndim < 4 or x.shape[0] != 1:
+        return False
+    outputs = kernel.shape[0]
+    if kernel.shape[-2] < 32 or kernel.shape[-1] != 1 or outputs <= 32 or outputs % 32 == 0:
+        return False
+    ones = (1,) * (kernel.ndim - 2)
+    return conv_kernel(x, kernel, None, call.stride or ones, call.dilation or ones) == "Mkldnn"
+
+
 def _whole_width_stride(call: Call, gradient: str | None) -> bool:
     """bfloat16, channels closest in memory, output of width 1, map and stride multiples of the kernel's width k.
 
@@ -265,9 +277,9 @@ def _shows_one_channel(dtype: torch.dtype) -> bool:
 
 
 def _shows_tall_kernel(dtype: torch.dtype) -> bool:
-    x = torch.zeros(200, dtype=dtype).as_strided((1, 1, 200, 1), (200, 1, 1, 1)).requires_grad_()
-    y = functional.conv2d(x, torch.ones(92, 1, 200, 1, dtype=dtype))
-    return _is_left_as_it_was(y, x, torch.full((1, 1, 200, 1), 92.0))
+    x = torch.zeros(512, dtype=dtype).as_strided((1, 1, 512, 1), (512, 1, 1, 1)).requires_grad_()
+    y = functional.conv2d(x, torch.ones(92, 1, 512, 1, dtype=dtype))
+    return _is_left_as_it_was(y, x, torch.full((1, 1, 512, 1), 92.0))
 
 
 def _is_left_as_it_was(y: Tensor, x: Tensor, exact: Tensor) -> bool:
@@ -313,6 +325,7 @@ def _shows_uncovered_depth(dtype: torch.dtype) -> bool:
 KNOWN = (
     Known("one-channel-channels-last", _one_channel_channels_last, _shows_one_channel),
     Known("tall-kernel-input-gradient", _tall_kernel_input_gradient, _shows_tall_kernel),
+    Known("tall-kernel-input-gradient", _tall_kernel_in_float16, corrupts=True),
     Known("strided-weight-gradient-in-bfloat16", _strided_weight_gradient, corrupts=True),
     Known("strided-1x1-weight-gradient", _strided_pointwise_weight_gradient, corrupts=True),
     Known("wide-strided-input-gradient", _wide_strided_input_gradient, corrupts=True),
