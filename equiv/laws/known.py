@@ -1,17 +1,22 @@
 """Conditions under which torch itself is known to be wrong: each narrow, each with a finding that shows it.
 
 A comparison that fails under one of them on torch's own CPU kernels is counted as undecided and named in the coverage,
-instead of breaking the law; a gradient that would damage memory is not asked for, and counted likewise, also where
-another backend leaves it to torch. The tests in ``tests/laws/test_known_defects.py`` tell when the behaviour changes, and
-the entry can go. Results of other backends are never excused.
+instead of breaking the law, if a small call of fixed values shows the defect on this machine now. A gradient that would
+damage memory is not asked for, and counted likewise, also where another backend leaves it to torch. Results of other
+backends are never excused. The tests in ``tests/laws/test_known_defects.py`` tell when the behaviour changes, and the
+entry can go.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional
 
 from equiv.backends import conv_kernel
 from equiv.laws.call import Call
@@ -20,15 +25,20 @@ _OF_FLOAT32 = (torch.float32, torch.complex64, torch.bfloat16)
 """Where kernels of float32 and bfloat16 run: a complex convolution is made of three real ones."""
 
 
+_CONVS: dict[int, Callable[..., Tensor]] = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
+
+
 @dataclass(frozen=True)
 class Known:
     """One defect of torch: its finding under ``docs/findings/``, and the calls and gradients that it spoils.
 
+    ``shows`` makes a small call of this dtype and says whether the defect is seen in it, where that does no damage.
     ``corrupts`` where the kernel reads and writes beyond its tensors: it must not be called at all.
     """
 
     finding: str
     spoils: Callable[[Call, str | None], bool]
+    shows: Callable[[torch.dtype], bool] | None = None
     corrupts: bool = False
 
 
@@ -109,12 +119,16 @@ def _is_channels_last(t: torch.Tensor) -> bool:
 
 
 def _tall_kernel_input_gradient(call: Call, gradient: str | None) -> bool:
-    """bfloat16, one sample, input or weight channels-last, kernel n x 1, n >= 32, O > 32 and no multiple of 32."""
-    x, outputs = call.input, call.weight.shape[0]
-    if gradient != "input" or x.dtype != torch.bfloat16 or x.ndim < 4 or x.shape[0] != 1:
+    """One sample, kernel n x 1, n >= 32, O > 32 and no multiple of 32: bfloat16, channels-last, or float16."""
+    x, kernel = call.input, call.weight
+    if gradient not in ("input", "input again") or x.ndim < 4 or x.shape[0] != 1:
         return False
-    tall = max(call.weight.shape[2:-1]) >= 32 and call.weight.shape[-1] == 1
-    return tall and outputs > 32 and outputs % 32 != 0 and 1 in (x.stride(1), call.weight.stride(1))
+    tall = max(kernel.shape[2:-1]) >= 32 and kernel.shape[-1] == 1
+    if not tall or kernel.shape[0] <= 32 or kernel.shape[0] % 32 == 0:
+        return False
+    if x.dtype == torch.float16:
+        return kernel.shape[-2] >= 32
+    return x.dtype == torch.bfloat16 and 1 in (x.stride(1), kernel.stride(1))
 
 
 def _whole_width_stride(call: Call, gradient: str | None) -> bool:
@@ -132,18 +146,190 @@ def _whole_width_stride(call: Call, gradient: str | None) -> bool:
     return fits and folds and closest
 
 
+def _next_row(call: Call, gradient: str | None, incoming: Tensor | None) -> bool:
+    """bfloat16 on AMX, above 16 rows, a NaN or an infinity in memory behind the end of a row, sizes that read it.
+
+    Of a linear layer, or of a convolution as large as a map of 28 positions or more, which oneDNN computes as one. The
+    rows are those of the input, or those of the incoming gradient for the gradient of the input.
+    """
+    read = {None: call.input, "input": incoming}.get(gradient)
+    if read is None or call.input.dtype != torch.bfloat16:
+        return False
+    if call.form == "linear":
+        rows = read.detach().reshape(-1, read.shape[-1])
+    elif call.input.shape[2:] == call.weight.shape[2:] and math.prod(call.weight.shape[2:]) >= 28:
+        rows = read.detach().movedim(1, -1).flatten(1)  # (N, *map, C) in memory
+    else:
+        return False
+    n = rows.shape[1]
+    if rows.stride(1) != 1 or rows.stride(0) < n:
+        rows = rows.contiguous()
+    beyond = n % 2 if n < 32 else -n % 32
+    if len(rows) <= 16 or not beyond or not _is_followed_by_special(rows, beyond):
+        return False
+    return _reads_the_next_row(call, rows, gradient)
+
+
+def _is_followed_by_special(rows: Tensor, beyond: int) -> bool:
+    """Whether an entry in memory behind the end of a row of ``(N, n)``, the last row excepted, is not finite."""
+    memory = rows.as_strided((rows.untyped_storage().nbytes() // rows.element_size(),), (1,), 0)
+    ends = [rows.storage_offset() + i * rows.stride(0) + rows.shape[1] for i in range(len(rows) - 1)]
+    return not all(bool(memory[end : end + beyond].isfinite().all()) for end in ends)
+
+
+def _reads_the_next_row(call: Call, rows: Tensor, gradient: str | None) -> bool:
+    """Whether a NaN in memory behind the first of rows in these strides makes its result NaN."""
+    memory = torch.ones(rows.storage_offset() + len(rows) * rows.stride(0) + 1, dtype=rows.dtype)
+    given = memory.as_strided(rows.shape, rows.stride(), rows.storage_offset())
+    memory[rows.storage_offset() + rows.shape[1]] = torch.nan
+    weight, bias = _fixed(call.weight), None if call.bias is None else _fixed(call.bias)
+    dims = weight.ndim - 2
+
+    def run(x: Tensor) -> Tensor:
+        return _CONVS[dims](x, weight, bias, call.stride or 1) if dims else functional.linear(x, weight, bias)
+
+    if gradient is None:
+        x = given.view(len(rows), *weight.shape[2:], -1).movedim(-1, 1).contiguous() if dims else given
+        return bool(run(x)[0].isnan().any())
+    leaf = torch.ones(call.input.shape, dtype=rows.dtype, requires_grad=True)
+    (found,) = torch.autograd.grad(run(leaf).reshape(len(rows), -1), leaf, given)
+    return bool(found.reshape(len(rows), -1)[0].isnan().any())
+
+
+def _folded(channels: int, kernel: int, stride: int, width: int) -> int:
+    """How many columns of an unpadded map oneDNN takes together as channels on AMX; 1 where it takes each alone."""
+    common = math.gcd(kernel, stride, width)
+    return common if channels % 2 == 0 and (channels * common <= 32 or channels * common % 32 == 0) else 1
+
+
+def _positions(call: Call) -> list[int]:
+    sizes = zip(call.input.shape[2:], call.weight.shape[2:], call.stride, strict=True)
+    return [(size - kernel) // step + 1 for size, kernel, step in sizes]
+
+
+def _strided_to_one_column(call: Call, gradient: str | None) -> bool:
+    """bfloat16 on AMX, output of width 1, 5 positions or more, stride and width of the kernel above 1 once folded."""
+    x, kernel = call.input, call.weight
+    if gradient is not None or x.dtype != torch.bfloat16 or not call.stride:
+        return False
+    positions = _positions(call)
+    folded = _folded(kernel.shape[1], kernel.shape[-1], call.stride[-1], x.shape[-1])
+    if not _is_one_column(positions, kernel.shape[-1] // folded, call.stride[-1] // folded):
+        return False
+    conv = _CONVS[x.ndim - 2]
+    return _is_wrong(lambda x, kernel: conv(x, kernel, None, call.stride), x, kernel)
+
+
+def _is_one_column(positions: Sequence[int], kernel: int, stride: int) -> bool:
+    return positions[-1] == 1 and math.prod(positions) >= 5 and kernel > 1 and stride > 1
+
+
+def _folded_columns(call: Call, gradient: str | None) -> bool:
+    """bfloat16 on AMX, 5 positions or more, an even C < 32, F * C above 32 and a multiple of 32.
+
+    F is the greatest common divisor of the kernel's, the map's and the stride's width; where that is 1, the kernel's
+    width, and C < 16.
+    """
+    x, kernel = call.input, call.weight
+    if gradient is not None or x.dtype != torch.bfloat16 or not call.stride:
+        return False
+    channels, width = kernel.shape[1], kernel.shape[-1]
+    common = math.gcd(width, call.stride[-1], x.shape[-1])
+    folds = channels % 2 == 0 and channels < (16 if common == 1 else 32)
+    together = channels * (width if common == 1 else common)
+    return folds and together > 32 and together % 32 == 0 and math.prod(_positions(call)) >= 5
+
+
+def _uncovered_depth(call: Call, gradient: str | None) -> bool:
+    """bfloat16 conv3d on AMX, 17 columns or more, a stride along the depth that leaves the last slices out."""
+    x, kernel = call.input, call.weight
+    if gradient != "input" or x.dtype != torch.bfloat16 or kernel.ndim != 5 or x.shape[-1] < 17:
+        return False
+    depth, stride = kernel.shape[2], (call.stride or (1,))[0]
+    return depth >= stride > 1 and (x.shape[2] - depth) % stride != 0
+
+
+def _fixed(t: Tensor) -> Tensor:
+    """Values of -1, 0 and 1 that are always the same, in the dtype and the strides of ``t``."""
+    values = torch.randint(-1, 2, (t.untyped_storage().nbytes() // t.element_size(),), generator=torch.Generator())
+    return values.to(t.dtype).as_strided(t.shape, t.stride(), t.storage_offset())
+
+
+def _is_wrong(function: Callable[..., Tensor], *tensors: Tensor) -> bool:
+    """Whether a function is wrong on small integers in the shapes, strides and dtype of these tensors."""
+    given = [_fixed(t) for t in tensors]
+    exact = function(*(t.double() for t in given))
+    return not torch.equal(function(*given), exact.to(given[0].dtype))
+
+
+def _shows_one_channel(dtype: torch.dtype) -> bool:
+    x = torch.arange(2 * 40 * 17).remainder(7).to(dtype).as_strided((2, 1, 40, 17), (40 * 17, 1, 17, 1))
+    y = functional.conv2d(x, torch.ones(1, 1, 1, 16, dtype=dtype), stride=(1, 3))
+    return not torch.equal(y, x[..., :16].sum(3, keepdim=True))
+
+
+def _shows_tall_kernel(dtype: torch.dtype) -> bool:
+    x = torch.zeros(512, dtype=dtype).as_strided((1, 1, 512, 1), (512, 1, 1, 1)).requires_grad_()
+    y = functional.conv2d(x, torch.ones(92, 1, 512, 1, dtype=dtype))
+    return _is_left_as_it_was(y, x, torch.full((1, 1, 512, 1), 92.0))
+
+
+def _is_left_as_it_was(y: Tensor, x: Tensor, exact: Tensor) -> bool:
+    """Whether the gradient of ``y.sum()`` is not ``exact``, in memory that held NaN before."""
+    for _ in range(8):
+        freed = [torch.full_like(x, torch.nan, requires_grad=False) for _ in range(256)]
+        del freed
+        (found,) = torch.autograd.grad(y, x, torch.ones_like(y), retain_graph=True)
+        if not torch.equal(found.to(exact.dtype), exact):
+            return True
+    return False
+
+
+def _shows_one_map(dtype: torch.dtype) -> bool:
+    x = torch.arange(32 * 16).remainder(7).to(dtype).view(1, 1, 32, 16)
+    kernel = torch.zeros(1, 1, 32, 16, dtype=dtype, requires_grad=True)
+    (found,) = torch.autograd.grad(functional.conv2d(x, kernel).real.sum(), kernel)
+    return not torch.equal(found, x)
+
+
+def _shows_whole_width(dtype: torch.dtype) -> bool:
+    x = torch.arange(64.0).view(1, 8, 1, 8).to(dtype)
+    kernel = torch.zeros(1, 8, 1, 8, dtype=dtype).contiguous(memory_format=torch.channels_last)
+    kernel[0, 0, 0, 1] = 1
+    return functional.conv2d(x, kernel, stride=8).item() != 1
+
+
+def _shows_strided_to_one_column(dtype: torch.dtype) -> bool:
+    x, kernel = torch.zeros(1, 2, 9, 6, dtype=dtype), torch.zeros(2, 2, 3, 4, dtype=dtype)
+    return _is_wrong(lambda x, kernel: functional.conv2d(x, kernel, stride=(1, 3)), x, kernel)
+
+
+def _shows_folded_columns(dtype: torch.dtype) -> bool:
+    return _is_wrong(functional.conv1d, torch.zeros(1, 8, 12, dtype=dtype), torch.zeros(1, 8, 8, dtype=dtype))
+
+
+def _shows_uncovered_depth(dtype: torch.dtype) -> bool:
+    x = torch.zeros(1, 1, 3, 1, 17, dtype=dtype, requires_grad=True)
+    y = functional.conv3d(x, torch.ones(1, 1, 2, 1, 17, dtype=dtype), stride=(2, 1, 1))
+    return _is_left_as_it_was(y, x, torch.tensor([1.0, 1.0, 0.0]).view(1, 1, 3, 1, 1).expand(x.shape))
+
+
 KNOWN = (
-    Known("one-channel-channels-last", _one_channel_channels_last),
-    Known("tall-kernel-input-gradient", _tall_kernel_input_gradient),
+    Known("one-channel-channels-last", _one_channel_channels_last, _shows_one_channel),
+    Known("tall-kernel-input-gradient", _tall_kernel_input_gradient, _shows_tall_kernel),
     Known("strided-weight-gradient-in-bfloat16", _strided_weight_gradient, corrupts=True),
     Known("strided-1x1-weight-gradient", _strided_pointwise_weight_gradient, corrupts=True),
     Known("wide-strided-input-gradient", _wide_strided_input_gradient, corrupts=True),
-    Known("weight-gradient-of-one-map", _weight_gradient_of_one_map),
-    Known("whole-width-kernel-with-its-stride", _whole_width_stride),
-    Known("transforms-in-nnpack", _nnpack),
+    Known("weight-gradient-of-one-map", _weight_gradient_of_one_map, _shows_one_map),
+    Known("whole-width-kernel-with-its-stride", _whole_width_stride, _shows_whole_width),
+    Known("transforms-in-nnpack", _nnpack),  # asks torch which kernel it takes
+    Known("one-column-of-strided-windows", _strided_to_one_column, _shows_strided_to_one_column),
+    Known("columns-folded-into-channels", _folded_columns, _shows_folded_columns),
+    Known("uncovered-depth-input-gradient", _uncovered_depth, _shows_uncovered_depth),
 )
 
 
+_NEXT_ROW = "linear-reads-the-next-row"
 _REFUSALS = {"slow_conv2d: grad_weight must be contiguous": "odd-strides-stop-backward"}
 
 
@@ -152,12 +338,35 @@ def known_refusal(error: Exception) -> str | None:
     return next((finding for text, finding in _REFUSALS.items() if text in str(error)), None)
 
 
-def known_defect(call: Call, gradient: str | None) -> str | None:
-    """The finding that covers this call of torch's CPU kernels, or None."""
-    if call.form == "linear" or call.input.device.type != "cpu":
+def known_defect(call: Call, gradient: str | None, incoming: Tensor | None = None) -> str | None:
+    """The finding that covers this call of torch's CPU kernels, or None; ``incoming`` is that of the gradient."""
+    if call.input.device.type != "cpu":
         return None
     call = _batched(call)
-    return next((known.finding for known in KNOWN if known.spoils(call, gradient)), None)
+    if _next_row(call, gradient, incoming):
+        return _NEXT_ROW
+    covering = (known for known in KNOWN if call.form != "linear" and known.spoils(call, gradient))
+    return next((k.finding for k in covering if k.shows is None or k.shows(call.input.dtype)), None)
+
+
+def known_defect_of_module(conv: nn.Conv1d | nn.Conv2d | nn.Conv3d, x: Tensor) -> str | None:
+    """The finding that covers ``conv(x)``, which may have padding, dilation and groups, or None."""
+    if x.dtype != torch.bfloat16 or x.device.type != "cpu":
+        return None
+    width, stride = conv.kernel_size[-1], conv.stride[-1]
+    if conv.groups == max(conv.dilation) == 1 and (conv.padding == "valid" or max(conv.padding) == 0):
+        folded = _folded(conv.in_channels, width, stride, x.shape[-1])
+        width, stride = width // folded, stride // folded
+    names, parameters = zip(*conv.named_parameters(), strict=True)
+
+    def run(x: Tensor, *parameters: Tensor) -> Tensor:
+        y: Tensor = functional_call(conv, dict(zip(names, parameters, strict=True)), (x,))
+        return y
+
+    positions = run(x, *parameters).shape[2:]
+    if not _is_one_column(positions, width, stride) or not _is_wrong(run, x, *parameters):
+        return None
+    return "one-column-of-strided-windows" if _shows_strided_to_one_column(x.dtype) else None
 
 
 def known_corruption(call: Call) -> str | None:

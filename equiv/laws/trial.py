@@ -13,8 +13,14 @@ from equiv.backends import Backend, TorchEager, conv_kernel
 from equiv.dtypes import dtype_name
 from equiv.laws.arithmetic import arithmetic_of, usable, weaker_arithmetic
 from equiv.laws.call import Broken, Call, Mismatch, Tally, raised
-from equiv.laws.known import differentiated_by_torch, known_corruption, known_defect, known_refusal
-from equiv.mapping import linear_to_full_conv, linear_to_pointwise_conv, to_feature_map, undrawn
+from equiv.laws.known import (
+    differentiated_by_torch,
+    known_corruption,
+    known_defect,
+    known_defect_of_module,
+    known_refusal,
+)
+from equiv.mapping import Conv, linear_to_full_conv, linear_to_pointwise_conv, to_feature_map, undrawn
 from equiv.numerics import Arithmetic, Reference, bit_equal, declared
 
 
@@ -141,7 +147,7 @@ class Trial:
             if index is None:
                 self.tally[call.form].count("identical")
                 return
-            if self._is_known(call, None if gradient is None else gradient[0]):
+            if self._is_known(call, *(gradient or (None, None))):
                 return
             if self.measured and gradient is None and self._is_explained(call, actual):
                 return
@@ -183,9 +189,14 @@ class Trial:
             return False
         return self._is_excused(call, finding)
 
-    def _is_known(self, call: Call, gradient: str | None) -> bool:
+    def is_known_of_module(self, conv: Conv, x: Tensor) -> bool:
+        """Whether the wrong result of ``conv(x)`` falls under a defect of torch that is written down."""
+        call = Call("full", x, conv.weight, conv.bias)
+        return self._is_excused(call, known_defect_of_module(conv, x) if self._is_torch() else None)
+
+    def _is_known(self, call: Call, gradient: str | None, incoming: Tensor | None = None) -> bool:
         """Whether a failed comparison falls under a defect of torch that is written down."""
-        return self._is_excused(call, known_defect(call, gradient) if self._is_torch() else None)
+        return self._is_excused(call, known_defect(call, gradient, incoming) if self._is_torch() else None)
 
     def _is_torch(self) -> bool:
         return type(self.backend) is TorchEager  # what is derived from it is a backend of somebody's own

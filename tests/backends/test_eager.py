@@ -14,9 +14,8 @@ def test_threads_share_nothing_that_changes():
         x, weight = torch.ones(2, 8), torch.full((4, 8), value)
         kernel = weight[..., None, None]
         for _ in range(2000):
-            for y in (backend.linear(x, weight), backend.conv(x[..., None, None], kernel)):
-                if not bool((y == 8 * value).all()):
-                    wrong.append(y)
+            results = backend.linear(x, weight), backend.conv(x[..., None, None], kernel)
+            wrong.extend(y for y in results if not bool((y == 8 * value).all()))
 
     threads = [threading.Thread(target=call, args=(float(i),)) for i in range(4)]
     for thread in threads:

@@ -9,11 +9,29 @@ import torch
 from equiv.backends import TorchEager, conv_kernel
 from equiv.laws import Broken, Call, Trial
 from equiv.laws.checks.expected import gradients_of
-from equiv.laws.known import KNOWN, known_corruption, known_defect, known_refusal
+from equiv.laws.known import KNOWN, known_corruption, known_defect, known_defect_of_module, known_refusal
 from equiv.testing import faults
 
 HERE = torch.__version__.startswith("2.13") and torch.backends.cpu.get_cpu_capability() == "AVX512"
 only_here = pytest.mark.skipif(not HERE, reason="seen with torch 2.13 on a CPU with AVX512")
+
+
+def covers(call, gradient):
+    """The findings whose conditions a call meets, whether or not this CPU shows them."""
+    return {known.finding for known in KNOWN if known.spoils(call, gradient)}
+
+
+def shows(finding, dtype):
+    return any(known.finding == finding and known.shows is not None and known.shows(dtype) for known in KNOWN)
+
+
+def need_amx(wrong):
+    """A defect of the kernels for AMX: skip where it is not seen."""
+    if not wrong:
+        here = HERE and torch.cpu._is_amx_tile_supported()
+        pytest.skip(
+            "fixed in this torch, or AMX is switched off" if here else "needs a CPU with AMX (amx_bf16) and torch 2.13"
+        )
 
 
 def one_channel(rows=2, stride=(1, 3)):
@@ -24,7 +42,9 @@ def one_channel(rows=2, stride=(1, 3)):
 def test_one_sample_without_a_batch_dimension_is_known_as_a_batch_of_one():
     call = one_channel(rows=1)
     alone = Call("full", call.input[0], call.weight, None, call.stride)
-    assert known_defect(alone, None) == known_defect(call, None) == "one-channel-channels-last"
+    wanted = "one-channel-channels-last" if shows("one-channel-channels-last", torch.float32) else None
+    assert known_defect(alone, None) == known_defect(call, None) == wanted
+    assert covers(call, None) == {"one-channel-channels-last"}
     call = strided_pointwise()
     alone = Call("pointwise", call.input[0], call.weight, None, call.stride)
     assert known_corruption(alone) == "strided-1x1-weight-gradient"
@@ -60,7 +80,7 @@ def test_the_input_gradient_of_a_tall_kernel_is_not_written():
     found, exact = gradient(call, g)
     if not torch.backends.mkldnn.is_available() or torch.equal(found.double(), exact):
         pytest.skip("this CPU takes another bfloat16 kernel")
-    assert known_defect(call, "input") == "tall-kernel-input-gradient"
+    assert covers(call, "input") == {"tall-kernel-input-gradient"}
 
 
 @pytest.mark.parametrize("call", [one_channel(stride=(1, 1)), one_channel(stride=(2, 3))])
@@ -122,12 +142,13 @@ def whole_width(channels=8, k=8, width=8, stride=8, dtype=torch.bfloat16, memory
 
 def test_a_stride_as_wide_as_the_kernel_is_excused_where_channels_come_last():
     call = whole_width()
-    assert known_defect(call, None) == "whole-width-kernel-with-its-stride"
+    assert covers(call, None) == {"whole-width-kernel-with-its-stride"}
     assert known_defect(call, "weight") is None
     found = torch.conv2d(call.input, call.weight, stride=call.stride).item()
     if found == 1:
         pytest.skip("this CPU or torch takes another bfloat16 kernel")
     assert found == 4  # column 4
+    assert known_defect(call, None) == "whole-width-kernel-with-its-stride"
 
 
 BESIDE = (
@@ -163,6 +184,7 @@ def test_odd_strides_of_a_size_of_1_stop_backward_or_do_not():
     assert known_refusal(RuntimeError("out of memory")) is None
 
 
+@only_here
 def test_another_backend_is_never_excused():
     class Other:
         name, device = "other", torch.device("cpu")
@@ -184,7 +206,7 @@ def test_another_backend_is_never_excused():
 
 
 def test_every_known_defect_has_its_finding(pytestconfig):
-    for finding in [known.finding for known in KNOWN] + ["odd-strides-stop-backward"]:
+    for finding in [known.finding for known in KNOWN] + ["odd-strides-stop-backward", "linear-reads-the-next-row"]:
         assert (pytestconfig.rootpath / "docs" / "findings" / f"{finding}.md").is_file()
 
 
@@ -201,6 +223,13 @@ def test_a_stride_beyond_the_width_damages_a_process(pytestconfig):
     if done.returncode == 0 and done.stdout.startswith("0 of 200"):
         pytest.skip("no damage was seen this time: where that stays so, remove the entry from equiv/laws/known.py")
     assert done.returncode < 0 or "of 200 gradients are wrong" in done.stdout
+
+
+def test_windows_in_the_padding_kill_a_process(pytestconfig):
+    done = page_alone(pytestconfig, "dilated-width-of-one-in-padding")
+    if done.returncode == 0:
+        pytest.skip("needs a CPU with AVX512 and its bfloat16 instructions, and torch 2.13")
+    assert done.returncode < 0
 
 
 @only_here
@@ -342,3 +371,158 @@ def test_other_backends_are_spared_what_damages_memory_only_where_torch_differen
     trial = Trial(ByWindows(), torch.bfloat16, ("pointwise",))
     assert [tuple(g.shape) for g in gradients_of(trial, call, incoming)] == [(1, 5), (32, 5)]
     assert "known defect of torch" not in trial.coverage
+
+
+def beside_nan(rows=17, n=35, outputs=16, *, at=0, value=torch.nan, dtype=torch.bfloat16, gap=0):
+    """A layer of ones whose second row, or the gap behind each row, holds a NaN."""
+    memory = torch.ones(rows, n + gap, dtype=dtype)
+    memory[:, n:] = value
+    if not gap:
+        memory[1, at] = value
+    return Call("linear", memory[:, :n], torch.ones(outputs, n, dtype=dtype), None)
+
+
+def spreads(call):
+    y = torch.nn.functional.linear(call.input, call.weight)
+    return bool(y[0].isnan().any())
+
+
+@pytest.mark.parametrize("options", [{}, {"n": 19, "rows": 64}, {"n": 19, "rows": 64, "gap": 2}], ids=str)
+def test_a_nan_spreads_into_the_row_before_it(options):
+    call = beside_nan(**options)
+    wrong = spreads(call)
+    assert known_defect(call, None) == ("linear-reads-the-next-row" if wrong else None)
+    assert known_defect(beside_nan(**options, value=1.0), None) is None
+    need_amx(wrong)
+
+
+ELSEWHERE = ({"rows": 16}, {"n": 36}, {"n": 19, "at": 1}, {"n": 15}, {"dtype": torch.float32})
+
+
+@pytest.mark.parametrize("options", ELSEWHERE, ids=str)
+def test_a_nan_elsewhere_stays_in_its_row_and_is_not_excused(options):
+    call = beside_nan(**options)
+    assert not spreads(call)
+    assert known_defect(call, None) is None
+
+
+def test_a_nan_spreads_into_the_row_before_it_in_gradients_and_in_whole_maps():
+    call = beside_nan(rows=17, n=16, outputs=35, value=1.0)
+    incoming = beside_nan().input
+    x = call.input.detach().requires_grad_()
+    (found,) = torch.autograd.grad(torch.nn.functional.linear(x, call.weight.T.contiguous().T), x, incoming)
+    wrong = bool(found[0].isnan().any())
+    assert known_defect(call, "input", incoming) == ("linear-reads-the-next-row" if wrong else None)
+    assert known_defect(call, "input", torch.ones_like(incoming)) is None
+    maps = torch.ones(17, 1, 29, dtype=torch.bfloat16)
+    maps[1] = torch.nan
+    call = Call("full", maps, torch.ones(1, 1, 29, dtype=torch.bfloat16), None)
+    whole = bool(torch.conv1d(call.input, call.weight)[0].isnan().any())
+    assert known_defect(call, None) == ("linear-reads-the-next-row" if whole else None)
+    need_amx(wrong)
+
+
+def numbered(*shape):
+    return (torch.arange(torch.Size(shape).numel()) % 7 - 3).view(shape).bfloat16()
+
+
+def strided_to_one_column(rows=9, width=6, stride=3, kernel=4, dtype=torch.bfloat16):
+    x, w = numbered(1, 2, rows, width).to(dtype), numbered(2, 2, 3, kernel).to(dtype)
+    return Call("full", x, w, None, (1, stride))
+
+
+def folded(channels=8, kernel=8, width=12, stride=1, dtype=torch.bfloat16):
+    x, w = numbered(1, channels, width).to(dtype), numbered(1, channels, kernel).to(dtype)
+    return Call("full", x, w, None, (stride,))
+
+
+def is_wrong(call):
+    conv = {1: torch.conv1d, 2: torch.conv2d}[call.weight.ndim - 2]
+    exact = conv(call.input.double(), call.weight.double(), stride=call.stride)
+    return not torch.equal(conv(call.input, call.weight, stride=call.stride), exact.to(call.input.dtype))
+
+
+def test_windows_of_one_column_are_the_wrong_ones():
+    call = strided_to_one_column()
+    wrong = is_wrong(call)
+    assert known_defect(call, None) == ("one-column-of-strided-windows" if wrong else None)
+    assert known_defect(call, "input") is None
+    module = torch.nn.Conv2d(2, 2, (3, 4), stride=(1, 3), padding=(1, 1), bias=False, dtype=torch.bfloat16)
+    maps = numbered(1, 2, 9, 4)
+    assert known_defect_of_module(module, maps) == ("one-column-of-strided-windows" if wrong else None)
+    assert known_defect_of_module(module, maps[:, :, :4]) is None
+    assert known_defect_of_module(module.float(), maps.float()) is None
+    need_amx(wrong)
+
+
+ONE_COLUMN_BESIDE = (
+    {"rows": 6},
+    {"width": 7},
+    {"stride": 4, "width": 4},
+    {"kernel": 1, "width": 3},
+    {"dtype": torch.float32},
+)
+
+
+@pytest.mark.parametrize("options", ONE_COLUMN_BESIDE, ids=str)
+def test_windows_of_calls_beside_one_column_are_right_and_not_excused(options):
+    call = strided_to_one_column(**options)
+    assert not is_wrong(call)
+    assert known_defect(call, None) is None
+
+
+@pytest.mark.parametrize("options", [{}, {"channels": 16, "kernel": 4, "width": 20, "stride": 4}], ids=str)
+def test_columns_folded_into_channels_are_multiplied_by_other_weights(options):
+    call = folded(**options)
+    wrong = is_wrong(call)
+    assert covers(call, None) == {"columns-folded-into-channels"}
+    assert known_defect(call, None) == ("columns-folded-into-channels" if wrong else None)
+    need_amx(wrong)
+
+
+FOLDED_BESIDE = (
+    {"width": 11},
+    {"channels": 7},
+    {"channels": 16},
+    {"kernel": 4},
+    {"stride": 2, "width": 16},
+    {"dtype": torch.float32},
+)
+
+
+@pytest.mark.parametrize("options", FOLDED_BESIDE, ids=str)
+def test_calls_beside_folded_columns_are_right_and_not_excused(options):
+    call = folded(**options)
+    assert not is_wrong(call)
+    assert known_defect(call, None) is None
+
+
+def uncovered(depth=3, stride=2, width=17):
+    x, w = torch.zeros(1, 1, depth, 1, width), torch.ones(1, 1, 2, 1, width)
+    return Call("full", x.bfloat16(), w.bfloat16(), None, (stride, 1, 1))
+
+
+def test_the_input_gradient_is_not_written_where_no_window_reaches():
+    call = uncovered()
+    wrong = shows("uncovered-depth-input-gradient", torch.bfloat16)
+    assert covers(call, "input") == {"uncovered-depth-input-gradient"}
+    assert known_defect(call, None) is None
+    for options in ({"depth": 4}, {"stride": 1}, {"stride": 3}, {"width": 16}):
+        assert covers(uncovered(**options), "input") == set()
+    need_amx(wrong)
+
+
+def test_the_float16_input_gradient_of_a_tall_kernel_is_wrong():
+    def call(outputs=129, dtype=torch.float16):
+        x, w = torch.zeros(1, 1, 512, 1, dtype=dtype), torch.zeros(outputs, 1, 512, 1, dtype=dtype)
+        return Call("full", x, w, None)
+
+    for name in ("input", "input again"):
+        assert covers(call(), name) == {"tall-kernel-input-gradient"}
+    assert covers(call(outputs=128), "input") == covers(call(dtype=torch.bfloat16), "input") == set()
+    assert covers(call(), "weight") == set()
+    wrong = shows("tall-kernel-input-gradient", torch.float16)
+    assert known_defect(call(), "input") == ("tall-kernel-input-gradient" if wrong else None)
+    assert known_corruption(call()) is None
+    if not wrong:
+        pytest.skip("needs torch 2.13 and a CPU with AVX512-FP16 that is not switched off")

@@ -148,7 +148,9 @@ def test_the_envelope_is_the_stated_bound_rounded_to_nearest(dtype, kind):
                 tight, loose = (s + sign * e * (0 if alone else 1 + f) for f in (0, Fraction(1, 10**6)))
                 if dtype == torch.float64 and not alone:  # the reference's own error, below the normal range
                     loose += sign * 4 * fraction(acc.min_subnormal)
-                tight, loose = (round_nearest(torch.tensor(float(end), dtype=torch.float64), dtype) for end in (tight, loose))
+                tight, loose = (
+                    round_nearest(torch.tensor(float(end), dtype=torch.float64), dtype) for end in (tight, loose)
+                )
                 assert sign * tight <= sign * edge <= sign * loose
 
 
