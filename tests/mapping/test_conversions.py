@@ -415,7 +415,7 @@ def test_gradients_pass_through_both_views() -> None:
 @pytest.mark.parametrize(
     ("x", "message"),
     [
-        ([1.0], r"^x: expected a torch\.Tensor, got \[1\.0\]; convert it with torch\.as_tensor$"),
+        ([1.0], r"^x: expected a torch\.Tensor, got list; convert it with torch\.as_tensor$"),
         (
             torch.tensor(1.0),
             r"^x: expected shape \(\*batch, n\), got a tensor with 0 dimensions; pass a vector or rows$",
