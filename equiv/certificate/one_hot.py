@@ -25,7 +25,7 @@ from torch import Tensor
 from equiv.causes import Cause, name_cause
 from equiv.certificate.affine import AffineTest, Sums, Superposition, widened
 from equiv.certificate.progress import Progress
-from equiv.certificate.repeated_taps import RepeatedTaps, repeats_inputs
+from equiv.certificate.repeated_taps import RepeatedTaps, Taps, judge_sums, repeats_inputs, taps_of_function
 from equiv.certificate.resume import State, check_origin, digest, is_covered, origin_of, sealed
 from equiv.certificate.sides import Difference, Differences, Side, same_values
 from equiv.errors import EquivError
@@ -42,6 +42,7 @@ class Reading:
     differences: Differences = field(default_factory=Differences)
     flushed: int = 0  # entries where one kernel treats a subnormal as zero, as the dtype's kernels may
     unseen: int = 0  # entries of which a bias hides the last bits
+    sums: int = 0  # entries of functions that are sums of several taps, in any order
     resolution: float = 0.0  # how far such a weight may be off unseen, at most
 
 
@@ -109,15 +110,19 @@ class Reader:
     def _read_functions(self, columns: Tensor) -> None:
         """Functions with their biases: at ``e_i``, at ``-2**K * e_i``, and once more at a full mantissa."""
         near = [self._run(side, columns, 1) for side in self.sides]
+        taps = [self._taps_of(side, columns) for side in self.sides]
         for side, y in zip(self.sides, near, strict=True):
             _check_finite(side, y, "results for one-hot inputs")
         first = [_column(y - zero) for y, zero in zip(near, self.zeros, strict=True)]
-        far, scale = self._far(columns, max(float(column.abs().double().max()) for column in first))
+        sizes = [column.abs().double() for column in first] + [sums.size for sums in taps if sums is not None]
+        far, scale = self._far(columns, max(float(size.max()) for size in sizes))
         seen, second, doubts = zip(
             *(self._weights(*of, scale) for of in zip(far, self.zeros, strict=True)), strict=True
         )
-        equal, whole = self._equal_biases(), seen[0] & seen[1]
-        wrong, wrong_far = self._differ(*near) & equal, self._differ(*far) & (equal | whole)
+        free, _ = self._in_any_order(near, taps, 1.0)
+        free_far, width = self._in_any_order(far, taps, -scale)
+        equal, whole = self._equal_biases(), seen[0] & seen[1] | (width > 0)
+        wrong, wrong_far = self._differ(*near) & equal & ~free, self._differ(*far) & (equal | whole) & ~free_far
         values = [torch.where(wrong & ~wrong_far, widened(a), b) for a, b in zip(first, second, strict=True)]
         self._record((wrong | wrong_far) & ~self._flushes(*values), columns, *values)
         if not bool(whole.all()):
@@ -126,9 +131,15 @@ class Reader:
             if step >= format_of(self.dtype).min_subnormal / 2:  # else no two weights of this dtype are so close
                 self.found.unseen += int((~whole).sum())
                 self.found.resolution = max(self.found.resolution, step)
+        self.found.sums += int((width > 0).sum())
+        self.found.resolution = max(self.found.resolution, float(width.max()) / scale)
+        doubts = tuple(
+            doubt if sums is None else torch.where(sums.several, sums.size.sum(0), doubt)
+            for doubt, sums in zip(doubts, taps, strict=True)
+        )
         for side, y, column, doubt in zip(self.sides, near, second, doubts, strict=True):
             if side.layer is None:
-                self.test.check_lines(side, y, column, columns, scale)
+                self.test.check_lines(side, y, column, doubt, columns, scale)
             self.inputs.add(self.test.sums[side.name], columns, column, doubt)
         self.test.check_mantissas(self._one_hot(columns, 1), columns, second, doubts, scale / 2)
 
@@ -172,6 +183,29 @@ class Reader:
                 for side, y in zip(self.sides, far, strict=True):
                     _check_finite(side, y, "results for one-hot inputs")
             power //= 2
+
+    def _taps_of(self, side: Side, columns: Tensor) -> Taps | None:
+        """The taps that land on these inputs, of a convolution; None where no two land on one."""
+        if not self.test.repeats(side):
+            return None
+        one_hot = torch.cat([self._one_hot(columns, unit) for unit in self.units])
+        return taps_of_function(side, one_hot, len(self.units))
+
+    def _in_any_order(self, results: list[Tensor], taps: list[Taps | None], factor: float) -> tuple[Tensor, Tensor]:
+        """Where both results at ``factor * e_i`` are right in some order of several taps, and how wide the envelope is.
+
+        The other side of a convolution may hold the sums of its taps as weights. The width is 0 at one tap.
+        """
+        right = torch.ones(results[0].shape[1:], dtype=torch.bool, device=self.device)
+        width = torch.zeros(right.shape, dtype=torch.float64, device=self.device)
+        for side, sums in enumerate(taps):
+            if sums is None:
+                continue
+            for other, y in enumerate(results):
+                inside, wide = judge_sums(y, sums, factor, self.zeros[other], rounded=other != side)
+                right &= inside | ~sums.several
+                width = torch.where(sums.several, torch.maximum(width, wide), width)
+        return right & (width > 0), width
 
     def _weights(self, far: Tensor, zero: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
         """Of results at ``-scale * e_i``: where all bits of a weight are seen, the weights, and doubts about them.
@@ -265,7 +299,7 @@ class Reader:
         found, sums = self.found, self.test.sums
         contents = {
             "named": [tuple(difference) for difference in found.differences.named],
-            "counts": [found.differences.weights, found.differences.biases, found.flushed, found.unseen],
+            "counts": [found.differences.weights, found.differences.biases, found.flushed, found.unseen, found.sums],
             "resolution": found.resolution,
             "not_affine": self.test.not_affine,
             "outside_envelope": self.test.outside_envelope,
@@ -281,9 +315,9 @@ class Reader:
         check_origin(state, "deterministic", self.origin)
         if not all(map(is_covered, self.sides)):
             return
-        weights, biases, flushed, unseen = state["counts"]
+        weights, biases, flushed, unseen, sums = state["counts"]
         differences = Differences([Difference(*entry) for entry in state["named"]], weights, biases)
-        self.found = Reading(state["next"], differences, flushed, unseen, state["resolution"])
+        self.found = Reading(state["next"], differences, flushed, unseen, sums, state["resolution"])
         self.test.not_affine, self.test.outside_envelope = state["not_affine"], state["outside_envelope"]
         for name, tensors in state["sums"].items():
             self.test.sums[name] = Sums(*(t.detach().to(self.device, copy=True) for t in tensors))

@@ -251,7 +251,8 @@ class _Case:
         if not finished:
             read = f"Read {found.next:,} of {n:,} columns without a difference"
             return "not finished", f"{read}; to go on, pass the certificate's state as resume=."
-        return "equivalent", f"All {entries} agree bit for bit (the sign of zero aside). {self._what_follows(reader)}"
+        aside = "the sign of zero and the order of sums of taps" if found.sums else "the sign of zero"
+        return "equivalent", f"All {entries} agree bit for bit ({aside} aside). {self._what_follows(reader)}"
 
     def _what_follows(self, reader: Reader) -> str:
         found = reader.found
@@ -262,9 +263,12 @@ class _Case:
                 "An affine map is fixed by them. That functions are affine cannot be proved by finitely many inputs; "
                 f"lines through 0, e_i and -2^K*e_i, and {reader.inputs.count} sums of both signs did not refute it."
             )
+        certain = f"each is certain to within {found.resolution:.3g} only"
         if found.unseen:
-            certain = f"each is certain to within {found.resolution:.3g} only"
             text += f" A bias hides the last bits of {found.unseen:,} weights: {certain}."
+        if found.sums:
+            sums = "weight is the sum" if found.sums == 1 else "weights are sums"
+            text += f" {found.sums:,} {sums} of several taps that land on one input, added in any order: {certain}."
         if reader.lost:
             certain = f"which is certain to within {reader.lost:.3g} only"
             text += f" A complex convolution rounds the imaginary part of its bias, {certain}."
