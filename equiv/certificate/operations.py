@@ -37,7 +37,7 @@ where maximum minimum bitwise_and bitwise_or bitwise_left_shift bitwise_right_sh
 nan_to_num quantize_per_tensor fake_quantize_per_tensor_affine fake_quantize_per_tensor_affine_cachemask"""
 _HARMLESS = frozenset(f"{_MOVES} {_NOT_AFFINE}".split())
 """What moves values, and what makes a map not affine, which the tests look for: neither rounds as a sum does."""
-_AROUND = _ADDITIONS.union(_REPEATS, f"{_MOVES} new_empty empty".split())
+_AROUND = _ADDITIONS.union(_REPEATS, f"{_MOVES} new_empty empty lift_fresh".split())
 """What may stand around a convolution of repeated inputs."""
 
 

@@ -33,7 +33,7 @@ class Taps(NamedTuple):
     total: Tensor  # their sum
     size: Tensor  # the sum of their magnitudes
     terms: Tensor  # how many are not zero
-    error: Tensor | float  # how far the total may be off, in units of the size
+    error: Tensor  # how far the total may be off
 
     @property
     def several(self) -> Tensor:
@@ -45,14 +45,15 @@ def taps_of_function(side: Side, one_hot: Tensor, units: int) -> Taps | None:
     """The taps of a function that is one convolution at rows ``(units * c, n)``; None where each input meets one."""
     x = torch.cat([one_hot, torch.zeros_like(one_hot[:1])])
 
-    def read(weights: Callable[[Tensor], Tensor]) -> Tensor:
+    def read(weights: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
         y = with_weights(lambda: side.run(x), weights).real
-        return (y[:-1] - y[-1]).view(units, -1, y.shape[1])  # without a bias that is added later
+        return (y[:-1] - y[-1]).view(units, -1, y.shape[1]), y[-1].abs()  # a bias that is added later taken away
 
-    count = read(lambda w: (w != 0).double()).abs().round()
-    if not bool((count > 1).any()):
+    terms = read(_nonzero)[0].abs().round()
+    if not bool((terms > 1).any()):
         return None
-    return Taps(read(torch.clone), read(torch.abs).abs(), count, (count + 2) * 2.0**-53)
+    (total, bias), (size, _) = read(torch.clone), read(torch.abs)
+    return Taps(total, size.abs(), terms, (terms + 2) * 2.0**-53 * (size.abs() + bias))
 
 
 def judge_sums(y: Tensor, taps: Taps, factor: float, bias: Tensor, *, rounded: bool) -> tuple[Tensor, Tensor]:
@@ -64,7 +65,7 @@ def judge_sums(y: Tensor, taps: Taps, factor: float, bias: Tensor, *, rounded: b
     fmt, arithmetic = format_of(y.dtype), declared(y.dtype, y.device)
     value, beside = factor * taps.total, bias.real.double()
     size, biased = abs(factor) * taps.size + beside.abs(), beside != 0
-    doubt = taps.error * size
+    doubt = abs(factor) * taps.error + 2.0**-53 * size
     if rounded:
         doubt = doubt + torch.where(biased, fmt.u * value.abs() + abs(factor) * fmt.min_subnormal, 0.0)
     if arithmetic.flushes_inputs:
@@ -86,32 +87,31 @@ class RepeatedTaps:
         assert side.layer is not None
         self.layer, self.shape = side.layer, side.shape
         weight = resolved(self.layer.weight)
-        self.dtype, self.device = weight.dtype, weight.device
         self.dense = dense_rows(self.layer, side.shape).reshape(outputs, -1)
-        self.taps: Tensor | None = None
+        self.taps: Taps | None = None
         if repeats_inputs(self.layer):
-            parts = (weight.real, weight.imag) if weight.is_complex() else (weight,)
-            self.taps = self._matrix(torch.ones_like(parts[0], dtype=torch.float64))
-            self.sums = [self._matrix(part.double()) for part in parts]
-            self.sizes = [self._matrix(part.double().abs()) for part in parts]
+            parts = (weight.real, -weight.imag) if weight.is_complex() else (weight,)
+            total, size, terms = (
+                torch.stack([self._matrix(change(part.double())).T for part in parts])
+                for change in (torch.clone, torch.abs, _nonzero)
+            )
+            self.taps = Taps(total, size, terms, 2.0**-53 * size)
 
     def allows(self, columns: Tensor, results: Tensor) -> Tensor:
         """Where results ``(1, c, O)`` at ``e_i``, for complex ``(2, c, O)`` at ``i*e_i`` as well, are right.
 
         Of a layer that repeats inputs these are entries of several taps alone; any other must return its weight.
         """
-        seen = [results[0].real, *(-y.real for y in results[1:])]
         if self.taps is None:
             own = self.dense[:, columns].T
-            parts = [own.real, own.imag] if own.is_complex() else [own]
-            return torch.stack([same_values(y, w) for y, w in zip(seen, parts, strict=True)]).all(0)
-        total, size, count = (
-            torch.stack([matrix[:, columns].T for matrix in matrices])
-            for matrices in (self.sums, self.sizes, [self.taps] * len(self.sums))
-        )
-        total[1:] *= -1
-        taps = Taps(total, size, count, 2.0**-52)
+            parts = [own.real, -own.imag] if own.is_complex() else [own]
+            return torch.stack([same_values(y.real, w) for y, w in zip(results, parts, strict=True)]).all(0)
+        taps = Taps(*(matrix[:, columns] for matrix in self.taps))
         return taps.several & judge_sums(results, taps, 1.0, results.new_zeros(()), rounded=False)[0]
 
     def _matrix(self, weight: Tensor) -> Tensor:
         return conv_to_linear(with_parameters(self.layer, weight, None), self.shape).weight.detach()
+
+
+def _nonzero(weight: Tensor) -> Tensor:
+    return (weight != 0).double()
