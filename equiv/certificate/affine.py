@@ -347,22 +347,19 @@ class AffineTest:
 
     def _is_single(self, side: Side) -> bool:
         """Whether one envelope holds a side: each input meets each output once, in one sum."""
-        return not repeats_inputs(side.layer) if side.layer is not None else self._structures[side.name].single
+        return not repeats_inputs(side.layer) if side.layer is not None else self.structures[side.name].single
 
     @cached_property
-    def _structures(self) -> dict[str, Structure]:
+    def structures(self) -> dict[str, Structure]:
+        """What each side calls, by its name."""
         two = self.inputs.dense[:2]
         return {side.name: structure_of(lambda side=side: side.run(two)) for side in self.sides}  # type: ignore[misc]
-
-    def repeats(self, side: Side) -> bool:
-        """Whether a side is one convolution, of which several taps may land on one input."""
-        return self._structures[side.name].repeats
 
     def convolves(self, side: Side) -> bool:
         """Whether a side is, or calls, a convolution, as far as can be seen."""
         if side.layer is not None:
             return not isinstance(side.layer, nn.Linear)
-        return self._structures[side.name].convolves
+        return self.structures[side.name].convolves
 
 
 def widened(y: Tensor) -> Tensor:

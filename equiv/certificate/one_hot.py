@@ -112,18 +112,19 @@ class Reader:
     def _read_functions(self, columns: Tensor) -> None:
         """Functions with their biases: at ``e_i``, at ``-2**K * e_i``, and once more at a full mantissa."""
         near = [self._run(side, columns, 1) for side in self.sides]
-        taps = [self._taps_of(side, columns) for side in self.sides]
+        rows = [self._one_hot(columns, unit) for unit in self.units]
+        taps = [
+            taps_of_function(side, rows) if self.test.structures[side.name].repeats else None for side in self.sides
+        ]
         for side, y in zip(self.sides, near, strict=True):
             _check_finite(side, y, "results for one-hot inputs")
         first = [_column(y - zero) for y, zero in zip(near, self.zeros, strict=True)]
         sizes = [column.abs().double() for column in first] + [sums.size for sums in taps if sums is not None]
         far, scale = self._far(columns, max(float(size.max()) for size in sizes))
-        seen, second, doubts = zip(
-            *(self._weights(*of, scale) for of in zip(far, self.zeros, strict=True)), strict=True
-        )
+        seen, second, doubt = zip(*(self._weights(*of, scale) for of in zip(far, self.zeros, strict=True)), strict=True)
         free, _ = self._in_any_order(near, taps, 1.0)
         free_far, width = self._in_any_order(far, taps, -scale)
-        equal, whole = self._equal_biases(), seen[0] & seen[1] | (width > 0)
+        equal, whole = self._equal_biases(), (seen[0] & seen[1]) | (width > 0)
         wrong, wrong_far = self._differ(*near) & equal & ~free, self._differ(*far) & (equal | whole) & ~free_far
         values = [torch.where(wrong & ~wrong_far, widened(a), b) for a, b in zip(first, second, strict=True)]
         self._record((wrong | wrong_far) & ~self._flushes(*values), columns, *values)
@@ -135,14 +136,13 @@ class Reader:
                 self.found.resolution = max(self.found.resolution, step)
         self.found.sums += int((width > 0).sum())
         self.found.resolution = max(self.found.resolution, float(width.max()) / scale)
-        doubts = tuple(
-            doubt if sums is None else torch.where(sums.several, sums.size.sum(0), doubt)
-            for doubt, sums in zip(doubts, taps, strict=True)
-        )
-        for side, y, column, doubt in zip(self.sides, near, second, doubts, strict=True):
+        doubts = [
+            d if t is None else torch.where(t.several, t.size.sum(0), d) for d, t in zip(doubt, taps, strict=True)
+        ]
+        for side, y, column, within in zip(self.sides, near, second, doubts, strict=True):
             if side.layer is None:
-                self.test.check_lines(side, y, column, doubt, columns, scale)
-            self.inputs.add(self.test.sums[side.name], columns, column, doubt)
+                self.test.check_lines(side, y, column, within, columns, scale)
+            self.inputs.add(self.test.sums[side.name], columns, column, within)
         self.test.check_mantissas(self._one_hot(columns, 1), columns, second, doubts, scale / 2)
 
     def _read_integer_functions(self, columns: Tensor) -> None:
@@ -185,13 +185,6 @@ class Reader:
                 for side, y in zip(self.sides, far, strict=True):
                     _check_finite(side, y, "results for one-hot inputs")
             power //= 2
-
-    def _taps_of(self, side: Side, columns: Tensor) -> Taps | None:
-        """The taps that land on these inputs, of a convolution; None where no two land on one."""
-        if not self.test.repeats(side):
-            return None
-        one_hot = torch.cat([self._one_hot(columns, unit) for unit in self.units])
-        return taps_of_function(side, one_hot, len(self.units))
 
     def _in_any_order(self, results: list[Tensor], taps: list[Taps | None], factor: float) -> tuple[Tensor, Tensor]:
         """Where both results at ``factor * e_i`` are right in some order of several taps, and how wide the envelope is.

@@ -70,7 +70,7 @@ class _Seen(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own 
         self.names.append(name)
         self.additions += _PRODUCTS.get(name, 0) + (name in _ADDITIONS)
         if self.weights is not None and func is torch.ops.aten.convolution.default:
-            args = (args[0].double(), self.weights(args[1].double()), None, *args[3:])
+            args = (args[0].double(), self.weights(args[1]).double(), None, *args[3:])
         return func(*args, **(kwargs or {}))
 
 
@@ -80,12 +80,13 @@ def structure_of(run: Callable[[], Tensor]) -> Structure:
     try:
         with torch.no_grad(), seen:
             run()
+        repeats = _repeats(run, seen)
     except EquivError:
         return Structure(False, True, False)
     products = sum(name in _PRODUCTS for name in seen.names)
     known = _HARMLESS.union(_PRODUCTS, _ADDITIONS).issuperset(seen.names)
     single = known and products == 1 and seen.additions <= 1
-    return Structure(single, not products or "convolution" in seen.names, _repeats(run, seen))
+    return Structure(single, not products or "convolution" in seen.names, repeats)
 
 
 def with_weights(run: Callable[[], Tensor], weights: Callable[[Tensor], Tensor]) -> Tensor:
@@ -103,9 +104,6 @@ def _repeats(run: Callable[[], Tensor], seen: _Seen) -> bool:
     alone = of_complex or (count == 1 and seen.additions <= 1)
     if not alone or not names & _REPEATS or not names <= known:
         return False
-    try:
-        constant = with_weights(run, torch.zeros_like)
-    except EquivError:
-        return False
     # Without weights no input may count: else something goes around the convolution, as in a residual block.
+    constant = with_weights(run, torch.zeros_like)
     return constant.dtype in (torch.float64, torch.complex128) and bool((constant == constant[:1]).all())

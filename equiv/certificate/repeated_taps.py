@@ -41,15 +41,15 @@ class Taps(NamedTuple):
         return (self.terms > 1).any(0)
 
 
-def taps_of_function(side: Side, one_hot: Tensor, units: int) -> Taps | None:
-    """The taps of a function that is one convolution at rows ``(units * c, n)``; None where each input meets one."""
-    x = torch.cat([one_hot, torch.zeros_like(one_hot[:1])])
+def taps_of_function(side: Side, rows: list[Tensor]) -> Taps | None:
+    """The taps of a function that is one convolution, at ``e_i`` and ``i*e_i``; None where each input meets but one."""
+    x = torch.cat([*rows, torch.zeros_like(rows[0][:1])])
 
     def read(weights: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
         y = with_weights(lambda: side.run(x), weights).real
-        return (y[:-1] - y[-1]).view(units, -1, y.shape[1]), y[-1].abs()  # a bias that is added later taken away
+        return (y[:-1] - y[-1]).view(len(rows), -1, y.shape[1]), y[-1].abs()  # a bias that is added later taken away
 
-    terms = read(_nonzero)[0].abs().round()
+    terms = read(Tensor.bool)[0].abs().round()
     if not bool((terms > 1).any()):
         return None
     (total, bias), (size, _) = read(torch.clone), read(torch.abs)
@@ -92,8 +92,8 @@ class RepeatedTaps:
         if repeats_inputs(self.layer):
             parts = (weight.real, -weight.imag) if weight.is_complex() else (weight,)
             total, size, terms = (
-                torch.stack([self._matrix(change(part.double())).T for part in parts])
-                for change in (torch.clone, torch.abs, _nonzero)
+                torch.stack([self._matrix(change(part).double()).T for part in parts])
+                for change in (torch.clone, torch.abs, Tensor.bool)
             )
             self.taps = Taps(total, size, terms, 2.0**-53 * size)
 
@@ -111,7 +111,3 @@ class RepeatedTaps:
 
     def _matrix(self, weight: Tensor) -> Tensor:
         return conv_to_linear(with_parameters(self.layer, weight, None), self.shape).weight.detach()
-
-
-def _nonzero(weight: Tensor) -> Tensor:
-    return (weight != 0).double()

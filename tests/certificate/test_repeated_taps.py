@@ -53,7 +53,14 @@ def drawn(seed):
 
 
 def certified(conv, dense, shape):
-    return certify(lambda x: conv(x), lambda x: dense(x.flatten(1)), feature_shape=shape, dtype=dense.weight.dtype)
+    candidate, reference, dtype = (lambda x: conv(x)), (lambda x: dense(x.flatten(1))), conv.weight.dtype
+    enabled = torch.backends.mkldnn.enabled
+    # oneDNN's bfloat16 convolutions return wrong numbers on CPUs with AMX.
+    torch.backends.mkldnn.enabled = enabled and dtype != torch.bfloat16
+    try:
+        return certify(candidate, reference, feature_shape=shape, dtype=dtype)
+    finally:
+        torch.backends.mkldnn.enabled = enabled
 
 
 def taps_on(conv, shape):
@@ -183,9 +190,7 @@ def test_a_convolution_is_recognised_however_it_is_written(name):
             found = certify(*pair, feature_shape=SHAPE)
             assert found, str(found)
             if other is not dense or name != "the layer":
-                assert (
-                    "weights are sums of several taps that land on one input, added in any order" in found.explanation
-                )
+                assert "weights are sums of several taps that land on one input" in found.explanation
 
 
 def test_outputs_may_be_moved():
