@@ -187,10 +187,7 @@ class Reader:
             power //= 2
 
     def _in_any_order(self, results: list[Tensor], taps: list[Taps | None], factor: float) -> tuple[Tensor, Tensor]:
-        """Where both results at ``factor * e_i`` are right in some order of several taps, and how wide the envelope is.
-
-        The other side of a convolution may hold the sums of its taps as weights. The width is 0 at one tap.
-        """
+        """Where both results at ``factor * e_i`` are right in some order of several taps; its width, 0 at one tap."""
         right = torch.ones(results[0].shape[1:], dtype=torch.bool, device=self.device)
         width = torch.zeros(right.shape, dtype=torch.float64, device=self.device)
         for side, sums in enumerate(taps):

@@ -51,10 +51,7 @@ class Structure:
 
 
 class _Seen(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own methods have no types
-    """Notes the name of every operation, and how many additions it holds if it is a product.
-
-    With ``weights``, a convolution is run in float64, without its bias, and with what that makes of its weights.
-    """
+    """Notes operations and how many additions they hold; ``weights`` changes those of convolutions, in float64."""
 
     def __init__(self, weights: Callable[[Tensor], Tensor] | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -96,13 +93,12 @@ def with_weights(run: Callable[[], Tensor], weights: Callable[[Tensor], Tensor])
 
 
 def _repeats(run: Callable[[], Tensor], seen: _Seen) -> bool:
-    names = {*seen.names}
-    count = seen.names.count("convolution")
+    names, count = {*seen.names}, seen.names.count("convolution")
     # A complex convolution is three real ones, a, b and c, which make (a - b) + i*(c - a - b).
     of_complex = count == seen.names.count("sub") == 3 and {"view_as_real", "mul"} <= names
     known = _AROUND | {"convolution", *(("mul",) if of_complex else ())}
     alone = of_complex or (count == 1 and seen.additions <= 1)
-    if not alone or not names & _REPEATS or not names <= known:
+    if not (alone and names & _REPEATS and names <= known):
         return False
     # Without weights no input may count: else something goes around the convolution, as in a residual block.
     constant = with_weights(run, torch.zeros_like)

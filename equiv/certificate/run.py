@@ -62,8 +62,9 @@ def certify(  # noqa: PLR0913 - its keyword options are the interface
     Functions, and modules other than plain layers, are always read column by column, and tested for being affine on the
     way: on the same input twice; on lines through 0, e_i and -2^K*e_i; at inputs of few and of many entries, of both
     signs and many sizes, against the sum of their columns. Where such a function is one product of matrices, its
-    results must lie in the envelope of the weights that were read; integers agree modulo ``2**bits``. Layers in a row
-    are compared entry by entry all the same: what an inner layer rounds counts as a difference where weights cancel.
+    results must lie in the envelope of the weights that were read; integers agree modulo ``2**bits``. Where it is one
+    convolution of repeated inputs, entries that are sums of several taps must be right in some order of the sum. Layers
+    in a row are compared entry by entry: what an inner layer rounds counts as a difference where weights cancel.
 
     Args:
         candidate: A Linear, a convolution, a module, or a function of a batch. Each side is given the shape that it
