@@ -5,9 +5,8 @@ away, so that a probe returns a column of the weight exactly: one product, and z
 and a probe returns one rounding of ``w + b``, in which the last bits of ``w`` are lost. So functions are run a second
 time, at ``-2**K * e_i`` with K as large as the format allows: there ``-2**K*w + b`` rounds to ``-2**K*w`` wherever
 ``|b|`` is below half an ulp of it, which gives back all bits, and shows what is not affine (ReLU, clamp, tanh). Where
-the format is too narrow, as float16 is, the bits that stay unseen are counted. So are entries of a convolution of
-repeated inputs, that are sums of several taps: they may differ from the dense layer's as far as the order of the sum
-of these taps and the bias may change them, at ``e_i`` and at ``-2**K * e_i``.
+the format is too narrow, as float16 is, the bits that stay unseen are counted. So are sums of several taps, where a
+convolution reads repeated inputs: at both inputs they, and the bias, may be added in any order.
 
 Complex products of a convolution come from three real ones, ``(a - b) + (c - a - b)i``; only the real part is exact, so
 the real part at ``x = e_i`` and at ``x = i*e_i`` is compared, and the imaginary part held against its bound. Where

@@ -268,8 +268,8 @@ class _Case:
         if found.unseen:
             text += f" A bias hides the last bits of {found.unseen:,} weights: {certain}."
         if found.sums:
-            sums = "weight is the sum" if found.sums == 1 else "weights are sums"
-            text += f" {found.sums:,} {sums} of several taps that land on one input, added in any order: {certain}."
+            sums = counted(found.sums, "weight is a sum", "weights are sums")
+            text += f" {sums} of several taps that land on one input, added in any order: {certain}."
         if reader.lost:
             certain = f"which is certain to within {reader.lost:.3g} only"
             text += f" A complex convolution rounds the imaginary part of its bias, {certain}."
