@@ -177,7 +177,7 @@ class Superposition:
         more = (x.abs() @ doubts) * (2 if x.is_complex() else 1)
         seen = ((x != 0).double() @ ((kept == 0) & (doubts > 0)).double()) * (2 if x.is_complex() else 1)
         parts = tuple(self._doubted(part, more, seen) for part in reference.parts)
-        return x @ kept + bias, x.abs() @ kept.abs() + widened(zero).abs(), parts
+        return x @ kept + bias, x.abs() @ kept.abs() + more + widened(zero).abs(), parts
 
     def dense_expected(self, sums: Sums, zero: Tensor) -> Parts:
         """Exact parts of the dense rows; the sums themselves are known as float64 knows them."""
@@ -255,12 +255,14 @@ class AffineTest:
         self.not_affine: str | None = None
         self.outside_envelope: str | None = None
 
-    def check_lines(self, side: Side, near: Tensor, column: Tensor, columns: Tensor, scale: float) -> None:
+    def check_lines(
+        self, side: Side, near: Tensor, column: Tensor, doubt: Tensor, columns: Tensor, scale: float
+    ) -> None:
         """Results ``near`` at e_i, for complex also at i*e_i, lie on the line through those at 0 and -scale*e_i."""
         zero = widened(self.zeros[self.sides.index(side)])
         for unit, y in zip((1, 1j), near, strict=False):
             expected = zero + unit * column
-            bound = self.inputs.bound(1, (column.abs() + zero.abs()).amax(1, keepdim=True))
+            bound = self.inputs.bound(1, (column.abs() + doubt + zero.abs()).amax(1, keepdim=True))
             found = ((widened(y) - expected).abs() > bound).nonzero()
             if len(found) and self.not_affine is None:
                 row, output = found[0].tolist()
@@ -279,7 +281,7 @@ class AffineTest:
         results = [side.run(rows) for side in self.sides]
         for side, y, zero, column, doubt in zip(self.sides, results, self.zeros, read, doubts, strict=True):
             if side.layer is None:
-                size = column.abs() * x[:, None] * scale + widened(zero).abs()
+                size = (column.abs() + doubt) * x[:, None] * scale + widened(zero).abs()
                 bound = self.inputs.bound(1, size.amax(1, keepdim=True))
                 self._check_affine(side, rows, y, column * x[:, None] * scale + widened(zero), bound)
             if self._is_single(side):
@@ -295,7 +297,7 @@ class AffineTest:
             alone = torch.cat([side.run(row[None]) for row in x])
             if self.inputs.inexact:
                 expected = sums.total + widened(zero)
-                bound = self.inputs.bound_of_rows(x, sums.size + widened(zero).abs())
+                bound = self.inputs.bound_of_rows(x, sums.size + sums.doubts + widened(zero).abs())
             else:
                 expected, bound = (sums.total + zero).to(self.inputs.dtype), torch.zeros(())
             if side.layer is None or not self.inputs.inexact:
@@ -345,18 +347,19 @@ class AffineTest:
 
     def _is_single(self, side: Side) -> bool:
         """Whether one envelope holds a side: each input meets each output once, in one sum."""
-        return not repeats_inputs(side.layer) if side.layer is not None else self._structures[side.name].single
+        return not repeats_inputs(side.layer) if side.layer is not None else self.structures[side.name].single
 
     @cached_property
-    def _structures(self) -> dict[str, Structure]:
-        one = self.inputs.dense[:1]
-        return {side.name: structure_of(lambda side=side: side.run(one)) for side in self.sides}  # type: ignore[misc]
+    def structures(self) -> dict[str, Structure]:
+        """What each side calls, by its name."""
+        two = self.inputs.dense[:2]
+        return {side.name: structure_of(lambda side=side: side.run(two)) for side in self.sides}  # type: ignore[misc]
 
     def convolves(self, side: Side) -> bool:
         """Whether a side is, or calls, a convolution, as far as can be seen."""
         if side.layer is not None:
             return not isinstance(side.layer, nn.Linear)
-        return self._structures[side.name].convolves
+        return self.structures[side.name].convolves
 
 
 def widened(y: Tensor) -> Tensor:

@@ -5,7 +5,8 @@ away, so that a probe returns a column of the weight exactly: one product, and z
 and a probe returns one rounding of ``w + b``, in which the last bits of ``w`` are lost. So functions are run a second
 time, at ``-2**K * e_i`` with K as large as the format allows: there ``-2**K*w + b`` rounds to ``-2**K*w`` wherever
 ``|b|`` is below half an ulp of it, which gives back all bits, and shows what is not affine (ReLU, clamp, tanh). Where
-the format is too narrow, as float16 is, the bits that stay unseen are counted.
+the format is too narrow, as float16 is, the bits that stay unseen are counted. So are sums of several taps, where a
+convolution reads repeated inputs: at both inputs they, and the bias, may be added in any order.
 
 Complex products of a convolution come from three real ones, ``(a - b) + (c - a - b)i``; only the real part is exact, so
 the real part at ``x = e_i`` and at ``x = i*e_i`` is compared, and the imaginary part held against its bound. Where
@@ -25,7 +26,7 @@ from torch import Tensor
 from equiv.causes import Cause, name_cause
 from equiv.certificate.affine import AffineTest, Sums, Superposition, widened
 from equiv.certificate.progress import Progress
-from equiv.certificate.repeated_taps import RepeatedTaps, repeats_inputs
+from equiv.certificate.repeated_taps import RepeatedTaps, Taps, judge_sums, repeats_inputs, taps_of_function
 from equiv.certificate.resume import State, check_origin, digest, is_covered, origin_of, sealed
 from equiv.certificate.sides import Difference, Differences, Side, same_values
 from equiv.errors import EquivError
@@ -42,6 +43,7 @@ class Reading:
     differences: Differences = field(default_factory=Differences)
     flushed: int = 0  # entries where one kernel treats a subnormal as zero, as the dtype's kernels may
     unseen: int = 0  # entries of which a bias hides the last bits
+    sums: int = 0  # entries of functions that are sums of several taps, in any order
     resolution: float = 0.0  # how far such a weight may be off unseen, at most
 
 
@@ -109,15 +111,20 @@ class Reader:
     def _read_functions(self, columns: Tensor) -> None:
         """Functions with their biases: at ``e_i``, at ``-2**K * e_i``, and once more at a full mantissa."""
         near = [self._run(side, columns, 1) for side in self.sides]
+        rows = [self._one_hot(columns, unit) for unit in self.units]
+        taps = [
+            taps_of_function(side, rows) if self.test.structures[side.name].repeats else None for side in self.sides
+        ]
         for side, y in zip(self.sides, near, strict=True):
             _check_finite(side, y, "results for one-hot inputs")
         first = [_column(y - zero) for y, zero in zip(near, self.zeros, strict=True)]
-        far, scale = self._far(columns, max(float(column.abs().double().max()) for column in first))
-        seen, second, doubts = zip(
-            *(self._weights(*of, scale) for of in zip(far, self.zeros, strict=True)), strict=True
-        )
-        equal, whole = self._equal_biases(), seen[0] & seen[1]
-        wrong, wrong_far = self._differ(*near) & equal, self._differ(*far) & (equal | whole)
+        sizes = [column.abs().double() for column in first] + [sums.size for sums in taps if sums is not None]
+        far, scale = self._far(columns, max(float(size.max()) for size in sizes))
+        seen, second, doubt = zip(*(self._weights(*of, scale) for of in zip(far, self.zeros, strict=True)), strict=True)
+        free, _ = self._in_any_order(near, taps, 1.0)
+        free_far, width = self._in_any_order(far, taps, -scale)
+        equal, whole = self._equal_biases(), (seen[0] & seen[1]) | (width > 0)
+        wrong, wrong_far = self._differ(*near) & equal & ~free, self._differ(*far) & (equal | whole) & ~free_far
         values = [torch.where(wrong & ~wrong_far, widened(a), b) for a, b in zip(first, second, strict=True)]
         self._record((wrong | wrong_far) & ~self._flushes(*values), columns, *values)
         if not bool(whole.all()):
@@ -126,10 +133,15 @@ class Reader:
             if step >= format_of(self.dtype).min_subnormal / 2:  # else no two weights of this dtype are so close
                 self.found.unseen += int((~whole).sum())
                 self.found.resolution = max(self.found.resolution, step)
-        for side, y, column, doubt in zip(self.sides, near, second, doubts, strict=True):
+        self.found.sums += int((width > 0).sum())
+        self.found.resolution = max(self.found.resolution, float(width.max()) / scale)
+        doubts = [
+            d if t is None else torch.where(t.several, t.size.sum(0), d) for d, t in zip(doubt, taps, strict=True)
+        ]
+        for side, y, column, within in zip(self.sides, near, second, doubts, strict=True):
             if side.layer is None:
-                self.test.check_lines(side, y, column, columns, scale)
-            self.inputs.add(self.test.sums[side.name], columns, column, doubt)
+                self.test.check_lines(side, y, column, within, columns, scale)
+            self.inputs.add(self.test.sums[side.name], columns, column, within)
         self.test.check_mantissas(self._one_hot(columns, 1), columns, second, doubts, scale / 2)
 
     def _read_integer_functions(self, columns: Tensor) -> None:
@@ -172,6 +184,22 @@ class Reader:
                 for side, y in zip(self.sides, far, strict=True):
                     _check_finite(side, y, "results for one-hot inputs")
             power //= 2
+
+    def _in_any_order(self, results: list[Tensor], taps: list[Taps | None], factor: float) -> tuple[Tensor, Tensor]:
+        """Where both results at ``factor * e_i`` are right in some order of several taps; its width, 0 at one tap."""
+        right = torch.ones(results[0].shape[1:], dtype=torch.bool, device=self.device)
+        width = torch.zeros(right.shape, dtype=torch.float64, device=self.device)
+        for side, sums in enumerate(taps):
+            if sums is None:
+                continue
+            rows, outputs = sums.several.nonzero().unbind(1)
+            several = Taps(*(values[:, rows, outputs] for values in sums))
+            for other, y in enumerate(results):
+                at, bias = y[:, rows, outputs], self.zeros[other][outputs]
+                inside, wide = judge_sums(at, several, factor, bias, rounded=other != side)
+                right[rows, outputs] &= inside
+                width[rows, outputs] = torch.maximum(width[rows, outputs], wide)
+        return right & (width > 0), width
 
     def _weights(self, far: Tensor, zero: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
         """Of results at ``-scale * e_i``: where all bits of a weight are seen, the weights, and doubts about them.
@@ -265,7 +293,7 @@ class Reader:
         found, sums = self.found, self.test.sums
         contents = {
             "named": [tuple(difference) for difference in found.differences.named],
-            "counts": [found.differences.weights, found.differences.biases, found.flushed, found.unseen],
+            "counts": [found.differences.weights, found.differences.biases, found.flushed, found.unseen, found.sums],
             "resolution": found.resolution,
             "not_affine": self.test.not_affine,
             "outside_envelope": self.test.outside_envelope,
@@ -281,9 +309,9 @@ class Reader:
         check_origin(state, "deterministic", self.origin)
         if not all(map(is_covered, self.sides)):
             return
-        weights, biases, flushed, unseen = state["counts"]
+        weights, biases, flushed, unseen, sums = state["counts"]
         differences = Differences([Difference(*entry) for entry in state["named"]], weights, biases)
-        self.found = Reading(state["next"], differences, flushed, unseen, state["resolution"])
+        self.found = Reading(state["next"], differences, flushed, unseen, sums, state["resolution"])
         self.test.not_affine, self.test.outside_envelope = state["not_affine"], state["outside_envelope"]
         for name, tensors in state["sums"].items():
             self.test.sums[name] = Sums(*(t.detach().to(self.device, copy=True) for t in tensors))

@@ -1,9 +1,12 @@
-"""Which operations a function calls: whether it is one layer, whose results one envelope holds, or a convolution.
+"""Which operations a function calls: one layer, whose results one envelope holds, or a convolution of repeated inputs.
 
 Several layers in a row, sums of products that are scaled, and inputs that are repeated round more often than their
 dense matrix says; only what is one product of matrices, at most one addition, and operations that neither add nor
 multiply, can be held against the envelope of that matrix. Operations are seen as torch dispatches them; what compiled
 code does is not seen, and counts as several layers.
+
+Where inputs are repeated before a single convolution, several of its taps land on one input. How many, and how large
+they are, is what the function returns with ones, or with magnitudes, in place of the weights of that convolution.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from equiv.errors import EquivError
@@ -25,11 +29,16 @@ _PRODUCTS = {
 _ADDITIONS = frozenset({"add", "add_", "sub", "sub_"})
 _MOVES = """view _unsafe_view reshape _reshape_alias flatten t transpose permute slice select squeeze unsqueeze detach
 alias clone contiguous _to_copy to constant_pad_nd neg neg_ view_as_real view_as_complex _conj conj empty_like"""
+_REPEATS = frozenset({"copy_", "cat", "stack", "index", "index_select", "gather", "roll", "repeat", "expand"}).union(
+    f"{name}{rank}d" for name in ("reflection_pad", "replication_pad", "upsample_nearest") for rank in (1, 2, 3)
+)
 _NOT_AFFINE = """clamp clamp_ clamp_min clamp_max round round_ floor ceil trunc relu relu_ hardtanh hardtanh_ threshold
 where maximum minimum bitwise_and bitwise_or bitwise_left_shift bitwise_right_shift lt le gt ge eq ne abs sign
 nan_to_num quantize_per_tensor fake_quantize_per_tensor_affine fake_quantize_per_tensor_affine_cachemask"""
 _HARMLESS = frozenset(f"{_MOVES} {_NOT_AFFINE}".split())
 """What moves values, and what makes a map not affine, which the tests look for: neither rounds as a sum does."""
+_AROUND = _ADDITIONS.union(_REPEATS, f"{_MOVES} new_empty empty lift_fresh".split())
+"""What may stand around a convolution of repeated inputs."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +47,15 @@ class Structure:
 
     single: bool  # one product of matrices, or one sum, with at most one addition, and nothing else that rounds
     convolves: bool  # it calls a convolution, or that is not known
+    repeats: bool  # it is one convolution, of inputs that may be repeated before, so that several taps land on one
 
 
 class _Seen(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own methods have no types
-    """Notes the name of every operation, and how many additions it holds if it is a product."""
+    """Notes operations and how many additions they hold; ``weights`` changes those of convolutions, in float64."""
 
-    def __init__(self) -> None:
+    def __init__(self, weights: Callable[[Tensor], Tensor] | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.weights = weights
         self.names: list[str] = []
         self.additions = 0
 
@@ -55,17 +66,40 @@ class _Seen(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own 
             self.additions += len(args) > 2 and args[2] is not None
         self.names.append(name)
         self.additions += _PRODUCTS.get(name, 0) + (name in _ADDITIONS)
+        if self.weights is not None and func is torch.ops.aten.convolution.default:
+            args = (args[0].double(), self.weights(args[1]).double(), None, *args[3:])
         return func(*args, **(kwargs or {}))
 
 
-def structure_of(run: Callable[[], object]) -> Structure:
-    """The structure of what ``run`` calls; of several layers, one of them a convolution, where nothing can be seen."""
+def structure_of(run: Callable[[], Tensor]) -> Structure:
+    """What ``run`` calls at two inputs or more; several layers with a convolution where nothing can be seen."""
     seen = _Seen()
     try:
         with torch.no_grad(), seen:
             run()
+        repeats = _repeats(run, seen)
     except EquivError:
-        return Structure(False, True)
+        return Structure(False, True, False)
     products = sum(name in _PRODUCTS for name in seen.names)
     known = _HARMLESS.union(_PRODUCTS, _ADDITIONS).issuperset(seen.names)
-    return Structure(known and products == 1 and seen.additions <= 1, not products or "convolution" in seen.names)
+    single = known and products == 1 and seen.additions <= 1
+    return Structure(single, not products or "convolution" in seen.names, repeats)
+
+
+def with_weights(run: Callable[[], Tensor], weights: Callable[[Tensor], Tensor]) -> Tensor:
+    """What ``run`` returns with other weights in its convolution, which runs in float64 and without its bias."""
+    with torch.no_grad(), _Seen(weights):
+        return run()
+
+
+def _repeats(run: Callable[[], Tensor], seen: _Seen) -> bool:
+    names, count = {*seen.names}, seen.names.count("convolution")
+    # A complex convolution is three real ones, a, b and c, which make (a - b) + i*(c - a - b).
+    of_complex = count == seen.names.count("sub") == 3 and {"view_as_real", "mul"} <= names
+    known = _AROUND | {"convolution", *(("mul",) if of_complex else ())}
+    alone = of_complex or (count == 1 and seen.additions <= 1)
+    if not (alone and names & _REPEATS and names <= known):
+        return False
+    # Without weights no input may count: else something goes around the convolution, as in a residual block.
+    constant = with_weights(run, torch.zeros_like)
+    return constant.dtype in (torch.float64, torch.complex128) and bool((constant == constant[:1]).all())

@@ -29,7 +29,8 @@ class Certificate:
         difference_count: All of them.
         scope: Where the kernels were probed: dtype, device, sizes, batch, layouts, threads, versions.
         resolution: How far a weight may be off unseen because a bias that cannot be taken away hides its last bits, or
-            the imaginary part of a bias because a complex convolution inside a function rounds it.
+            because a convolution adds several taps for it in any order; or the imaginary part of a bias because a
+            complex convolution inside a function rounds it.
         state: Pass it as ``resume=`` to go on where a certificate was not finished: a dict that ``torch.save`` writes
             and ``torch.load(weights_only=True)`` reads.
         cause: The mistake that turns the reference into the candidate, if one is known that does; else None.

@@ -62,8 +62,9 @@ def certify(  # noqa: PLR0913 - its keyword options are the interface
     Functions, and modules other than plain layers, are always read column by column, and tested for being affine on the
     way: on the same input twice; on lines through 0, e_i and -2^K*e_i; at inputs of few and of many entries, of both
     signs and many sizes, against the sum of their columns. Where such a function is one product of matrices, its
-    results must lie in the envelope of the weights that were read; integers agree modulo ``2**bits``. Layers in a row
-    are compared entry by entry all the same: what an inner layer rounds counts as a difference where weights cancel.
+    results must lie in the envelope of the weights that were read; integers agree modulo ``2**bits``. Where it is one
+    convolution of repeated inputs, entries that are sums of several taps must be right in some order of the sum. Layers
+    in a row are compared entry by entry: what an inner layer rounds counts as a difference where weights cancel.
 
     Args:
         candidate: A Linear, a convolution, a module, or a function of a batch. Each side is given the shape that it
@@ -251,7 +252,8 @@ class _Case:
         if not finished:
             read = f"Read {found.next:,} of {n:,} columns without a difference"
             return "not finished", f"{read}; to go on, pass the certificate's state as resume=."
-        return "equivalent", f"All {entries} agree bit for bit (the sign of zero aside). {self._what_follows(reader)}"
+        aside = "the sign of zero and the order of sums of taps" if found.sums else "the sign of zero"
+        return "equivalent", f"All {entries} agree bit for bit ({aside} aside). {self._what_follows(reader)}"
 
     def _what_follows(self, reader: Reader) -> str:
         found = reader.found
@@ -262,9 +264,12 @@ class _Case:
                 "An affine map is fixed by them. That functions are affine cannot be proved by finitely many inputs; "
                 f"lines through 0, e_i and -2^K*e_i, and {reader.inputs.count} sums of both signs did not refute it."
             )
+        certain = f"each is certain to within {found.resolution:.3g} only"
         if found.unseen:
-            certain = f"each is certain to within {found.resolution:.3g} only"
             text += f" A bias hides the last bits of {found.unseen:,} weights: {certain}."
+        if found.sums:
+            sums = counted(found.sums, "weight is a sum", "weights are sums")
+            text += f" {sums} of several taps that land on one input, added in any order: {certain}."
         if reader.lost:
             certain = f"which is certain to within {reader.lost:.3g} only"
             text += f" A complex convolution rounds the imaginary part of its bias, {certain}."
