@@ -19,8 +19,7 @@ from torch import Tensor
 
 from equiv.backends import FORMS, TorchEager
 from equiv.dtypes import is_inexact
-from equiv.laws import LAWS, Call, Context, Trial
-from equiv.laws.known import known_defect, known_refusal
+from equiv.laws import LAWS, Call, Context, Trial, known_defect, known_refusal
 from equiv.numerics import exact_case
 from equiv.strategies import Layout
 

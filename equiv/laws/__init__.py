@@ -22,6 +22,8 @@ from equiv.laws.arithmetic import MODES as MODES
 from equiv.laws.call import Broken, Call, Mismatch, Tally
 from equiv.laws.capabilities import check_backends as check_backends
 from equiv.laws.checks.boundaries import SizedCase
+from equiv.laws.known import known_defect as known_defect
+from equiv.laws.known import known_refusal as known_refusal
 from equiv.laws.profiles import PROFILES, Profile, profile_of
 from equiv.laws.registry import LAWS, Context, Law, law
 from equiv.laws.runner import Result, listeners, run_item
