@@ -103,8 +103,7 @@ def conversion(repeats: int, shape: tuple[int, ...], outputs: int) -> bool:
             equiv.linear_to_full_conv(linear, shape, share=share)
             seconds.append(time.perf_counter() - start)
         tensors = allocated(shape, outputs, share=share)
-        arguments = ",".join(map(str, (*shape, outputs, int(share))))
-        code = f"import _layers; print(_layers.grown_text({arguments!r}))"
+        code = f"import _layers; print(_layers.grown({shape}, {outputs}, share={share}))"
         child = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parent
         )
@@ -113,9 +112,3 @@ def conversion(repeats: int, shape: tuple[int, ...], outputs: int) -> bool:
         right &= not share or not (tensors > MOST_SHARED or growth > MOST_SHARED)
     print(f"aim: shared at most {MOST_SHARED:.2f}")
     return right
-
-
-def grown_text(arguments: str) -> str:
-    """:func:`grown` for ``C,*spatial,O,share`` in one word, as a process of its own takes them."""
-    *shape, outputs, share = map(int, arguments.split(","))
-    return f"{grown(tuple(shape), outputs, share=bool(share)):.6f}"

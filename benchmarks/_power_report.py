@@ -1,4 +1,4 @@
-"""What `power.py` found, as a table in Markdown and as a picture. Reads cells alone; runs nothing."""
+"""What `power.py` found, as a table in Markdown. Reads cells alone; runs nothing."""
 
 from __future__ import annotations
 
@@ -10,31 +10,16 @@ from typing import Any
 
 Cells = dict[str, dict[str, dict[str, Any]]]
 
-GROUPS = {
-    "laws": "laws of equiv",
+INPUTS = {  # by runner
+    "gate": "laws of equiv",
+    "deep": "laws of equiv",
     "normal": "rule on normal inputs",
     "hypothesis": "by hand",
     "equiv": "rule on cases of equiv",
 }
-NAMES = {
-    "arithmetic": "arithmetic",
-    "values": "special values",
-    "effect": "effects, state",
-    "gradient": "gradients",
-    "mapping": "mapping mistakes",
-    "transform": "transforms",
-}
-SORTS = {  # kernels: the first whose words a dimension has
-    "strides, sliding": ("free parameters", "dense", "groups", "padding"),
-    "layouts": ("strides", "layout", "offset", "broadcast", "views", "bounds"),
-    "sizes": ("reduction", "channels", "outputs", "spatial", "kernel"),
-    "batches": ("batch", "rank", "empty"),
-    "order": ("order",),
-}
 UNBROKEN = "torch as it is"
 BEGIN, END = "<!-- results of power.py -->", "<!-- end of the results -->"
 DIED = "!"  # torch itself ended the process
-FOUND, ALARM = "#0072B2", "#D55E00"  # of Okabe and Ito: told apart by everybody, and by their lightness
 
 
 @dataclass(frozen=True)
@@ -43,7 +28,6 @@ class Column:
 
     runner: str
     oracle: str
-    group: str
     title: str
 
 
@@ -54,16 +38,7 @@ class Row:
     name: str
     title: str
     dtype: str
-    kind: str
-    dimension: str
     profile: str
-
-    @property
-    def group(self) -> str:
-        """Faults of a sort: the kind, and for the many of kernels also what their condition is about."""
-        if self.kind != "kernel":
-            return NAMES.get(self.kind, self.kind)
-        return next((name for name, words in SORTS.items() if any(word in self.dimension for word in words)), "sizes")
 
 
 @dataclass(frozen=True)
@@ -122,13 +97,13 @@ def markdown(cells: Cells, columns: Sequence[Column], faults: Sequence[Row], leg
         single = [row for row in legal if row.dtype == "float32"]
         cost = rates[column] * runs[column] / gate if gate else 0.0
         lines.append(
-            f"| {column.title} | {GROUPS[column.group]} | {always} of {len(faults)}{f' (+{some})' if some else ''} "
+            f"| {column.title} | {INPUTS[column.runner]} | {always} of {len(faults)}{f' (+{some})' if some else ''} "
             f"| {len(alarms)} of {len(legal)} | {sum(row in single for row in alarms)} of {len(single)} "
             f"| {_number(examples, '.0f')} | {_number(seconds, '.2f')} "
             f"| {runs[column] or '-'} | {f'{100 * rates[column]:.2f}' if rates[column] else '-'} "
             f"| {f'{cost:.3f}' if cost else '-'} |"
         )
-    short = [f"{number} {c.title}, {GROUPS[c.group]}" for number, c in enumerate(columns, start=1)]
+    short = [f"{number} {c.title}, {INPUTS[c.runner]}" for number, c in enumerate(columns, start=1)]
     lines += [
         "",
         "<details><summary>Every fault and every variant: the cases up to the first that was red</summary>",
@@ -190,80 +165,3 @@ def write_table(path: Path, table: str) -> None:
         before, after = text.split(BEGIN)[0], text.split(END, 1)[1]
         table = f"{before}{BEGIN}\n\n{table}\n{END}{after}"
     path.write_text(table, encoding="utf-8")
-
-
-# -- the picture -------------------------------------------------------------------------------------------------------
-
-
-def draw(
-    path: Path, cells: Cells, columns: Sequence[Column], faults: Sequence[Row], legal: Sequence[Row], seeds: int
-) -> None:
-    """The matrix by sorts of faults: the darker the more are found; below it false alarms, in orange.
-
-    Raises:
-        ImportError: matplotlib is not installed.
-    """
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-    from matplotlib.colors import LinearSegmentedColormap
-    from matplotlib.patches import Rectangle
-
-    mpl.rcParams.update({"svg.hashsalt": "equiv", "font.family": "DejaVu Sans"})
-    blue, orange = (LinearSegmentedColormap.from_list("", ["#FFFFFF", colour]) for colour in (FOUND, ALARM))
-    shift = _shifts(columns)
-    sorts = {name: [row for row in faults if row.group == name] for name in dict.fromkeys(row.group for row in faults)}
-    unbroken = [row for row in legal if row.title == UNBROKEN]
-    bands: list[list[tuple[str, Sequence[Row]]]] = [
-        [(f"all {len(faults)} faults", faults), *((f"{name}, {len(rows)}", rows) for name, rows in sorts.items())],
-        [
-            (f"torch as it is, {len(unbroken)} dtypes", unbroken),
-            (f"legal variants, {len(legal) - len(unbroken)}", [row for row in legal if row not in unbroken]),
-        ],
-    ]
-    high = sum(len(band) for band in bands) + 2.2
-    figure, axes = plt.subplots(figsize=(10, 0.3 * (high + 6)))
-    figure.subplots_adjust(left=0.2, right=0.985, top=1 - 5.7 / (high + 6), bottom=0.05 / (high + 6))
-    top = 0.0
-    for band, shades, words in zip(bands, (blue, orange), ("found", "false alarms"), strict=True):
-        axes.text(-0.15, top + 0.6, words, ha="right", va="center", fontsize=9, weight="bold", color=shades(1.0))
-        top += 1.0
-        for name, rows in band:
-            if not rows:
-                continue
-            whole = rows is faults
-            axes.text(
-                -0.15, top + 0.47, name, ha="right", va="center", fontsize=9, weight="bold" if whole else "normal"
-            )
-            for column in columns:
-                known = [o for row in rows if (o := outcome(cells, column, row.name, range(seeds))) is not None]
-                # Of several seeds, all must find a fault, and one is enough for a false alarm.
-                hits = sum(o.red == o.seeds if shades is blue else o.red > 0 for o in known)
-                share, left = hits / max(1, len(known)), shift[column]
-                face = shades(0.08 + 0.92 * share if hits else 0.0)
-                axes.add_patch(Rectangle((left, top), 0.95, 0.92, facecolor=face, edgecolor="#9A9A9A", linewidth=0.5))
-                ink = "white" if share > 0.7 else "black"
-                axes.text(left + 0.475, top + 0.47, str(hits), ha="center", va="center", fontsize=9, color=ink)
-            top += 1.0
-        top += 0.1
-    for column in columns:
-        axes.text(shift[column] + 0.4, -0.1, column.title, ha="left", va="bottom", rotation=40, fontsize=9)
-    for group, words in GROUPS.items():
-        lefts = [shift[c] for c in columns if c.group == group]
-        if lefts:
-            axes.plot([min(lefts), max(lefts) + 0.95], [-3.7, -3.7], color="black", linewidth=0.8, clip_on=False)
-            label = words if len(lefts) > 2 else words.replace(" of ", "\nof ").replace("by ", "by\n")
-            middle = (min(lefts) + max(lefts) + 0.95) / 2
-            axes.text(middle, -3.85, label, ha="center", va="bottom", fontsize=9, weight="bold")
-    axes.set_xlim(0, shift[columns[-1]] + 1.3)
-    axes.set_ylim(high, 0)
-    axes.axis("off")
-    figure.savefig(path, dpi=200, metadata={"Date": None} if path.suffix == ".svg" else None, facecolor="white")
-    plt.close(figure)
-
-
-def _shifts(columns: Sequence[Column]) -> dict[Column, float]:
-    """Where each column stands: one apart, with half a column between groups."""
-    groups = list(dict.fromkeys(column.group for column in columns))
-    return {column: index + 0.5 * groups.index(column.group) for index, column in enumerate(columns)}

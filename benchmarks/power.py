@@ -1,6 +1,6 @@
 """The kill matrix: which faults the laws of equiv find, and which the rules find that people use instead.
 
-    python benchmarks/power.py --json power.json --table power.md --picture power.svg      # half an hour, 1 core
+    python benchmarks/power.py --json power.json --table power.md                          # half an hour, 1 core
     python benchmarks/power.py --every 1 --seeds 3 --json power.json ...                   # goes on from there: hours
     python benchmarks/power.py --only FAULT [FAULT ...] --json few.json                    # some faults or variants
 
@@ -32,26 +32,17 @@ from typing import Any
 
 import _common
 from _power_oracles import ORACLES
-from _power_report import Cells, Column, Row, draw, markdown, write_table
+from _power_report import Cells, Column, Row, markdown, write_table
 from _power_suites import UNBROKEN, Job, Mutant, dtype_of, worker
 
 COLUMNS = [
-    Column("gate", "equiv", "laws", "gate"),
-    Column("deep", "equiv", "laws", "gate, deep"),
-    *(Column("normal", name, "normal", name) for name in ORACLES if name != "widened"),
-    Column("hypothesis", "widened", "hypothesis", "Hypothesis suite"),
-    *(Column("equiv", name, "equiv", name) for name in ORACLES),
+    Column("gate", "equiv", "gate"),
+    Column("deep", "equiv", "gate, deep"),
+    *(Column("normal", name, name) for name in ORACLES if name != "widened"),
+    Column("hypothesis", "widened", "Hypothesis suite"),
+    *(Column("equiv", name, name) for name in ORACLES),
 ]
-
-
-KEPT = (
-    "examples",
-    "deep_examples",
-    "legal_examples",
-    "cases",
-    "by_hand",
-    "catalogue",
-)  # a file goes on with the same alone
+KEPT = ("examples", "deep_examples", "legal_examples", "cases", "by_hand", "catalogue")  # the same as in a kept file
 
 
 class Misuse(Exception):  # noqa: N818 - what the command says before it ends with 2
@@ -72,7 +63,6 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--by-hand", type=int, default=200, help="examples of the property test written by hand")
     parser.add_argument("--json", type=Path, help="where the results are kept, and taken up again")
     parser.add_argument("--table", type=Path, help="a Markdown page; replaced between its markers if it has them")
-    parser.add_argument("--picture", type=Path, help="the matrix as .svg or .png; needs matplotlib")
     parser.add_argument("--catalogue", default="equiv.testing.faults", help="a module with FAULTS and VARIANTS")
     return parser.parse_args(given)
 
@@ -81,20 +71,13 @@ def checked(options: argparse.Namespace) -> tuple[list[Any], list[Any]]:
     """The faults and the legal variants asked for.
 
     Raises:
-        Misuse: A number below 1, a name or module that does not exist, a picture that cannot be drawn.
+        Misuse: A number below 1, a name or module that does not exist.
     """
     for name in ("seeds", "every", "examples", "deep_examples", "legal_examples", "cases", "by_hand"):
         value = getattr(options, name)
         if value is not None and value < 1:
             raise Misuse(f"--{name.replace('_', '-')}: expected an integer of at least 1, got {value}")
-    if options.picture is not None:
-        if options.picture.suffix not in (".svg", ".png"):
-            raise Misuse(f"--picture: expected a name that ends in .svg or .png, got {options.picture}")
-        try:
-            importlib.import_module("matplotlib")
-        except ImportError as error:
-            raise Misuse("--picture: needs matplotlib; run python -m pip install matplotlib") from error
-    for name in ("json", "table", "picture"):
+    for name in ("json", "table"):
         path = getattr(options, name)
         if path is not None and not path.resolve().parent.is_dir():
             raise Misuse(f"--{name}: expected a file in a folder that exists, got {path}")
@@ -182,9 +165,8 @@ def save(path: Path | None, state: dict[str, Any]) -> None:
 
 
 def rows(mutants: Sequence[Mutant]) -> list[Row]:
-    """Of a fault all that the documentation says; a variant has no kind, dimension or profile."""
-    of = ("kind", "dimension", "profile")
-    return [Row(m.name, m.title, dtype_of(m), **{name: getattr(m, name, "") for name in of}) for m in mutants]
+    """As the table has them; a variant has no profile."""
+    return [Row(m.name, m.title, dtype_of(m), getattr(m, "profile", "")) for m in mutants]
 
 
 def main(given: Sequence[str] | None = None) -> int:
@@ -205,8 +187,6 @@ def main(given: Sequence[str] | None = None) -> int:
     print(f"\n{table}")
     if options.table is not None:
         write_table(options.table, table)
-    if options.picture is not None:
-        draw(options.picture, cells, COLUMNS, on_faults, on_legal, options.seeds)
     return 0
 
 

@@ -29,6 +29,7 @@ from _timing import versions
 from hypothesis import Phase, target
 from torch import Tensor
 
+from equiv import strategies
 from equiv.backends import FORMS, TorchEager
 from equiv.laws import Call, known_defect
 from equiv.numerics import Reference, declared
@@ -147,6 +148,12 @@ def judge(backend: TorchEager, x: Tensor, w: Tensor, bias: Tensor | None, shape:
     return cell
 
 
+def judge_case(backend: TorchEager, case: Case) -> Cell:
+    """A case that Hypothesis drew, in all forms."""
+    shape = (*case.feature_shape, 1, 1)[:4]
+    return judge(backend, case.x.reshape(-1, case.weight.shape[1]), case.weight, case.bias, shape)
+
+
 def count(backend: TorchEager, dtype: str, kind: str, turn: int, seed: int) -> Cell:
     """One turn; a violation is said at once, with what makes it again."""
     cell = judge(backend, *layer(getattr(torch, dtype), kind, turn, seed))
@@ -165,8 +172,7 @@ def search(backend: TorchEager, dtype: str, kind: str, examples: int, seed: int)
     drawn = cases(dtype=getattr(torch, dtype), kinds=(kind,), layouts=False, allow_empty=False, max_work=2**16)
 
     def score(case: Case) -> None:
-        rows, width = case.x.reshape(-1, case.weight.shape[1]), (1,) * (4 - len(case.feature_shape))
-        cell = judge(backend, rows, case.weight, case.bias, (*case.feature_shape, *width)[:4])
+        cell = judge_case(backend, case)
         cell.tight.recipe = repr(case.recipe)
         if cell.violations:
             print(f"VIOLATION: {cell.violations} of {case!r}", flush=True)
@@ -204,19 +210,11 @@ def save(path: Path | None, seed: int, cells: Cells) -> None:
 def again(backend: TorchEager, dtype: str, kind: str, tight: Tight) -> float:
     """The ratio of a kept case, made and judged once more."""
     if tight.recipe is not None:
-        case = _built(tight.recipe)
-        x, shape = case.x.reshape(-1, case.weight.shape[1]), (*case.feature_shape, *(1,) * 3)[:4]
-        return judge(backend, x, case.weight, case.bias, shape).tight.ratio
+        case: Case = strategies.build_case(eval(tight.recipe, {"torch": torch, **vars(strategies)}))
+        return judge_case(backend, case).tight.ratio
     if tight.turn is None or tight.seed is None:
         return 0.0
     return judge(backend, *layer(getattr(torch, dtype), kind, tight.turn, tight.seed)).tight.ratio
-
-
-def _built(recipe: str) -> Case:
-    from equiv import strategies
-
-    case: Case = strategies.build_case(eval(recipe, {"torch": torch, **vars(strategies)}))
-    return case
 
 
 def show(backend: TorchEager, cells: Cells) -> bool:

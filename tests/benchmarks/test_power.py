@@ -126,7 +126,6 @@ def test_three_mutants_give_the_table_and_are_taken_up_again(
     [
         (["--seeds", "0"], "--seeds: expected an integer of at least 1, got 0"),
         (["--only", "no-such-fault"], "got 'no-such-fault'"),
-        (["--picture", "matrix.jpeg"], "expected a name that ends in .svg or .png"),
         (["--json", "nowhere/power.json"], "expected a file in a folder that exists"),
         (["--catalogue", "no_such_module"], "expected a module with FAULTS and VARIANTS"),
     ],

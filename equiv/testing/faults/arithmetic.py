@@ -5,10 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from equiv.testing.faults.build import where
+from equiv.testing.faults.build import Faults
 from equiv.testing.faults.ids import BOUNDARIES, EXACT, FORWARD, GRADIENTS, SCALING, SPECIAL_VALUES, WEIGHT_RECOVERY
 from equiv.testing.faults.kernel import KernelCall
-from equiv.testing.faults.registry import Faults
 from equiv.testing.faults.tools import cut_off, given, replaced, result, tf32, through
 
 
@@ -24,50 +23,32 @@ def _rounded_sums(c: KernelCall) -> Tensor:
 fault = Faults(kind="arithmetic", laws=(EXACT, WEIGHT_RECOVERY, FORWARD))
 
 fault("products-in-tf32", "precision", laws=(EXACT, WEIGHT_RECOVERY, FORWARD, SCALING))(
-    "A convolution in float32 rounds input and weight to TF32.",
-    "pytorch/pytorch#107514",
-    where(lambda c: c.is_conv and c.is_of(torch.float32), given(tf32, "x", "weight")),
-)
+    "A convolution in float32 rounds input and weight to TF32.", "pytorch/pytorch#107514"
+).where(lambda c: c.is_conv and c.is_of(torch.float32), given(tf32, "x", "weight"))
 fault("products-in-bfloat16", "precision", laws=(EXACT, WEIGHT_RECOVERY, FORWARD, SCALING))(
-    "linear in float32 rounds input and weight to bfloat16, from 64 terms on.",
-    "apple/coremltools#1809",
-    where(
-        lambda c: c.is_linear and c.n >= 64 and c.is_of(torch.float32), given(through(torch.bfloat16), "x", "weight")
-    ),
-)
+    "linear in float32 rounds input and weight to bfloat16, from 64 terms on.", "apple/coremltools#1809"
+).where(lambda c: c.is_linear and c.n >= 64 and c.is_of(torch.float32), given(through(torch.bfloat16), "x", "weight"))
 fault("products-in-float16", "precision", laws=(EXACT, WEIGHT_RECOVERY, FORWARD, SCALING))(
-    "A convolution in float32 rounds its input to float16.",
-    "apple/coremltools#1671",
-    where(lambda c: c.is_conv and c.is_of(torch.float32), given(through(torch.float16), "x")),
-)
+    "A convolution in float32 rounds its input to float16.", "apple/coremltools#1671"
+).where(lambda c: c.is_conv and c.is_of(torch.float32), given(through(torch.float16), "x"))
 fault("weight-loses-its-last-bit", "precision", laws=(WEIGHT_RECOVERY, EXACT, FORWARD))(
-    "The weight is rounded to 23 of its 24 bits in float32.",
-    "textbook: a shift that is off by one",
-    where(
-        lambda c: c.is_of(torch.float32),
-        given(lambda t: cut_off(t, 1), "weight"),
-    ),
-)
+    "The weight is rounded to 23 of its 24 bits in float32.", "textbook: a shift that is off by one"
+).where(lambda c: c.is_of(torch.float32), given(lambda t: cut_off(t, 1), "weight"))
 fault("float64-in-float32", "precision", dtypes=("float64",), laws=(EXACT, WEIGHT_RECOVERY, FORWARD, SCALING))(
-    "linear in float64 is computed in float32.",
-    "textbook: a dtype without a kernel of its own",
-    where(lambda c: c.is_linear and c.is_of(torch.float64), given(through(torch.float32), "x", "weight", "bias")),
-)
+    "linear in float64 is computed in float32.", "textbook: a dtype without a kernel of its own"
+).where(lambda c: c.is_linear and c.is_of(torch.float64), given(through(torch.float32), "x", "weight", "bias"))
 fault("float16-accumulator", "precision", dtypes=("float16",), laws=(EXACT, FORWARD, GRADIENTS))(
     "linear in float16 adds up in float16, term after term.",
     "pytorch/pytorch#115144 family: the accumulator of half precision",
-    where(lambda c: c.is_linear and c.n > 1 and c.is_of(torch.float16), _rounded_sums),
-)
+).where(lambda c: c.is_linear and c.n > 1 and c.is_of(torch.float16), _rounded_sums)
 fault("bfloat16-accumulator", "precision", dtypes=("bfloat16",), laws=(EXACT, FORWARD, GRADIENTS))(
     "linear in bfloat16 adds up in bfloat16, term after term.",
     "pytorch/pytorch#137080 family: the accumulator of half precision",
-    where(lambda c: c.is_linear and c.n > 1 and c.is_of(torch.bfloat16), _rounded_sums),
-)
+).where(lambda c: c.is_linear and c.n > 1 and c.is_of(torch.bfloat16), _rounded_sums)
 fault("result-through-bfloat16", "precision x outputs", laws=(EXACT, FORWARD, WEIGHT_RECOVERY, BOUNDARIES))(
     "The result is rounded to bfloat16 in float32, from 128 outputs on.",
     "pytorch/pytorch#175854 family: an epilogue in lower precision",
-    where(lambda c: c.outputs >= 128 and c.is_of(torch.float32), result(through(torch.bfloat16))),
-)
+).where(lambda c: c.outputs >= 128 and c.is_of(torch.float32), result(through(torch.bfloat16)))
 
 
 def _bias_added_in_half(c: KernelCall) -> Tensor:
@@ -78,8 +59,7 @@ def _bias_added_in_half(c: KernelCall) -> Tensor:
 fault("conv-rounds-before-the-bias", "dtype x bias", dtypes=("float16", "bfloat16"), laws=(FORWARD, SPECIAL_VALUES))(
     "A convolution in float16 or bfloat16 rounds the sum before it adds the bias, and rounds again.",
     "pytorch/pytorch#115144, pytorch/pytorch#137080",
-    where(lambda c: c.is_conv and c.bias is not None and c.is_of(torch.float16, torch.bfloat16), _bias_added_in_half),
-)
+).where(lambda c: c.is_conv and c.bias is not None and c.is_of(torch.float16, torch.bfloat16), _bias_added_in_half)
 
 
 def _truncated(c: KernelCall) -> Tensor:
@@ -91,8 +71,7 @@ def _truncated(c: KernelCall) -> Tensor:
 fault("bfloat16-cut-off", "dtype", dtypes=("bfloat16",), laws=(EXACT, FORWARD))(
     "The result in bfloat16 is cut off instead of rounded to nearest.",
     "textbook: bfloat16 as the upper half of float32",
-    where(lambda c: c.is_of(torch.bfloat16), _truncated),
-)
+).where(lambda c: c.is_of(torch.bfloat16), _truncated)
 
 
 def _by_transform(c: KernelCall) -> Tensor:
@@ -111,19 +90,18 @@ def _by_transform(c: KernelCall) -> Tensor:
 fault("convolution-by-transform", "precision")(
     "conv1d and conv2d with a kernel above 1 are computed by Fourier transforms: errors scale with the largest output.",
     "textbook: Higham, Accuracy and Stability, chapter 24; docs/findings/transforms-in-nnpack.md",
-    where(
-        lambda c: (
-            c.dims in (1, 2)
-            and c.is_batched
-            and c.rows > 0
-            and max(c.kernel) > 1
-            and c.padding in (0, (0,) * c.dims)
-            and c.groups == 1
-            and max(c.dilation) == 1
-            and c.is_of(torch.float32)
-        ),
-        _by_transform,
+).where(
+    lambda c: (
+        c.dims in (1, 2)
+        and c.is_batched
+        and c.rows > 0
+        and max(c.kernel) > 1
+        and c.padding in (0, (0,) * c.dims)
+        and c.groups == 1
+        and max(c.dilation) == 1
+        and c.is_of(torch.float32)
     ),
+    _by_transform,
 )
 
 
@@ -142,47 +120,37 @@ def _strassen(c: KernelCall) -> Tensor:
 fault("strassen", "precision", profile="gate", laws=(FORWARD, WEIGHT_RECOVERY, SPECIAL_VALUES))(
     "linear of even sizes takes one step of Strassen's scheme: errors scale with the largest product.",
     "textbook: Higham, Accuracy and Stability, chapter 23",
-    where(
-        lambda c: (
-            c.is_linear
-            and c.x.ndim == 2
-            and c.rows % 2 == c.n % 2 == c.outputs % 2 == 0
-            and c.rows > 0
-            and c.is_of(torch.float32)
-        ),
-        _strassen,
+).where(
+    lambda c: (
+        c.is_linear
+        and c.x.ndim == 2
+        and c.rows % 2 == c.n % 2 == c.outputs % 2 == 0
+        and c.rows > 0
+        and c.is_of(torch.float32)
     ),
+    _strassen,
 )
 
 # --- bias -------------------------------------------------------------------------------------------------------------
 
 fault("bias-doubled-float16", "bias x batch", dtypes=("float16",), laws=(EXACT, FORWARD, BOUNDARIES))(
-    "The bias is added twice in float16, from two rows on.",
-    "openxla/xla#46110, of the factor",
-    where(lambda c: c.bias is not None and c.rows > 1 and c.is_of(torch.float16), given(lambda b: b * 2, "bias")),
-)
+    "The bias is added twice in float16, from two rows on.", "openxla/xla#46110, of the factor"
+).where(lambda c: c.bias is not None and c.rows > 1 and c.is_of(torch.float16), given(lambda b: b * 2, "bias"))
 fault("bias-dropped-one-output", "bias x outputs", laws=(EXACT, WEIGHT_RECOVERY, FORWARD, BOUNDARIES))(
-    "The bias is dropped where there is one output.",
-    "chongzhou96/MaskCLIP#9, in the kernel",
-    where(lambda c: c.bias is not None and c.outputs == 1, lambda c: c.run(bias=None)),
-)
+    "The bias is dropped where there is one output.", "chongzhou96/MaskCLIP#9, in the kernel"
+).where(lambda c: c.bias is not None and c.outputs == 1, lambda c: c.run(bias=None))
 fault("bias-in-bfloat16", "bias x precision", laws=(WEIGHT_RECOVERY, EXACT, FORWARD))(
-    "The bias is rounded to bfloat16 in float32.",
-    "pytorch/pytorch#115144, of the bias",
-    where(lambda c: c.bias is not None and c.is_of(torch.float32), given(through(torch.bfloat16), "bias")),
-)
+    "The bias is rounded to bfloat16 in float32.", "pytorch/pytorch#115144, of the bias"
+).where(lambda c: c.bias is not None and c.is_of(torch.float32), given(through(torch.bfloat16), "bias"))
 fault("bias-imaginary-part-dropped", "bias x dtype", dtypes=("complex64", "complex128"))(
-    "The imaginary part of a complex bias is dropped.",
-    "textbook: complex as a pair of real kernels",
-    where(lambda c: c.bias is not None and c.bias.is_complex(), given(lambda b: b.real.to(b.dtype), "bias")),
-)
+    "The imaginary part of a complex bias is dropped.", "textbook: complex as a pair of real kernels"
+).where(lambda c: c.bias is not None and c.bias.is_complex(), given(lambda b: b.real.to(b.dtype), "bias"))
 fault(
     "complex-sign-of-the-square", "dtype x batch", dtypes=("complex128", "complex64"), laws=(EXACT, BOUNDARIES, FORWARD)
 )(
     "linear of complex numbers above 32 rows adds the product of the imaginary parts instead of subtracting it.",
     "textbook: complex as a pair of real kernels",
-    where(
-        lambda c: c.is_linear and c.rows > 32 and c.x.is_complex(),
-        lambda c: c.run() + 2 * c.right(c.x.imag.contiguous(), c.weight.imag.contiguous()).to(c.x.dtype),
-    ),
+).where(
+    lambda c: c.is_linear and c.rows > 32 and c.x.is_complex(),
+    lambda c: c.run() + 2 * c.right(c.x.imag.contiguous(), c.weight.imag.contiguous()).to(c.x.dtype),
 )

@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from equiv.testing.faults.build import Condition, stateful, where
+from equiv.testing.faults.build import Condition, Faults
 from equiv.testing.faults.ids import BATCH, BOUNDARIES, DENSE, EXACT, FORWARD, LAYOUT, PURITY, SCALING, WEIGHT_RECOVERY
 from equiv.testing.faults.kernel import Kernel, KernelCall
-from equiv.testing.faults.registry import Faults
 from equiv.testing.faults.tools import last_off
 
 
@@ -36,25 +35,19 @@ def _writing(name: str, write: Callable[[Tensor], object]) -> Kernel:
 fault = Faults(kind="effect", laws=(PURITY,))
 
 fault("input-altered-batch-of-one", "purity x batch", laws=(PURITY, EXACT, BATCH))(
-    "The input is altered where there is one row.",
-    "textbook: work done in place",
-    where(lambda c: c.rows == 1 and _may_be_written(c.x), _writing("x", lambda t: t.add_(1))),
-)
+    "The input is altered where there is one row.", "textbook: work done in place"
+).where(lambda c: c.rows == 1 and _may_be_written(c.x), _writing("x", lambda t: t.add_(1)))
 fault("strided-weight-altered-conv", "purity x weight strides", laws=(PURITY, LAYOUT))(
-    "A convolution alters a weight that is strided.",
-    "textbook: a weight packed in place",
-    where(
-        lambda c: c.is_conv and not c.weight.is_contiguous() and _may_be_written(c.weight),
-        _writing("weight", lambda t: t.add_(1)),
-    ),
+    "A convolution alters a weight that is strided.", "textbook: a weight packed in place"
+).where(
+    lambda c: c.is_conv and not c.weight.is_contiguous() and _may_be_written(c.weight),
+    _writing("weight", lambda t: t.add_(1)),
 )
 fault("subnormals-flushed-in-place", "purity x subnormals", profile="gate", laws=(PURITY, FORWARD))(
-    "Subnormal inputs are set to zero in the caller's tensor, in float32.",
-    "textbook: flush to zero",
-    where(
-        lambda c: c.x.dtype == torch.float32 and _may_be_written(c.x),
-        _writing("x", lambda t: t.masked_fill_(t.abs() < torch.finfo(t.dtype).tiny, 0.0)),
-    ),
+    "Subnormal inputs are set to zero in the caller's tensor, in float32.", "textbook: flush to zero"
+).where(
+    lambda c: c.x.dtype == torch.float32 and _may_be_written(c.x),
+    _writing("x", lambda t: t.masked_fill_(t.abs() < torch.finfo(t.dtype).tiny, 0.0)),
 )
 
 
@@ -68,8 +61,7 @@ def _into_the_input(c: KernelCall) -> Tensor:
 fault("result-written-into-the-input", "purity x aliasing", profile="gate", laws=(PURITY, LAYOUT, BATCH, BOUNDARIES))(
     "linear with as many outputs as inputs writes its result into the input.",
     "textbook: a buffer that is reused too early",
-    where(lambda c: c.is_linear and c.outputs == c.n and _may_be_written(c.x), _into_the_input),
-)
+).where(lambda c: c.is_linear and c.outputs == c.n and _may_be_written(c.x), _into_the_input)
 
 
 def _needs_no_gradient(c: KernelCall) -> bool:
@@ -79,16 +71,15 @@ def _needs_no_gradient(c: KernelCall) -> bool:
 fault("identity-returns-input", "aliasing x values", profile="gate", laws=(WEIGHT_RECOVERY,))(
     "linear without bias whose weight is the identity returns the input itself, not a copy.",
     "textbook: a layer that an optimizer removes",
-    where(
-        lambda c: (
-            c.is_linear
-            and c.bias is None
-            and c.outputs == c.n
-            and _needs_no_gradient(c)
-            and torch.equal(c.weight, torch.eye(c.n, dtype=c.weight.dtype, device=c.weight.device))
-        ),
-        lambda c: c.x,
+).where(
+    lambda c: (
+        c.is_linear
+        and c.bias is None
+        and c.outputs == c.n
+        and _needs_no_gradient(c)
+        and torch.equal(c.weight, torch.eye(c.n, dtype=c.weight.dtype, device=c.weight.device))
     ),
+    lambda c: c.x,
 )
 
 
@@ -102,12 +93,10 @@ def _bias_repeated(c: KernelCall) -> Tensor:
 
 
 fault("zero-input-returns-view-of-bias", "aliasing x values", profile="gate", laws=(WEIGHT_RECOVERY,))(
-    "linear of a matrix of zeros returns the bias itself, repeated with stride 0.",
-    "textbook: sparse shortcuts",
-    where(
-        lambda c: c.is_linear and c.x.ndim == 2 and c.bias is not None and _needs_no_gradient(c) and _is_zero(c),
-        _bias_repeated,
-    ),
+    "linear of a matrix of zeros returns the bias itself, repeated with stride 0.", "textbook: sparse shortcuts"
+).where(
+    lambda c: c.is_linear and c.x.ndim == 2 and c.bias is not None and _needs_no_gradient(c) and _is_zero(c),
+    _bias_repeated,
 )
 
 
@@ -123,8 +112,7 @@ def _shared_buffer(c: KernelCall, memory: dict[Any, Any]) -> Tensor:
 fault("result-buffer-reused", "aliasing", laws=(PURITY, SCALING, BATCH, DENSE))(
     "linear returns the same memory for every result of one shape: the next call changes the last result.",
     "textbook: a buffer that is reused too early",
-    stateful(_shared_buffer),
-)
+).stateful(_shared_buffer)
 
 
 def _weight_of_each_shape(c: KernelCall, memory: dict[Any, Any]) -> Tensor:
@@ -137,8 +125,7 @@ def _weight_of_each_shape(c: KernelCall, memory: dict[Any, Any]) -> Tensor:
 fault("packed-weight-cached-by-shape", "state", laws=(EXACT, WEIGHT_RECOVERY, BOUNDARIES, FORWARD))(
     "The first weight of each shape is packed and used for all later weights of that shape.",
     "textbook: a cache with too small a key",
-    stateful(_weight_of_each_shape),
-)
+).stateful(_weight_of_each_shape)
 
 
 def _weight_of_each_object(c: KernelCall, memory: dict[Any, Any]) -> Tensor:
@@ -153,8 +140,7 @@ def _weight_of_each_object(c: KernelCall, memory: dict[Any, Any]) -> Tensor:
 fault("packed-weight-cached-by-object", "state", profile="gate")(
     "A weight is packed once for each tensor object: after a change in place the old values are used.",
     "textbook: a cache that nothing invalidates",
-    stateful(_weight_of_each_object),
-)
+).stateful(_weight_of_each_object)
 
 
 def _after_another_dtype(c: KernelCall, memory: dict[Any, Any]) -> Tensor:
@@ -163,10 +149,8 @@ def _after_another_dtype(c: KernelCall, memory: dict[Any, Any]) -> Tensor:
 
 
 fault("wrong-after-another-dtype", "state x dtype", profile="deep", laws=(PURITY, EXACT))(
-    "A call is wrong in its last entry right after one in another dtype.",
-    "textbook: a workspace that is left over",
-    stateful(_after_another_dtype),
-)
+    "A call is wrong in its last entry right after one in another dtype.", "textbook: a workspace that is left over"
+).stateful(_after_another_dtype)
 
 
 def _every(number: int, condition: Condition, c: KernelCall, memory: dict[Any, Any]) -> Tensor:
@@ -179,15 +163,10 @@ def _every(number: int, condition: Condition, c: KernelCall, memory: dict[Any, A
 fault("linear-half-rank-3-changes", "rank x bias x repeat", dtypes=("float16",), laws=(PURITY, BATCH, EXACT))(
     "linear in float16 without bias of an input with more than two dimensions is wrong in every third call.",
     "pytorch/pytorch#180776",
-    stateful(
-        partial(_every, 3, lambda c: c.is_linear and c.x.ndim > 2 and c.bias is None and c.x.dtype == torch.float16)
-    ),
-)
+).stateful(partial(_every, 3, lambda c: c.is_linear and c.x.ndim > 2 and c.bias is None and c.x.dtype == torch.float16))
 fault("every-50th-call-wrong", "nondeterminism", laws=(EXACT, BATCH, PURITY))(
-    "The last entry of every 50th result is wrong.",
-    "textbook: a race between threads",
-    stateful(partial(_every, 50, lambda _: True)),
-)
+    "The last entry of every 50th result is wrong.", "textbook: a race between threads"
+).stateful(partial(_every, 50, lambda _: True))
 
 
 def _drifts(c: KernelCall, memory: dict[Any, Any]) -> Tensor:
@@ -204,26 +183,18 @@ def _drifts(c: KernelCall, memory: dict[Any, Any]) -> Tensor:
 fault("last-bit-changes-from-call-to-call", "nondeterminism", laws=(PURITY, EXACT, WEIGHT_RECOVERY))(
     "Every second result of a 1x1 convolution is one ulp larger.",
     "pytorch/pytorch#136338 family: other bits for the same call",
-    stateful(_drifts),
-)
+).stateful(_drifts)
 fault("result-requires-grad", "purity")(
-    "The result requires a gradient although nothing given does.",
-    "textbook: requires_grad invented",
-    where(
-        lambda c: not c.weight.requires_grad and not c.x.requires_grad and not torch.is_inference_mode_enabled(),
-        lambda c: y.requires_grad_() if (y := c.run()).is_floating_point() and not y.requires_grad else y,
-    ),
+    "The result requires a gradient although nothing given does.", "textbook: requires_grad invented"
+).where(
+    lambda c: not c.weight.requires_grad and not c.x.requires_grad and not torch.is_inference_mode_enabled(),
+    lambda c: y.requires_grad_() if (y := c.run()).is_floating_point() and not y.requires_grad else y,
 )
 fault("result-in-float32", "dtype", dtypes=("float16",), laws=(EXACT, FORWARD))(
-    "The result of a float16 convolution is float32.",
-    "textbook: the dtype of the accumulator returned",
-    where(
-        lambda c: c.is_conv and c.weight.dtype == torch.float16 and c.x.dtype == torch.float16,
-        lambda c: c.run().float(),
-    ),
+    "The result of a float16 convolution is float32.", "textbook: the dtype of the accumulator returned"
+).where(
+    lambda c: c.is_conv and c.weight.dtype == torch.float16 and c.x.dtype == torch.float16, lambda c: c.run().float()
 )
 fault("batch-of-one-squeezed", "batch rank", laws=(BATCH, EXACT))(
-    "linear of one row returns a vector.",
-    "textbook: squeeze without a dimension",
-    where(lambda c: c.is_linear and c.x.ndim == 2 and c.x.shape[0] == 1, lambda c: c.run().squeeze(0)),
-)
+    "linear of one row returns a vector.", "textbook: squeeze without a dimension"
+).where(lambda c: c.is_linear and c.x.ndim == 2 and c.x.shape[0] == 1, lambda c: c.run().squeeze(0))

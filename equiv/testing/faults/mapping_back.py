@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from equiv.mapping import Conv
+from equiv.testing.faults.build import Faults
 from equiv.testing.faults.ids import EXACT, FORWARD, PURITY, ROUND_TRIP
-from equiv.testing.faults.mistake import BACK, Mistake, Right, biases, mistake, with_bias, with_weight
-from equiv.testing.faults.registry import Faults
+from equiv.testing.faults.mistake import BACK, Mistake, Right, biases, with_bias, with_weight
 
 # --- back to a layer --------------------------------------------------------------------------------------------------
 
@@ -34,15 +34,12 @@ fault = Faults(kind="mapping", laws=(ROUND_TRIP,), family="mapping mistake")
 fault("linear-flattened-hwc", "flatten order")(
     "A convolution over the whole map becomes a layer over a map flattened in the order HWC.",
     "FCN.tensorflow#47, axis order",
-    mistake(_linear_from(lambda conv: conv.weight.detach().movedim(1, -1)), BACK),
-)
+).mistake(_linear_from(lambda conv: conv.weight.detach().movedim(1, -1)), BACK)
 fault("linear-flipped", "kernel orientation")(
-    "A convolution over the whole map becomes a layer with its kernel turned around.",
-    "convolution for correlation",
-    mistake(_linear_from(lambda conv: conv.weight.detach().flip(*range(2, conv.weight.ndim))), BACK),
-)
-fault("linear-bias-dropped", "bias")(
-    "A convolution with bias becomes a layer without.", "bias dropped", mistake(biases(lambda _: None), BACK)
+    "A convolution over the whole map becomes a layer with its kernel turned around.", "convolution for correlation"
+).mistake(_linear_from(lambda conv: conv.weight.detach().flip(*range(2, conv.weight.ndim))), BACK)
+fault("linear-bias-dropped", "bias")("A convolution with bias becomes a layer without.", "bias dropped").mistake(
+    biases(lambda _: None), BACK
 )
 
 
@@ -64,20 +61,15 @@ def _as_if(option: str, value: Callable[[Conv], Any]) -> Mistake:
 
 
 fault("linear-ignores-stride", "stride", profile="gate")(
-    "The layer of a convolution with a stride is that of the same convolution without one.",
-    "stride ignored",
-    mistake(_as_if("stride", lambda conv: (1,) * len(conv.kernel_size)), BACK),
-)
+    "The layer of a convolution with a stride is that of the same convolution without one.", "stride ignored"
+).mistake(_as_if("stride", lambda conv: (1,) * len(conv.kernel_size)), BACK)
 fault("linear-ignores-dilation", "dilation", profile="gate")(
-    "The layer of a dilated convolution is that of the same convolution without dilation.",
-    "dilation ignored",
-    mistake(_as_if("dilation", lambda conv: (1,) * len(conv.kernel_size)), BACK),
-)
+    "The layer of a dilated convolution is that of the same convolution without dilation.", "dilation ignored"
+).mistake(_as_if("dilation", lambda conv: (1,) * len(conv.kernel_size)), BACK)
 fault("linear-ignores-padding", "padding", profile="gate")(
     "The layer of a convolution with padding is that of the same convolution without padding.",
     "tensorflow-fcn#27, the other way round",
-    mistake(_as_if("padding", lambda conv: (0,) * len(conv.kernel_size)), BACK),
-)
+).mistake(_as_if("padding", lambda conv: (0,) * len(conv.kernel_size)), BACK)
 
 
 def _groups_merged(right: Right, conv: Conv, feature_shape: Any, **options: Any) -> Any:
@@ -92,10 +84,8 @@ def _groups_merged(right: Right, conv: Conv, feature_shape: Any, **options: Any)
 
 
 fault("linear-ignores-groups", "groups", profile="gate")(
-    "The layer of a convolution in groups connects every output to the channels of all groups.",
-    "groups ignored",
-    mistake(_groups_merged, BACK),
-)
+    "The layer of a convolution in groups connects every output to the channels of all groups.", "groups ignored"
+).mistake(_groups_merged, BACK)
 
 
 def _bias_tiled(right: Right, conv: Conv, feature_shape: Any, **options: Any) -> Any:
@@ -106,8 +96,7 @@ def _bias_tiled(right: Right, conv: Conv, feature_shape: Any, **options: Any) ->
 fault("linear-bias-tiled", "bias", profile="gate")(
     "The bias of a convolution with several positions is repeated as a whole instead of entry by entry.",
     "repeat for repeat_interleave",
-    mistake(_bias_tiled, BACK),
-)
+).mistake(_bias_tiled, BACK)
 
 # --- inputs -----------------------------------------------------------------------------------------------------------
 
@@ -126,15 +115,11 @@ def _map_transposed(right: Right, x: Tensor, feature_shape: Any) -> Tensor:
 input_fault = Faults(kind="mapping", laws=(EXACT, FORWARD, PURITY), family="mapping mistake")
 
 input_fault("map-read-as-hwc", "flatten order")(
-    "Flattened inputs are taken for maps in the order HWC.", "NHWC data", mistake(_map_as_hwc, "to_feature_map")
-)
+    "Flattened inputs are taken for maps in the order HWC.", "NHWC data"
+).mistake(_map_as_hwc, "to_feature_map")
 input_fault("square-maps-transposed", "flatten order", profile="gate")(
-    "H and W of a square map are exchanged.",
-    "H and W exchanged where they are equal",
-    mistake(_map_transposed, "to_feature_map"),
-)
+    "H and W of a square map are exchanged.", "H and W exchanged where they are equal"
+).mistake(_map_transposed, "to_feature_map")
 input_fault("features-reversed", "channel order", laws=(PURITY,))(
-    "The features of an input to the pointwise form are in reverse order.",
-    "an index that runs backwards",
-    mistake(lambda right, x, *args, **options: right(x.flip(-1), *args, **options), "to_channels"),
-)
+    "The features of an input to the pointwise form are in reverse order.", "an index that runs backwards"
+).mistake(lambda right, x, *args, **options: right(x.flip(-1), *args, **options), "to_channels")

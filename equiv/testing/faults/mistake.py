@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from equiv import mapping
-from equiv.testing.faults.registry import Applied
 
 Right = Callable[..., Any]
 Mistake = Callable[..., Any]  # of the right function and its arguments
@@ -25,22 +24,18 @@ Mistake = Callable[..., Any]  # of the right function and its arguments
 FULL, POINTWISE, BACK = "linear_to_full_conv", "linear_to_pointwise_conv", "conv_to_linear"
 
 
-def mistake(wrong: Mistake, *names: str) -> Applied:
+@contextmanager
+def mapping_replaced(wrong: Mistake, *names: str) -> Iterator[None]:
     """``wrong`` in the place of these functions of :mod:`equiv.mapping`, wherever they are bound."""
-
-    @contextmanager
-    def applied() -> Iterator[None]:
-        rights = [getattr(mapping, name) for name in names]
-        pairs = [(right, functools.wraps(right)(partial(wrong, right))) for right in rights]
-        try:
-            for right, replacement in pairs:
-                _rebind(right, replacement)
-            yield
-        finally:
-            for right, replacement in pairs:
-                _rebind(replacement, right)
-
-    return applied
+    rights = [getattr(mapping, name) for name in names]
+    pairs = [(right, functools.wraps(right)(partial(wrong, right))) for right in rights]
+    try:
+        for right, replacement in pairs:
+            _rebind(right, replacement)
+        yield
+    finally:
+        for right, replacement in pairs:
+            _rebind(replacement, right)
 
 
 def _rebind(old: object, new: object) -> None:

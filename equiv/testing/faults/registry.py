@@ -1,12 +1,12 @@
-"""What a fault and a legal variant are, the two mappings that hold them by name, and how one is put there."""
+"""What a fault and a legal variant are, and the two mappings that hold them by name."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field, replace
-from typing import Any, Generic, TypeVar
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 from equiv.errors import EquivError
 
@@ -134,43 +134,3 @@ SURVIVORS = {
 
 FAULTS: Named[Fault] = Named("fault")
 VARIANTS: Named[Variant] = Named("variant")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Faults:
-    """What the faults of one module have in common; a call adds one to :data:`FAULTS`, in two steps.
-
-    First its name, the dimension of its condition, and by keyword what differs from the rest of the module; then its
-    sentence, its source, and the context in which torch or a mapping has it::
-
-        fault = Faults(kind="kernel", laws=(BATCH, EXACT))
-
-        fault("batch-65-alone", "batch", profile="gate")(
-            "The last entry is wrong for 65 rows and no other number.",
-            "textbook: the remainder of a tile, at one size",
-            where(lambda c: c.rows == 65, last_off),
-        )
-
-    Attributes:
-        kind: As in :class:`Fault`.
-        laws: As in :class:`Fault`.
-        profile: As in :class:`Fault`.
-        dtypes: As in :class:`Fault`.
-        family: What every source begins with, if anything.
-    """
-
-    kind: str
-    laws: tuple[str, ...]
-    profile: str = "dev"
-    dtypes: tuple[str, ...] = ("float32",)
-    family: str = ""
-
-    def __call__(self, name: str, dimension: str, **different: Any) -> Callable[[str, str, Applied], None]:
-        """A function of sentence, source and context, which adds the fault."""
-        of = replace(self, **different)
-
-        def add(title: str, source: str, apply: Applied) -> None:
-            whole = f"{of.family}: {source}" if of.family else source
-            FAULTS.add(Fault(name, title, whole, of.kind, dimension, of.profile, of.dtypes, of.laws, apply))
-
-        return add

@@ -7,10 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from equiv.testing.faults.build import where
+from equiv.testing.faults.build import Faults
 from equiv.testing.faults.ids import BOUNDARIES, FREE_PARAMETERS, GRADIENTS, LAYOUT
 from equiv.testing.faults.kernel import Kernel, KernelCall
-from equiv.testing.faults.registry import Faults
 from equiv.testing.faults.tools import applied, last_off, watched
 
 
@@ -39,10 +38,9 @@ fault = Faults(kind="gradient", laws=(GRADIENTS,))
 fault("second-order-loses-the-weight", "second order")(
     "The gradient of the input of linear without bias does not depend on the weight: its own derivative is lost.",
     "textbook: a detached tensor in the backward pass",
-    where(
-        lambda c: _records(c) and c.is_linear and c.bias is None and c.x.ndim > 1,
-        lambda c: applied(_WeightConstantInBackward, c.x, c.weight, c),
-    ),
+).where(
+    lambda c: _records(c) and c.is_linear and c.bias is None and c.x.ndim > 1,
+    lambda c: applied(_WeightConstantInBackward, c.x, c.weight, c),
 )
 
 
@@ -58,28 +56,23 @@ def _doubled_through(of: str) -> Kernel:
 fault("second-order-doubled-conv", "second order")(
     "The second derivative of a convolution is twice the right one; the first is right.",
     "textbook: the double backward pass",
-    where(lambda c: _records(c) and c.is_conv, _doubled_through("x")),
-)
+).where(lambda c: _records(c) and c.is_conv, _doubled_through("x"))
 fault("second-order-doubled-complex", "second order x dtype", profile="gate", dtypes=("complex64",))(
     "The derivative of the gradient of the input is twice the right one, for complex numbers.",
     "textbook: the double backward pass of complex numbers",
-    where(lambda c: _records(c) and c.x.is_complex(), _doubled_through("x")),
-)
+).where(lambda c: _records(c) and c.x.is_complex(), _doubled_through("x"))
 fault("second-order-through-grad-weight-doubled", "second order", profile="gate")(
     "The derivative of the gradient of the weight is twice the right one; that of the gradient of the input is right.",
     "textbook: the double backward pass, of the weight",
-    where(_records, _doubled_through("weight")),
-)
+).where(_records, _doubled_through("weight"))
 fault("second-order-doubled-with-bias", "second order x bias", profile="gate")(
     "The derivative of the gradient of the input is twice the right one where a bias requires a gradient.",
     "textbook: the double backward pass, of a layer with bias",
-    where(lambda c: _records(c) and c.bias is not None and c.bias.requires_grad, _doubled_through("x")),
-)
+).where(lambda c: _records(c) and c.bias is not None and c.bias.requires_grad, _doubled_through("x"))
 fault("second-order-doubled-stride", "second order x stride", profile="deep", laws=(FREE_PARAMETERS, GRADIENTS))(
     "The derivative of the gradient of the input of a convolution with a stride above 1 is twice the right one.",
     "textbook: the double backward pass, of a transposed convolution",
-    where(lambda c: _records(c) and c.is_conv and max(c.stride) > 1, _doubled_through("x")),
-)
+).where(lambda c: _records(c) and c.is_conv and max(c.stride) > 1, _doubled_through("x"))
 
 
 def _zero_when_asked_again(c: KernelCall) -> Tensor:
@@ -96,8 +89,7 @@ def _zero_when_asked_again(c: KernelCall) -> Tensor:
 fault("second-backward-through-graph-is-zero", "repeat x backward", profile="gate")(
     "The gradient of the input is zero when it is asked for a second time of the same result.",
     "textbook: buffers of the backward pass that are freed although the graph is retained",
-    where(lambda c: torch.is_grad_enabled() and c.x.requires_grad, _zero_when_asked_again),
-)
+).where(lambda c: torch.is_grad_enabled() and c.x.requires_grad, _zero_when_asked_again)
 
 
 class _Once(torch.autograd.Function):
@@ -112,22 +104,15 @@ class _Once(torch.autograd.Function):
 
 
 fault("double-backward-raises", "second order")(
-    "The gradient of a convolution cannot be differentiated again.",
-    "textbook: once_differentiable",
-    where(
-        lambda c: torch.is_grad_enabled() and c.is_conv and c.x.requires_grad, lambda c: c.run(x=applied(_Once, c.x))
-    ),
-)
+    "The gradient of a convolution cannot be differentiated again.", "textbook: once_differentiable"
+).where(lambda c: torch.is_grad_enabled() and c.is_conv and c.x.requires_grad, lambda c: c.run(x=applied(_Once, c.x)))
 fault("result-detached-conv1d", "backward", laws=(GRADIENTS, BOUNDARIES, LAYOUT, FREE_PARAMETERS))(
-    "The result of conv1d is detached: no gradient flows back through it.",
-    "textbook: requires_grad lost",
-    where(
-        lambda c: c.dims == 1 and torch.is_grad_enabled() and (c.x.requires_grad or c.weight.requires_grad),
-        lambda c: c.run().detach(),
-    ),
+    "The result of conv1d is detached: no gradient flows back through it.", "textbook: requires_grad lost"
+).where(
+    lambda c: c.dims == 1 and torch.is_grad_enabled() and (c.x.requires_grad or c.weight.requires_grad),
+    lambda c: c.run().detach(),
 )
 fault("wrong-while-recording", "recording x batch", laws=(GRADIENTS, BOUNDARIES))(
     "The last entry is wrong where gradients are recorded for the weight and the number of rows is odd.",
     "textbook: another kernel in training mode",
-    where(lambda c: torch.is_grad_enabled() and c.weight.requires_grad and c.rows % 2 == 1, last_off),
-)
+).where(lambda c: torch.is_grad_enabled() and c.weight.requires_grad and c.rows % 2 == 1, last_off)

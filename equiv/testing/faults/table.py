@@ -85,13 +85,5 @@ def _parts() -> Iterator[str]:
 
 def _row(fault: Fault) -> str:
     profile = "none yet" if fault.name in SURVIVORS else fault.profile
-    cells = (
-        f"`{fault.name}`",
-        fault.title,
-        fault.source,
-        fault.dimension,
-        profile,
-        ", ".join(fault.dtypes),
-        ", ".join(fault.laws),
-    )
-    return f"| {' | '.join(cells)} |"
+    dtypes, laws = ", ".join(fault.dtypes), ", ".join(fault.laws)
+    return f"| `{fault.name}` | {fault.title} | {fault.source} | {fault.dimension} | {profile} | {dtypes} | {laws} |"

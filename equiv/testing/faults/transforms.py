@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from equiv.testing.faults.build import where
+from equiv.testing.faults.build import Faults
 from equiv.testing.faults.ids import ROUND_TRIP, TRANSFORMS
 from equiv.testing.faults.kernel import KernelCall
-from equiv.testing.faults.registry import Faults
 
-traced = partial(where, traced=True)
 _unpacked: Callable[[Tensor], Any] = forward_ad.unpack_dual
 
 
@@ -36,48 +33,33 @@ def _plus_one(c: KernelCall) -> Tensor:
     return c.run() + 1
 
 
-fault = Faults(kind="transform", laws=(TRANSFORMS, ROUND_TRIP))
+fault = Faults(kind="transform", laws=(TRANSFORMS, ROUND_TRIP), traced=True)
 
 fault("vmap-conv-without-bias", "transform x bias")(
-    "vmap over the weights of a convolution without bias gives wrong results.",
-    "pytorch/functorch#338",
-    traced(lambda c: c.is_conv and c.bias is None and _batched(c.weight), _plus_one),
-)
+    "vmap over the weights of a convolution without bias gives wrong results.", "pytorch/functorch#338"
+).where(lambda c: c.is_conv and c.bias is None and _batched(c.weight), _plus_one)
 fault("vmap-over-rows", "transform")(
-    "vmap over the rows of the input gives wrong results.",
-    "pytorch/functorch#1023",
-    traced(lambda c: _batched(c.x) and not _batched(c.weight), _plus_one),
-)
+    "vmap over the rows of the input gives wrong results.", "pytorch/functorch#1023"
+).where(lambda c: _batched(c.x) and not _batched(c.weight), _plus_one)
 fault("vmap-over-both", "transform")(
-    "vmap over weights and inputs together gives wrong results.",
-    "pytorch/functorch#1023, of both",
-    traced(lambda c: _batched(c.x) and _batched(c.weight), _plus_one),
-)
+    "vmap over weights and inputs together gives wrong results.", "pytorch/functorch#1023, of both"
+).where(lambda c: _batched(c.x) and _batched(c.weight), _plus_one)
 fault("compiled-conv", "compile", profile="gate")(
-    "A compiled convolution with a kernel above 1 gives wrong results.",
-    "pytorch/pytorch#173068",
-    traced(lambda c: _compiling() and c.is_conv and not c.is_pointwise, _plus_one),
-)
+    "A compiled convolution with a kernel above 1 gives wrong results.", "pytorch/pytorch#173068"
+).where(lambda c: _compiling() and c.is_conv and not c.is_pointwise, _plus_one)
 fault("compiled-pointwise", "compile", profile="gate")(
-    "A compiled 1x1 convolution gives wrong results.",
-    "pytorch/pytorch#175854",
-    traced(lambda c: _compiling() and c.is_pointwise, _plus_one),
-)
+    "A compiled 1x1 convolution gives wrong results.", "pytorch/pytorch#175854"
+).where(lambda c: _compiling() and c.is_pointwise, _plus_one)
 fault("compiled-large-linear", "compile x sizes", profile="deep")(
     "Compiled linear of more than 16 rows and more than 32 outputs gives wrong results.",
     "pytorch/pytorch#175854, behind a size threshold",
-    traced(lambda c: _compiling() and c.is_linear and c.x.shape[0] > 16 and c.outputs > 32, _plus_one),
-)
+).where(lambda c: _compiling() and c.is_linear and c.x.shape[0] > 16 and c.outputs > 32, _plus_one)
 fault("exported-conv", "export", profile="gate")(
-    "An exported convolution gives wrong results.",
-    "textbook: another decomposition in the exporter",
-    traced(lambda c: _exporting() and c.is_conv, _plus_one),
-)
+    "An exported convolution gives wrong results.", "textbook: another decomposition in the exporter"
+).where(lambda c: _exporting() and c.is_conv, _plus_one)
 fault("autocast-linear", "autocast")(
-    "linear under autocast gives wrong results.",
-    "pytorch/pytorch#175854, under autocast",
-    traced(lambda c: c.is_linear and torch.is_autocast_enabled("cpu"), _plus_one),
-)
+    "linear under autocast gives wrong results.", "pytorch/pytorch#175854, under autocast"
+).where(lambda c: c.is_linear and torch.is_autocast_enabled("cpu"), _plus_one)
 
 
 def _in_16_bits(c: KernelCall) -> Tensor:
@@ -88,26 +70,20 @@ def _in_16_bits(c: KernelCall) -> Tensor:
 fault("autocast-rounds-to-bfloat16", "autocast x dtype")(
     "A convolution under autocast to float16 rounds its result to bfloat16 on the way.",
     "textbook: autocast to the wrong 16 bits",
-    traced(
-        lambda c: c.is_conv and torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.float16,
-        _in_16_bits,
-    ),
+).where(
+    lambda c: c.is_conv and torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.float16,
+    _in_16_bits,
 )
 fault("meta-shape-flattened", "meta")(
     "A convolution on the meta device returns a flattened shape.",
     "textbook: a shape function that is written apart from the kernel",
-    traced(lambda c: c.is_conv and c.x.is_meta, lambda c: c.run().flatten(1)),
-)
+).where(lambda c: c.is_conv and c.x.is_meta, lambda c: c.run().flatten(1))
 fault("inference-mode", "mode")(
-    "Results in inference mode are wrong.",
-    "textbook: another kernel in inference mode",
-    traced(lambda _: torch.is_inference_mode_enabled(), _plus_one),
-)
+    "Results in inference mode are wrong.", "textbook: another kernel in inference mode"
+).where(lambda _: torch.is_inference_mode_enabled(), _plus_one)
 fault("no-grad-mode", "mode")(
-    "Results with gradients switched off are wrong.",
-    "textbook: another kernel in inference",
-    traced(lambda _: not torch.is_grad_enabled() and not torch.is_inference_mode_enabled(), _plus_one),
-)
+    "Results with gradients switched off are wrong.", "textbook: another kernel in inference"
+).where(lambda _: not torch.is_grad_enabled() and not torch.is_inference_mode_enabled(), _plus_one)
 
 
 def _is_dual(c: KernelCall) -> bool:
@@ -117,5 +93,4 @@ def _is_dual(c: KernelCall) -> bool:
 fault("forward-derivative-doubled", "forward-mode derivative")(
     "The derivative by forward-mode differentiation is twice the right one.",
     "textbook: a forward derivative written apart from the backward pass",
-    traced(_is_dual, lambda c: c.run() + (y := c.run()) - _unpacked(y).primal),
-)
+).where(_is_dual, lambda c: c.run() + (y := c.run()) - _unpacked(y).primal)

@@ -252,110 +252,67 @@ def _flushing() -> Iterator[None]:
         torch.set_flush_denormal(before)
 
 
-def _variant(name: str, title: str, source: str, apply: Applied, dtypes: tuple[str, ...] = ALL) -> None:
-    VARIANTS.add(Variant(name, title, source, dtypes, apply))
+def _variant(name: str, apply: Applied, dtypes: tuple[str, ...] = ALL) -> Callable[[str, str], None]:
+    """A function of sentence and source, which adds the variant of this name to :data:`VARIANTS`."""
+    return lambda title, source: VARIANTS.add(Variant(name, title, source, dtypes, apply))
 
 
-def _kernel(name: str, title: str, source: str, kernel: Kernel, dtypes: tuple[str, ...] = ALL) -> None:
-    _variant(name, title, source, partial(instead, kernel, traced=True), dtypes)
+def _kernel(name: str, kernel: Kernel, dtypes: tuple[str, ...] = ALL) -> Callable[[str, str], None]:
+    return _variant(name, partial(instead, kernel, traced=True), dtypes)
 
 
-_kernel("sequential", "Terms are added from first to last.", "textbook: the plain loop", by_rows(_summed(sequential)))
-_kernel(
-    "reversed", "Terms are added from last to first.", "textbook: the loop turned around", by_rows(_summed(backwards))
+_kernel("sequential", by_rows(_summed(sequential)))("Terms are added from first to last.", "textbook: the plain loop")
+_kernel("reversed", by_rows(_summed(backwards)))(
+    "Terms are added from last to first.", "textbook: the loop turned around"
 )
-_kernel("pairwise", "Terms are added in pairs, in a tree.", "numpy.sum; torch.sum", by_rows(_summed(pairwise)))
-_kernel("blocked-8", "Terms are added in blocks of 8.", "AVX2 kernels", by_rows(_summed(_BLOCKED_8)))
-_kernel("blocked-32", "Terms are added in blocks of 32.", "tiled matrix kernels", by_rows(_summed(_BLOCKED_32)))
-_kernel(
-    "interleaved-8",
-    "Eight partial sums of every eighth term are added up.",
-    "AVX2 kernels",
-    by_rows(_summed(_interleaved)),
+_kernel("pairwise", by_rows(_summed(pairwise)))("Terms are added in pairs, in a tree.", "numpy.sum; torch.sum")
+_kernel("blocked-8", by_rows(_summed(_BLOCKED_8)))("Terms are added in blocks of 8.", "AVX2 kernels")
+_kernel("blocked-32", by_rows(_summed(_BLOCKED_32)))("Terms are added in blocks of 32.", "tiled matrix kernels")
+_kernel("interleaved-8", by_rows(_summed(_interleaved)))(
+    "Eight partial sums of every eighth term are added up.", "AVX2 kernels"
 )
-_kernel(
-    "compensated",
-    "Kahan's sum carries the error of each addition along.",
-    "textbook: Kahan 1965",
-    by_rows(_summed(compensated)),
-    REAL,
+_kernel("compensated", by_rows(_summed(compensated)), REAL)(
+    "Kahan's sum carries the error of each addition along.", "textbook: Kahan 1965"
 )
-_kernel(
-    "fused-multiply-add",
-    "Product and addition are rounded once.",
-    "FMA instructions",
-    by_rows(_summed(fused)),
-    ("float32",),
+_kernel("fused-multiply-add", by_rows(_summed(fused)), ("float32",))(
+    "Product and addition are rounded once.", "FMA instructions"
 )
 _kernel(
     "wider-accumulator",
-    "The next wider dtype accumulates, and the result is rounded once.",
-    "tensor cores with float32 accumulators",
     by_rows(_summed(by_matmul, wide=lambda dtype: _WIDER.get(dtype, dtype))),
     ("float32", "bfloat16", "float16", "complex64"),
-)
+)("The next wider dtype accumulates, and the result is rounded once.", "tensor cores with float32 accumulators")
 _kernel(
-    "float64-rounded-once",
-    "float64 accumulates term after term, and the result is rounded once.",
-    "textbook: reference kernels",
-    by_rows(_summed(sequential, wide=_widest)),
-    ("float32", "bfloat16", "float16", "complex64"),
+    "float64-rounded-once", by_rows(_summed(sequential, wide=_widest)), ("float32", "bfloat16", "float16", "complex64")
+)("float64 accumulates term after term, and the result is rounded once.", "textbook: reference kernels")
+_kernel("bias-first", by_rows(_summed(sequential, bias="first")))(
+    "Sums begin at the bias.", "GEMM with beta = 1; oneDNN's accumulators"
 )
-_kernel(
-    "bias-first",
-    "Sums begin at the bias.",
-    "GEMM with beta = 1; oneDNN's accumulators",
-    by_rows(_summed(sequential, bias="first")),
+_kernel("bias-last", by_rows(_summed(by_matmul)))(
+    "The bias is the last term, added before the only rounding.", "fused epilogues"
 )
-_kernel(
-    "bias-last",
-    "The bias is the last term, added before the only rounding.",
-    "fused epilogues",
-    by_rows(_summed(by_matmul)),
+_kernel("conv-by-matmul", _conv_by_matmul)("Convolutions are windows times a matrix.", "im2col; torch.nn.Unfold")
+_kernel("linear-by-pointwise-conv", _linear_by_conv, ("float32", "float64", "complex64", "int32"))(
+    "linear is a convolution with a kernel of 1.", "apple/ml-ane-transformers"
 )
-_kernel("conv-by-matmul", "Convolutions are windows times a matrix.", "im2col; torch.nn.Unfold", _conv_by_matmul)
-_kernel(
-    "linear-by-pointwise-conv",
-    "linear is a convolution with a kernel of 1.",
-    "apple/ml-ane-transformers",
-    _linear_by_conv,
-    ("float32", "float64", "complex64", "int32"),
+_kernel("elementwise-sums", by_rows(_outputs_one_by_one))(
+    "Each output is the sum of an elementwise product.", "torch.sum in place of a matrix kernel"
 )
-_kernel(
-    "elementwise-sums",
-    "Each output is the sum of an elementwise product.",
-    "torch.sum in place of a matrix kernel",
-    by_rows(_outputs_one_by_one),
+_kernel("batch-in-halves", by_rows(_in_halves))(
+    "The two halves of the batch are computed one after the other.", "gradient checkpointing, micro-batches"
 )
-_kernel(
-    "batch-in-halves",
-    "The two halves of the batch are computed one after the other.",
-    "gradient checkpointing, micro-batches",
-    by_rows(_in_halves),
+_kernel("one-sample-at-a-time", by_rows(_one_at_a_time))("Every sample is computed by itself.", "streaming inference")
+_kernel("result-not-contiguous", _apart_in_memory)(
+    "The result lies in memory with gaps and in another order of dimensions.", "channels-last results"
 )
-_kernel("one-sample-at-a-time", "Every sample is computed by itself.", "streaming inference", by_rows(_one_at_a_time))
-_kernel(
-    "result-not-contiguous",
-    "The result lies in memory with gaps and in another order of dimensions.",
-    "channels-last results",
-    _apart_in_memory,
+_variant("channels-last-inside", partial(instead, _channels_last), ("float32", "float64", "float16"))(
+    "conv2d and conv3d copy their tensors to channels-last first.", "oneDNN's and cuDNN's NHWC kernels"
 )
-_variant(
-    "channels-last-inside",
-    "conv2d and conv3d copy their tensors to channels-last first.",
-    "oneDNN's and cuDNN's NHWC kernels",
-    partial(instead, _channels_last),
-    ("float32", "float64", "float16"),
+_kernel("positive-zeros", _positive_zeros)("No result is negative zero.", "sums that begin at +0")
+_variant("four-threads", partial(_threads, 4))("torch runs with four threads.", "torch.set_num_threads")
+_variant("without-onednn", without_onednn)(
+    "torch runs without oneDNN, on its own kernels.", "torch.backends.mkldnn.enabled"
 )
-_kernel("positive-zeros", "No result is negative zero.", "sums that begin at +0", _positive_zeros)
-_variant("four-threads", "torch runs with four threads.", "torch.set_num_threads", partial(_threads, 4))
-_variant(
-    "without-onednn", "torch runs without oneDNN, on its own kernels.", "torch.backends.mkldnn.enabled", without_onednn
-)
-_variant(
-    "flushed-subnormals",
-    "Subnormal inputs and results are zero, as torch.set_flush_denormal says.",
-    "torch.set_flush_denormal",
-    _flushing,
-    ("float32", "float64"),
+_variant("flushed-subnormals", _flushing, ("float32", "float64"))(
+    "Subnormal inputs and results are zero, as torch.set_flush_denormal says.", "torch.set_flush_denormal"
 )
