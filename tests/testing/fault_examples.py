@@ -545,10 +545,6 @@ CALLS: dict[str, tuple[Call, Call | None]] = {
         out(128, normal(LINEAR)),
         out(127, normal(LINEAR)),
     ),
-    "conv-rounds-before-the-bias": (
-        out(64, normal(CONV2, dtype=F16)),
-        normal(CONV2, dtype=F16, bias=False),
-    ),
     "bfloat16-cut-off": (normal(LINEAR, dtype=BF16), normal(LINEAR)),
     "convolution-by-transform": (normal(CONV2), normal(POINT)),
     "strassen": (

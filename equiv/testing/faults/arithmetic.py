@@ -51,17 +51,6 @@ fault("result-through-bfloat16", "precision x outputs", laws=(EXACT, FORWARD, WE
 ).where(lambda c: c.outputs >= 128 and c.is_of(torch.float32), result(through(torch.bfloat16)))
 
 
-def _bias_added_in_half(c: KernelCall) -> Tensor:
-    assert c.bias is not None
-    return c.run(bias=None) + c.bias.reshape(-1, *(1,) * c.dims)
-
-
-fault("conv-rounds-before-the-bias", "dtype x bias", dtypes=("float16", "bfloat16"), laws=(FORWARD, SPECIAL_VALUES))(
-    "A convolution in float16 or bfloat16 rounds the sum before it adds the bias, and rounds again.",
-    "pytorch/pytorch#115144, pytorch/pytorch#137080",
-).where(lambda c: c.is_conv and c.bias is not None and c.is_of(torch.float16, torch.bfloat16), _bias_added_in_half)
-
-
 def _truncated(c: KernelCall) -> Tensor:
     """Cut off instead of rounded to nearest, from float32."""
     wide = c.run_in(torch.float32).detach()

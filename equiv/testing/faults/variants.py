@@ -194,6 +194,12 @@ def _outputs_one_by_one(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Te
 # --- torch's kernels, called otherwise --------------------------------------------------------------------------------
 
 
+def _bias_apart(c: KernelCall) -> Tensor:
+    if c.bias is None or not c.is_of(torch.float16, torch.bfloat16):
+        return c.run()
+    return c.run(bias=None) + c.bias.reshape(-1, *(1,) * c.dims)
+
+
 def _conv_by_matmul(c: KernelCall) -> Tensor:
     return by_rows(_summed(by_matmul))(c) if c.is_conv else c.run()
 
@@ -290,6 +296,9 @@ _kernel("bias-first", by_rows(_summed(sequential, bias="first")))(
 )
 _kernel("bias-last", by_rows(_summed(by_matmul)))(
     "The bias is the last term, added before the only rounding.", "fused epilogues"
+)
+_kernel("bias-after-a-rounding", _bias_apart, ("float16", "bfloat16"))(
+    "16-bit sums are rounded before the bias is added, and again after it.", "cuDNN; pytorch/pytorch#115144 and #137080"
 )
 _kernel("conv-by-matmul", _conv_by_matmul)("Convolutions are windows times a matrix.", "im2col; torch.nn.Unfold")
 _kernel("linear-by-pointwise-conv", _linear_by_conv, ("float32", "float64", "complex64", "int32"))(
