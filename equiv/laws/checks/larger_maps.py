@@ -222,7 +222,7 @@ def not_equivalent(trial: Trial, case: Case) -> None:
     witness = found.witness
     assert witness is not None
     holds(int((witness != 0).sum()) <= 1, "differs from the layer at a witness with more than one non-zero entry")
-    shown = witness.reshape(1, *case.feature_shape).to(case.dtype)
+    shown = witness.reshape(1, *case.feature_shape).to(case.dtype).to(case.device)
     closest = found.conv
     # In this dtype adding the bias may swallow the difference; the witness is then one of the weights alone.
     kept = None if found.without_bias or closest.bias is None else closest.bias.detach()
