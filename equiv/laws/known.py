@@ -202,8 +202,12 @@ def _folded(channels: int, kernel: int, stride: int, width: int) -> int:
     return common if channels % 2 == 0 and (channels * common <= 32 or channels * common % 32 == 0) else 1
 
 
+def _strides(call: Call) -> tuple[int, ...]:
+    return call.stride or (1,) * (call.weight.ndim - 2)
+
+
 def _positions(call: Call) -> list[int]:
-    sizes = zip(call.input.shape[2:], call.weight.shape[2:], call.stride, strict=True)
+    sizes = zip(call.input.shape[2:], call.weight.shape[2:], _strides(call), strict=True)
     return [(size - kernel) // step + 1 for size, kernel, step in sizes]
 
 
@@ -225,19 +229,25 @@ def _is_one_column(positions: Sequence[int], kernel: int, stride: int) -> bool:
 
 
 def _folded_columns(call: Call, gradient: str | None) -> bool:
-    """bfloat16 on AMX, 5 positions or more, an even C < 32, F * C above 32 and a multiple of 32.
+    """bfloat16 on AMX, an even C < 32, F * C above 32 and a multiple of 32.
 
     F is the greatest common divisor of the kernel's, the map's and the stride's width; where that is 1, the kernel's
-    width, and C < 16.
+    width, and C < 16. From 5 positions on; below, where the same sizes show it, since few samples or outputs take
+    another kernel.
     """
     x, kernel = call.input, call.weight
-    if gradient is not None or x.dtype != torch.bfloat16 or not call.stride:
+    if gradient is not None or x.dtype != torch.bfloat16:
         return False
     channels, width = kernel.shape[1], kernel.shape[-1]
-    common = math.gcd(width, call.stride[-1], x.shape[-1])
+    common = math.gcd(width, _strides(call)[-1], x.shape[-1])
     folds = channels % 2 == 0 and channels < (16 if common == 1 else 32)
     together = channels * (width if common == 1 else common)
-    return folds and together > 32 and together % 32 == 0 and math.prod(_positions(call)) >= 5
+    if not (folds and together > 32 and together % 32 == 0):
+        return False
+    conv = _CONVS[x.ndim - 2]
+    return math.prod(_positions(call)) >= 5 or _is_wrong(
+        lambda x, kernel: conv(x, kernel, None, _strides(call)), x, kernel
+    )
 
 
 def _uncovered_depth(call: Call, gradient: str | None) -> bool:

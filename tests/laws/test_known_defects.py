@@ -438,8 +438,8 @@ def folded(channels=8, kernel=8, width=12, stride=1, dtype=torch.bfloat16):
 
 def is_wrong(call):
     conv = {1: torch.conv1d, 2: torch.conv2d}[call.weight.ndim - 2]
-    exact = conv(call.input.double(), call.weight.double(), stride=call.stride)
-    return not torch.equal(conv(call.input, call.weight, stride=call.stride), exact.to(call.input.dtype))
+    exact = conv(call.input.double(), call.weight.double(), stride=call.stride or 1)
+    return not torch.equal(conv(call.input, call.weight, stride=call.stride or 1), exact.to(call.input.dtype))
 
 
 def test_windows_of_one_column_are_the_wrong_ones():
@@ -478,6 +478,13 @@ def test_columns_folded_into_channels_are_multiplied_by_other_weights(options):
     assert covers(call, None) == {"columns-folded-into-channels"}
     assert known_defect(call, None) == ("columns-folded-into-channels" if wrong else None)
     need_amx(wrong)
+
+
+@pytest.mark.parametrize(("samples", "outputs"), [(48, 90), (48, 8), (2, 90)])
+def test_columns_of_few_positions_are_folded_with_many_samples_and_outputs(samples, outputs):
+    x, weight = (torch.arange(n * 160.0).remainder(7).view(n, 10, 16).bfloat16() for n in (samples, outputs))
+    call = Call("full", x - 3, weight - 3, None)
+    assert known_defect(call, None) == ("columns-folded-into-channels" if is_wrong(call) else None)
 
 
 FOLDED_BESIDE = (
