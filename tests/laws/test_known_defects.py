@@ -142,7 +142,7 @@ def whole_width(channels=8, k=8, width=8, stride=8, dtype=torch.bfloat16, memory
 
 def test_a_stride_as_wide_as_the_kernel_is_excused_where_channels_come_last():
     call = whole_width()
-    assert covers(call, None) == {"whole-width-kernel-with-its-stride"}
+    assert "whole-width-kernel-with-its-stride" in covers(call, None)  # and, on CPUs with AMX, a relative of it
     assert known_defect(call, "weight") is None
     found = torch.conv2d(call.input, call.weight, stride=call.stride).item()
     if found == 1:
