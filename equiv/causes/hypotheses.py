@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from equiv.causes.mistakes import Cause, cause_of, column_mistakes
+from equiv.causes.mistakes import Cause, cause_of, column_mistakes, weight_changes
 from equiv.causes.permutations import in_words, undone
 from equiv.causes.roundings import LOW, ROUNDINGS, flushed, rounded
 from equiv.dtypes import is_inexact
@@ -141,6 +141,9 @@ def _wrong_columns(y: Outputs, feature_shape: tuple[int, ...]) -> Iterator[Found
     for mistake in column_mistakes(feature_shape):
         back = torch.argsort(mistake.index)  # sum_j x_j w[index_j] = sum_k x[back_k] w_k
         yield from y.parts(mistake.cause, lambda x, back=back: y.product(x[:, back], y.ws))  # type: ignore[misc]
+    for cause, change in weight_changes():
+        changed = change(y.ws).to(y.wide)
+        yield from y.parts(cause, lambda x, changed=changed: y.product(x, changed))  # type: ignore[misc]
     if len(y.bias) == y.w.shape[1] == len(y.outs):
         cause = _named("weight-transposed", shape=tuple(y.w.shape))
         yield from y.parts(cause, lambda x: y.product(x, y.ws.T))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -56,11 +56,16 @@ class Cause:
 
 
 class _Mistake(NamedTuple):
-    """Sentence and fix, with the facts of a case in braces; ``outputs`` is the fix where only outputs are seen."""
+    """Sentence and fix, with the facts of a case in braces; ``outputs`` is the fix where only outputs are seen.
+
+    ``of_weight`` is what the mistake makes of the right weight ``(O, n)``, where that needs no facts: then nothing else
+    is needed for it to be recognised, in weights and in outputs.
+    """
 
     sentence: str
     fix: str = ""
     outputs: str | None = None
+    of_weight: Callable[[Tensor], Tensor] | None = None
 
 
 _ORDER = "weight = weight.reshape(-1, {sizes}){undo}.flatten(1)"
@@ -91,6 +96,7 @@ _MISTAKES = {
     "batch-permuted": _Mistake("rows of the batch {moved}", "", "y = y{undo}"),
     "batch-repeated": _Mistake("all {count} rows of the batch are copies of row {source}"),
     "weight-negated": _Mistake("every weight has the other sign", "weight = -weight"),
+    "weight-absolute": _Mistake("every weight is replaced by its absolute value", _COPY, of_weight=torch.abs),
     "weight-scaled": _Mistake("every weight is {scaled}", "weight = weight {undo}"),
     "output-negated": _Mistake("every output has the other sign", "", "y = -y"),
     "output-scaled": _Mistake("every output is {scaled}", "", "y = y {undo}"),
@@ -150,6 +156,13 @@ def cause_of(name: str, *, outputs: bool = False, **facts: object) -> Cause:
     mistake = _MISTAKES[name]
     fix = mistake.outputs if outputs and mistake.outputs is not None else mistake.fix
     return Cause(name, mistake.sentence.format(**facts), "" if None in facts.values() else fix.format(**facts))
+
+
+def weight_changes() -> Iterator[tuple[Cause, Callable[[Tensor], Tensor]]]:
+    """The mistakes that the table itself says how to make, each with what it makes of a right weight ``(O, n)``."""
+    for name, mistake in _MISTAKES.items():
+        if mistake.of_weight is not None:
+            yield cause_of(name), mistake.of_weight
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from equiv.arguments import check_tensor
-from equiv.causes.mistakes import Cause, cause_of, column_mistakes
+from equiv.causes.mistakes import Cause, cause_of, column_mistakes, weight_changes
 from equiv.causes.permutations import in_words, matching, same, undone
 from equiv.causes.roundings import ROUNDINGS, flushed, rounded
 from equiv.errors import EquivError
@@ -86,6 +86,7 @@ def _weight_causes(w: Tensor, r: Tensor, shape: tuple[int, ...]) -> Iterator[Cau
             yield mistake.cause
     if w.shape[0] == w.shape[1] and same(w, r.T):
         yield cause_of("weight-transposed", shape=tuple(w.shape))
+    yield from filter(None, (cause if same(w, change(r).to(r.dtype)) else None for cause, change in weight_changes()))
     yield from _reordered(w, r, shape)
     if w.numel() > 1:
         yield from _one_entry(w, r, shape)

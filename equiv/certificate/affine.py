@@ -91,7 +91,7 @@ class Superposition:
             few = torch.zeros(self.n, device="cpu")
             few[keep] = signs[row, keep] * self._integers(1, 8, (len(keep),))
             signs[row] = few
-        if self.dtype == torch.uint8:
+        if not self.dtype.is_signed:
             signs = signs.abs()
         if not self.inexact:
             return torch.cat([signs.to(self.dtype), self._whole_range()])

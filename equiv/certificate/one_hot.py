@@ -70,7 +70,7 @@ class Reader:
     @property
     def passes(self) -> int:
         """How many inputs a column takes."""
-        if self.layers or self.dtype == torch.uint8:
+        if self.layers or not self.dtype.is_signed:
             return len(self.units)
         return 2 * len(self.units) + 1 if self.inexact else 2
 
@@ -150,7 +150,7 @@ class Reader:
         self._record(read[0] != read[1], columns, *read)
         for side, column, zero in zip(self.sides, read, self.zeros, strict=True):
             self.inputs.add(self.test.sums[side.name], columns, column)
-            if self.dtype != torch.uint8 and side.layer is None:
+            if self.dtype.is_signed and side.layer is None:
                 wrong = (self._run(side, columns, -1)[0] != zero - column).any(1).nonzero()
                 if len(wrong):
                     index = int(columns[wrong[0]])

@@ -118,7 +118,7 @@ def _of_integers(terms: int, dtype: torch.dtype, repeats: int) -> Iterator[Plan]
     found: tuple[int, int] | None = None
     for radius in _RADII:
         weight = min(budget // repeats, budget * 9 // 10 // (terms * radius))
-        if dtype == torch.uint8:
+        if not dtype.is_signed:
             radius, weight, bias = (value - (value + 1) % 2 for value in (radius, weight, bias))
         if weight >= (radius if found else 1):
             found = weight, radius
@@ -240,7 +240,7 @@ class Weights:
     def _integers(self, radius: int, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         low = -radius
         if not is_inexact(self.dtype):  # as many odd integers as even ones
-            low = 0 if self.dtype == torch.uint8 else 1 - radius
+            low = 0 if not self.dtype.is_signed else 1 - radius
         kind = torch.int32 if radius < 2**31 - 1 else torch.int64
 
         def draw() -> Tensor:

@@ -97,7 +97,7 @@ def _random_layer(n: int, out: int, dtype: torch.dtype, seed: int) -> nn.Linear:
             wide = torch.complex128 if dtype.is_complex else torch.float64
             values = torch.randn(size, generator=generator, dtype=wide) / math.sqrt(n)
         else:
-            values = torch.randint(0 if dtype == torch.uint8 else -9, 10, size, generator=generator)
+            values = torch.randint(0 if not dtype.is_signed else -9, 10, size, generator=generator)
         return nn.Parameter(values.to(dtype), requires_grad=False)
 
     layer = nn.Linear(n, out, device="meta")

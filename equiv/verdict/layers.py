@@ -299,7 +299,7 @@ def _inputs(layer: nn.Linear, given: Tensor | None, seed: int) -> Iterator[tuple
     columns = torch.arange(n) if n <= _ONE_HOTS else torch.randperm(n, generator=generator)[:_ONE_HOTS].sort().values
     probes = torch.cat([torch.zeros(1, n, dtype=dtype, device=device), one_hot_rows(columns, n, dtype, device)])
     yield "on the zero input and one-hot inputs", probes, columns.to(device) if n > _ONE_HOTS else None
-    low = 0 if dtype == torch.uint8 else -1
+    low = 0 if not dtype.is_signed else -1
     yield "on inputs of -1, 0 and 1", torch.randint(low, 2, (_ROWS, n), generator=generator).to(dtype).to(device), None
     if is_inexact(dtype):
         wide = torch.complex128 if dtype.is_complex else torch.float64

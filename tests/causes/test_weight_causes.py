@@ -62,6 +62,7 @@ PLANTED = {
     ),
     "weight-zero": (torch.zeros_like, "every weight is zero"),
     "weight-negated": (lambda w: -w, "other sign"),
+    "weight-absolute": (torch.abs, "absolute value"),
     "weight-scaled": (lambda w: w * 3, "multiplied by 3"),
     "weight-scaled (divided)": (lambda w: w / 24, "divided by 24"),
     "weight-scaled (any)": (lambda w: w * 0.7310585, "multiplied by 0.731"),

@@ -171,7 +171,7 @@ def _slide(trial: Trial, call: Call, condition: str) -> Tensor:
 
 
 def _signs(shape: tuple[int, ...], generator: torch.Generator, case: Case) -> Tensor:
-    low = 0 if case.dtype == torch.uint8 else -1
+    low = 0 if not case.dtype.is_signed else -1
     values = torch.randint(low, 2, shape, generator=generator).double()
     if case.dtype.is_complex:
         values = torch.complex(values, torch.zeros_like(values))
