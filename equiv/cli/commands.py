@@ -70,7 +70,7 @@ def verify(  # noqa: PLR0913 - each is an option of the command
     from equiv.backends import FORMS
     from equiv.cli import verify as command
     from equiv.laws import LAWS, MODES, PROFILES
-    from equiv.report import Request, check_target
+    from equiv.report import Request, check_targets
     from equiv.strategies import devices_present
 
     here = f"choose among {', '.join(map(str, devices_present()))}"
@@ -87,9 +87,9 @@ def verify(  # noqa: PLR0913 - each is an option of the command
         arithmetic=parsing.parse_name("--arithmetic", arithmetic, MODES),
     )
     processes = None if jobs is None else parsing.parse_integer("--jobs", jobs, least=1, most=64)
-    if json is not None:
-        check_target(json)
-    return command.verify(request, jobs=processes, full=full, json=json)
+    targets = {name: target for name, target in {"json": json}.items() if target is not None}
+    check_targets(targets)
+    return command.verify(request, jobs=processes, full=full, targets=targets)
 
 
 def counterexample(

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
 from equiv.cli import BROKEN, INTERRUPTED, OK, run_laws
 from equiv.errors import EquivError
 from equiv.laws import Failure, Item, Result
-from equiv.report import STDOUT, Request, Run, ratio_text, write_json
+from equiv.report import STDOUT, Request, Run, ratio_text, write_run
 from equiv.report.terminal import Page
 from equiv.text import counted
 
 _ROOMY = 100  # columns from which the numbers of cases and comparisons are shown
 
 
-def verify(request: Request, *, jobs: int | None, full: bool, json: str | None) -> int:
+def verify(request: Request, *, jobs: int | None, full: bool, targets: Mapping[str, str]) -> int:
     """Run what was asked for, say and write what came of it; the exit code."""
     items = run_laws.items_of(request)
     if not items:
@@ -45,9 +45,8 @@ def verify(request: Request, *, jobs: int | None, full: bool, json: str | None) 
     results.sort(key=lambda result: order.get(result.item, len(order)))
     found = [result.to_dict() for result in results]
     run = Run.of(request, found, planned=len(items), jobs=jobs, seconds=seconds)
-    if json is not None:
-        write_json(run.to_dict(), json)
-    page = Page(stderr=json == STDOUT)
+    write_run(run, targets)
+    page = Page(stderr=STDOUT in targets.values())
     _tables(page, run, full=full)
     _failures(page, [result.failure for result in results if result.failure is not None])
     page.prose(_summary(run))

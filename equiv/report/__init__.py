@@ -3,11 +3,12 @@
 ``equiv.report.terminal``, which needs rich, is imported by itself.
 """
 
-from equiv.report.json import STDOUT, check_target, write_json
+from equiv.report.formats import FORMATS, STDOUT, check_target, check_targets, write_json, write_run
 from equiv.report.model import Environment, Item, Request, Row, Run, Tally
 from equiv.report.plain import ratio_text, summary_lines, table_lines
 
 __all__ = [
+    "FORMATS",
     "STDOUT",
     "Environment",
     "Item",
@@ -16,8 +17,10 @@ __all__ = [
     "Run",
     "Tally",
     "check_target",
+    "check_targets",
     "ratio_text",
     "summary_lines",
     "table_lines",
     "write_json",
+    "write_run",
 ]

@@ -1,14 +1,20 @@
-"""Findings as JSON that every parser reads: numbers that JSON lacks become strings."""
+"""The formats that findings are written in, and where to.
+
+A format of a whole run is a function from it to text in ``FORMATS``; its option is in ``equiv.cli.commands``. JSON is
+such that every parser reads it: numbers that JSON lacks become strings.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from equiv.errors import EquivError
+from equiv.report.model import Run
 
 STDOUT = "-"
 """The target that stands for standard output."""
@@ -48,7 +54,34 @@ def write_json(payload: Any, target: str, *, option: str = "--json") -> None:
           ]
         }
     """
-    text = json.dumps(_plain(payload), indent=2, allow_nan=False) + "\n"
+    _write(_json_text(payload), target, option)
+
+
+def _json_text(payload: Any) -> str:
+    return json.dumps(_plain(payload), indent=2, allow_nan=False) + "\n"
+
+
+FORMATS: dict[str, Callable[[Run], str]] = {"json": lambda run: _json_text(run.to_dict())}
+"""What a run is in each format, by the name of its option."""
+
+
+def check_targets(targets: Mapping[str, str]) -> None:
+    """:func:`check_target` for the files, by format."""
+    for name, target in targets.items():
+        check_target(target, option=f"--{name}")
+
+
+def write_run(run: Run, targets: Mapping[str, str]) -> None:
+    """Write a run to files, by format.
+
+    Raises:
+        EquivError: A file cannot be written.
+    """
+    for name, target in targets.items():
+        _write(FORMATS[name](run), target, f"--{name}")
+
+
+def _write(text: str, target: str, option: str) -> None:
     if target == STDOUT:
         sys.stdout.write(text)
         sys.stdout.flush()
