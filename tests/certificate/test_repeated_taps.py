@@ -156,9 +156,11 @@ def test_every_order_of_taps_and_bias_lies_in_the_envelope_of_both_sides(dtype):
         for y in (one_by_one, in_blocks):
             inside, width = judge_sums(y[None, None], taps, scale, bias, rounded=False)
             assert bool(inside.all())
-            assert not bool(
-                judge_sums((y.double() + 4 * width).to(dtype)[None], taps, scale, bias, rounded=False)[0].any()
-            )
+            step = (
+                4 * format_of(dtype).u * y.double().abs() + 4 * format_of(dtype).min_subnormal
+            )  # where one value is right
+            beyond = (y.double() + 4 * width + step).to(dtype)
+            assert not bool(judge_sums(beyond[None], taps, scale, bias, rounded=False)[0].any())
         once = (whole.sum(0).to(dtype).to(wide) * scale + bias.to(wide)).to(dtype)
         assert bool(judge_sums(once[None, None], taps, scale, bias, rounded=True)[0].all())
 
