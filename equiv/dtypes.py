@@ -1,6 +1,7 @@
 """The dtypes that a layer can have, and their names: the one place that lists them.
 
-A floating dtype that is added here also needs its row in ``equiv/numerics/arithmetic.py``, an integer nothing more:
+A floating dtype that is added here also needs its row in ``equiv/numerics/arithmetic.py``, an integer nothing more;
+torch must add, negate, multiply, compare and index in it:
 formats, probes, drawn values, laws, options and reports follow from these tuples and from torch's own description.
 """
 

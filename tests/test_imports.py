@@ -55,8 +55,8 @@ def test_packages_import_downwards_and_know_each_other_by_their_faces() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_numpy_is_imported_by_nobody() -> None:
-    pattern = re.compile(r"^\s*(import|from) numpy\b", re.MULTILINE)
+def test_numpy_is_imported_by_no_module_when_it_loads() -> None:
+    pattern = re.compile(r"^(import|from) numpy\b", re.MULTILINE)  # a backend may, where it is first used
     assert not [path for path in HOME.rglob("*.py") if pattern.search(path.read_text(encoding="utf-8"))]
 
 

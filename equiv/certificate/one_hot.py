@@ -1,12 +1,12 @@
 """Read every column of two maps by one-hot probes, chunk by chunk, and compare them bit for bit.
 
-An affine map is fixed by its values at zero and at the n one-hot inputs e_i. Between plain layers the bias is taken
-away, so that a probe returns a column of the weight exactly: one product, and zeros added. A function keeps its bias,
+An affine map is fixed by its values at zero and at the n one-hot inputs e_i. Plain layers are run with a
+bias of zeros, so that e_i returns column i exactly: one product, and zeros added. A function keeps its bias,
 and a probe returns one rounding of ``w + b``, in which the last bits of ``w`` are lost. So functions are run a second
 time, at ``-2**K * e_i`` with K as large as the format allows: there ``-2**K*w + b`` rounds to ``-2**K*w`` wherever
 ``|b|`` is below half an ulp of it, which gives back all bits, and shows what is not affine (ReLU, clamp, tanh). Where
-the format is too narrow, as float16 is, the bits that stay unseen are counted. So are sums of several taps, where a
-convolution reads repeated inputs: at both inputs they, and the bias, may be added in any order.
+the format is too narrow, as float16 is, entries with bits that stay unseen are counted. So are entries that add
+several taps, because padding repeats an input: kernels may add those, and the bias, in any order.
 
 Complex products of a convolution come from three real ones, ``(a - b) + (c - a - b)i``; only the real part is exact, so
 the real part at ``x = e_i`` and at ``x = i*e_i`` is compared, and the imaginary part held against its bound. Where
@@ -43,8 +43,8 @@ class Reading:
     differences: Differences = field(default_factory=Differences)
     flushed: int = 0  # entries where one kernel treats a subnormal as zero, as the dtype's kernels may
     unseen: int = 0  # entries of which a bias hides the last bits
-    sums: int = 0  # entries of functions that are sums of several taps, in any order
-    resolution: float = 0.0  # how far such a weight may be off unseen, at most
+    sums: int = 0  # entries of functions that add several taps, accepted in any order
+    resolution: float = 0.0  # the largest error that an unseen or added entry can hide
 
 
 class Reader:
@@ -109,7 +109,7 @@ class Reader:
         self._record(wrong, columns, _column(a), _column(b))
 
     def _read_functions(self, columns: Tensor) -> None:
-        """Functions with their biases: at ``e_i``, at ``-2**K * e_i``, and once more at a full mantissa."""
+        """Functions with their biases: at ``e_i``, at ``-2**K * e_i``, and at a multiple with many mantissa bits."""
         near = [self._run(side, columns, 1) for side in self.sides]
         rows = [self._one_hot(columns, unit) for unit in self.units]
         taps = [
@@ -186,7 +186,7 @@ class Reader:
             power //= 2
 
     def _in_any_order(self, results: list[Tensor], taps: list[Taps | None], factor: float) -> tuple[Tensor, Tensor]:
-        """Where both results at ``factor * e_i`` are right in some order of several taps; its width, 0 at one tap."""
+        """Where both results at ``factor * e_i`` are right for some order of the taps; how wide all orders reach."""
         right = torch.ones(results[0].shape[1:], dtype=torch.bool, device=self.device)
         width = torch.zeros(right.shape, dtype=torch.float64, device=self.device)
         for side, sums in enumerate(taps):
@@ -246,11 +246,11 @@ class Reader:
 
     @property
     def lost(self) -> float:
-        """The largest of these, 0.0 between layers, whose biases are compared themselves."""
+        """The largest entry of ``_lost()``; 0.0 between layers, whose biases are compared themselves."""
         return 0.0 if self.layers else float(self._lost().max())
 
     def _differ(self, a: Tensor, b: Tensor) -> Tensor:
-        """Where two sides differ: bit for bit, but imaginary parts of convolutions by more than three products may."""
+        """Where two sides differ in any bit; in imaginary parts of convolutions, by more than three products lose."""
         wrong = ~same_values(a.real, b.real)
         if self.dtype.is_complex and any(map(self.test.convolves, self.sides)):
             size = a.abs().double() + b.abs().double() + torch.maximum(*(zero.abs().double() for zero in self.zeros))
@@ -260,7 +260,7 @@ class Reader:
         return wrong.any(0)
 
     def _flushes(self, a: Tensor, b: Tensor) -> Tensor:
-        """Where one value is zero and the other subnormal, in a dtype whose kernels may flush; counted."""
+        """Where one value is zero and the other subnormal, in a dtype whose kernels may flush; adds their number."""
         if not self.inexact or not declared(self.dtype, self.device).flushes_inputs:
             return torch.zeros(a.shape, dtype=torch.bool, device=a.device)
         tiny = format_of(self.dtype).min_normal
@@ -337,4 +337,7 @@ def _column(results: Tensor) -> Tensor:
 def _check_finite(side: Side, y: Tensor, what: str) -> None:
     if not bool(y.isfinite().all()):
         count = f"{int((~y.isfinite()).sum()):,} of {y.numel():,} infinite or not a number"
-        raise EquivError(f"{side.name}: expected finite {what}, got {count}; no affine map of finite weights has such")
+        raise EquivError(
+            f"{side.name}: expected finite {what}, got {count}; no affine map of finite weights has "
+            "such: look for NaN or infinity in its weights and bias"
+        )

@@ -2,9 +2,9 @@
 
 A comparison that fails under one of them on torch's own CPU kernels is counted as undecided and named in the coverage,
 instead of breaking the law, if a small call of fixed values shows the defect on this machine now. A gradient that would
-damage memory is not asked for, and counted likewise, also where another backend leaves it to torch. Results of other
-backends are never excused. The tests in ``tests/laws/test_known_defects.py`` tell when the behaviour changes, and the
-entry can go.
+damage memory is not asked for, and counted likewise. Gradients are excused also where another backend leaves them to
+torch, results of other backends never. The tests in ``tests/laws/test_known_defects.py`` tell when the behaviour
+changes, and the entry can go.
 """
 
 from __future__ import annotations

@@ -49,6 +49,7 @@ class Trial:
     coverage: dict[str, Counter[Hashable]] = field(default_factory=lambda: defaultdict(Counter))
     _layer: tuple[Tensor, Tensor | None, nn.Linear] | None = field(default=None, init=False, repr=False)
     _declared: dict[str, Arithmetic] = field(default_factory=dict, init=False, repr=False)
+    _torch_differentiates: bool = field(default=False, init=False, repr=False)
 
     # -- building and running calls --------------------------------------------------------------------------------
 
@@ -182,10 +183,11 @@ class Trial:
     def is_known_to_corrupt(self, call: Call, y: Tensor) -> bool:
         """Whether torch is known to damage memory when it is asked for the gradients of ``y``, which this call gave.
 
-        Also where a backend of somebody's own leaves them to torch.
+        Also where another backend leaves them to torch.
         """
+        self._torch_differentiates = differentiated_by_torch(y)
         finding = known_corruption(call)
-        if finding is None or not (isinstance(self.backend, TorchEager) or differentiated_by_torch(y)):
+        if finding is None or not (isinstance(self.backend, TorchEager) or self._torch_differentiates):
             return False
         return self._is_excused(call, finding)
 
@@ -196,10 +198,11 @@ class Trial:
 
     def _is_known(self, call: Call, gradient: str | None, incoming: Tensor | None = None) -> bool:
         """Whether a failed comparison falls under a defect of torch that is written down."""
-        return self._is_excused(call, known_defect(call, gradient, incoming) if self._is_torch() else None)
+        is_torchs = self._is_torch() or (gradient is not None and self._torch_differentiates)
+        return self._is_excused(call, known_defect(call, gradient, incoming) if is_torchs else None)
 
     def _is_torch(self) -> bool:
-        return type(self.backend) is TorchEager  # what is derived from it is a backend of somebody's own
+        return type(self.backend) is TorchEager  # what is derived from it is another backend
 
     def _is_excused(self, call: Call, finding: str | None) -> bool:
         """Whether there is a finding about torch; if so the comparison is counted as undecided."""

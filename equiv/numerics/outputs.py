@@ -1,4 +1,4 @@
-"""Assess the outputs of a layer of any dtype, real, complex (by parts) or integer (exactly), in one kind of result."""
+"""Judge outputs of any dtype, always as one `Assessment`: floats by envelope, complex by parts, integers exactly."""
 
 from __future__ import annotations
 
@@ -30,8 +30,9 @@ class Assessment:
         exact: Exact values: float64, complex128, or the dtype itself for integers.
         lower: Smallest right output (complex: both parts), as ``exact``.
         upper: Largest right output, as ``exact``.
-        magnitude: ``S``, float64; zeros for integers.
-        terms: ``K``, float64; zeros for integers. A complex term counts once, though it is several real products.
+        magnitude: ``S``, the sum of the terms' magnitudes, float64; zeros for integers.
+        terms: ``K``, the number of terms that are not zero, float64; zeros for integers. A complex term counts
+            once, though it is several real products.
     """
 
     inside: Tensor
@@ -125,7 +126,8 @@ class Reference:
     def is_attained(self, result: Tensor, arithmetic: Arithmetic) -> bool:
         """Whether every output is the exact value itself and none can overflow on the way.
 
-        Such a result lies in any envelope, with an error of 0; nothing else needs to be computed. False says nothing.
+        Such a result lies in any envelope, with an error of 0; nothing else needs to be computed. False means not
+        known: call `assess`.
         """
         if len(self.parts) != 1:
             return False

@@ -279,7 +279,12 @@ def cases(  # noqa: PLR0913 - what a user may choose about a case, all by name
         if not isinstance(batch_dims, (tuple, list)) or len(batch_dims) != 2:
             raise refusal("batch_dims", "a pair (least, most)", batch_dims, "pass for example batch_dims=(1, 2)")
         if check_bool("exact", exact) and kinds is not None:
-            raise refusal("kinds", "None with exact=True", kinds, "choose one: probes have values of their own")
+            raise refusal(
+                "kinds",
+                "None with exact=True",
+                kinds,
+                "leave out kinds or exact: with exact=True the values come from probes",
+            )
         if check_bool("gradients", gradients) and not exact:
             raise refusal("gradients", "False without exact=True", gradients, "add exact=True")
         low, high = rank_bounds("batch_dims[0]", "batch_dims[1]", *batch_dims)

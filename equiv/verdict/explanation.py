@@ -25,8 +25,9 @@ def explained(verdict: Verdict, arithmetic: Arithmetic | None, outside: int, bre
     if verdict.outcome is Outcome.UNDECIDED:
         return (
             f"for {counts['undecided']:,} of {total:,} outputs right kernels may disagree: the sum of the magnitudes "
-            "of the terms reaches the largest finite value, so that some order of summation overflows, or subnormals "
-            f"meet infinities ({kind}). Scale the input down to get a verdict."
+            "of the terms reaches the largest finite value, so that some order of summation overflows (scale the "
+            "input down to get a verdict), or a subnormal meets an infinity, which some kernels take for 0 times "
+            f"infinity ({kind})."
         )
     if not outside:
         exceed = _verb(breaks, "exceed", "exceeds")

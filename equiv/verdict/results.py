@@ -56,9 +56,9 @@ def compare(  # noqa: PLR0913 - the options are the interface
         input: ``(*batch, n)`` or ``(*batch, C, *spatial)``; dtype of ``actual``.
         weight: ``(O, n)`` or ``(O, C, *kernel)``; dtype of ``actual``.
         bias: ``(O,)`` or None.
-        layer: A plain Linear or convolution, instead of weight and bias. A convolution is taken as the layer that it is
-            on the maps of ``input``; rows are taken for maps of its kernel's size. Its results, ``(*batch, O,
-            *positions)``, may come flattened. A layer that computes anything else, such as one with forward hooks or a
+        layer: A plain Linear or convolution, instead of weight and bias. A convolution is read as the dense layer that
+            it is on maps of the input's size; an input of rows is read as flattened maps of the kernel's size. Its
+            results, ``(*batch, O, *positions)``, may come flattened. A layer that computes anything else, such as one with forward hooks or a
             weight that is computed, is refused.
         arithmetic: What the kernel of ``actual`` computes in; by default what is declared for its dtype and device.
             ``equiv.numerics.measure(...).arithmetic`` is what it was found to compute in; where that is weaker than
@@ -85,8 +85,8 @@ def compare(  # noqa: PLR0913 - the options are the interface
         if known and trimmed(actual.shape) == trimmed(expected.shape):
             missing = "weight (or layer)" if weight is None else "input"
             raise EquivError(
-                f"{missing}: expected together with its counterpart, got None; the envelope needs the input and "
-                "the layer"
+                f"{missing}: expected a tensor, got None; pass both the input and the layer, or neither to compare bits "
+                "alone"
             )
         return _without_layer(on_cpu(actual), on_cpu(expected), tolerances)
     comparison = Comparison(

@@ -258,7 +258,7 @@ def test_an_undecided_verdict_raises():
     layer.weight.data = torch.tensor([[3e38, 3e38]])
     v = refuted(lambda x: layer(x / 2) * 2, layer)
     assert v.outcome is Outcome.UNDECIDED
-    assert "Scale the input down" in v.explanation
+    assert "scale the input down" in v.explanation
 
 
 # Misuse

@@ -122,7 +122,7 @@ def test_what_an_order_may_overflow_is_undecided():
     assert v.counts == {"identical": 2, "rounding": 0, "different": 0, "undecided": 2, "total": 4}
     assert v.worst.index == (0, 0)
     assert "for 2 of 4 outputs right kernels may disagree" in v.explanation
-    assert "Scale the input down" in v.explanation
+    assert "scale the input down" in v.explanation
     wrong = torch.tensor([[math.inf, 2e38], [3.0, 4.0]])
     assert compare(wrong, y, input=x, weight=w).outcome is DIFFERENT, "a defect elsewhere is a defect"
 
@@ -467,9 +467,9 @@ W = torch.ones(2, 2)
         ),
         (
             lambda: compare(ONE, ONE, input=ONE),
-            r"weight \(or layer\): expected together with its counterpart, got None",
+            r"weight \(or layer\): expected a tensor, got None; pass both",
         ),
-        (lambda: compare(ONE, ONE, weight=W), "input: expected together with its counterpart, got None"),
+        (lambda: compare(ONE, ONE, weight=W), "input: expected a tensor, got None; pass both"),
         (lambda: compare(ONE, ONE, bias=ONE[0]), r"weight \(or layer\): expected together"),
         (
             lambda: compare(ONE, ONE, input=ONE, weight=W, layer=nn.Linear(2, 2)),

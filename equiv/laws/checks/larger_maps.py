@@ -20,7 +20,7 @@ from equiv.structure import counterexample
 _DENSE_ENTRIES = 2**14  # of the flattened layer that a 1x1 convolution is
 _INCOMING = 255  # entries of an incoming gradient of -1, 1: a sum of so many is exact in every dtype
 _VALUES_WORK = 2**15  # terms of all windows: references in double-double cost some forty operations each
-_on_windows = partial(exact_cases, max_rows=16, max_work=2**13, allow_empty=False)  # a map has up to 100s of windows
+_on_windows = partial(exact_cases, max_rows=16, max_work=2**13, allow_empty=False)  # a map has hundreds of windows
 
 
 @law(12, "dense", draw=_on_windows, forms=("full", "pointwise"))
@@ -92,7 +92,7 @@ class _Sliding:
     def with_nan(self, expected: Tensor) -> None:
         """A NaN in one place of the map reaches the windows that hold it, and no others.
 
-        But in bfloat16: docs/findings/infinity-spreads-in-bfloat16-conv.md.
+        Not asked in bfloat16, where torch's kernels spread it: docs/findings/infinity-spreads-in-bfloat16-conv.md.
         """
         if self.call.input.dtype == torch.bfloat16:
             return
@@ -129,7 +129,7 @@ class _Sliding:
         y = _slide(self.trial, replace(call, **leaves), self.condition)
         plain = grad.to(y.dtype).to(y.device).view(y.shape)
         incoming = case.layouts["grad"].apply(plain)
-        if int(incoming.count_nonzero()) > _INCOMING:  # broadcast: more of them than keep the sums exact
+        if int(incoming.count_nonzero()) > _INCOMING:  # broadcast entries: too many for exact sums
             incoming = plain
         found = backward(self.trial, call, y, leaves, incoming, self.condition)
         grad = incoming.double().reshape(rows, outputs, positions)
@@ -185,7 +185,7 @@ _on_larger_maps = partial(
 
 @law(13, "not equivalent", draw=_on_larger_maps, forms=("pointwise",), weight=0.7)
 def not_equivalent(trial: Trial, case: Case) -> None:
-    """On a map with H*W > 1 a 1x1 convolution is not the flattened layer, unless its weight is kron(K, I).
+    """On a map with H*W > 1 a 1x1 convolution is not the flattened layer, unless the layer's weight is kron(K, I).
 
     One non-zero input shows it.
     """
@@ -203,7 +203,7 @@ def not_equivalent(trial: Trial, case: Case) -> None:
         trial.holds(fact, "pointwise", otherwise, conv)
 
     same = counterexample(as_linear(flattened, spread), case.feature_shape, readout="positions")
-    holds(same.equivalent, "is not recognised in the layer with weight kron(K, I)")
+    holds(same.equivalent, "is not recognised by equiv.counterexample in the layer with weight kron(K, I)")
     is_kernel = torch.equal(same.conv.weight.reshape(kernel.shape), kernel)
     holds(is_kernel, "has another kernel than K in the layer with weight kron(K, I)")
     y = _slide(trial, conv, "on a map").reshape(3, -1)
@@ -224,7 +224,7 @@ def not_equivalent(trial: Trial, case: Case) -> None:
     holds(int((witness != 0).sum()) <= 1, "differs from the layer at a witness with more than one non-zero entry")
     shown = witness.reshape(1, *case.feature_shape).to(case.dtype).to(case.device)
     closest = found.conv
-    # In this dtype adding the bias may swallow the difference; the witness is then one of the weights alone.
+    # In this dtype adding the bias may swallow the difference; the witness then shows the difference without the bias.
     kept = None if found.without_bias or closest.bias is None else closest.bias.detach()
     call = Call("pointwise", shown, closest.weight.detach(), kept)
     left = _slide(trial, call, "at the witness").reshape(-1)
