@@ -58,8 +58,8 @@ def compare(  # noqa: PLR0913 - the options are the interface
         bias: ``(O,)`` or None.
         layer: A plain Linear or convolution, instead of weight and bias. A convolution is read as the dense layer that
             it is on maps of the input's size; an input of rows is read as flattened maps of the kernel's size. Its
-            results, ``(*batch, O, *positions)``, may come flattened. A layer that computes anything else, such as one with forward hooks or a
-            weight that is computed, is refused.
+            results, ``(*batch, O, *positions)``, may come flattened. A layer that computes anything else, such as one
+            with forward hooks or a weight that is computed, is refused.
         arithmetic: What the kernel of ``actual`` computes in; by default what is declared for its dtype and device.
             ``equiv.numerics.measure(...).arithmetic`` is what it was found to compute in; where that is weaker than
             declared, the explanation says so.
@@ -85,8 +85,8 @@ def compare(  # noqa: PLR0913 - the options are the interface
         if known and trimmed(actual.shape) == trimmed(expected.shape):
             missing = "weight (or layer)" if weight is None else "input"
             raise EquivError(
-                f"{missing}: expected a tensor, got None; pass both the input and the layer, or neither to compare bits "
-                "alone"
+                f"{missing}: expected a tensor, got None; pass both the input and the layer, or neither to compare "
+                "bits alone"
             )
         return _without_layer(on_cpu(actual), on_cpu(expected), tolerances)
     comparison = Comparison(

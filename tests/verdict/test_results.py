@@ -470,7 +470,7 @@ W = torch.ones(2, 2)
             r"weight \(or layer\): expected a tensor, got None; pass both",
         ),
         (lambda: compare(ONE, ONE, weight=W), "input: expected a tensor, got None; pass both"),
-        (lambda: compare(ONE, ONE, bias=ONE[0]), r"weight \(or layer\): expected together"),
+        (lambda: compare(ONE, ONE, bias=ONE[0]), r"weight \(or layer\): expected a tensor, got None"),
         (
             lambda: compare(ONE, ONE, input=ONE, weight=W, layer=nn.Linear(2, 2)),
             "layer: expected either layer or weight",
