@@ -220,9 +220,15 @@ def _complex_parts(
     if sums_b is not None:
         magnitude = magnitude + sums_b
     uncertainty = real.uncertainty + imag.uncertainty
+    subnormal: Tensor | None = None
+    lost_x, lost_w, lost_b = (None if t is None else _subnormal_parts(t) for t in (x, weight, bias))
+    if any(lost is not None and bool(lost.any()) for lost in (lost_x, lost_w, lost_b)):
+        subnormal = lost_x @ sums_w.T + sums_x @ lost_w.T
+        subnormal = subnormal if lost_b is None else subnormal + lost_b
     widest = replace(
         imag,
         uncertainty=uncertainty,
+        subnormal=subnormal,
         classes=classes,
         plain=False,
         terms=torch.where(terms > 0, 2 * terms + 10, 0.0),
@@ -230,10 +236,21 @@ def _complex_parts(
         fewest=0,
         reach=math.inf,
     )
-    other = replace(widest, value=real.value, low=real.low, bias=real.bias, subnormal=real.subnormal)
+    other = replace(widest, value=real.value, low=real.low, bias=real.bias)
     if gradient:
         return other, widest
-    return replace(other, terms=torch.where(terms > 0, 2 * terms + 2, 0.0), magnitude=real.magnitude), widest
+    terms = torch.where(terms > 0, 2 * terms + 2, 0.0)
+    return replace(other, terms=terms, magnitude=real.magnitude, subnormal=real.subnormal), widest
+
+
+def _subnormal_parts(values: Tensor) -> Tensor:
+    """What flushing may take from the factors of three real products: subnormal parts, sums and differences of parts.
+
+    Normal parts of opposite sign can have a subnormal sum. Float64, elementwise.
+    """
+    real, imag, least = values.real.double(), values.imag.double(), format_of(values.dtype).min_normal
+    made = (real.abs(), imag.abs(), (real + imag).abs(), (real - imag).abs())
+    return sum((torch.where(size < least, size, 0.0) for size in made), torch.zeros_like(real))
 
 
 def _complex_classes(x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Classes | None:
