@@ -221,10 +221,10 @@ def _complex_parts(
         magnitude = magnitude + sums_b
     uncertainty = real.uncertainty + imag.uncertainty
     subnormal: Tensor | None = None
-    lost_x, lost_w, lost_b = (None if t is None else _subnormal_parts(t) for t in (x, weight, bias))
-    if any(lost is not None and bool(lost.any()) for lost in (lost_x, lost_w, lost_b)):
-        subnormal = lost_x @ sums_w.T + sums_x @ lost_w.T
-        subnormal = subnormal if lost_b is None else subnormal + lost_b
+    lost = [_subnormal_parts(t) for t in (x, weight, bias) if t is not None]
+    if any(bool(part.any()) for part in lost):
+        subnormal = lost[0] @ sums_w.T + sums_x @ lost[1].T
+        subnormal = subnormal if bias is None else subnormal + lost[2]
     widest = replace(
         imag,
         uncertainty=uncertainty,

@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional as F  # noqa: N812 - the name that everybody gives it
 
 import equiv
+from equiv.dtypes import COMPLEX, FLOATS
 from equiv.numerics import Reference, declared, format_of
 
 X, W = torch.tensor([[1e38]]), torch.tensor([[1e-39]])  # a subnormal weight; the product is 0.1
@@ -76,10 +77,14 @@ print(format_of(torch.float64).min_subnormal.hex(), declared(torch.float32).flus
     assert done.stdout.split()[2] == least == "0x0.0000000000001p-1022"
 
 
-def test_without_a_non_zero_term_nothing_but_zero_is_right():
-    x, w = torch.zeros(1, 3), torch.ones(1, 3)
-    for value, outcome in ((0.0, equiv.Outcome.IDENTICAL), (1e-45, equiv.Outcome.DIFFERENT)):
-        y = torch.full((1, 1), value)
+@pytest.mark.parametrize("dtype", [*FLOATS, *COMPLEX], ids=str)
+def test_without_a_non_zero_term_nothing_but_zero_is_right(dtype):
+    x, w = torch.zeros(1, 3, dtype=dtype), torch.ones(1, 3, dtype=dtype)
+    for value, outcome in (
+        (0.0, equiv.Outcome.IDENTICAL),
+        (format_of(dtype).min_subnormal, equiv.Outcome.DIFFERENT),
+    ):
+        y = torch.full((1, 1), value, dtype=dtype)
         assert equiv.compare(y, y, input=x, weight=w).outcome is outcome
 
 
