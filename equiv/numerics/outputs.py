@@ -79,7 +79,7 @@ class Reference:
     def __init__(self, x: Tensor, weight: Tensor, bias: Tensor | None = None, *, gradient: bool = False) -> None:
         x, weight = x.detach().resolve_conj(), weight.detach().resolve_conj()
         bias = None if bias is None else bias.detach().resolve_conj()
-        self.dtype = x.dtype
+        self.dtype, self._gradient = x.dtype, gradient
         self.parts: tuple[Exact, ...] = ()
         self._kept: tuple[Arithmetic, tuple[Envelope, ...]] | None = None
         self._last: tuple[Arithmetic, Tensor, Assessment] | None = None
@@ -137,8 +137,17 @@ class Reference:
     def _within(self, arithmetic: Arithmetic) -> tuple[Envelope, ...]:
         """The envelopes of the parts; those asked for last are kept, as forms are mostly judged in one arithmetic."""
         if self._kept is None or self._kept[0] != arithmetic:
-            self._kept = (arithmetic, tuple(envelope(exact, arithmetic) for exact in self.parts))
+            around = zip(self.parts, self._of_parts(arithmetic), strict=False)
+            self._kept = (arithmetic, tuple(envelope(exact, part) for exact, part in around))
         return self._kept[1]
+
+    def _of_parts(self, arithmetic: Arithmetic) -> tuple[Arithmetic, Arithmetic]:
+        """The arithmetic of a real and an imaginary part. From three products a relative error of products comes twice.
+
+        That of ``(xr + xi)*(wr + wi)`` is up to ``relative*S3``, those of ``xr*wr`` and ``xi*wi`` once more together.
+        """
+        twice = replace(arithmetic, relative=2 * arithmetic.relative) if arithmetic.relative else arithmetic
+        return (twice if self._gradient else arithmetic), twice
 
 
 @lru_cache(maxsize=256)
