@@ -298,8 +298,8 @@ def tolerance(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, arithmet
 
     Example:
         >>> x, w = torch.ones(1, 1024), torch.ones(1, 1024)
-        >>> bound = 2 * 1024 * 2**-24 * 1024  # E = K*u*S on either side, and the rounding of both ends outwards
-        >>> bound < tolerance(x, w).item() < 1.01 * bound
+        >>> bound = 2 * 1024 * 2**-24 * 1024  # E = K*u*S on either side, and the rounding of both ends
+        >>> bound <= tolerance(x, w).item() < 1.01 * bound
         True
     """
     _check_layer(x, weight, bias)
