@@ -44,7 +44,7 @@ def accumulator_of(dtype: torch.dtype) -> Format:
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """How far a right kernel may be off: ``|acc - s| <= (factor*(K + extra_terms)*u + relative)*S + U``.
+    """How far a right kernel may be off: ``|acc - s| <= (factor*(K + extra_terms)*u*(1 + relative) + relative)*S + U``.
 
     ``s`` is the exact sum of an output, ``acc`` what the kernel has in its accumulator, ``K`` the number of terms that
     are not zero, ``S`` the sum of their magnitudes, ``U`` what underflow may take. The result is ``acc`` rounded to
@@ -98,7 +98,7 @@ class Arithmetic:
         """
         relative = (terms + self.extra_terms if self.extra_terms else terms) * (self.factor * self.u)
         if self.relative:
-            relative = relative + self.relative
+            relative = relative * (1 + self.relative) + self.relative  # sums of products that are larger by it
         # `underflow` is charged for every product and every addition, as U = (2n+2)*nu does.
         error = relative * magnitude + (terms + 1) * (2 * self.underflow)
         if fewest <= 1 and self.factor == 1 and not (self.extra_terms or self.relative):
@@ -168,6 +168,8 @@ def _on_cpu(out: torch.dtype, op: str, flushing: bool, products: str) -> Arithme
             )
     if out == torch.float32:
         base = replace(base, relative=_PRODUCTS[products])
+        if products == "bf16":  # they treat subnormals as those of bfloat16 do
+            base = _flushing(base, format_of(torch.float32).min_normal)
     return base
 
 

@@ -113,7 +113,8 @@ def exact_affine(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Exact
     if dtype == torch.float64:
         value, low = dot_double_double(x, weight, b)
         uncertainty = (x.shape[-1] + 4) * 2.0**-100 * magnitude + 4 * format_of(dtype).min_subnormal
-        uncertainty = torch.where((terms <= 1) & (magnitude > 2.0**-960), 0.0, uncertainty)
+        exact = (terms == 0) | ((terms == 1) & (magnitude > 2.0**-960))
+        uncertainty = uncertainty.masked_fill(exact, 0.0)
     else:
         value = x @ weight.T
         value = value if b is None else value + b

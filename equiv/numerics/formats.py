@@ -77,15 +77,22 @@ def flushing_is_on() -> bool:
 
 @contextmanager
 def subnormals_kept() -> Iterator[None]:
-    """With flushing off in this thread: what is exact must not depend on what a user's kernels may do."""
-    flushing = flushing_is_on()
-    if flushing:
-        torch.set_flush_denormal(False)
+    """With flushing off: what is exact must not depend on what a user's kernels may do.
+
+    The flag is one of this thread. torch's own worker threads have it from the moment in which they began, and nothing
+    takes it from them: where this thread had it, they have no part in the work.
+    """
+    if not flushing_is_on():
+        yield
+        return
+    threads = torch.get_num_threads()
+    torch.set_flush_denormal(False)
+    torch.set_num_threads(1)
     try:
         yield
     finally:
-        if flushing:
-            torch.set_flush_denormal(True)
+        torch.set_num_threads(threads)
+        torch.set_flush_denormal(True)
 
 
 def as_bits(values: Tensor) -> Tensor:

@@ -80,7 +80,7 @@ class Reference:
     def __init__(self, x: Tensor, weight: Tensor, bias: Tensor | None = None, *, gradient: bool = False) -> None:
         x, weight = x.detach().resolve_conj(), weight.detach().resolve_conj()
         bias = None if bias is None else bias.detach().resolve_conj()
-        self.dtype = x.dtype
+        self.dtype, self._gradient = x.dtype, gradient
         self.parts: tuple[Exact, ...] = ()
         self._kept: tuple[Arithmetic, tuple[Envelope, ...]] | None = None
         self._last: tuple[Arithmetic, Tensor, Assessment] | None = None
@@ -139,8 +139,17 @@ class Reference:
     def _within(self, arithmetic: Arithmetic) -> tuple[Envelope, ...]:
         """The envelopes of the parts; those asked for last are kept, as forms are mostly judged in one arithmetic."""
         if self._kept is None or self._kept[0] != arithmetic:
-            self._kept = (arithmetic, tuple(envelope(exact, arithmetic) for exact in self.parts))
+            around = zip(self.parts, self._of_parts(arithmetic), strict=False)
+            self._kept = (arithmetic, tuple(envelope(exact, part) for exact, part in around))
         return self._kept[1]
+
+    def _of_parts(self, arithmetic: Arithmetic) -> tuple[Arithmetic, Arithmetic]:
+        """The arithmetic of a real and an imaginary part. From three products a relative error of products comes twice.
+
+        That of ``(xr + xi)*(wr + wi)`` is up to ``relative*S3``, those of ``xr*wr`` and ``xi*wi`` once more together.
+        """
+        twice = replace(arithmetic, relative=2 * arithmetic.relative) if arithmetic.relative else arithmetic
+        return (twice if self._gradient else arithmetic), twice
 
 
 @lru_cache(maxsize=256)
@@ -222,9 +231,15 @@ def _complex_parts(
     if sums_b is not None:
         magnitude = magnitude + sums_b
     uncertainty = real.uncertainty + imag.uncertainty
+    subnormal: Tensor | None = None
+    lost = [_subnormal_parts(t) for t in (x, weight, bias) if t is not None]
+    if any(bool(part.any()) for part in lost):
+        subnormal = lost[0] @ sums_w.T + sums_x @ lost[1].T
+        subnormal = subnormal if bias is None else subnormal + lost[2]
     widest = replace(
         imag,
         uncertainty=uncertainty,
+        subnormal=subnormal,
         classes=classes,
         plain=False,
         terms=torch.where(terms > 0, 2 * terms + 10, 0.0),
@@ -232,10 +247,21 @@ def _complex_parts(
         fewest=0,
         reach=math.inf,
     )
-    other = replace(widest, value=real.value, low=real.low, bias=real.bias, subnormal=real.subnormal)
+    other = replace(widest, value=real.value, low=real.low, bias=real.bias)
     if gradient:
         return other, widest
-    return replace(other, terms=torch.where(terms > 0, 2 * terms + 2, 0.0), magnitude=real.magnitude), widest
+    terms = torch.where(terms > 0, 2 * terms + 2, 0.0)
+    return replace(other, terms=terms, magnitude=real.magnitude, subnormal=real.subnormal), widest
+
+
+def _subnormal_parts(values: Tensor) -> Tensor:
+    """What flushing may take from the factors of three real products: subnormal parts, sums and differences of parts.
+
+    Normal parts of opposite sign can have a subnormal sum. Float64, elementwise.
+    """
+    real, imag, least = values.real.double(), values.imag.double(), format_of(values.dtype).min_normal
+    made = (real.abs(), imag.abs(), (real + imag).abs(), (real - imag).abs())
+    return sum((torch.where(size < least, size, 0.0) for size in made), torch.zeros_like(real))
 
 
 def _complex_classes(x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Classes | None:
@@ -274,8 +300,8 @@ def tolerance(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, arithmet
 
     Example:
         >>> x, w = torch.ones(1, 1024), torch.ones(1, 1024)
-        >>> bound = 2 * 1024 * 2**-24 * 1024  # E = K*u*S on either side, and the rounding of both ends outwards
-        >>> bound < tolerance(x, w).item() < 1.01 * bound
+        >>> bound = 2 * 1024 * 2**-24 * 1024  # E = K*u*S on either side, and the rounding of both ends
+        >>> bound <= tolerance(x, w).item() < 1.01 * bound
         True
     """
     _check_layer(x, weight, bias)

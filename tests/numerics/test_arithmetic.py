@@ -45,9 +45,20 @@ def test_a_lower_precision_that_the_user_allows_is_allowed_for():
         torch.set_float32_matmul_precision("medium")
         assert declared(torch.float32).relative >= 2 * 2**-8
         assert declared(torch.float64).relative == declared(torch.bfloat16).relative == 0
+        arithmetic, of_complex = declared(torch.float32), declared(torch.complex64)
     finally:
         torch.set_float32_matmul_precision(before)
     assert declared(torch.float32).relative == 0
+    x, w = torch.full((1, 64), 1e38), torch.full((1, 64), 1e-39)  # oneDNN's kernels take such a weight for zero
+    assert Reference(x, w).assess(torch.zeros(1, 1), arithmetic).all_inside
+    # Of three products one is rounded up and one down: the imaginary part has both errors.
+    x = torch.full((1, 1), complex(1 + 2.0**-8, 2.0**-12), dtype=torch.complex64)
+    a, b, c = (part.bfloat16().float() ** 2 for part in (x.real, x.imag, x.real + x.imag))
+    for gradient in (False, True):
+        reference = Reference(x, x, gradient=gradient)
+        assert reference.assess(torch.complex(a - b, c - a - b), of_complex).all_inside
+        assert not reference.assess(torch.complex(a - b, c - a - b), declared(torch.complex64)).all_inside
+        assert not reference.assess(torch.complex(a - b, 2 * (c - a)), of_complex).all_inside
 
 
 def test_flushing_that_is_switched_on_is_allowed_for():
