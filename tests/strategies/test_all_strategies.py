@@ -79,7 +79,7 @@ REFUSED: list[tuple[Callable[[], st.SearchStrategy[Any]], str]] = [
     (lambda: est.cases(batch_dims=(2, 1)), r"batch_dims\[1\]: expected an integer from 2 to 8, got 1"),
     (
         lambda: est.cases(exact=True, kinds=("zeros",)),
-        r"kinds: expected None with exact=True, got \('zeros',\); choose",
+        r"kinds: expected None with exact=True, got \('zeros',\); leave",
     ),
     (lambda: est.cases(gradients=True), r"gradients: expected False without exact=True, got True; add exact=True"),
     (lambda: est.cases(max_work=0), r"max_work: expected an integer of at least 1, got 0; it bounds rows \* O \* n"),
