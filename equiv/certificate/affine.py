@@ -184,7 +184,7 @@ class Superposition:
         value = sums.total + zero.to(sums.total.dtype)
         magnitude, terms = sums.size + zero.abs().double(), sums.terms + (zero != 0)
         if value.is_complex():
-            magnitude, terms = 2 * magnitude, torch.where(terms > 0, 2 * terms + 10, 0.0)
+            magnitude, terms = 4 * magnitude, torch.where(terms > 0, 3 * terms + 2, 0.0)
         uncertainty = (2 * self.n + 8) * 2.0**-52 * magnitude
         return self._parts(Exact(value, None, uncertainty, magnitude, terms, zero, None, None), sums.doubts)
 
@@ -193,8 +193,8 @@ class Superposition:
         doubts = doubt * x[:, None] * scale
         if column.is_complex():
             value = column * x[:, None] * scale + zero.to(column.dtype)
-            size = 2 * (column.abs() * x[:, None] * scale + zero.abs().double())
-            terms = 2.0 * ((column != 0) | (doubt > 0)) + 2.0 * (zero != 0) + 10
+            size = 4 * (column.abs() * x[:, None] * scale + zero.abs().double())
+            terms = 3.0 * ((column != 0) | (doubt > 0)) + 3.0 * (zero != 0) + 2
             return self._parts(Exact(value, None, 2.0**-51 * size, size, terms, zero, None, None), doubts)
         high, low = two_product(column, x[:, None])
         bias = zero.double().expand(column.shape)

@@ -43,6 +43,8 @@ class Classes:
 class Exact:
     """Real outputs of an affine map known (nearly) exactly, and the size of their terms: float64 tensors ``(N, O)``.
 
+    For complex outputs see :func:`equiv.numerics.complex_parts.complex_affine`.
+
     Attributes:
         value: ``s``, up to ``low`` and ``uncertainty``.
         low: Second word of ``s`` (double-double), or None.
@@ -96,12 +98,12 @@ def exact_affine(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Exact
     x, weight = x.detach().double(), weight.detach().double()
     b = None if bias is None else bias.detach().double()
     classes: Classes | None = None
-    sizes = _magnitudes(x, weight, b)
+    sizes = magnitudes(x, weight, b)
     if not all(size.is_finite for size in sizes):
         classes = _classes(x, weight, b, dtype)
         x, weight = x.nan_to_num(0.0, 0.0, 0.0), weight.nan_to_num(0.0, 0.0, 0.0)
         b = None if b is None else b.nan_to_num(0.0, 0.0, 0.0)
-        sizes = _magnitudes(x, weight, b)
+        sizes = magnitudes(x, weight, b)
     magnitude = sizes[0].entries @ sizes[1].entries.T
     fewest = x.shape[-1] if sizes[0].least > 0 and sizes[1].least > 0 else 0
     terms = torch.full_like(magnitude, fewest) if fewest else (x != 0).double() @ (weight != 0).double().T
@@ -126,7 +128,7 @@ def exact_affine(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Exact
 
 
 @dataclass(frozen=True)
-class _Magnitudes:
+class Magnitudes:
     """The magnitudes of a tensor's entries, float64, with the least and the largest of them."""
 
     entries: Tensor
@@ -135,6 +137,7 @@ class _Magnitudes:
 
     @property
     def is_finite(self) -> bool:
+        """Whether none is NaN or infinite."""
         return self.largest <= sys.float_info.max  # False for NaN
 
     def below(self, limit: float) -> Tensor | None:
@@ -146,17 +149,16 @@ class _Magnitudes:
         return torch.where(small, self.entries, 0.0) if bool(small.any()) else None
 
 
-def _magnitudes(*tensors: Tensor | None) -> list[_Magnitudes]:
+def magnitudes(*tensors: Tensor | None) -> list[Magnitudes]:
+    """Those of each tensor that is there."""
     found = []
     for entries in (t.abs() for t in tensors if t is not None):
         least, largest = torch.aminmax(entries) if entries.numel() else (1.0, 0.0)
-        found.append(_Magnitudes(entries, float(least), float(largest)))
+        found.append(Magnitudes(entries, float(least), float(largest)))
     return found
 
 
-def _subnormal_mass(
-    x: _Magnitudes, w: _Magnitudes, b: _Magnitudes | None = None, *, min_normal: float
-) -> Tensor | None:
+def _subnormal_mass(x: Magnitudes, w: Magnitudes, b: Magnitudes | None = None, *, min_normal: float) -> Tensor | None:
     """Sum of |w||x| over the terms with a subnormal factor, counted generously; None where there is none."""
     small_x, small_w = x.below(min_normal), w.below(min_normal)
     small_b = None if b is None else b.below(min_normal)

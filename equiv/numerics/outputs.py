@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
@@ -13,8 +12,9 @@ from equiv.arguments import check_dtype, check_tensor, refusal
 from equiv.dtypes import FLOATS
 from equiv.errors import EquivError
 from equiv.numerics.arithmetic import Arithmetic, declared
+from equiv.numerics.complex_parts import apart, complex_affine
 from equiv.numerics.envelope import Envelope, Judgement, envelope, judge
-from equiv.numerics.exact import Classes, Exact, exact_affine
+from equiv.numerics.exact import Exact, exact_affine
 from equiv.numerics.formats import format_of, subnormals_kept
 from equiv.numerics.reference import exact_integers
 
@@ -67,7 +67,6 @@ class Reference:
         x: Rows ``(N, n)``.
         weight: ``(O, n)``.
         bias: ``(O,)`` or None. All three of one dtype of ``equiv.numerics.DTYPES``.
-        gradient: The result is a gradient. A complex convolution's is taken through its three real products.
 
     Example:
         >>> from equiv.numerics import declared
@@ -77,48 +76,51 @@ class Reference:
     """
 
     @subnormals_kept()
-    def __init__(self, x: Tensor, weight: Tensor, bias: Tensor | None = None, *, gradient: bool = False) -> None:
+    def __init__(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> None:
         x, weight = x.detach().resolve_conj(), weight.detach().resolve_conj()
         bias = None if bias is None else bias.detach().resolve_conj()
-        self.dtype, self._gradient = x.dtype, gradient
-        self.parts: tuple[Exact, ...] = ()
-        self._kept: tuple[Arithmetic, tuple[Envelope, ...]] | None = None
+        self.dtype = x.dtype
+        self.exact: Exact | None = None
+        self._terms: Tensor | None = None
+        self._kept: tuple[Arithmetic, Envelope] | None = None
         self._last: tuple[Arithmetic, Tensor, Assessment] | None = None
         if x.is_complex():
-            self._terms = _nonzero_terms(x, weight, bias)
-            self.parts = _complex_parts(x, weight, bias, self._terms, gradient=gradient)
-            self.value = torch.complex(self.parts[0].value, self.parts[1].value)
+            self.exact, self._terms = complex_affine(x, weight, bias)
+            self.value = torch.complex(*self.exact.value.unbind(1))
         elif x.is_floating_point():
-            self.parts = (exact_affine(x, weight, bias),)
-            self.value = self.parts[0].value
+            self.exact = exact_affine(x, weight, bias)
+            self.value = self.exact.value
         else:
             self.value = exact_integers(x, weight, bias).to(x.dtype)
+
+    @cached_property
+    def parts(self) -> tuple[Exact, ...]:
+        """The exact real outputs, or those of the real and of the imaginary part; none for integers."""
+        if self.exact is None or self._terms is None:
+            return () if self.exact is None else (self.exact,)
+        return apart(self.exact)
 
     @subnormals_kept()
     def assess(self, result: Tensor, arithmetic: Arithmetic | None) -> Assessment:
         """Hold ``result`` ``(N, O)`` against the envelope; ``arithmetic`` is not used for integer dtypes."""
         result = result.detach().resolve_conj()
-        if not self.parts:
+        if self.exact is None:
             inside = result == self.value
             zeros = torch.zeros(inside.shape, dtype=torch.float64, device=inside.device)
             ratio = torch.where(inside, 0.0, torch.inf).double()
             return Assessment(inside, torch.zeros_like(inside), ratio, self.value, self.value, self.value, zeros, zeros)
         if arithmetic is None:
             raise TypeError("arithmetic is needed for floating and complex results")
-        chosen = _relevant(arithmetic, self.parts[0].bias is not None, self.parts[0].classes is not None)
+        chosen = _relevant(arithmetic, self.exact.bias is not None, self.exact.classes is not None)
         if self._last is not None and self._last[0] == chosen:
             before = self._last[1]  # with equal entries, 0.0 equal to -0.0 and no NaN, a result is judged as before
             if before.dtype == result.dtype and torch.equal(before, result):
                 return self._last[2]
-        parts = (result.real, result.imag) if result.is_complex() else (result,)
-        found = [
-            judge(part, exact, chosen, within=within)
-            for part, exact, within in zip(parts, self.parts, self._within(chosen), strict=True)
-        ]
-        if len(found) == 1:
-            assessment = _assessment(found[0], self.parts[0])
-        else:
-            assessment = _joined(found, self.parts, self._terms)
+        if self._kept is None or self._kept[0] != chosen:  # forms are mostly judged in one arithmetic
+            self._kept = (chosen, envelope(self.exact, chosen))
+        parts = result if self._terms is None else torch.stack([result.real, result.imag], 1)
+        found = judge(parts, self.exact, chosen, within=self._kept[1])
+        assessment = _assessment(found, self.exact) if self._terms is None else self._joined(found, self.exact)
         self._last = (chosen, result.clone(), assessment)  # a copy: a kernel may write its next result into this one
         return assessment
 
@@ -129,27 +131,27 @@ class Reference:
         Such a result lies in any envelope, with an error of 0; nothing else needs to be computed. False means not
         known: call `assess`.
         """
-        if len(self.parts) != 1:
+        exact = self.exact
+        if exact is None or self._terms is not None:
             return False
-        exact = self.parts[0]
         if exact.classes is not None or exact.low is not None or not exact.stays_below(arithmetic):
             return False
         return torch.equal(result.detach().double(), exact.value)
 
-    def _within(self, arithmetic: Arithmetic) -> tuple[Envelope, ...]:
-        """The envelopes of the parts; those asked for last are kept, as forms are mostly judged in one arithmetic."""
-        if self._kept is None or self._kept[0] != arithmetic:
-            around = zip(self.parts, self._of_parts(arithmetic), strict=False)
-            self._kept = (arithmetic, tuple(envelope(exact, part) for exact, part in around))
-        return self._kept[1]
-
-    def _of_parts(self, arithmetic: Arithmetic) -> tuple[Arithmetic, Arithmetic]:
-        """The arithmetic of a real and an imaginary part. From three products a relative error of products comes twice.
-
-        That of ``(xr + xi)*(wr + wi)`` is up to ``relative*S3``, those of ``xr*wr`` and ``xi*wi`` once more together.
-        """
-        twice = replace(arithmetic, relative=2 * arithmetic.relative) if arithmetic.relative else arithmetic
-        return (twice if self._gradient else arithmetic), twice
+    def _joined(self, found: Judgement, exact: Exact) -> Assessment:
+        """Both parts as one. Where one is undecided the other is: an overflow may reach both."""
+        assert self._terms is not None
+        undecided, (lower, upper) = found.undecided.any(1), (found.lower, found.upper)
+        return Assessment(
+            found.inside.all(1) | undecided,
+            undecided,
+            torch.where(undecided, 0.0, found.ratio.amax(1)),
+            self.value,
+            torch.complex(lower[:, 0], lower[:, 1]),
+            torch.complex(upper[:, 0], upper[:, 1]),
+            exact.magnitude[:, 0] / 2,
+            self._terms,
+        )
 
 
 @lru_cache(maxsize=256)
@@ -185,105 +187,6 @@ def _assessment(found: Judgement, exact: Exact) -> Assessment:
     return Assessment(
         found.inside, found.undecided, found.ratio, value, found.lower, found.upper, exact.magnitude, exact.terms
     )
-
-
-def _joined(found: list[Judgement], parts: tuple[Exact, ...], terms: Tensor) -> Assessment:
-    """Both parts as one. Where one is undecided the other is: an overflow on the way to one part reaches the other."""
-    real, imag = found
-    undecided = real.undecided | imag.undecided
-    return Assessment(
-        (real.inside & imag.inside) | undecided,
-        undecided,
-        torch.where(undecided, 0.0, torch.maximum(real.ratio, imag.ratio)),
-        torch.complex(parts[0].value, parts[1].value),
-        torch.complex(real.lower, imag.lower),
-        torch.complex(real.upper, imag.upper),
-        parts[1].magnitude,
-        terms,
-    )
-
-
-def _nonzero_terms(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    terms = (x != 0).double() @ (weight != 0).double().T
-    return terms if bias is None else terms + (bias != 0)
-
-
-def _complex_parts(
-    x: Tensor, weight: Tensor, bias: Tensor | None, terms: Tensor, *, gradient: bool
-) -> tuple[Exact, Exact]:
-    """Real and imaginary part as real sums of 2n products, with bounds that also hold for three real products.
-
-    torch's complex convolution computes ``a = conv(xr, wr)``, ``b = conv(xi, wi)``, ``c = conv(xr + xi, wr + wi)`` and
-    returns ``(a - b) + (c - a - b)i``: the imaginary part is as inexact as sums of ``(|wr|+|wi|)(|xr|+|xi|)``. Autograd
-    goes back through the same three: ``gr*wr + gi*wi`` comes as ``(gr - gi)*wr + gi*(wr + wi)``, so both parts of a
-    gradient are.
-    """
-    xr, xi, wr, wi = x.real, x.imag, weight.real, weight.imag
-    br, bi = (None, None) if bias is None else (bias.real, bias.imag)
-    real = exact_affine(torch.cat([xr, -xi], 1), torch.cat([wr, wi], 1), br)
-    imag = exact_affine(torch.cat([xr, xi], 1), torch.cat([wi, wr], 1), bi)
-    sums_x, sums_w, sums_b = _sum_of_parts(x), _sum_of_parts(weight), None if bias is None else _sum_of_parts(bias)
-    classes = _complex_classes(sums_x, sums_w, sums_b, x.dtype)
-    if classes is not None:
-        sums_x, sums_w = _sum_of_parts(x, finite=True), _sum_of_parts(weight, finite=True)
-        sums_b = None if bias is None else _sum_of_parts(bias, finite=True)
-    magnitude = sums_x @ sums_w.T
-    if sums_b is not None:
-        magnitude = magnitude + sums_b
-    uncertainty = real.uncertainty + imag.uncertainty
-    subnormal: Tensor | None = None
-    lost = [_subnormal_parts(t) for t in (x, weight, bias) if t is not None]
-    if any(bool(part.any()) for part in lost):
-        subnormal = lost[0] @ sums_w.T + sums_x @ lost[1].T
-        subnormal = subnormal if bias is None else subnormal + lost[2]
-    widest = replace(
-        imag,
-        uncertainty=uncertainty,
-        subnormal=subnormal,
-        classes=classes,
-        plain=False,
-        terms=torch.where(terms > 0, 2 * terms + 10, 0.0),
-        magnitude=magnitude,
-        fewest=0,
-        reach=math.inf,
-    )
-    other = replace(widest, value=real.value, low=real.low, bias=real.bias)
-    if gradient:
-        return other, widest
-    terms = torch.where(terms > 0, 2 * terms + 2, 0.0)
-    return replace(other, terms=terms, magnitude=real.magnitude, subnormal=real.subnormal), widest
-
-
-def _subnormal_parts(values: Tensor) -> Tensor:
-    """What flushing may take from the factors of three real products: subnormal parts, sums and differences of parts.
-
-    Normal parts of opposite sign can have a subnormal sum. Float64, elementwise.
-    """
-    real, imag, least = values.real.double(), values.imag.double(), format_of(values.dtype).min_normal
-    made = (real.abs(), imag.abs(), (real + imag).abs(), (real - imag).abs())
-    return sum((torch.where(size < least, size, 0.0) for size in made), torch.zeros_like(real))
-
-
-def _complex_classes(x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Classes | None:
-    """Complex products with NaN or infinite parts are not settled between right kernels: they are undecided.
-
-    Nor are those whose parts overflow when they are added, as the three real products begin by doing; the infinity then
-    reaches both parts of the result, even through a factor of zero. Takes what :func:`_sum_of_parts` gives.
-    """
-    largest = format_of(dtype).max
-    bad_x, bad_w = (~(sizes <= largest) for sizes in (x, weight))  # True for NaN
-    bad_b = torch.zeros(len(weight), dtype=torch.bool, device=x.device) if bias is None else ~(bias <= largest)
-    if not (bool(bad_x.any()) or bool(bad_w.any()) or bool(bad_b.any())):
-        return None
-    touched = bad_x.any(1)[:, None] | bad_w.any(1)[None, :] | bad_b[None, :]
-    nothing = torch.zeros_like(touched)
-    return Classes(nothing, nothing, nothing, touched, nothing)
-
-
-def _sum_of_parts(values: Tensor, *, finite: bool = False) -> Tensor:
-    """``|real| + |imag|`` of complex values, float64; ``finite`` counts parts that are not as 0."""
-    real, imag = values.real.double().abs(), values.imag.double().abs()  # a sum over a dimension of 2 is slow
-    return real.nan_to_num(0.0, 0.0) + imag.nan_to_num(0.0, 0.0) if finite else real + imag
 
 
 def tolerance(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, arithmetic: Arithmetic | None = None) -> Tensor:

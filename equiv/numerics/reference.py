@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 _SPLIT = 2.0**27 + 1.0
-_CHUNK = 1 << 20  # elements of (rows, O, n) worked on at once: 8 MiB a tensor
+_CHUNK = 1 << 14  # elements of (n, rows, O) worked on at once: 128 KiB a tensor, so that a dozen stay in the cache
+_INTEGERS = 1 << 20  # the same for integers, which need two tensors
 _FLOOR = -1000  # terms this many binary orders below the largest one count for less than 2^-1000 of it
 _MODERATE = 2.0**400  # products of entries between this and its inverse, and their errors, stay in range as they are
 
@@ -32,74 +33,71 @@ def dot_double_double(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> 
         >>> dot_double_double(x, torch.ones(1, 3, dtype=torch.float64))[0].item()
         1.0
     """
+    if bias is not None:  # one more term: bias * 1
+        x, weight = torch.cat([x, x.new_ones(len(x), 1)], 1), torch.cat([weight, bias[:, None]], 1)
     rows, outputs, n = x.shape[0], weight.shape[0], x.shape[1]
-    high, low = x.new_zeros(rows, outputs), x.new_zeros(rows, outputs)
-    if rows == 0 or outputs == 0:
-        return high, low
-    block = _block if all(map(_is_moderate, (x, weight, bias))) else _scaled_block
+    block = _block if _is_moderate(x) and _is_moderate(weight) else _scaled_block
+    x, weight = x.T.contiguous(), weight.T.contiguous()  # terms first: sums over them run along memory
     wide = max(1, _CHUNK // max(1, n))
     step_o = min(outputs, wide)
-    step_r = max(1, wide // step_o)
+    step_r = max(1, wide // max(1, step_o))
+    if step_o == outputs and step_r >= rows:
+        return block(x, weight)
+    high, low = x.new_empty(rows, outputs), x.new_empty(rows, outputs)
     for r in range(0, rows, step_r):
         for o in range(0, outputs, step_o):
-            part = None if bias is None else bias[o : o + step_o]
-            high[r : r + step_r, o : o + step_o], low[r : r + step_r, o : o + step_o] = block(
-                x[r : r + step_r], weight[o : o + step_o], part
-            )
+            here = slice(r, r + step_r), slice(o, o + step_o)
+            high[here], low[here] = block(x[:, here[0]], weight[:, here[1]])
     return high, low
 
 
-def _is_moderate(values: Tensor | None) -> bool:
-    if values is None or not values.numel():
+def _is_moderate(values: Tensor) -> bool:
+    if not values.numel():
         return True
     sizes = values.abs()
-    least, largest = torch.aminmax(torch.where(sizes == 0, 1.0, sizes))
+    least, largest = torch.aminmax(sizes)
+    if least == 0:
+        least = torch.where(sizes == 0, 1.0, sizes).min()
     return float(least) >= 1 / _MODERATE and float(largest) <= _MODERATE
 
 
-def _block(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-    high, low = two_product(x[:, None, :], weight[None, :, :])  # (r, o, n)
-    if bias is not None:
-        high, low = _with_term(high, bias), _with_term(low, torch.zeros_like(bias))
-    return _summed(high, low)
+def _block(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """``(n, r)``, ``(n, o)`` -> both words of the sums over n, ``(r, o)``."""
+    return _summed(*two_product(x[:, :, None], weight[:, None, :]))
 
 
-def _scaled_block(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+def _scaled_block(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """The same with mantissas and exponents apart, the largest term of each output scaled to about 1."""
     mantissa_x, exponent_x = torch.frexp(x)
     mantissa_w, exponent_w = torch.frexp(weight)
-    high, low = two_product(mantissa_x[:, None, :], mantissa_w[None, :, :])  # (r, o, n)
-    exponent = exponent_x[:, None, :].long() + exponent_w[None, :, :].long()
-    if bias is not None:
-        mantissa_b, exponent_b = torch.frexp(bias)
-        high, low = _with_term(high, mantissa_b), _with_term(low, torch.zeros_like(bias))
-        exponent = _with_term(exponent, exponent_b.long())
-    if high.shape[-1] == 0:
-        return _summed(high, low)
+    high, low = two_product(mantissa_x[:, :, None], mantissa_w[:, None, :])  # (n, r, o)
+    exponent = exponent_x[:, :, None].long() + exponent_w[:, None, :].long()
     exponent = torch.where(high == 0, -(1 << 20), exponent)
-    top = exponent.amax(-1, keepdim=True).clamp(min=-2200)
+    top = exponent.amax(0).clamp(min=-2200)
     scale = _power_of_two(exponent - top)
     high, low = _summed(high * scale, low * scale)
-    return _scaled(high, top[..., 0]), _scaled(low, top[..., 0])
-
-
-def _with_term(terms: Tensor, last: Tensor) -> Tensor:
-    """Terms ``(r, o, n)`` of sums and one more for each output: ``(o,)`` -> ``(r, o, n + 1)``."""
-    return torch.cat([terms, last[None, :, None].expand(*terms.shape[:2], 1)], -1)
+    return _scaled(high, top), _scaled(low, top)
 
 
 def _summed(high: Tensor, low: Tensor) -> tuple[Tensor, Tensor]:
-    """The double-double sum over the last dimension, in pairs; zero without terms."""
-    if high.shape[-1] == 0:
-        return high.new_zeros(high.shape[:-1]), high.new_zeros(high.shape[:-1])
-    while high.shape[-1] > 1:
-        half = (high.shape[-1] + 1) // 2
-        rest = high.shape[-1] - half
-        s, e = two_sum(high[..., :rest], high[..., half:])
-        e = e + (low[..., :rest] + low[..., half:])
-        s, e = fast_two_sum(s, e)
-        high, low = torch.cat([s, high[..., rest:half]], -1), torch.cat([e, low[..., rest:half]], -1)
-    return high[..., 0], low[..., 0]
+    """The double-double sum over the first dimension, of n terms; zero without terms. ``high`` is used up.
+
+    Beside a number of 4 times the sum of all magnitudes, the upper bits of every term stand on one grid, on which they
+    add up exactly in any order; so do the next 50 bits beside a smaller number (S. M. Rump, T. Ogita and S. Oishi,
+    "Accurate floating-point summation part I", SIAM J. Sci. Comput. 31(1), 2008). What is left is below
+    ``n**2 * 2**-99`` of the magnitudes, and its rounding below ``n**3 * 2**-152``.
+    """
+    n = high.shape[0]
+    if n == 1:
+        return high[0], low[0]
+    size = high.abs().sum(0)
+    upper: list[Tensor] = []
+    for grid in (4 * size, (n * 2.0**-47) * size):
+        part = (high + grid).sub_(grid)
+        upper.append(part.sum(0))
+        high = high.sub_(part)
+    total, error = two_sum(*upper)
+    return two_sum(total, error + low.add_(high).sum(0))
 
 
 def _scaled(values: Tensor, exponent: Tensor) -> Tensor:
@@ -199,7 +197,7 @@ def _dot(x: Tensor, weight: Tensor) -> Tensor:
     """int64 matrix product by multiplication and sum, in chunks."""
     n = x.shape[1]
     out = x.new_zeros(x.shape[0], weight.shape[0])
-    step = max(1, _CHUNK // max(1, n * weight.shape[0]))
+    step = max(1, _INTEGERS // max(1, n * weight.shape[0]))
     for r in range(0, x.shape[0], step):
         out[r : r + step] = (x[r : r + step, None, :] * weight).sum(-1)
     return out

@@ -48,7 +48,7 @@ def test_three_complex_products_need_more_room_than_four_already_for_one_term(dt
     u = format_of(dtype).u
     if dtype == torch.complex64:
         assert ((products_of(x, w, None).imag - exact.imag).abs() > 1.2 * u * size).any()
-    assert (found.upper.imag - found.lower.imag <= u * (24.1 * size + 4.1 * exact.abs())).all()  # 12, and two steps
+    assert (found.upper.imag - found.lower.imag <= u * (20.1 * size + 4.1 * exact.abs())).all()  # 10, and two steps
 
 
 @pytest.mark.parametrize("dtype", COMPLEX, ids=word)
@@ -60,7 +60,7 @@ def test_complex_gradients_of_three_products_lie_in_the_envelope(dtype):
         # (gr - gi)*wr + gi*(wr - wi) and the like.
         real = sequential(terms_of(gr - gi, wr, None, gr.dtype)) + pairwise(terms_of(gi, wr - wi, None, gr.dtype))
         imag = lanes(terms_of(gr + gi, wi, None, gr.dtype)) + tree(terms_of(gi, wr - wi, None, gr.dtype))
-        reference = Reference(g, w.conj(), gradient=True)
+        reference = Reference(g, w.conj())
         assert reference.assess(torch.complex(real, imag), declared(dtype)).all_inside
         del x
 

@@ -88,8 +88,7 @@ def test_without_a_non_zero_term_nothing_but_zero_is_right(dtype):
         assert equiv.compare(y, y, input=x, weight=w).outcome is outcome
 
 
-@pytest.mark.parametrize("gradient", [False, True])
-def test_complex_factors_whose_parts_have_a_subnormal_sum_may_lose_it(gradient):
+def test_complex_factors_whose_parts_have_a_subnormal_sum_may_lose_it():
     """Three real products begin with sums of parts: flushed, what a large factor then multiplies is gone."""
     least = format_of(torch.float32).min_normal
     small, large = torch.tensor([[complex(1.5, -1.25)]]) * least, torch.tensor([[complex(2.0**100, 2.0**99)]])
@@ -99,10 +98,10 @@ def test_complex_factors_whose_parts_have_a_subnormal_sum_may_lose_it(gradient):
             a, b, c = x.real * w.real, x.imag * w.imag, (x.real + x.imag) * (w.real + w.imag)
             assert not c.any()
             arithmetic = declared(torch.complex64)
-            return Reference(x, w, gradient=gradient).assess(torch.complex(a - b, c - a - b), arithmetic)
+            return Reference(x, w).assess(torch.complex(a - b, c - a - b), arithmetic)
 
         assert flushing(look).all_inside
-        kept = Reference(x, w, gradient=gradient).assess(flushing(lambda x=x, w=w: F.linear(x, w)), declared(x.dtype))
+        kept = Reference(x, w).assess(flushing(lambda x=x, w=w: F.linear(x, w)), declared(x.dtype))
         assert kept.all_inside  # four products lose nothing, with or without the flag
     assert not Reference(small, large).assess(torch.zeros(1, 1) * 1j, declared(torch.complex64)).all_inside
 

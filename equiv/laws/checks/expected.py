@@ -17,9 +17,9 @@ GRADIENT_NAMES = ("input", "weight", "bias")
 Tensors = tuple[Tensor, ...]
 
 
-def reference_of(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, gradient: bool = False) -> Reference:
+def reference_of(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Reference:
     """The exact result of ``x @ weight.T + bias``, computed on the CPU."""
-    return Reference(x.cpu(), weight.cpu(), None if bias is None else bias.cpu(), gradient=gradient)
+    return Reference(x.cpu(), weight.cpu(), None if bias is None else bias.cpu())
 
 
 def whole(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -131,8 +131,8 @@ def _on_ordinary_values(trial: Trial, case: Case) -> None:
     x, weight, grad = normal(rows, n), normal(outputs, n), normal(rows, outputs)
     conj_x, conj_w = x.conj().resolve_conj(), weight.conj().resolve_conj()
     references = {
-        "input": reference_of(grad, conj_w.T.contiguous(), gradient=True),
-        "weight": reference_of(grad.T.contiguous(), conj_x.T.contiguous(), gradient=True),
+        "input": reference_of(grad, conj_w.T.contiguous()),
+        "weight": reference_of(grad.T.contiguous(), conj_x.T.contiguous()),
     }
     for call in trial.calls(x, weight, None, case.feature_shape):
         for found, (name, reference) in zip(gradients_of(trial, call, grad), references.items(), strict=False):
