@@ -18,9 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from equiv.numerics.exact import Classes, Exact, Magnitudes, magnitudes
+from equiv.numerics.exact import Classes, Exact, Magnitudes, magnitudes, summed_exactly
 from equiv.numerics.formats import Format, format_of
-from equiv.numerics.reference import dot_double_double
 
 
 def complex_affine(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> tuple[Exact, Tensor]:
@@ -54,9 +53,9 @@ def complex_affine(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> tup
     pairs[:outputs, n:].neg_()  # (2 O, 2 n): c, -d above d, c
     low: Tensor | None = None
     if x.dtype == torch.complex128:
-        value, low = dot_double_double(rows, pairs, b)
+        value, low = summed_exactly(rows, pairs, b, seen)
         low = low.view(-1, 2, outputs)
-        uncertainty = (2 * n + 4) * 2.0**-100 * magnitude + 4 * fmt.min_subnormal * (terms > 0)
+        uncertainty = (2 * n + 4) ** 2 * 2.0**-103 * magnitude + 4 * fmt.min_subnormal * (terms > 0)
     else:
         value = rows @ pairs.T
         value = value if b is None else value + b

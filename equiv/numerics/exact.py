@@ -17,7 +17,7 @@ from torch import Tensor
 
 from equiv.numerics.arithmetic import Arithmetic
 from equiv.numerics.formats import format_of, subnormals_kept
-from equiv.numerics.reference import dot_double_double
+from equiv.numerics.reference import dot_double_double, moderate, summed_products
 
 
 @dataclass(frozen=True)
@@ -113,8 +113,8 @@ def exact_affine(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Exact
     subnormal = _subnormal_mass(*sizes, min_normal=format_of(dtype).min_normal)
     low: Tensor | None = None
     if dtype == torch.float64:
-        value, low = dot_double_double(x, weight, b)
-        uncertainty = (x.shape[-1] + 4) * 2.0**-100 * magnitude + 4 * format_of(dtype).min_subnormal
+        value, low = summed_exactly(x, weight, b, sizes)
+        uncertainty = (x.shape[-1] + 4) ** 2 * 2.0**-103 * magnitude + 4 * format_of(dtype).min_subnormal
         exact = (terms == 0) | ((terms == 1) & (magnitude > 2.0**-960))
         uncertainty = uncertainty.masked_fill(exact, 0.0)
     else:
@@ -156,6 +156,13 @@ def magnitudes(*tensors: Tensor | None) -> list[Magnitudes]:
         least, largest = torch.aminmax(entries) if entries.numel() else (1.0, 0.0)
         found.append(Magnitudes(entries, float(least), float(largest)))
     return found
+
+
+def summed_exactly(x: Tensor, weight: Tensor, bias: Tensor | None, sizes: list[Magnitudes]) -> tuple[Tensor, Tensor]:
+    """:func:`dot_double_double` of tensors whose magnitudes are known."""
+    if all(moderate(size.least, size.largest) for size in sizes):
+        return summed_products(x, weight, bias, moderate=True)
+    return dot_double_double(x, weight, bias)
 
 
 def _subnormal_mass(x: Magnitudes, w: Magnitudes, b: Magnitudes | None = None, *, min_normal: float) -> Tensor | None:

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 _SPLIT = 2.0**27 + 1.0
-_CHUNK = 1 << 14  # elements of (n, rows, O) worked on at once: 128 KiB a tensor, so that a dozen stay in the cache
+_CHUNK = 1 << 14  # elements of (rows, O, n) worked on at once: 128 KiB a tensor, so that a dozen stay in the cache
 _INTEGERS = 1 << 20  # the same for integers, which need two tensors
 _FLOOR = -1000  # terms this many binary orders below the largest one count for less than 2^-1000 of it
 _MODERATE = 2.0**400  # products of entries between this and its inverse, and their errors, stay in range as they are
 
 
 def dot_double_double(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """``x @ weight.T + bias`` as an unevaluated sum of two float64, its error below ``n * 2**-100`` of the magnitudes.
+    """``x @ weight.T + bias`` as an unevaluated sum of two float64, its error below ``n**2 * 2**-103`` of the magnitudes.
 
     Args:
         x: ``(N, n)`` float64, finite.
@@ -33,11 +33,15 @@ def dot_double_double(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> 
         >>> dot_double_double(x, torch.ones(1, 3, dtype=torch.float64))[0].item()
         1.0
     """
+    return summed_products(x, weight, bias, moderate=all(map(_is_moderate, (x, weight, bias))))
+
+
+def summed_products(x: Tensor, weight: Tensor, bias: Tensor | None, *, moderate: bool) -> tuple[Tensor, Tensor]:
+    """:func:`dot_double_double` where it is known whether all entries are 0 or :func:`moderate`."""
     if bias is not None:  # one more term: bias * 1
         x, weight = torch.cat([x, x.new_ones(len(x), 1)], 1), torch.cat([weight, bias[:, None]], 1)
     rows, outputs, n = x.shape[0], weight.shape[0], x.shape[1]
-    block = _block if _is_moderate(x) and _is_moderate(weight) else _scaled_block
-    x, weight = x.T.contiguous(), weight.T.contiguous()  # terms first: sums over them run along memory
+    block = _block if moderate else _scaled_block
     wide = max(1, _CHUNK // max(1, n))
     step_o = min(outputs, wide)
     step_r = max(1, wide // max(1, step_o))
@@ -47,57 +51,54 @@ def dot_double_double(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> 
     for r in range(0, rows, step_r):
         for o in range(0, outputs, step_o):
             here = slice(r, r + step_r), slice(o, o + step_o)
-            high[here], low[here] = block(x[:, here[0]], weight[:, here[1]])
+            high[here], low[here] = block(x[here[0]], weight[here[1]])
     return high, low
 
 
-def _is_moderate(values: Tensor) -> bool:
-    if not values.numel():
+def _is_moderate(values: Tensor | None) -> bool:
+    if values is None or not values.numel():
         return True
     sizes = values.abs()
-    least, largest = torch.aminmax(sizes)
-    if least == 0:
-        least = torch.where(sizes == 0, 1.0, sizes).min()
-    return float(least) >= 1 / _MODERATE and float(largest) <= _MODERATE
+    least, largest = torch.aminmax(torch.where(sizes == 0, 1.0, sizes))
+    return moderate(float(least), float(largest))
+
+
+def moderate(least: float, largest: float) -> bool:
+    """Whether products of magnitudes in this range, and the errors of these products, are normal float64 numbers."""
+    return least >= 1 / _MODERATE and largest <= _MODERATE
 
 
 def _block(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """``(n, r)``, ``(n, o)`` -> both words of the sums over n, ``(r, o)``."""
-    return _summed(*two_product(x[:, :, None], weight[:, None, :]))
+    """``(r, n)``, ``(o, n)`` -> both words of the sums over n, ``(r, o)``."""
+    return _summed(*two_product(x[:, None], weight[None]))
 
 
 def _scaled_block(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """The same with mantissas and exponents apart, the largest term of each output scaled to about 1."""
     mantissa_x, exponent_x = torch.frexp(x)
     mantissa_w, exponent_w = torch.frexp(weight)
-    high, low = two_product(mantissa_x[:, :, None], mantissa_w[:, None, :])  # (n, r, o)
-    exponent = exponent_x[:, :, None].long() + exponent_w[:, None, :].long()
+    high, low = two_product(mantissa_x[:, None], mantissa_w[None])  # (r, o, n)
+    exponent = exponent_x[:, None].long() + exponent_w[None].long()
     exponent = torch.where(high == 0, -(1 << 20), exponent)
-    top = exponent.amax(0).clamp(min=-2200)
-    scale = _power_of_two(exponent - top)
+    top = exponent.amax(-1).clamp(min=-2200)
+    scale = _power_of_two(exponent - top[..., None])
     high, low = _summed(high * scale, low * scale)
     return _scaled(high, top), _scaled(low, top)
 
 
 def _summed(high: Tensor, low: Tensor) -> tuple[Tensor, Tensor]:
-    """The double-double sum over the first dimension, of n terms; zero without terms. ``high`` is used up.
+    """The double-double sum over the last dimension; zero without terms. ``high`` is used up.
 
     Beside a number of 4 times the sum of all magnitudes, the upper bits of every term stand on one grid, on which they
-    add up exactly in any order; so do the next 50 bits beside a smaller number (S. M. Rump, T. Ogita and S. Oishi,
-    "Accurate floating-point summation part I", SIAM J. Sci. Comput. 31(1), 2008). What is left is below
-    ``n**2 * 2**-99`` of the magnitudes, and its rounding below ``n**3 * 2**-152``.
+    add up exactly in any order (S. M. Rump, T. Ogita and S. Oishi, "Accurate floating-point summation part I", SIAM J.
+    Sci. Comput. 31(1), 2008). What that leaves of a term is below ``2**-50`` of the magnitudes.
     """
-    n = high.shape[0]
-    if n == 1:
-        return high[0], low[0]
-    size = high.abs().sum(0)
-    upper: list[Tensor] = []
-    for grid in (4 * size, (n * 2.0**-47) * size):
-        part = (high + grid).sub_(grid)
-        upper.append(part.sum(0))
-        high = high.sub_(part)
-    total, error = two_sum(*upper)
-    return two_sum(total, error + low.add_(high).sum(0))
+    if high.shape[-1] == 1:
+        return high[..., 0], low[..., 0]
+    grid = 4 * high.abs().sum(-1, keepdim=True)
+    upper = (high + grid).sub_(grid)
+    total, error = two_sum(upper.sum(-1), high.sub_(upper).sum(-1))
+    return two_sum(total, error + low.sum(-1))
 
 
 def _scaled(values: Tensor, exponent: Tensor) -> Tensor:
@@ -126,13 +127,15 @@ def two_product(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         (True, True)
     """
     p = a * b
-    a_big = a * _SPLIT
-    a_high = a_big - (a_big - a)
-    a_low = a - a_high
-    b_big = b * _SPLIT
-    b_high = b_big - (b_big - b)
-    b_low = b - b_high
-    return p, ((a_high * b_high - p) + a_high * b_low + a_low * b_high) + a_low * b_low
+    (a_high, a_low), (b_high, b_low) = _split(a), _split(b)
+    error = torch.addcmul(-p, a_high, b_high)  # products of halves are exact: it makes no difference if they are fused
+    return p, error.addcmul_(a_high, b_low).addcmul_(a_low, b_high).addcmul_(a_low, b_low)
+
+
+def _split(values: Tensor) -> tuple[Tensor, Tensor]:
+    big = values * _SPLIT
+    high = big - (big - values)
+    return high, values - high
 
 
 def two_sum(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

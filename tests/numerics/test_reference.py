@@ -30,7 +30,7 @@ def test_double_double_is_as_exact_as_it_says(data):
     bias = None if b is None else f64(b)
     high, low = (t.item() for t in dot_double_double(f64(*x)[None], f64(*w)[None], bias))
     error = abs(fraction(high) + fraction(low) - s)
-    assert error <= (len(x) + 4) * Fraction(2) ** -100 * size + 4 * Fraction(2) ** -1074
+    assert error <= (len(x) + 1) ** 2 * Fraction(2) ** -103 * size + 4 * Fraction(2) ** -1074
     exact = exact_affine(f64(*x)[None], f64(*w)[None], bias)
     assert error <= fraction(exact.uncertainty)
 
@@ -40,7 +40,7 @@ def test_double_double_works_through_blocks_and_on_empty_shapes():
     high, low = dot_double_double(x, w, b)
     for row, column in ((0, 0), (69, 89), (33, 44)):
         s, size, _ = exact_sum(x[row], w[column], b[column])
-        assert abs(fraction(high[row, column]) + fraction(low[row, column]) - s) <= 304 * Fraction(2) ** -100 * size
+        assert abs(fraction(high[row, column]) + fraction(low[row, column]) - s) <= 301**2 * Fraction(2) ** -103 * size
     assert dot_double_double(x[:0], w)[0].shape == (0, 90)
     assert torch.equal(dot_double_double(x[:, :0], w[:, :0])[0], torch.zeros(70, 90, dtype=torch.float64))
 
