@@ -107,14 +107,15 @@ class Trial:
         self, call: Call, y: Tensor, reference: Reference, condition: str = "", *, gradient: str | None = None
     ) -> None:
         """``y`` ``(N, O)`` must lie in the envelope around ``reference``: a result, or the gradient of ``gradient``."""
-        arithmetic = self._arithmetic(call, gradient) if reference.parts else None
+        arithmetic = self._arithmetic(call, gradient) if reference.exact is not None else None
         tally = self.tally[call.form]
-        if arithmetic is not None and reference.is_attained(y.cpu(), arithmetic):
-            tally.count("identical")
+        ratio = None if arithmetic is None else reference.largest_ratio(y.cpu(), arithmetic)
+        if ratio is not None:
+            tally.count("rounding" if ratio else "identical", ratio)
             return
         found = reference.assess(y.cpu(), arithmetic)
         if found.all_inside:
-            rounded = "identical" if found.max_ratio == 0.0 else "rounding"
+            rounded = "rounding" if found.max_ratio else "identical"
             tally.count("undecided" if found.any_undecided else rounded, found.max_ratio)
             return
         if self._is_known(call, gradient):

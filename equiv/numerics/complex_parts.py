@@ -34,40 +34,37 @@ def complex_affine(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> tup
         Real and imaginary parts side by side: ``value`` and ``low`` are ``(N, 2, O)``, ``bias`` is ``(2, O)``, and what
         both parts share ``(N, 1, O)``. ``magnitude`` is ``2*S3``, ``terms`` 3K + 2. K is ``(N, O)``.
     """
-    fmt, n, outputs = format_of(x.dtype), x.shape[1], weight.shape[0]
-    given = [torch.cat([t.real.double(), t.imag.double()], -1) for t in (x, weight, bias) if t is not None]
+    fmt, n = format_of(x.dtype), x.shape[1]
+    given = [torch.stack([t.real, t.imag]).double() for t in (x, weight, bias) if t is not None]
     seen, classes = magnitudes(*given), None
     if not all(2 * size.largest <= fmt.max for size in seen):
-        classes = _classes([_sums(size.entries) for size in seen], fmt)
+        classes = _classes([_sums(size) for size in seen], fmt)
     if classes is not None:
         given = [t.nan_to_num(0.0, 0.0, 0.0) for t in given]
         seen = magnitudes(*given)
-    rows, kernel, b = given[0], given[1], None if bias is None else given[2]
-    sums = [_sums(size.entries) for size in seen]
+    sums, b = [_sums(size) for size in seen], None if bias is None else given[2]
     magnitude = 2 * (sums[0] @ sums[1].T)
     full = n > 0 and seen[0].least > 0 and seen[1].least > 0
     terms = torch.full_like(magnitude, n) if full else (sums[0] != 0).double() @ (sums[1] != 0).double().T
     if b is not None:
         terms, magnitude = terms + (sums[2] != 0), magnitude + 2 * sums[2]
-    pairs = torch.cat([kernel, torch.cat([kernel[:, n:], kernel[:, :n]], 1)])
-    pairs[:outputs, n:].neg_()  # (2 O, 2 n): c, -d above d, c
     low: Tensor | None = None
     if x.dtype == torch.complex128:
-        value, low = summed_exactly(rows, pairs, b, seen)
-        low = low.view(-1, 2, outputs)
-        uncertainty = (2 * n + 4) ** 2 * 2.0**-103 * magnitude + 4 * fmt.min_subnormal * (terms > 0)
+        value, low = _exactly(given[0], given[1], b, seen)
+        uncertainty = (2 * n + 4) ** 2 * 2.0**-103 * magnitude + 4 * fmt.min_subnormal
+        uncertainty = uncertainty if full else uncertainty.masked_fill(terms == 0, 0.0)
     else:
-        value = rows @ pairs.T
+        value = _four_products(given[0], given[1])
         value = value if b is None else value + b
         uncertainty = (2 * n + 4) * 2.0**-52 * magnitude
     largest = 4 * n * seen[0].largest * seen[1].largest + sum(2 * size.largest for size in seen[2:])
     exact = Exact(
-        value.view(-1, 2, outputs),
+        value,
         low,
         uncertainty[:, None],
         magnitude[:, None],
         (3 * terms + (2 if full else 2 * (terms > 0)))[:, None],
-        None if b is None else b.view(2, outputs),
+        b,
         _lost_to_flushing(given, seen, sums, fmt),
         classes,
         plain=False,
@@ -92,16 +89,24 @@ def apart(exact: Exact) -> tuple[Exact, Exact]:
     return one(0), one(1)
 
 
-def _halves(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Real and imaginary parts that lie one after the other in the last dimension."""
-    half = values.shape[-1] // 2
-    return values[..., :half], values[..., half:]
+def _four_products(x: Tensor, weight: Tensor) -> Tensor:
+    """Parts ``(2, N, n)`` and ``(2, O, n)`` -> ``(N, 2, O)``, through one real product of all with all."""
+    four = (x.flatten(0, 1) @ weight.flatten(0, 1).T).view(2, x.shape[1], 2, weight.shape[1])
+    return torch.stack([four[0, :, 0] - four[1, :, 1], four[0, :, 1] + four[1, :, 0]], 1)
 
 
-def _sums(sizes: Tensor) -> Tensor:
+def _exactly(x: Tensor, weight: Tensor, bias: Tensor | None, seen: list[Magnitudes]) -> tuple[Tensor, Tensor]:
+    """The same in double-double, with the bias: each part as a real sum of 2n products."""
+    (xr, xi), (wr, wi) = x, weight
+    pairs = torch.cat([torch.cat([wr, -wi], 1), torch.cat([wi, wr], 1)])
+    words = summed_exactly(torch.cat([xr, xi], 1), pairs, None if bias is None else bias.flatten(), seen)
+    high, low = (word.view(x.shape[1], 2, weight.shape[1]) for word in words)
+    return high, low
+
+
+def _sums(sizes: Magnitudes) -> Tensor:
     """``|real| + |imag|``."""
-    real, imag = _halves(sizes)
-    return real + imag
+    return sizes.entries[0] + sizes.entries[1]
 
 
 def _classes(sums: list[Tensor], fmt: Format) -> Classes | None:
@@ -130,8 +135,7 @@ def _lost_to_flushing(given: list[Tensor], seen: list[Magnitudes], sums: list[Te
     if all(size.below(fmt.min_normal * 2.0**fmt.precision) is None for size in seen):
         return None  # then sums of parts are zero or normal too
     lost = []
-    for values in given:
-        real, imag = _halves(values)
+    for real, imag in given:
         made = torch.stack([real, imag, real + imag, real - imag]).abs()
         lost.append(2 * torch.where(made < fmt.min_normal, made, 0.0).sum(0))
     mass = lost[0] @ sums[1].T + sums[0] @ lost[1].T

@@ -18,15 +18,7 @@ from torch import Tensor
 
 from equiv.numerics.arithmetic import Arithmetic
 from equiv.numerics.exact import Classes, Exact
-from equiv.numerics.formats import (
-    format_of,
-    from_ordinal,
-    ordinal,
-    round_down,
-    round_nearest,
-    round_up,
-    subnormals_kept,
-)
+from equiv.numerics.formats import format_of, round_down, round_nearest, round_up, subnormals_kept
 
 # The bounds themselves are computed in float64, in a handful of operations; this covers their rounding many times over.
 _MARGIN = 1.0 + 2.0**-40
@@ -119,6 +111,22 @@ def judge(result: Tensor, exact: Exact, arithmetic: Arithmetic, *, within: Envel
     return replace(found, inside=found.inside | undecided, ratio=torch.where(undecided, 0.0, found.ratio))
 
 
+def largest_ratio(result: Tensor, exact: Exact, around: Envelope) -> float | None:
+    """The largest ``ratio`` that :func:`judge` finds, in fewer steps; None where it may find an output outside.
+
+    Not for outputs that are undecided or have classes.
+    """
+    y, s, low = result.detach().double(), exact.value, exact.low
+    if not bool(((y >= around.lower) & (y <= around.upper)).all()):
+        return None
+    distance = y - s if low is None else (y - s) - low
+    if around.dtype.itemsize < 4:
+        ratio = (distance.abs() - _half_ulp(result.detach(), around.dtype)).clamp(min=0.0) / around.error
+    else:
+        ratio = distance.abs() / torch.where(distance > 0, around.upper - s, s - around.lower)
+    return min(1.0, float(ratio.nan_to_num(0.0).max())) if ratio.numel() else 0.0
+
+
 def envelope(exact: Exact, arithmetic: Arithmetic) -> Envelope:
     """The envelope of ``arithmetic`` around ``exact``, for any number of results; see :func:`judge`."""
     fmt = format_of(arithmetic.output)
@@ -128,20 +136,23 @@ def envelope(exact: Exact, arithmetic: Arithmetic) -> Envelope:
         error = error + exact.subnormal
     # S and K*u*S were themselves computed with up to K roundings in float64.
     error = error * (_MARGIN + exact.terms * 2.0**-52)
-    below, above = (s - error, s + error) if low is None else (s + (low - error), s + (low + error))
-    if arithmetic.output_rounding == "nearest":
-        lower, upper = (round_nearest(end, fmt.dtype).double() for end in (below, above))
-    else:
-        lower, upper = round_down(below, fmt.dtype).double(), round_up(above, fmt.dtype).double()
+    ends = [s - error, s + error] if low is None else [s + (low - error), s + (low + error)]
+    # RN(RN(products) + b), from both ends. Without a non-zero product there is nothing to round before the bias.
+    bias = exact.bias if arithmetic.bias_rounding == "either" else None
+    if bias is not None:
+        products = s - bias
+        ends += [products - error, products + error]
     spilled: Tensor | None = None
-    if exact.bias is not None and arithmetic.bias_rounding == "either":
-        # RN(RN(products) + b), from both ends. Without a non-zero product there is nothing to round before the bias.
-        rounds_twice = (exact.bias != 0) & (exact.terms > 1)
-        products = s - exact.bias
-        ends = [round_nearest(products + far, fmt.dtype).double() for far in (-error, error)]
-        twice = [round_nearest(end.clamp(-fmt.max, fmt.max) + exact.bias, fmt.dtype).double() for end in ends]
-        lower = torch.where(rounds_twice, torch.minimum(lower, twice[0]), lower)
-        upper = torch.where(rounds_twice, torch.maximum(upper, twice[1]), upper)
+    if arithmetic.output_rounding == "nearest":
+        lower, upper, *ends = _nearest(ends, fmt.dtype)
+    else:
+        lower, upper = round_down(ends[0], fmt.dtype).double(), round_up(ends[1], fmt.dtype).double()
+        ends = _nearest(ends[2:], fmt.dtype)
+    if bias is not None:
+        rounds_twice = (bias != 0) & (exact.terms > 1)
+        lowest, highest = _nearest([end.clamp(-fmt.max, fmt.max) + bias for end in ends], fmt.dtype)
+        lower = torch.where(rounds_twice, torch.minimum(lower, lowest), lower)
+        upper = torch.where(rounds_twice, torch.maximum(upper, highest), upper)
         # A sum of products that rounds to infinity stays there, whatever the bias takes away.
         spills = rounds_twice & (ends[0].isinf() | ends[1].isinf())
         spilled = torch.where(spills, products.sign() * torch.inf, torch.nan) if bool(spills.any()) else None
@@ -150,6 +161,13 @@ def envelope(exact: Exact, arithmetic: Arithmetic) -> Envelope:
     any_undecided = undecided is not None and bool(undecided.any())
     undecided = torch.zeros_like(s, dtype=torch.bool) if undecided is None else undecided
     return Envelope(fmt.dtype, lower, upper, undecided, any_undecided, error, zero, spilled)
+
+
+def _nearest(values: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    """Each rounded to nearest in ``dtype``, as float64; those of 16 bits together, as each takes a dozen steps."""
+    if dtype.itemsize >= 4 or len(values) < 2:
+        return [round_nearest(value, dtype).double() for value in values]
+    return list(round_nearest(torch.stack(values), dtype).double().unbind())
 
 
 def _undecided(exact: Exact, arithmetic: Arithmetic) -> Tensor | None:
@@ -167,8 +185,10 @@ def _undecided(exact: Exact, arithmetic: Arithmetic) -> Tensor | None:
 
 
 def _half_ulp(result: Tensor, dtype: torch.dtype) -> Tensor:
-    above = from_ordinal(ordinal(result.abs()) + 1, dtype).double()
-    return ((above - result.double().abs()) / 2).nan_to_num(0.0, 0.0, 0.0)
+    """Half the distance of a 16-bit result from the next larger one; 0 for the largest and for what is no number."""
+    size = result.abs()
+    above = (size.view(torch.int16) + 1).view(dtype)
+    return ((above.double() - size.double()) / 2).nan_to_num(0.0, 0.0, 0.0)
 
 
 def _with_classes(found: Judgement, y: Tensor, classes: Classes, arithmetic: Arithmetic) -> Judgement:

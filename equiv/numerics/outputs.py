@@ -13,9 +13,9 @@ from equiv.dtypes import FLOATS
 from equiv.errors import EquivError
 from equiv.numerics.arithmetic import Arithmetic, declared
 from equiv.numerics.complex_parts import apart, complex_affine
-from equiv.numerics.envelope import Envelope, Judgement, envelope, judge
+from equiv.numerics.envelope import Envelope, Judgement, envelope, judge, largest_ratio
 from equiv.numerics.exact import Exact, exact_affine
-from equiv.numerics.formats import format_of, subnormals_kept
+from equiv.numerics.formats import format_of, round_nearest, subnormals_kept
 from equiv.numerics.reference import exact_integers
 
 
@@ -84,6 +84,7 @@ class Reference:
         self._terms: Tensor | None = None
         self._kept: tuple[Arithmetic, Envelope] | None = None
         self._last: tuple[Arithmetic, Tensor, Assessment] | None = None
+        self._quick: tuple[Arithmetic, Tensor, float] | None = None
         if x.is_complex():
             self.exact, self._terms = complex_affine(x, weight, bias)
             self.value = torch.complex(*self.exact.value.unbind(1))
@@ -112,31 +113,63 @@ class Reference:
         if arithmetic is None:
             raise TypeError("arithmetic is needed for floating and complex results")
         chosen = _relevant(arithmetic, self.exact.bias is not None, self.exact.classes is not None)
-        if self._last is not None and self._last[0] == chosen:
+        if self._last is not None and self._last[0] is chosen:
             before = self._last[1]  # with equal entries, 0.0 equal to -0.0 and no NaN, a result is judged as before
             if before.dtype == result.dtype and torch.equal(before, result):
                 return self._last[2]
-        if self._kept is None or self._kept[0] != chosen:  # forms are mostly judged in one arithmetic
-            self._kept = (chosen, envelope(self.exact, chosen))
-        parts = result if self._terms is None else torch.stack([result.real, result.imag], 1)
-        found = judge(parts, self.exact, chosen, within=self._kept[1])
+        found = judge(self._apart(result), self.exact, chosen, within=self._within(chosen))
         assessment = _assessment(found, self.exact) if self._terms is None else self._joined(found, self.exact)
         self._last = (chosen, result.clone(), assessment)  # a copy: a kernel may write its next result into this one
         return assessment
 
     @subnormals_kept()
-    def is_attained(self, result: Tensor, arithmetic: Arithmetic) -> bool:
-        """Whether every output is the exact value itself and none can overflow on the way.
+    def largest_ratio(self, result: Tensor, arithmetic: Arithmetic) -> float | None:
+        """``assess(result, arithmetic).max_ratio`` where every output is inside and none undecided, and quickly so.
 
-        Such a result lies in any envelope, with an error of 0; nothing else needs to be computed. False means not
-        known: call `assess`.
+        None means not known: call :meth:`assess`.
         """
         exact = self.exact
-        if exact is None or self._terms is not None:
+        if exact is None or exact.classes is not None:
+            return None
+        chosen, result = _relevant(arithmetic, exact.bias is not None, False), result.detach().resolve_conj()
+        if self._quick is not None and self._quick[0] is chosen and torch.equal(self._quick[1], result):
+            return self._quick[2]
+        if self._is_attained(result, chosen):
+            return 0.0
+        around = self._within(chosen)
+        if around.any_undecided:
+            return None
+        ratio = largest_ratio(self._apart(result), exact, around)
+        if ratio is not None:
+            self._quick = (chosen, result.clone(), ratio)
+        return ratio
+
+    def _is_attained(self, result: Tensor, arithmetic: Arithmetic) -> bool:
+        """Whether every output is the exact value itself, or in 16 bits nearest to it, and none can overflow.
+
+        Such a result lies in any envelope, with an error of 0; nothing else needs to be computed.
+        """
+        exact, fmt = self.exact, format_of(arithmetic.output)
+        if exact is None or exact.low is not None or self._terms is not None or not exact.stays_below(arithmetic):
             return False
-        if exact.classes is not None or exact.low is not None or not exact.stays_below(arithmetic):
-            return False
-        return torch.equal(result.detach().double(), exact.value)
+        if fmt.dtype.itemsize >= 4 or arithmetic.output_rounding != "nearest":
+            return torch.equal(result.double(), exact.value)
+        return exact.reach < fmt.max and torch.equal(result, self._nearest)
+
+    @cached_property
+    def _nearest(self) -> Tensor:
+        return round_nearest(self.value, self.dtype)
+
+    def _within(self, arithmetic: Arithmetic) -> Envelope:
+        """The envelope; the one asked for last is kept, as forms are mostly judged in one arithmetic."""
+        assert self.exact is not None
+        if self._kept is None or self._kept[0] is not arithmetic:
+            self._kept = (arithmetic, envelope(self.exact, arithmetic))
+        return self._kept[1]
+
+    def _apart(self, result: Tensor) -> Tensor:
+        """A result ``(N, O)`` as the exact outputs lie: complex parts side by side, ``(N, 2, O)``."""
+        return result if self._terms is None else torch.stack([result.real, result.imag], 1)
 
     def _joined(self, found: Judgement, exact: Exact) -> Assessment:
         """Both parts as one. Where one is undecided the other is: an overflow may reach both."""

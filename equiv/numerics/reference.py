@@ -18,7 +18,7 @@ _MODERATE = 2.0**400  # products of entries between this and its inverse, and th
 
 
 def dot_double_double(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """``x @ weight.T + bias`` as an unevaluated sum of two float64, its error below ``n**2 * 2**-103`` of the magnitudes.
+    """``x @ weight.T + bias`` as an unevaluated sum of two float64, exact to ``n**2 * 2**-103`` of the magnitudes.
 
     Args:
         x: ``(N, n)`` float64, finite.
