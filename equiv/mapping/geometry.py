@@ -7,12 +7,13 @@ Knows the attributes of a convolution, and nothing of its values: the matrix tha
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from equiv.errors import EquivError
-from equiv.mapping.attributes import Attributes, Conv, ConvTranspose, attributes_of
+from equiv.mapping.attributes import Conv, ConvTranspose, attributes_of
 
 
 def has_valid_attributes(layer: nn.Linear | Conv) -> bool:
@@ -137,6 +138,40 @@ def spreads(conv: Conv | ConvTranspose, shape: tuple[int, ...]) -> bool:
     return unpadded and positions_of(conv, shape[1:]) == tuple(conv.weight.shape[2:])
 
 
+class Axis(NamedTuple):
+    """One axis of a map as a kernel moves along it.
+
+    Attributes:
+        reads: Which entry lies at each index of the padded axis, -1 for a padded zero; int64.
+        stride: From one output position to the next.
+        dilation: From one tap to the next.
+        taps: How many there are.
+        positions: How many outputs there are.
+    """
+
+    reads: Tensor
+    stride: int
+    dilation: int
+    taps: int
+    positions: int
+
+
+def axes_read(conv: Conv, spatial: tuple[int, ...]) -> list[Axis]:
+    """Every axis of a map of sizes ``spatial``; tap k of output p reads the padded index ``p*stride + k*dilation``.
+
+    Example:
+        >>> axes_read(nn.Conv1d(1, 1, 2, padding=1, padding_mode="circular"), (3,))[0].reads.tolist()
+        [2, 0, 1, 2, 0]
+    """
+    found, (pads, positions) = attributes_of(conv), pads_and_positions(conv, spatial)
+    entries = (
+        _unpadded(torch.arange(-before, size + after, device="cpu"), size, found.mode)
+        for size, (before, after) in zip(spatial, pads, strict=True)
+    )
+    columns = (entries, found.stride, found.dilation, conv.weight.shape[2:], positions)
+    return [Axis(*values) for values in zip(*columns, strict=True)]
+
+
 def inputs_read(conv: Conv | ConvTranspose, spatial: tuple[int, ...]) -> Tensor:
     """Which input position each (output position, tap) reads: int64 ``(P, T)``, -1 where it reads none.
 
@@ -148,34 +183,38 @@ def inputs_read(conv: Conv | ConvTranspose, spatial: tuple[int, ...]) -> Tensor:
         >>> inputs_read(nn.ConvTranspose1d(1, 1, 2, stride=2), (2,)).tolist()
         [[0, -1], [-1, 0], [1, -1], [-1, 1]]
     """
-    found, positions = attributes_of(conv), positions_of(conv, spatial)
-    kernel, rank = conv.weight.shape[2:], len(spatial)
-    along = _inputs_added if isinstance(conv, ConvTranspose) else _inputs_met
+    rank = len(spatial)
     place = torch.zeros((1,) * (2 * rank), dtype=torch.int64, device="cpu")
     inside = torch.ones((1,) * (2 * rank), dtype=torch.bool, device="cpu")
-    for i, size in enumerate(spatial):
-        output = torch.arange(positions[i], device="cpu")[:, None]
-        tap = torch.arange(kernel[i], device="cpu")
-        index = along(output, tap, found, i, size)
+    if isinstance(conv, ConvTranspose):
+        along = _inputs_added(conv, spatial)
+    else:
+        along = [axis.reads[_windows(axis)] for axis in axes_read(conv, spatial)]
+    for i, (size, index) in enumerate(zip(spatial, along, strict=True)):
         shape = [1] * (2 * rank)
         shape[i], shape[rank + i] = index.shape
         index = index.view(shape)
         place = place * size + index
         inside = inside & (index >= 0)
-    return torch.where(inside, place, -1).reshape(math.prod(positions), -1)
+    return torch.where(inside, place, -1).reshape(math.prod(len(index) for index in along), -1)
 
 
-def _inputs_met(output: Tensor, tap: Tensor, found: Attributes, axis: int, size: int) -> Tensor:
-    """Along one axis of a convolution, the entry that each tap meets for each output, -1 for a padded zero."""
-    start = output * found.stride[axis] - found.pads[axis][0]
-    return _unpadded(start + tap * found.dilation[axis], size, found.mode)
+def _windows(axis: Axis) -> Tensor:
+    """Which padded index each (output position, tap) reads: int64 ``(P, T)`` of one axis."""
+    first = torch.arange(axis.positions, device="cpu")[:, None] * axis.stride
+    return first + torch.arange(axis.taps, device="cpu") * axis.dilation
 
 
-def _inputs_added(output: Tensor, tap: Tensor, found: Attributes, axis: int, size: int) -> Tensor:
-    """Along one axis of a transposed convolution, the entry of which each tap adds a multiple to each output, or -1."""
-    reached = output + found.pads[axis][0] - tap * found.dilation[axis]  # from the first entry on, in steps of stride
-    index = reached.div(found.stride[axis], rounding_mode="floor")
-    return torch.where((reached % found.stride[axis] == 0) & (index >= 0) & (index < size), index, -1)
+def _inputs_added(conv: ConvTranspose, spatial: tuple[int, ...]) -> list[Tensor]:
+    """Along each axis, which entry each tap adds to each output position: int64 ``(P, T)``, -1 for none."""
+    found, along = attributes_of(conv), []
+    axes = zip(spatial, positions_of(conv, spatial), conv.weight.shape[2:], *found[:3], strict=True)
+    for size, positions, taps, stride, dilation, (crop, _) in axes:
+        output, tap = torch.arange(positions, device="cpu")[:, None], torch.arange(taps, device="cpu")
+        reached = output + crop - tap * dilation  # counted from the first entry's, of which every stride-th is an entry
+        index = reached.div(stride, rounding_mode="floor")
+        along.append(torch.where((reached % stride == 0) & (index >= 0) & (index < size), index, -1))
+    return along
 
 
 def _unpadded(index: Tensor, size: int, mode: str) -> Tensor:

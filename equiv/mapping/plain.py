@@ -39,7 +39,7 @@ def check_linear(linear: object, *, name: str = "linear") -> nn.Linear:
     """
     if not isinstance(linear, nn.Linear):
         served = isinstance(linear, Conv | ConvTranspose) or is_conv1d(linear)
-        advice = "use equiv.conv_to_linear for a convolution" if served else LAYER_ITSELF
+        advice = "use equiv.conv_to_linear, which writes it as a Linear" if served else LAYER_ITSELF
         raise EquivError(f"{name}: expected a torch.nn.Linear, got {described(linear)}; {advice}")
     _check_plain(linear, nn.Linear, name)
     outs, ins = (
