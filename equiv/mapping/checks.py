@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import SupportsIndex, TypeAlias
 
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from equiv.arguments import as_integer, check_bool, check_integer, check_tensor
 from equiv.errors import EquivError
@@ -105,5 +106,7 @@ def described(value: object) -> str:
     if isinstance(value, nn.Module):
         return f"a {type(value).__module__}.{type(value).__qualname__}"
     if isinstance(value, Tensor):
+        if is_lazy(value) or value.is_nested:  # those have no shape to show
+            return f"a tensor of type {type(value).__name__}"
         return f"a tensor of shape {tuple(value.shape)}"
     return shown(value)
