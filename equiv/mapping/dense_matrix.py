@@ -141,7 +141,8 @@ def _fill(dense: Tensor, weight: Tensor, places: Tensor, *, groups: int) -> None
         # Indexed as signed integers: torch 2.6 cannot index uint16, uint32 and uint64.
         picked = (as_bits(columns)[..., taps.to(weight.device)].view(columns.dtype) for taps in merged)
         sums = [_sum_rounded_once(terms) for terms in picked]
-        bits = as_bits(torch.cat([columns, *sums], dim=-1)).permute(3, 1, 2, 0)  # (T', O/G, Cg, G)
+        # Joined as integers: autocast to bfloat16 refuses to join float16.
+        bits = torch.cat([*map(as_bits, (columns, *sums))], dim=-1).permute(3, 1, 2, 0)  # (T', O/G, Cg, G)
         blocks = as_bits(target).view(groups, out_channels // groups, positions, groups, channels, -1)
         blocks = blocks.diagonal(dim1=0, dim2=3)  # (O/G, P, Cg, Q, G): a group's outputs see its own inputs only
         step = max(1, _CHUNK // (out_channels * channels))
