@@ -34,6 +34,7 @@ from equiv.mapping.transposed import (
     linear_to_pointwise_conv_transpose,
     linear_to_transformers_conv1d,
 )
+from equiv.mapping.transposed import plain_form as plain_form
 
 # Listed: for users. Imported under their own names above: for the other packages of equiv.
 __all__ = [

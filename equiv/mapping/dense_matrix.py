@@ -38,7 +38,7 @@ def dense_weight(conv: Conv | ConvTranspose, shape: tuple[int, ...]) -> Tensor:
     """
     groups, weight = attributes_of(conv).groups, conv.weight.detach().resolve_conj().resolve_neg()
     if isinstance(conv, ConvTranspose):
-        weight = _output_first(weight, groups)
+        weight = output_first(weight, groups)
     rows, columns = len(weight) * math.prod(positions_of(conv, shape[1:])), math.prod(shape)
     try:
         dense = weight.new_zeros((rows, columns))
@@ -114,7 +114,7 @@ def taps_as_dense(weight: Tensor, read: list[int]) -> Tensor:
     return dense
 
 
-def _output_first(weight: Tensor, groups: int) -> Tensor:
+def output_first(weight: Tensor, groups: int) -> Tensor:
     """The weight of a transposed convolution, (C, O/G, *kernel), in a convolution's order: (O, C/G, *kernel)."""
     by_group = weight.view(groups, -1, *weight.shape[1:])  # splitting a dimension is a view for any strides
     return by_group.transpose(1, 2).flatten(0, 1)

@@ -12,8 +12,9 @@ from typing import Any, SupportsIndex
 import torch
 from torch import Tensor, nn
 
+from equiv.arguments import check_tensor, refusal
 from equiv.errors import EquivError, MissingExtraError
-from equiv.mapping.attributes import CONV_TRANSPOSES, ConvTranspose
+from equiv.mapping.attributes import CONV_TRANSPOSES, CONVS, ConvTranspose, attributes_of, rank_of
 from equiv.mapping.build import dressed, rearranged, undrawn
 from equiv.mapping.checks import (
     FeatureShape,
@@ -22,9 +23,10 @@ from equiv.mapping.checks import (
     check_share,
     check_spatial_dims,
 )
-from equiv.mapping.dense_matrix import as_bits, holds_values, real_parts
-from equiv.mapping.geometry import spreads
-from equiv.mapping.plain import check_linear
+from equiv.mapping.conv1d import check_conv1d
+from equiv.mapping.dense_matrix import as_bits, holds_values, output_first, real_parts
+from equiv.mapping.geometry import positions_of, spreads
+from equiv.mapping.plain import check_conv_transpose, check_linear, is_conv1d
 
 
 def linear_to_full_conv_transpose(
@@ -136,6 +138,72 @@ def linear_of_conv1d(layer: Any, feature_shape: FeatureShape | None, share: bool
     weight = _swapped(layer.weight, (outs, ins), share, "conv.weight")
     bias = None if layer.bias is None else rearranged(layer.bias, (outs,), share, "conv.bias")
     return dressed(undrawn(nn.Linear, bias=bias is not None, in_features=ins, out_features=outs), weight, bias, layer)
+
+
+def plain_form(layer: object, x: object) -> tuple[Any, Any]:
+    """A layer that holds its weight with the inputs first as one that does not, and its input as that one takes it.
+
+    A ``Conv1D`` of transformers becomes a Linear. A transposed convolution becomes a convolution: it moves the flipped
+    kernel over a map with stride - 1 zeros between the entries, which takes stride times as many of them along each
+    axis. Everything else is returned as it is.
+
+    Args:
+        layer: Anything.
+        x: What it was given: ``(*batch, C, *spatial)``; of one position also ``(*batch, C)``.
+
+    Raises:
+        EquivError: The layer is not plain, or the input does not fit it.
+
+    Example:
+        >>> conv, x = plain_form(nn.ConvTranspose1d(1, 1, 2, stride=2), torch.ones(1, 1, 3))
+        >>> conv
+        Conv1d(1, 1, kernel_size=(2,), stride=(1,), padding_mode=constant)
+        >>> x
+        tensor([[[1., 0., 1., 0., 1.]]])
+    """
+    if is_conv1d(layer):
+        return linear_of_conv1d(check_conv1d(layer, "layer"), None, True), x
+    if not isinstance(layer, ConvTranspose):
+        return layer, x
+    conv = check_conv_transpose(layer, name="layer")
+    given = check_tensor("input", x, advice="pass what the layer was given")
+    rank, channels = rank_of(conv), conv.in_channels
+    if given.ndim <= rank or given.shape[-rank - 1] != channels:
+        if given.ndim == 0 or given.shape[-1] != channels:
+            expected = f"(*batch, {channels}, *spatial) with {rank} spatial sizes"
+            raise refusal("input", expected, tuple(given.shape), "pass the very input that gave `actual`")
+        given = given[(..., *(None,) * rank)]
+    positions_of(conv, given.shape[-rank:])
+    return _as_convolution(conv), _spread(given, attributes_of(conv).stride)
+
+
+@torch.inference_mode(False)
+@torch.no_grad()
+def _as_convolution(conv: ConvTranspose) -> nn.Module:
+    """The convolution that a transposed one is on a map with zeros between the entries."""
+    found, kernel = attributes_of(conv), tuple(conv.weight.shape[2:])
+    reach = [d * (k - 1) for d, k in zip(found.dilation, kernel, strict=True)]
+    axes = zip(reach, found.pads, found.output_padding, strict=True)
+    pads = [(span - crop, span - crop + extra) for span, (crop, _), extra in axes]
+    sizes = {"in_channels": conv.in_channels, "out_channels": conv.out_channels, "kernel_size": kernel}
+    sizes |= {"dilation": found.dilation, "groups": found.groups, "padding_mode": "constant"}
+    record = [size for pad in pads[::-1] for size in pad]  # negative ones crop
+    made: nn.Module = undrawn(
+        CONVS[len(kernel)], bias=conv.bias is not None, _reversed_padding_repeated_twice=record, **sizes
+    )
+    weight = output_first(conv.weight.detach(), found.groups).flip([*range(2, conv.weight.ndim)])
+    return dressed(made, weight, None if conv.bias is None else conv.bias.detach(), conv)
+
+
+@torch.inference_mode(False)
+@torch.no_grad()
+def _spread(x: Tensor, stride: tuple[int, ...]) -> Tensor:
+    """A map with ``stride - 1`` zeros between its entries along each axis."""
+    sizes = [(size - 1) * step + 1 for size, step in zip(x.shape[-len(stride) :], stride, strict=True)]
+    spread = x.new_zeros((*x.shape[: -len(stride)], *sizes))
+    places: Any = (..., *(slice(None, None, step) for step in stride))
+    spread[places] = x.detach()
+    return spread
 
 
 def views_of_transpose(conv: Any, shape: tuple[int, ...]) -> tuple[Tensor, Tensor | None]:

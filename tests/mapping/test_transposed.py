@@ -16,10 +16,12 @@ from torch import Tensor, nn
 
 from equiv.errors import EquivError
 from equiv.mapping import (
+    check_conv,
     check_conv_transpose,
     conv_to_linear,
     linear_to_full_conv_transpose,
     linear_to_pointwise_conv_transpose,
+    plain_form,
     to_channels,
 )
 
@@ -70,6 +72,9 @@ def test_any_transposed_convolution_equals_its_dense_layer(data: st.DataObject) 
     expected = conv(x)
     actual = conv_to_linear(conv, x.shape[1:])(x.flatten(1))
     assert torch.equal(actual, expected.flatten(1))
+    same, spread = plain_form(conv, x)
+    assert check_conv(same) is same
+    assert torch.equal(same(spread), expected)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -213,3 +218,11 @@ def test_settings_are_kept_and_nothing_global_is_touched(device: str, flags: tup
         assert repr(conv) == repr(plain)
         assert set(vars(conv)) == set(vars(plain))
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_other_layers_and_inputs_of_one_position_are_taken_as_they_are() -> None:
+    x = integers((2, 3))
+    for layer in (nn.Linear(3, 2), nn.Conv1d(3, 2, 1), nn.ReLU(), None, 3):
+        assert plain_form(layer, x) == (layer, x)
+    conv, spread = plain_form(nn.ConvTranspose2d(3, 2, 2).double(), x)
+    assert (conv.out_channels, spread.shape) == (2, (2, 3, 1, 1))
