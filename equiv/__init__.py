@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from equiv.errors import MissingExtraError as MissingExtraError
     from equiv.mapping import conv_to_linear as conv_to_linear
     from equiv.mapping import linear_to_full_conv as linear_to_full_conv
+    from equiv.mapping import linear_to_full_conv_transpose as linear_to_full_conv_transpose
     from equiv.mapping import linear_to_pointwise_conv as linear_to_pointwise_conv
+    from equiv.mapping import linear_to_pointwise_conv_transpose as linear_to_pointwise_conv_transpose
+    from equiv.mapping import linear_to_transformers_conv1d as linear_to_transformers_conv1d
     from equiv.mapping import to_channels as to_channels
     from equiv.mapping import to_feature_map as to_feature_map
     from equiv.structure import Counterexample as Counterexample
@@ -38,7 +41,10 @@ _NAMES = {
     "causes": ("Cause",),
     "certificate": ("Certificate", "certify"),
     "errors": ("EquivError", "MissingExtraError"),
-    "mapping": ("conv_to_linear", "linear_to_full_conv", "linear_to_pointwise_conv", "to_channels", "to_feature_map"),
+    "mapping": (
+        *("conv_to_linear", "linear_to_full_conv", "linear_to_pointwise_conv", "to_channels", "to_feature_map"),
+        *("linear_to_full_conv_transpose", "linear_to_pointwise_conv_transpose", "linear_to_transformers_conv1d"),
+    ),
     "structure": ("Counterexample", "counterexample"),
     "verdict": ("NotEquivalent", "Outcome", "Verdict", "assert_equivalent", "compare"),
 }

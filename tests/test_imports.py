@@ -123,6 +123,8 @@ def _counterexample() -> object:
 PUBLIC: dict[str, Callable[[], Any]] = {
     "linear_to_full_conv": lambda: equiv.linear_to_full_conv(_layer(), (3, 2, 2)),
     "linear_to_pointwise_conv": lambda: equiv.linear_to_pointwise_conv(_layer()),
+    "linear_to_full_conv_transpose": lambda: equiv.linear_to_full_conv_transpose(_layer(), (5, 1)),
+    "linear_to_pointwise_conv_transpose": lambda: equiv.linear_to_pointwise_conv_transpose(_layer()),
     "conv_to_linear": lambda: equiv.conv_to_linear(equiv.linear_to_full_conv(_layer(), (3, 2, 2)), (3, 4, 4)),
     "to_feature_map": lambda: equiv.to_feature_map(torch.zeros(2, 12), (3, 2, 2)),
     "to_channels": lambda: equiv.to_channels(torch.zeros(2, 12)),

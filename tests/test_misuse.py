@@ -34,6 +34,7 @@ LINEAR.bias = nn.Parameter(torch.arange(5.0))
 FULL = equiv.linear_to_full_conv(LINEAR, (3, 2, 2))
 GROUPED = nn.Conv2d(4, 4, 2, groups=2, device="meta")
 SPATIAL = nn.Conv2d(3, 5, 3, device="meta")
+TRANSPOSED = nn.ConvTranspose2d(3, 5, 1, padding=1, device="meta")
 ON_META = nn.Linear(12, 5, device="meta")
 LAZY = nn.LazyLinear(5, device="meta")
 NAN = nn.Linear(12, 5, bias=False, device="meta")
@@ -152,10 +153,10 @@ ROWS: list[Row] = [
     ("dense-functional", lambda: dense(nn.functional.conv2d, (3, 2, 2)), "conv:", ("pass the layer itself",)),  # type: ignore[arg-type]
     (
         "dense-transposed",
-        lambda: dense(nn.ConvTranspose2d(3, 5, 2, device="meta"), (3, 2, 2)),
-        "conv:",
-        ("not served",),
-    ),  # type: ignore[arg-type]
+        lambda: dense(TRANSPOSED, (3, 1, 1)),
+        "feature_shape:",
+        ("at least one output", "less padding"),
+    ),
     (
         "dense-with-batch",
         lambda: dense(FULL, (1, 3, 2, 2)),

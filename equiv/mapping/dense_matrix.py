@@ -15,8 +15,8 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from equiv.dtypes import SIGNED_OF_SIZE, is_inexact
 from equiv.errors import EquivError
-from equiv.mapping.checks import Conv
-from equiv.mapping.geometry import inputs_read, pads_and_positions
+from equiv.mapping.attributes import Conv, ConvTranspose, attributes_of
+from equiv.mapping.geometry import inputs_read, positions_of
 
 _CHUNK = 2**22  # entries moved at once: bounds the temporary memory, 32 MiB at eight bytes
 _FLOAT64_LOWEST = -1074  # log2 of the smallest float64 subnormal: every finite float is an integer multiple of it
@@ -24,7 +24,7 @@ _FLOAT64_LOWEST = -1074  # log2 of the smallest float64 subnormal: every finite 
 
 @torch.inference_mode(False)
 @torch.no_grad()
-def dense_weight(conv: Conv, shape: tuple[int, ...]) -> Tensor:
+def dense_weight(conv: Conv | ConvTranspose, shape: tuple[int, ...]) -> Tensor:
     """The weight ``(O*P, C*Q)`` of the layer that a convolution is on a map ``shape = (C, *spatial)``.
 
     Raises:
@@ -36,18 +36,21 @@ def dense_weight(conv: Conv, shape: tuple[int, ...]) -> Tensor:
         >>> dense_weight(conv, (1, 3)).tolist()
         [[5.0, 7.0, 0.0], [0.0, 5.0, 7.0]]
     """
-    weight = conv.weight.detach().resolve_conj().resolve_neg()
-    rows, columns = len(weight) * math.prod(pads_and_positions(conv, shape[1:])[1]), math.prod(shape)
+    groups, weight = attributes_of(conv).groups, conv.weight.detach().resolve_conj().resolve_neg()
+    if isinstance(conv, ConvTranspose):
+        weight = output_first(weight, groups)
+    rows, columns = len(weight) * math.prod(positions_of(conv, shape[1:])), math.prod(shape)
     try:
         dense = weight.new_zeros((rows, columns))
+        places = inputs_read(conv, shape[1:]) if holds_values(weight) else None
     except (RuntimeError, MemoryError, OverflowError, TypeError) as error:  # TypeError: a size beyond 64 bits
         gib = rows * columns * weight.element_size() / 2**30
         raise EquivError(
             f"feature_shape: expected a map whose dense matrix fits in memory, got {shape}, which needs "
             f"{rows} x {columns} entries of {weight.dtype} = {gib:,.1f} GiB; pass a smaller map, or convert on meta"
         ) from error
-    if not (weight.is_meta or isinstance(weight, FakeTensor)):
-        _fill(dense, weight, inputs_read(conv, shape[1:]), groups=conv.groups)
+    if places is not None:
+        _fill(dense, weight, places, groups=groups)
     return dense
 
 
@@ -70,7 +73,7 @@ def tap_weights(conv: Conv, shape: tuple[int, ...]) -> Tensor | None:
         ([[5.0, 7.0], [5.0, 7.0]], [[12.0], [12.0]])
     """
     weight = conv.weight.detach().cpu().resolve_conj().resolve_neg()
-    if conv.padding_mode == "zeros" or not is_inexact(weight.dtype):
+    if attributes_of(conv).mode == "zeros" or not is_inexact(weight.dtype):
         return None
     places = inputs_read(conv, shape[1:])  # (P, T), none of them a padded zero
     ranks = (places[:, :, None] == places[:, None, :]).tril(-1).sum(-1)  # how many earlier taps read the same input
@@ -85,6 +88,36 @@ def tap_weights(conv: Conv, shape: tuple[int, ...]) -> Tensor | None:
         entries = weight[o].reshape(outputs, channels, taps).permute(2, 0, 1).expand(len(places), -1, -1, -1)
         blocks[:, :, :, o, c][position, ranks, places] = entries
     return blocks.permute(3, 0, 1, 4, 2).reshape(len(weight) * len(places), -1)
+
+
+def taps_as_dense(weight: Tensor, read: list[int]) -> Tensor:
+    """The weights of one output position as its dense layer has them, each at the first tap that reads its input.
+
+    Args:
+        weight: ``(O, Cg, T)`` of the convolution.
+        read: For every tap which input it reads, by any number; negative for a padded zero.
+
+    Returns:
+        ``(O, Cg, T)``: where several taps read one input the first has their sum, rounded once, and the others zero,
+        as have taps that read a padded zero.
+
+    Example:
+        >>> taps_as_dense(torch.tensor([[[1.0, 2.0, 4.0]]]), [7, 7, -1]).tolist()
+        [[[3.0, 0.0, 0.0]]]
+    """
+    dense = torch.zeros_like(weight)
+    for place in {place for place in read if place >= 0}:
+        taps = [tap for tap, other in enumerate(read) if other == place]
+        for part, target in zip(real_parts(weight), real_parts(dense), strict=True):
+            terms = part[..., taps]
+            target[..., taps[0]] = terms[..., 0] if len(taps) == 1 else _sum_rounded_once(terms)
+    return dense
+
+
+def output_first(weight: Tensor, groups: int) -> Tensor:
+    """The weight of a transposed convolution, (C, O/G, *kernel), in a convolution's order: (O, C/G, *kernel)."""
+    by_group = weight.view(groups, -1, *weight.shape[1:])  # splitting a dimension is a view for any strides
+    return by_group.transpose(1, 2).flatten(0, 1)
 
 
 def _fill(dense: Tensor, weight: Tensor, places: Tensor, *, groups: int) -> None:
@@ -103,13 +136,14 @@ def _fill(dense: Tensor, weight: Tensor, places: Tensor, *, groups: int) -> None
     positions = places.shape[0]
     position, place, tap, merged = _one_tap_per_entry(places, dense.shape[1] // (channels * groups))
     position, place, tap = (index.to(weight.device) for index in (position, place, tap))
-    for part, target in zip(_real_parts(weight), _real_parts(dense), strict=True):
+    for part, target in zip(real_parts(weight), real_parts(dense), strict=True):
         columns = part.reshape(groups, out_channels // groups, channels, -1)  # (G, O/G, Cg, T)
         # Indexed as signed integers: torch 2.6 cannot index uint16, uint32 and uint64.
-        picked = (_as_int(columns)[..., taps.to(weight.device)].view(columns.dtype) for taps in merged)
+        picked = (as_bits(columns)[..., taps.to(weight.device)].view(columns.dtype) for taps in merged)
         sums = [_sum_rounded_once(terms) for terms in picked]
-        bits = _as_int(torch.cat([columns, *sums], dim=-1)).permute(3, 1, 2, 0)  # (T', O/G, Cg, G)
-        blocks = _as_int(target).view(groups, out_channels // groups, positions, groups, channels, -1)
+        # Joined as integers: autocast to bfloat16 refuses to join float16.
+        bits = torch.cat([*map(as_bits, (columns, *sums))], dim=-1).permute(3, 1, 2, 0)  # (T', O/G, Cg, G)
+        blocks = as_bits(target).view(groups, out_channels // groups, positions, groups, channels, -1)
         blocks = blocks.diagonal(dim1=0, dim2=3)  # (O/G, P, Cg, Q, G): a group's outputs see its own inputs only
         step = max(1, _CHUNK // (out_channels * channels))
         for start in range(0, len(tap), step):
@@ -144,11 +178,17 @@ def _one_tap_per_entry(places: Tensor, in_positions: int) -> tuple[Tensor, Tenso
     return entry // in_positions, entry % in_positions, chosen, merged
 
 
-def _real_parts(x: Tensor) -> tuple[Tensor, ...]:
+def holds_values(x: Tensor) -> bool:
+    """Whether it is neither on meta nor a fake tensor."""
+    return not (x.is_meta or isinstance(x, FakeTensor))
+
+
+def real_parts(x: Tensor) -> tuple[Tensor, ...]:
+    """A real tensor itself, of a complex one its real and its imaginary part."""
     return torch.view_as_real(x).unbind(-1) if x.is_complex() else (x,)
 
 
-def _as_int(x: Tensor) -> Tensor:
+def as_bits(x: Tensor) -> Tensor:
     """The same memory as signed integers: they copy NaN payloads, -0.0 and subnormals in every float mode."""
     return x.view(SIGNED_OF_SIZE[x.element_size()])
 
@@ -156,7 +196,7 @@ def _as_int(x: Tensor) -> Tensor:
 def _sum_rounded_once(x: Tensor) -> Tensor:
     """Sum the last dimension of a real tensor: (..., m) -> (...)."""
     if not x.is_floating_point():
-        bits = _as_int(x)  # the sum modulo 2^bits is the same signed or unsigned; torch cannot add uint16, 32, 64
+        bits = as_bits(x)  # the sum modulo 2^bits is the same signed or unsigned; torch cannot add uint16, 32, 64
         return bits.sum(-1, dtype=bits.dtype).view(x.dtype)
     if x.shape[-1] == 2:  # IEEE rounds once; 16 bits pass through float32: harmless, as 24 >= 2 p + 2 (Figueroa 1995)
         return x[..., 0] + x[..., 1]

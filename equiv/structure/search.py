@@ -189,6 +189,8 @@ def counterexample(linear: nn.Linear, feature_shape: FeatureShape, *, readout: R
         return _counterexample(linear, shape, how)
 
 
+@torch.inference_mode(False)
+@torch.no_grad()
 def _counterexample(linear: nn.Linear, shape: tuple[int, ...], how: Readout) -> Counterexample:
     layer = FlattenedLayer(linear, shape, how)
     return Counterexample(

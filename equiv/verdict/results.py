@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from equiv.dtypes import dtype_name, is_inexact
 from equiv.errors import EquivError
+from equiv.mapping import plain_form
 from equiv.numerics import Arithmetic, Assessment, declared, same_bits, subnormals_kept
 from equiv.verdict.arguments import (
     Comparison,
@@ -77,6 +78,7 @@ def compare(  # noqa: PLR0913 - the options are the interface
         True
     """
     check_results(actual, expected)
+    layer, input = plain_form(layer, input)
     weight, bias, channels, alternatives = layer_tensors(layer, weight, bias, input, actual)
     tolerances = tolerances_of(rtol, atol)
     check_arithmetic(arithmetic)

@@ -16,6 +16,7 @@ from torch.testing._internal.two_tensor import TwoTensor
 from equiv.errors import EquivError
 from equiv.mapping import (
     check_conv,
+    check_conv_transpose,
     check_feature_shape,
     check_linear,
     conv_to_linear,
@@ -78,6 +79,16 @@ def test_the_checked_argument_can_be_named() -> None:
         check_conv(None, name="candidate")
 
 
+def test_a_transposed_convolution_is_no_convolution_and_the_other_way_round() -> None:
+    kinds = "torch.nn.Conv1d, Conv2d or Conv3d"
+    with pytest.raises(
+        EquivError, match=f"^conv: expected a {kinds}, got .*ConvTranspose2d; pass equiv.conv_to_linear"
+    ):
+        check_conv(nn.ConvTranspose2d(3, 4, 2))
+    with pytest.raises(EquivError, match=r"^conv: expected a torch.nn.ConvTranspose1d, .*3d, got a .*Conv2d; pass the"):
+        check_conv_transpose(nn.Conv2d(3, 4, 2))
+
+
 def test_a_wrong_product_is_refused_with_both_products() -> None:
     with pytest.raises(
         EquivError,
@@ -129,6 +140,9 @@ def identity(module: Any) -> None:
     nn.utils.parametrize.register_parametrization(module, "bias", nn.Identity())
 
 
+quiet = pytest.mark.filterwarnings(
+    *("ignore:Initializing zero-element", "ignore:.*deprecated", "ignore:Lazy modules", "ignore:.*nested tensors is in")
+)
 Refusals = dict[str, tuple[Callable[[Any], Any], str]]
 
 
@@ -169,6 +183,14 @@ COMMON: Refusals = {
         replaced("weight", lambda w: w.to(torch.float8_e5m2)),
         r"\.weight: expected one of float32, .* got torch\.float8_e5m2; convert",
     ),
+    "nested": (
+        after(lambda m: m._parameters.update(weight=nn.Parameter(torch.nested.nested_tensor([m.weight[0]])))),
+        r"\.weight: expected a strided tensor, got a nested tensor; make it one tensor",
+    ),
+    "deleted": (
+        after(lambda m: delattr(m, "bias")),
+        r"\.bias: expected a parameter, got a .* without one; register it",
+    ),
     "sparse": (
         replaced("weight", Tensor.to_sparse),
         r"\.weight: expected a strided tensor, got torch\.sparse_coo; convert it with to_dense",
@@ -202,6 +224,10 @@ NO_LINEAR: Refusals = {
         r": expected a plain torch\.nn\.Linear, got .*Doubled with its own forward",
     ),
     "lazy": (lambda _: nn.LazyLinear(4), r": expected an initialized layer, got a .*LazyLinear; run it once"),
+    "features": (
+        after(lambda m: setattr(m, "out_features", 4.0)),
+        r"\.out_features: expected an integer of at least 0, got 4\.0; make attributes and weight agree",
+    ),
     "no inputs": (
         lambda _: nn.Linear(0, 4, device="meta"),
         r"\.weight: expected at least one input and one output, got shape \(4, 0\); torch's linear and conv treat",
@@ -221,11 +247,12 @@ NO_LINEAR: Refusals = {
 
 NO_CONV: Refusals = {
     "overridden": (lambda _: DoubledConv(3, 4, 2), r": expected a plain torch\.nn\.Conv2d, .* its own _conv_forward"),
-    "lazy": (lambda _: nn.LazyConv2d(4, 2), r": expected an initialized layer, got a .*LazyConv2d; run it once"),
-    "transposed": (
-        lambda _: nn.ConvTranspose2d(3, 4, 2),
-        r": expected a torch\.nn\.Conv1d, Conv2d or Conv3d, got a .*ConvTranspose2d; a transposed convolution is not",
+    "lazy transposed": (lambda _: nn.LazyConvTranspose2d(4, 2), r": expected (an initialized layer|a torch).*"),
+    "quantization aware": (
+        lambda _: torch.ao.nn.qat.Conv2d(3, 4, 2, qconfig=torch.ao.quantization.get_default_qat_qconfig()),
+        r": expected a plain torch\.nn\.Conv2d, .* with its own forward",
     ),
+    "lazy": (lambda _: nn.LazyConv2d(4, 2), r": expected an initialized layer, got a .*LazyConv2d; run it once"),
     "linear": (lambda _: nn.Linear(12, 4), r": expected a torch\.nn\.Conv1d, .*; use equiv\.linear_to_full_conv or"),
     "sequential": (nn.Sequential, r": expected a torch\.nn\.Conv1d, .* got .*Sequential; pass the layer itself"),
     "no channels": (
@@ -237,7 +264,7 @@ NO_CONV: Refusals = {
 
 
 @pytest.mark.parametrize("case", [*COMMON, *NO_LINEAR])
-@pytest.mark.filterwarnings("ignore:Initializing zero-element", "ignore:.*deprecated", "ignore:Lazy modules")
+@quiet
 def test_a_linear_that_cannot_be_served_is_refused(case: str) -> None:
     spoil, message = (COMMON | NO_LINEAR)[case]
     module = spoil(nn.Linear(12, 4))
@@ -252,7 +279,7 @@ def test_a_linear_that_cannot_be_served_is_refused(case: str) -> None:
 
 
 @pytest.mark.parametrize("case", [*COMMON, *NO_CONV])
-@pytest.mark.filterwarnings("ignore:Initializing zero-element", "ignore:.*deprecated", "ignore:Lazy modules")
+@quiet
 def test_a_conv_that_cannot_be_served_is_refused(case: str) -> None:
     spoil, message = (COMMON | NO_CONV)[case]
     module = spoil(nn.Conv2d(3, 4, 2))
@@ -260,6 +287,17 @@ def test_a_conv_that_cannot_be_served_is_refused(case: str) -> None:
         with pytest.raises(EquivError, match="^conv" + message):
             call()
     assert is_plain_layer(module) == (case == "linear")
+
+
+@pytest.mark.parametrize("case", COMMON)
+@quiet
+def test_a_transposed_conv_that_cannot_be_served_is_refused(case: str) -> None:
+    spoil, message = COMMON[case]
+    module = spoil(nn.ConvTranspose2d(4, 4, (3, 1)))
+    message = message.replace(r"\(out_\w+, in_.*\)", r"\(in_channels, out_channels / groups, \*kernel_size\)")
+    for call in (lambda: conv_to_linear(module, (4, 2, 2)), lambda: check_conv_transpose(module)):
+        with pytest.raises(EquivError, match="^conv" + message):
+            call()
 
 
 @pytest.mark.filterwarnings("ignore:.*deprecated")

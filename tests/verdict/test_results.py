@@ -481,8 +481,8 @@ W = torch.ones(2, 2)
             "layer: expected a convolution of one group, got Conv1d",
         ),
         (
-            lambda: compare(ONE, ONE, input=ONE, layer=nn.ConvTranspose2d(2, 2, 1)),
-            "layer: expected a convolution of one group, got ConvTranspose2d",
+            lambda: compare(ONE, ONE, input=ONE, layer=nn.ConvTranspose2d(3, 2, 1)),
+            r"input: expected \(\*batch, 3, \*spatial\) with 2 spatial sizes, got \(1, 2\)",
         ),
         (
             lambda: compare(ONE, ONE, input=ONE.double(), weight=W),
