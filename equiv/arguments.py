@@ -35,6 +35,19 @@ def refusal(argument: str, expected: str, got: object, advice: str) -> EquivErro
     return EquivError(f"{argument}: expected {expected}, got {shown(got, 200)}; {advice}")
 
 
+def attribute_of(value: object, name: str, default: object = None) -> Any:
+    """An attribute of whatever somebody passed; ``default`` where there is none, or where it cannot be read.
+
+    Example:
+        >>> attribute_of(3, "real"), attribute_of(3, "name")
+        (3, None)
+    """
+    try:
+        return getattr(value, name, default)
+    except Exception:  # whatever its own __getattr__ or property raises
+        return default
+
+
 def as_integer(value: object) -> int | None:
     """An integer, numpy's included, as an int; None for anything else, bools and floats among them.
 

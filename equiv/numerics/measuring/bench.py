@@ -16,7 +16,7 @@ from equiv.arguments import check_bool, check_dtype, check_integer, refusal
 from equiv.dtypes import FLOATS
 from equiv.errors import EquivError
 from equiv.numerics.checks import check_layer_size
-from equiv.text import first_line
+from equiv.text import quoted
 
 Run = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """``run(x, weight, bias) -> y``: ``(rows, n)``, ``(O, n)``, ``(O,)`` or None -> ``(rows, O)``."""
@@ -103,7 +103,7 @@ class Bench:
             raise EquivError(
                 f"run: expected to run on x {tuple(x.shape)}, weight {tuple(weight.shape)} and bias "
                 f"{None if b is None else tuple(b.shape)} of {self.dtype}, got {type(error).__name__}: "
-                f"{first_line(error)}; wrap the kernel so that it does"
+                f"{quoted(error)}; wrap the kernel so that it does"
             ) from error
         if not isinstance(y, Tensor):
             raise EquivError(f"run: expected a kernel that returns a tensor, got {type(y).__name__}; return one")
