@@ -7,16 +7,20 @@ is read in ``equiv.parsing``.
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Iterable
+from numbers import Real
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.nn.parameter import is_lazy
 
 from equiv.dtypes import DTYPES, dtype_names
 from equiv.errors import EquivError
-from equiv.text import first_line, shown
+from equiv.text import first_line, quoted, shown
 
 T = TypeVar("T")
 
@@ -31,6 +35,19 @@ def refusal(argument: str, expected: str, got: object, advice: str) -> EquivErro
     return EquivError(f"{argument}: expected {expected}, got {shown(got, 200)}; {advice}")
 
 
+def attribute_of(value: object, name: str, default: object = None) -> Any:
+    """An attribute of whatever somebody passed; ``default`` where there is none, or where it cannot be read.
+
+    Example:
+        >>> attribute_of(3, "real"), attribute_of(3, "name")
+        (3, None)
+    """
+    try:
+        return getattr(value, name, default)
+    except Exception:  # whatever its own __getattr__ or property raises
+        return default
+
+
 def as_integer(value: object) -> int | None:
     """An integer, numpy's included, as an int; None for anything else, bools and floats among them.
 
@@ -38,19 +55,21 @@ def as_integer(value: object) -> int | None:
         >>> as_integer(3), as_integer(True), as_integer(3.0)
         (3, None, None)
     """
-    # numpy below 2.3 lets its booleans pass as indices; a dtype's own name tells them without importing numpy.
-    if isinstance(value, bool) or str(getattr(value, "dtype", "")) in ("bool", "torch.bool"):
-        return None
+    if type(value) is int:
+        return value
     try:
-        return operator.index(value)  # type: ignore[arg-type]  # TypeError says that it is no integer
-    except (TypeError, RuntimeError):
+        # numpy below 2.3 lets its booleans pass as indices; a dtype's own name tells them without importing numpy.
+        if isinstance(value, bool) or str(getattr(value, "dtype", "")) in ("bool", "torch.bool"):
+            return None
+        return int(operator.index(value))  # type: ignore[arg-type]  # TypeError says that it is no integer
+    except Exception:  # whatever its own __index__ raises
         return None
 
 
 def check_integer(
     argument: str, value: object, *, least: int | None = None, most: int | None = None, advice: str = ""
 ) -> int:
-    """``value`` as an int within the bounds; numpy's integers are welcome, bools are not.
+    """``value`` as an int within the bounds, and within 64 bits; numpy's integers are welcome, bools are not.
 
     Example:
         >>> check_integer("seed", True)
@@ -58,16 +77,56 @@ def check_integer(
         equiv.errors.EquivError: seed: expected an integer, got True; pass a whole number
     """
     number = as_integer(value)
-    if number is None or (least is not None and number < least) or (most is not None and number > most):
-        bounds = "" if least is None else f" of at least {least}"
-        if most is not None:
-            bounds = f" of at most {most}" if least is None else f" from {least} to {most}"
-        raise refusal(argument, f"an integer{bounds}", value, advice or "pass a whole number")
+    low, high = -_MOST - 1 if least is None else least, _MOST if most is None else most
+    if number is not None and low <= number <= high:
+        return number
+    bounds = "" if least is None else f" of at least {least}"
+    if most is not None or (number is not None and number > _MOST):
+        bounds = f" of at most {high}" if least is None else f" from {least} to {high}"
+    raise refusal(argument, f"an integer{bounds}", value, advice or "pass a whole number")
+
+
+_MOST = 2**63 - 1  # what torch's sizes and seeds hold
+
+
+def check_number(
+    argument: str, value: object, *, most: float = math.inf, advice: str = "pass one, or leave it out"
+) -> float:
+    """``value`` as a float from 0 to ``most``, which is excluded where it is infinity; numpy's numbers are welcome.
+
+    Example:
+        >>> check_number("rtol", float("nan"))
+        Traceback (most recent call last):
+        equiv.errors.EquivError: rtol: expected a finite number of at least 0, got nan; pass one, or leave it out
+    """
+    try:
+        number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    except Exception:  # too large, or whatever its own __float__ raises
+        number = math.nan
+    if not 0 <= number <= most or math.isinf(number):
+        bounds = "a finite number of at least 0" if math.isinf(most) else f"a number from 0 to {most:g}"
+        raise refusal(argument, bounds, value, advice)
     return number
 
 
+def check_memory(argument: str, value: object, size: int, what: str, device: torch.device | str = "cpu") -> None:
+    """Refuse ``value`` where ``size`` bytes cannot be had; ``what`` they would hold.
+
+    Example:
+        >>> check_memory("rows", 2**60, 4 * 2**60, "rows")
+        Traceback (most recent call last):
+        equiv.errors.EquivError: rows: expected rows that fit in memory, got 1152921504606846976, which needs \
+4,294,967,296.0 GiB; pass a smaller one
+    """
+    try:
+        torch.empty(size, dtype=torch.uint8, device=device)
+    except Exception as error:  # a size beyond 64 bits, or what an allocator says
+        needs = f"{shown(value)}, which needs {size / 2**30:,.1f} GiB" if size < 2**70 else shown(value)
+        raise EquivError(f"{argument}: expected {what} that fit in memory, got {needs}; pass a smaller one") from error
+
+
 def check_shape(argument: str, value: object) -> tuple[int, ...]:
-    """The shape of a tensor as a tuple of ints: a tuple or list of integers of at least 0.
+    """The shape of a tensor as a tuple of ints: a tuple or list of integers of at least 0, whose product torch holds.
 
     Example:
         >>> check_shape("shape", [2, 0])
@@ -77,6 +136,8 @@ def check_shape(argument: str, value: object) -> tuple[int, ...]:
     shape = tuple(size for size in sizes if size is not None and size >= 0)
     if len(shape) != len(sizes):
         raise refusal(argument, "a tuple of integers of at least 0", value, "pass a shape such as (2, 3)")
+    if math.prod(shape) > _MOST or max(shape, default=0) > _MOST:
+        raise refusal(argument, f"a shape of at most {_MOST} entries", value, "pass a smaller one")
     return shape
 
 
@@ -93,8 +154,21 @@ def check_bool(argument: str, value: object, advice: str = "pass a bool") -> boo
     return value
 
 
+def check_words(argument: str, value: object, advice: str = "say it in words") -> str:
+    """``value`` if it is a string.
+
+    Example:
+        >>> check_words("subject", None)
+        Traceback (most recent call last):
+        equiv.errors.EquivError: subject: expected a string, got None; say it in words
+    """
+    if not isinstance(value, str):
+        raise refusal(argument, "a string", value, advice)
+    return value
+
+
 def check_choice(argument: str, value: T, allowed: Iterable[T], advice: str = "correct its spelling") -> T:
-    """``value`` if it is one of ``allowed``.
+    """``value`` if it is one of ``allowed``; a word may be of a subclass of ``str``, such as numpy's.
 
     Example:
         >>> check_choice("form", "cubic", ("linear", "full"))
@@ -102,9 +176,11 @@ def check_choice(argument: str, value: T, allowed: Iterable[T], advice: str = "c
         equiv.errors.EquivError: form: expected one of linear, full, got 'cubic'; correct its spelling
     """
     every = tuple(allowed)
-    if not any(type(value) is type(one) and value == one for one in every):
-        raise refusal(argument, f"one of {', '.join(map(str, every))}", value, advice)
-    return value
+    kinds = (type(value), *[str] * isinstance(value, str))
+    for one in every:
+        if type(one) in kinds and value == one:
+            return one
+    raise refusal(argument, f"one of {', '.join(map(str, every))}", value, advice)
 
 
 def check_choices(argument: str, value: object, allowed: Iterable[T]) -> tuple[T, ...]:
@@ -115,14 +191,26 @@ def check_choices(argument: str, value: object, allowed: Iterable[T]) -> tuple[T
         ('linear', 'full')
     """
     every = tuple(allowed)
-    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
-        raise refusal(argument, f"a tuple of members of {every!r}", value, f"pass such as {argument}=({every[0]!r},)")
-    given: list[Any] = list(value)
-    for one in given:
+    given = [
         check_choice(argument, one, every, "remove it or correct its spelling")
+        for one in check_several(argument, value, f"members of {every!r}", f"pass such as {argument}=({every[0]!r},)")
+    ]
     if not given:
         raise refusal(argument, f"at least one of {every!r}", value, f"leave {argument} out for all of them")
     return tuple(one for one in every if one in given)
+
+
+def check_several(argument: str, value: object, expected: str, advice: str) -> list[Any]:
+    """The members of a tuple, a list or a set: nothing that is read once, never ends or is one word.
+
+    Example:
+        >>> check_several("laws", "forward", "ids of laws", "pass a list, also for one")
+        Traceback (most recent call last):
+        equiv.errors.EquivError: laws: expected a tuple or list of ids of laws, got 'forward'; pass a list, also for one
+    """
+    if not isinstance(value, (tuple, list, set, frozenset, range)):
+        raise refusal(argument, f"a tuple or list of {expected}", value, advice)
+    return list(value)
 
 
 def check_dtype(argument: str, value: object, allowed: Iterable[torch.dtype] = DTYPES, advice: str = "") -> torch.dtype:
@@ -154,18 +242,41 @@ def check_tensor(
         Traceback (most recent call last):
         equiv.errors.EquivError: bias: expected shape (2,), got (3,); give one entry per output
     """
-    if not isinstance(value, Tensor):
-        raise EquivError(f"{argument}: expected a torch.Tensor, got {type(value).__name__}; {advice}")
-    if value.device.type == "meta" and not meta:
-        raise EquivError(
-            f"{argument}: expected values, got a tensor on the meta device, which has none; compute it on a real device"
-        )
+    if type(value) is not Tensor:
+        value = _known_tensor(argument, value, advice, meta=meta)
+    if value.is_meta and not meta:
+        raise _without_values(argument, "a tensor on the meta device")
     if value.is_nested or value.layout != torch.strided:
         kind = "a nested tensor" if value.is_nested else value.layout
         raise EquivError(f"{argument}: expected a strided tensor, got {kind}; convert it with to_dense()")
-    if shape is not None and tuple(value.shape) != shape:
+    if value.is_quantized:
+        raise EquivError(f"{argument}: expected a tensor of numbers, got {value.dtype}; convert it with dequantize()")
+    if shape is not None and value.shape != shape:
         raise EquivError(f"{argument}: expected shape {shape}, got {tuple(value.shape)}; {advice}")
     return value
+
+
+def _known_tensor(argument: str, value: object, advice: str, *, meta: bool) -> Tensor:
+    """``value`` if it is a tensor of a class that operations of torch serve."""
+    if not isinstance(value, Tensor):
+        raise EquivError(f"{argument}: expected a torch.Tensor, got {type(value).__name__}; {advice}")
+    if is_lazy(value):
+        got = f"an {type(value).__name__}, which has none yet"
+        raise EquivError(f"{argument}: expected values, got {got}; run its module once on an example input first")
+    if isinstance(value, FakeTensor) and not meta:
+        raise _without_values(argument, "a FakeTensor")
+    try:
+        value.detach().layout  # noqa: B018 - a subclass of somebody else's may serve neither
+    except Exception as error:
+        raise EquivError(
+            f"{argument}: expected a tensor that torch can compute with, got the subclass {type(value).__qualname__}, "
+            f"which raises {type(error).__name__}: {quoted(error, 100)}; pass it as_subclass(torch.Tensor)"
+        ) from error
+    return value
+
+
+def _without_values(argument: str, what: str) -> EquivError:
+    return EquivError(f"{argument}: expected values, got {what}, which has none; compute it on a real device")
 
 
 def check_device_name(argument: str, value: object) -> torch.device:
@@ -176,9 +287,12 @@ def check_device_name(argument: str, value: object) -> torch.device:
         Traceback (most recent call last):
         equiv.errors.EquivError: device: expected a torch device or its name, got 'gpu'; pass such as 'cpu' or 'cuda:0'
     """
+    if isinstance(value, torch.device):
+        return value
     try:
-        return torch.device(value)  # type: ignore[call-overload, no-any-return]
-    except (RuntimeError, TypeError) as error:
+        # A number is an accelerator's to torch, a bool too.
+        return torch.device(value if isinstance(value, str) else check_integer(argument, value, least=0))
+    except Exception as error:  # torch has errors of many kinds for names, and more for numbers without an accelerator
         raise refusal(argument, "a torch device or its name", value, "pass such as 'cpu' or 'cuda:0'") from error
 
 
@@ -198,7 +312,7 @@ def check_device(
     device = check_device_name(argument, value)
     try:
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except Exception as error:  # RuntimeError, AssertionError, NotImplementedError, of a backend that is a package any
         raise refusal(argument, expected, str(value), f"{advice} ({first_line(error, 80)})") from error
     if device.type == "meta" or (device.type == "cpu" and device.index):
         raise refusal(argument, expected, str(value), advice)

@@ -1,6 +1,7 @@
 """Backends: what runs a form of a layer. A backend is an object with two operations on tensors, linear and conv."""
 
 from equiv.backends.base import FORMS, Backend
+from equiv.backends.base import check_backend as check_backend
 from equiv.backends.eager import TorchEager
 from equiv.backends.eager import conv_kernel as conv_kernel
 from equiv.backends.measuring import identity as identity

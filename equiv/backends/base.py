@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor
+
+from equiv.arguments import attribute_of, check_device, refusal
+from equiv.errors import EquivError
 
 FORMS = ("linear", "full", "pointwise")
 """The forms of one layer: a Linear, a convolution as large as the map, a 1x1 convolution over all features."""
@@ -53,3 +56,35 @@ class Backend(Protocol):
     ) -> Tensor:
         """``(N, C, *spatial)`` or ``(C, *spatial)``, ``(O, C, *kernel)``, ``(O,)`` -> ``(N, O, *out)``."""
         ...
+
+
+_MISSING = object()
+
+
+def check_backend(argument: str, value: object) -> Backend:
+    """``value`` if it has what a backend must have, each of the kind that it must be.
+
+    Example:
+        >>> check_backend("backend", "cpu")
+        Traceback (most recent call last):
+        equiv.errors.EquivError: backend: expected an object with name, device, linear and conv, got 'cpu'; without ...
+    """
+    wanted = "an object with name, device, linear and conv"
+    if isinstance(value, type):
+        name = value.__name__
+        raise EquivError(f"{argument}: expected {wanted}, got the class {name}; pass an instance, {name}()")
+    found = {name: attribute_of(value, name, _MISSING) for name in ("name", "device", "linear", "conv")}
+    lacks = ", ".join(name for name, attribute in found.items() if attribute is _MISSING)
+    if lacks:
+        raise refusal(argument, wanted, value, f"without {lacks} it is none, see equiv.backends.Backend")
+    for name in ("linear", "conv", "supports"):
+        method = attribute_of(value, name, len)
+        if not callable(method):
+            raise refusal(f"{argument}.{name}", "a method", method, "see equiv.backends.Backend")
+    name = found["name"]
+    if not isinstance(name, str) or not name.replace(".", "").replace("_", "").isalnum():
+        advice = "it is part of every id, so choose a short one"
+        raise refusal(f"{argument}.name", "letters, digits, dots and underscores", name, advice)
+    advice = "pass where inputs are put before they are handed over, such as torch.device('cpu')"
+    check_device(f"{argument}.device", found["device"], advice)
+    return cast(Backend, value)

@@ -9,12 +9,23 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from equiv.arguments import check_choice
-from equiv.backends.base import FORMS, Backend
+from equiv.arguments import (
+    check_bool,
+    check_choice,
+    check_dtype,
+    check_integer,
+    check_memory,
+    check_shape,
+    check_tensor,
+    refusal,
+)
+from equiv.backends.base import FORMS, Backend, check_backend
 from equiv.backends.eager import TorchEager
+from equiv.dtypes import FLOATS
 from equiv.errors import EquivError
 from equiv.mapping import check_feature_shape
 from equiv.numerics import Measured, measure
+from equiv.text import quoted
 
 Lay = Callable[[Tensor], Tensor]
 """Puts a tensor into a layout: another tensor of the same shape, dtype and values."""
@@ -62,7 +73,11 @@ def measure_form(  # noqa: PLR0913 - every option says what the form is called w
         ('full, eager.cpu', 24)
     """
     check_choice("form", form, FORMS)
-    shape, batch = check_feature_shape(feature_shape), tuple(batch_shape)
+    check_backend("backend", backend)
+    check_dtype("dtype", dtype, FLOATS, "a complex kernel computes in the dtype of its parts")
+    check_bool("keep", keep)
+    out_features = check_integer("out_features", out_features, least=1)
+    shape, batch = check_feature_shape(feature_shape), check_shape("batch_shape", batch_shape)
     rows, n, spatial = math.prod(batch), math.prod(shape), (1,) * (len(shape) - 1)
     of_input = {"linear": (*batch, n), "full": (rows, *shape), "pointwise": (rows, n, *spatial)}[form]
     of_weight = {"linear": (n,), "full": shape, "pointwise": (n, *spatial)}[form]
@@ -78,7 +93,7 @@ def measure_form(  # noqa: PLR0913 - every option says what the form is called w
         given = given if lay_input is None else lay_input(given)
         kernel = kernel if lay_weight is None else lay_weight(kernel)
         y = backend.linear(given, kernel, b) if form == "linear" else backend.conv(given, kernel, b)
-        return y.reshape(-1, out_features)
+        return check_tensor("the result", y).reshape(-1, out_features)
 
     return measure(
         run,
@@ -101,8 +116,17 @@ def _strides(
     """What kernels may depend on in a layout: its strides and where it starts."""
     if lay is None or 0 in shape:
         return ()
+    if not callable(lay):
+        raise refusal(name, "a function of a tensor", lay, "leave it out for contiguous tensors")
+    check_memory("feature_shape", shape, 8 * math.prod(shape), "tensors")
     values = torch.arange(math.prod(shape), device=device).remainder(251).to(dtype).view(shape)
-    laid = lay(values)
+    try:
+        laid = check_tensor(name, lay(values))
+    except EquivError:
+        raise
+    except Exception as error:
+        what = f"{type(error).__name__}: {quoted(error)}"
+        raise EquivError(f"{name}: expected to lay out a tensor of shape {shape}, got {what}; only move it") from error
     if laid.shape != values.shape or laid.dtype != dtype or not torch.equal(laid, values):
         raise EquivError(f"{name}: expected a tensor of the same shape, dtype and values, got another; only move it")
     return (laid.stride(), laid.storage_offset() % 64)

@@ -72,7 +72,7 @@ def profile_of(name: str | Profile) -> Profile:
     """
     if isinstance(name, Profile):
         return name
-    word = str(name).removeprefix("equiv-")
+    word = name.removeprefix("equiv-") if isinstance(name, str) else ""
     if word not in PROFILES:
         raise refusal("profile", f"one of {', '.join(PROFILES)}", name, "dev is quick, gate repeats, deep is long")
     return PROFILES[word]

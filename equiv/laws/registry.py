@@ -10,6 +10,7 @@ import torch
 from hypothesis.errors import HypothesisException
 from hypothesis.strategies import SearchStrategy
 
+from equiv.arguments import check_bool, check_choices, check_integer, check_number, check_words, refusal
 from equiv.backends import FORMS
 from equiv.laws.call import Broken
 from equiv.laws.trial import Trial
@@ -99,9 +100,23 @@ def law(
     weight: float = 1.0,
     needs_torch: bool = False,
 ) -> Callable[[Check], Check]:
-    """Register a check as a law: its name becomes the id, the first paragraph of its docstring the sentence."""
+    """Register a check as a law: its name becomes the id, the first paragraph of its docstring the sentence.
+
+    Raises:
+        EquivError: An argument of the wrong kind, a form or a kind that there is not, or what is no function.
+    """
+    check_integer("number", number, least=0)
+    check_words("title", title)
+    check_number("weight", weight, advice="pass 1.0 for the profile's number of examples")
+    check_bool("needs_torch", needs_torch)
+    check_choices("forms", forms, FORMS)
+    check_choices("kinds", kinds, ("float", "complex", "integer"))
+    if not callable(draw):
+        raise refusal("draw", "a function from a Context to a strategy", draw, "see equiv.strategies.cases")
 
     def register(check: Check) -> Check:
+        if not callable(check) or not hasattr(check, "__name__"):
+            raise refusal("check", "a function of a trial and a case", check, "decorate the function that checks")
         sentence = " ".join((check.__doc__ or "").split("\n\n")[0].split())
         new = Law(check.__name__, number, title, sentence, forms, kinds, draw, check, weight, needs_torch)
         ordered = sorted((*LAWS.values(), new), key=lambda law: law.number)

@@ -97,10 +97,10 @@ def run_item(
     chosen = profile_of(profile)
     if examples is None:
         examples = max(1, round(chosen.max_examples * item.law.weight))
-    check_integer("examples", examples, least=1, advice="leave it out for the profile's number")
+    examples = check_integer("examples", examples, least=1, advice="leave it out for the profile's number")
     if seed is None:
         seed = 0 if chosen.derandomize else SystemRandom().randrange(2**32)
-    check_integer("seed", seed, least=0, advice="leave it out for the profile's own")
+    seed = check_integer("seed", seed, least=0, advice="leave it out for the profile's own")
     measured = check_choice("arithmetic", arithmetic, MODES) == "measured"
     trial = Trial(item.backend, item.dtype, item.forms, chosen.deep, measured)
     start = time.perf_counter()

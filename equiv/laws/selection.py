@@ -14,6 +14,7 @@ from equiv.dtypes import BY_NAME, dtype_name
 from equiv.errors import EquivError
 from equiv.laws.capabilities import check_backends, served_forms
 from equiv.laws.registry import LAWS, Law, kind_of
+from equiv.text import shown
 
 
 @dataclass(frozen=True)
@@ -96,9 +97,9 @@ def _chosen(argument: str, wanted: object, known: list[str]) -> list[str]:
     expected = f"a list of names among {', '.join(known)}"
     if not isinstance(wanted, (list, tuple, set, frozenset)):
         raise refusal(argument, expected, wanted, "pass a list, also for one")
-    unknown = [name for name in wanted if name not in known]
+    unknown = [name for name in wanted if not (isinstance(name, str) and name in known)]
     if unknown:
-        close = difflib.get_close_matches(str(unknown[0]), known, n=1)
+        close = difflib.get_close_matches(shown(unknown[0], 40).strip("'"), known, n=1)
         advice = f"did you mean {close[0]!r}?" if close else "remove it or correct its spelling"
         raise refusal(argument, expected, unknown[0], advice)
     if not wanted:

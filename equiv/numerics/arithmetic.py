@@ -16,8 +16,9 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from equiv.arguments import check_choice, check_device_name, check_dtype
+from equiv.arguments import check_choice, check_device_name, check_dtype, refusal
 from equiv.dtypes import dtype_name
+from equiv.numerics.checks import check_fields, check_terms
 from equiv.numerics.formats import Format, flushing_is_on, format_of
 
 OPS = ("linear", "full", "pointwise", "grad_input", "grad_weight", "grad_bias", "any")
@@ -86,6 +87,10 @@ class Arithmetic:
     measured: bool = True
     note: str = ""
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+        check_dtype("output", self.output, ACCUMULATORS, "a complex result is rounded in the dtype of its parts")
+
     def error(self, terms: Tensor | int, magnitude: Tensor, *, fewest: int = 0) -> Tensor:
         """Largest ``|acc - s|`` for ``terms`` non-zero terms of total ``magnitude`` (float64), same shape.
 
@@ -96,6 +101,7 @@ class Arithmetic:
             >>> declared(torch.float64).error(3, one).item() / 2.0**-53
             3.0
         """
+        check_terms(terms, magnitude, fewest)
         relative = (terms + self.extra_terms if self.extra_terms else terms) * (self.factor * self.u)
         if self.relative:
             relative = relative * (1 + self.relative) + self.relative  # sums of products that are larger by it
@@ -106,6 +112,20 @@ class Arithmetic:
             alone = (torch.as_tensor(terms) <= 1) & (magnitude > 4 * self.underflow)
             error = error.masked_fill(alone, 0.0)
         return error if fewest else error.masked_fill(torch.as_tensor(terms) == 0, 0.0)  # nothing is added: exact
+
+
+def check_arithmetic(arithmetic: object) -> Arithmetic:
+    """``arithmetic`` if it is one.
+
+    Example:
+        >>> check_arithmetic("float32")
+        Traceback (most recent call last):
+        equiv.errors.EquivError: arithmetic: expected an equiv.numerics.Arithmetic, got 'float32'; pass what ...
+    """
+    if not isinstance(arithmetic, Arithmetic):
+        advice = "pass what equiv.numerics.declared(dtype) returns"
+        raise refusal("arithmetic", "an equiv.numerics.Arithmetic", arithmetic, advice)
+    return arithmetic
 
 
 def declared(dtype: torch.dtype, device: torch.device | str = "cpu", op: str = "any") -> Arithmetic:

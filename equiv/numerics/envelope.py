@@ -16,7 +16,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from equiv.numerics.arithmetic import Arithmetic
+from equiv.arguments import check_tensor, refusal
+from equiv.dtypes import FLOATS
+from equiv.numerics.arithmetic import Arithmetic, check_arithmetic
+from equiv.numerics.checks import check_device_of, check_values
 from equiv.numerics.exact import Classes, Exact
 from equiv.numerics.formats import format_of, round_down, round_nearest, round_up, subnormals_kept
 
@@ -82,6 +85,7 @@ def judge(result: Tensor, exact: Exact, arithmetic: Arithmetic, *, within: Envel
         >>> bool(judge(x @ w.T, exact_affine(x, w), declared(torch.float32)).inside.all())
         True
     """
+    check_judged(result, exact, arithmetic, within)
     around = envelope(exact, arithmetic) if within is None else within
     lower, upper, undecided = around.lower, around.upper, around.undecided
     y, s, low = result.detach().double(), exact.value, exact.low
@@ -125,6 +129,19 @@ def largest_ratio(result: Tensor, exact: Exact, around: Envelope) -> float | Non
     else:
         ratio = distance.abs() / torch.where(distance > 0, around.upper - s, s - around.lower)
     return min(1.0, float(ratio.nan_to_num(0.0).max())) if ratio.numel() else 0.0
+
+
+def check_judged(result: object, exact: object, arithmetic: object, within: object) -> None:
+    """Refuse what is not a real result, exact outputs of its shape, an arithmetic, and an envelope or None."""
+    check_arithmetic(arithmetic)
+    if not isinstance(exact, Exact):
+        advice = "pass what equiv.numerics.exact_affine(x, weight, bias) returns"
+        raise refusal("exact", "an equiv.numerics.Exact", exact, advice)
+    if within is not None and not isinstance(within, Envelope):
+        raise refusal("within", "the envelope of exact and arithmetic", within, "leave it out")
+    y = check_values("result", result, FLOATS, "judge complex and integer results with equiv.numerics.assess")
+    check_tensor("result", y, tuple(exact.value.shape), advice="pass rows (N, O), one entry for each exact output")
+    check_device_of("result", y, "exact", exact.value)
 
 
 def envelope(exact: Exact, arithmetic: Arithmetic) -> Envelope:

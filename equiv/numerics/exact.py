@@ -15,7 +15,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from equiv.numerics.arithmetic import Arithmetic
+from equiv.dtypes import FLOATS
+from equiv.numerics.arithmetic import Arithmetic, check_arithmetic
+from equiv.numerics.checks import check_layer
 from equiv.numerics.formats import format_of, subnormals_kept
 from equiv.numerics.reference import dot_double_double, moderate, summed_products
 
@@ -74,6 +76,7 @@ class Exact:
 
     def stays_below(self, arithmetic: Arithmetic) -> bool:
         """Whether it is known that no sum of an output's terms overflows the accumulator, in any order."""
+        check_arithmetic(arithmetic)
         return self.reach < arithmetic.accumulator_max and arithmetic.u <= 2.0**-8
 
 
@@ -94,6 +97,7 @@ def exact_affine(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Exact
         >>> round(exact.value.item(), 6), exact.terms.item()
         (0.3, 3.0)
     """
+    check_layer(x, weight, bias, FLOATS, "take Reference for complex and integer dtypes")
     dtype = x.dtype
     x, weight = x.detach().double(), weight.detach().double()
     b = None if bias is None else bias.detach().double()

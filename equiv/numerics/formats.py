@@ -15,8 +15,10 @@ from typing import ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-from equiv.dtypes import SIGNED_OF_SIZE, is_inexact
+from equiv.arguments import check_dtype, check_tensor, refusal
+from equiv.dtypes import FLOATS, SIGNED_OF_SIZE, is_inexact
 from equiv.errors import EquivError
+from equiv.numerics.checks import check_alike, check_values
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -45,7 +47,6 @@ class Format:
     overflow: float
 
 
-@cache
 def format_of(dtype: torch.dtype) -> Format:
     """The format of a floating or complex dtype (of its parts).
 
@@ -56,6 +57,13 @@ def format_of(dtype: torch.dtype) -> Format:
         >>> format_of(torch.bfloat16).precision, format_of(torch.float16).overflow
         (8, 65520.0)
     """
+    if not isinstance(dtype, torch.dtype):
+        raise refusal("dtype", "a floating or complex dtype", dtype, "pass such as torch.float32")
+    return _format_of(dtype)
+
+
+@cache
+def _format_of(dtype: torch.dtype) -> Format:
     if not is_inexact(dtype):
         raise EquivError(
             f"dtype: expected a floating or complex dtype, got {dtype}; integers need no format, they are exact"
@@ -132,6 +140,9 @@ def same_bits(a: Tensor, b: Tensor) -> Tensor:
         >>> same_bits(torch.tensor([0.0, float("nan")]), torch.tensor([-0.0, -float("nan")])).tolist()
         [False, True]
     """
+    check_values("a", a)
+    check_tensor("b", b, tuple(a.shape), advice="compare tensors of one shape")
+    check_alike("b", b, "a", a)
     equal = as_bits(a) == as_bits(b)
     if not is_inexact(a.dtype):
         return equal
@@ -147,6 +158,8 @@ def bit_equal(a: Tensor, b: Tensor) -> bool:
         >>> bit_equal(torch.ones(2), torch.ones(2)), bit_equal(torch.ones(2), torch.ones(2).double())
         (True, False)
     """
+    check_values("a", a)
+    check_values("b", b)
     return a.dtype == b.dtype and a.shape == b.shape and bool(same_bits(a, b).all())
 
 
@@ -159,6 +172,7 @@ def ordinal(values: Tensor) -> Tensor:
         >>> ordinal(torch.tensor([-0.0, 0.0, 2.0**-149, -(2.0**-148)])).tolist()
         [0, 0, 1, -2]
     """
+    check_values("values", values, FLOATS, "take the parts of a complex tensor")
     bits = as_bits(values).to(torch.int64)
     width = 8 * values.element_size()
     magnitude = bits & ((1 << (width - 1)) - 1)
@@ -191,6 +205,7 @@ def round_down(values: Tensor, dtype: torch.dtype) -> Tensor:
         >>> round_down(torch.tensor([0.1], dtype=torch.float64), torch.float16).item() <= 0.1
         True
     """
+    _check_rounding(values, dtype)
     if dtype == torch.float64:
         return values
     nearest = values.to(dtype)  # keeps the sign of what it rounds to zero, so that no step begins at the other zero
@@ -205,6 +220,7 @@ def round_up(values: Tensor, dtype: torch.dtype) -> Tensor:
         >>> round_up(torch.tensor([0.1], dtype=torch.float64), torch.float16).item() >= 0.1
         True
     """
+    _check_rounding(values, dtype)
     if dtype == torch.float64:
         return values
     nearest = values.to(dtype)
@@ -224,12 +240,18 @@ def round_nearest(values: Tensor, dtype: torch.dtype) -> Tensor:
         >>> round_nearest(just_above_a_tie, torch.bfloat16).item(), just_above_a_tie.bfloat16().item()
         (1.0078125, 1.0)
     """
+    _check_rounding(values, dtype)
     nearest = values.to(torch.float32 if dtype.itemsize < 4 else dtype)
     if dtype.itemsize >= 4:
         return nearest
     bits = as_bits(nearest)
     bits = torch.where(nearest.double().abs() > values.abs(), bits - 1, bits)  # toward zero, infinity included
     return (bits | (nearest != values)).view(torch.float32).to(dtype)
+
+
+def _check_rounding(values: Tensor, dtype: torch.dtype) -> None:
+    check_values("values", values, (torch.float64,), "round once, from double()")
+    check_dtype("dtype", dtype, FLOATS, "round real and imaginary parts apart")
 
 
 def _away_from_zero(bits: Tensor) -> Tensor:

@@ -8,10 +8,10 @@ from functools import cached_property, lru_cache
 import torch
 from torch import Tensor
 
-from equiv.arguments import check_dtype, check_tensor, refusal
-from equiv.dtypes import FLOATS
-from equiv.errors import EquivError
-from equiv.numerics.arithmetic import Arithmetic, declared
+from equiv.arguments import check_tensor
+from equiv.dtypes import COMPLEX, FLOATS
+from equiv.numerics.arithmetic import Arithmetic, check_arithmetic, declared
+from equiv.numerics.checks import check_device_of, check_layer, check_values
 from equiv.numerics.complex_parts import apart, complex_affine
 from equiv.numerics.envelope import Envelope, Judgement, envelope, judge, largest_ratio
 from equiv.numerics.exact import Exact, exact_affine
@@ -77,6 +77,7 @@ class Reference:
 
     @subnormals_kept()
     def __init__(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> None:
+        check_layer(x, weight, bias)
         x, weight = x.detach().resolve_conj(), weight.detach().resolve_conj()
         bias = None if bias is None else bias.detach().resolve_conj()
         self.dtype = x.dtype
@@ -104,14 +105,14 @@ class Reference:
     @subnormals_kept()
     def assess(self, result: Tensor, arithmetic: Arithmetic | None) -> Assessment:
         """Hold ``result`` ``(N, O)`` against the envelope; ``arithmetic`` is not used for integer dtypes."""
+        self._check(result, arithmetic)
         result = result.detach().resolve_conj()
         if self.exact is None:
             inside = result == self.value
             zeros = torch.zeros(inside.shape, dtype=torch.float64, device=inside.device)
             ratio = torch.where(inside, 0.0, torch.inf).double()
             return Assessment(inside, torch.zeros_like(inside), ratio, self.value, self.value, self.value, zeros, zeros)
-        if arithmetic is None:
-            raise TypeError("arithmetic is needed for floating and complex results")
+        assert arithmetic is not None
         chosen = _relevant(arithmetic, self.exact.bias is not None, self.exact.classes is not None)
         if self._last is not None and self._last[0] is chosen:
             before = self._last[1]  # with equal entries, 0.0 equal to -0.0 and no NaN, a result is judged as before
@@ -128,6 +129,7 @@ class Reference:
 
         None means not known: call :meth:`assess`.
         """
+        self._check(result, arithmetic)
         exact = self.exact
         if exact is None or exact.classes is not None:
             return None
@@ -159,6 +161,16 @@ class Reference:
     @cached_property
     def _nearest(self) -> Tensor:
         return round_nearest(self.value, self.dtype)
+
+    def _check(self, result: object, arithmetic: object) -> None:
+        """Refuse a result that is not one of this layer, and an arithmetic that is none where one is needed."""
+        exact = (self.dtype,)
+        served = COMPLEX if self.dtype.is_complex else FLOATS if self.dtype.is_floating_point else exact
+        y = check_values("result", result, served, f"the layer computes in {self.dtype}")
+        check_tensor("result", y, tuple(self.value.shape), advice="pass rows (N, O), as the layer returns them")
+        check_device_of("result", y, "x", self.value)
+        if arithmetic is not None or served is not exact:
+            check_arithmetic(arithmetic)
 
     def _within(self, arithmetic: Arithmetic) -> Envelope:
         """The envelope; the one asked for last is kept, as forms are mostly judged in one arithmetic."""
@@ -240,26 +252,10 @@ def tolerance(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, arithmet
         >>> bound <= tolerance(x, w).item() < 1.01 * bound
         True
     """
-    _check_layer(x, weight, bias)
-    if arithmetic is not None and not isinstance(arithmetic, Arithmetic):
-        advice = "pass what equiv.numerics.declared(dtype) returns, or leave it out"
-        raise refusal("arithmetic", "an equiv.numerics.Arithmetic", arithmetic, advice)
+    check_layer(x, weight, bias, FLOATS, "integers are exact, complex results go to equiv.compare")
+    if arithmetic is not None:
+        check_arithmetic(arithmetic)
     reference = Reference(x.cpu(), weight.cpu(), None if bias is None else bias.cpu())
     found = reference.assess(reference.value.to(x.dtype), arithmetic or declared(x.dtype, x.device))
     width = torch.where(found.undecided, torch.inf, found.upper - found.lower).nan_to_num(torch.inf, torch.inf)
     return width.clamp(min=format_of(x.dtype).min_subnormal)
-
-
-def _check_layer(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-    """Refuse what is not rows, weight and bias of one real floating layer."""
-    check_dtype("x", check_tensor("x", x).dtype, FLOATS, "integers are exact, complex results go to equiv.compare")
-    for name, value in (("x", x), ("weight", weight), ("bias", x if bias is None else bias)):
-        check_dtype(name, check_tensor(name, value).dtype, (x.dtype,), "convert it to the dtype of x")
-    if x.ndim != 2:
-        raise EquivError(f"x: expected rows (N, n), got shape {tuple(x.shape)}; reshape it to (-1, n)")
-    if weight.ndim != 2 or weight.shape[1] != x.shape[1]:
-        wanted = f"weight: expected shape (O, {x.shape[1]})"
-        raise EquivError(f"{wanted}, got {tuple(weight.shape)}; flatten a kernel with weight.flatten(1)")
-    if bias is not None and bias.shape != weight.shape[:1]:
-        wanted = f"bias: expected shape ({len(weight)},), one entry per row of weight"
-        raise EquivError(f"{wanted}, got {tuple(bias.shape)}; pass the bias of that layer")

@@ -14,9 +14,18 @@ import math
 import torch
 from torch import Tensor
 
-from equiv.arguments import check_bool, check_choice, check_device_name, check_dtype, check_integer
-from equiv.dtypes import is_inexact
+from equiv.arguments import (
+    check_bool,
+    check_choice,
+    check_device,
+    check_dtype,
+    check_integer,
+    check_memory,
+    refusal,
+)
+from equiv.dtypes import INTEGERS, is_inexact
 from equiv.numerics.arithmetic import accumulator_of
+from equiv.numerics.checks import check_layer_size, check_values
 from equiv.numerics.formats import format_of
 
 STYLES = ("sparse", "signs", "dense", "address", "one_hot")
@@ -39,6 +48,8 @@ def exact_range(dtype: torch.dtype, *, unrounded: bool = False) -> int:
         >>> exact_range(torch.bfloat16), exact_range(torch.bfloat16, unrounded=True)
         (16777216, 256)
     """
+    check_dtype("dtype", dtype)
+    check_bool("unrounded", unrounded)
     if not is_inexact(dtype):
         return 1 << 62
     fmt = format_of(dtype)
@@ -52,6 +63,7 @@ def entry_range(dtype: torch.dtype) -> int:
         >>> entry_range(torch.float16), entry_range(torch.uint8)
         (2048, 255)
     """
+    check_dtype("dtype", dtype)
     if is_inexact(dtype):
         return 1 << format_of(dtype).precision
     return int(torch.iinfo(dtype).max)
@@ -94,13 +106,13 @@ def exact_case(  # noqa: PLR0913 - every option says what to draw; all are given
         >>> x.shape, w.shape, b.shape, bool((w == w.round()).all())
         (torch.Size([2, 3]), torch.Size([4, 3]), torch.Size([4]), True)
     """
-    _check(style, dtype, rows, in_features, out_features)
+    sizes = _check(style, dtype, rows, in_features, out_features)
     check_bool("bias", bias)
-    device = check_device_name("device", device)
+    check_bool("unrounded", unrounded)
+    device = check_device("device", device)
     if reduction is not None:
-        check_integer("reduction", reduction, least=1, advice="leave it out for in_features")
+        reduction = check_integer("reduction", reduction, least=1, advice="leave it out for in_features")
     generator = torch.Generator().manual_seed(check_integer("seed", seed) & 0x7FFFFFFFFFFFFFFF)
-    sizes = (rows, in_features, out_features)
     if is_inexact(dtype):
         budget = exact_range(dtype, unrounded=unrounded)
         x, w, b = _inexact_case(generator, style, sizes, bias, dtype, budget, reduction)
@@ -216,8 +228,19 @@ def one_hot_rows(indices: Tensor, in_features: int, dtype: torch.dtype, device: 
         >>> one_hot_rows(torch.tensor([2, 0]), 3, torch.float32).tolist()
         [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]
     """
+    places = check_values("indices", indices, INTEGERS)
+    if places.ndim != 1:
+        raise refusal("indices", "shape (rows,)", tuple(places.shape), "pass one place for each row")
+    check_dtype("dtype", dtype)
+    device = check_device("device", device)
+    in_features = check_integer("in_features", in_features, least=0)
+    least, most = (int(end) for end in torch.aminmax(places)) if len(places) else (0, -1)
+    if least < 0 or most >= in_features:
+        wrong = least if least < 0 else most
+        raise refusal("indices", f"integers from 0 to {in_features - 1}", wrong, "pass places of a row")
+    check_memory("in_features", in_features, len(places) * in_features * dtype.itemsize, "rows", device)
     rows = torch.zeros(len(indices), in_features, dtype=dtype, device=device)
-    rows[torch.arange(len(indices), device=device), indices.to(device)] = 1
+    rows[torch.arange(len(indices), device=device), indices.to(device, torch.int64)] = 1
     return rows
 
 
@@ -232,15 +255,19 @@ def address_coded_weight(
         >>> address_coded_weight(2, 2, torch.float32).tolist()
         [[-2.0, -1.0], [1.0, 2.0]]
     """
-    _check("address", dtype, 0, in_features, out_features)
+    _, in_features, out_features = _check("address", dtype, 0, in_features, out_features)
+    device = check_device("device", device)
     if dtype.is_signed:
         radius = min(entry_range(dtype), max(1, (out_features * in_features + 1) // 2))
         return _address(out_features, in_features, radius).to(dtype).to(device)
     return _counted_up(out_features, in_features).to(dtype).to(device)
 
 
-def _check(style: str, dtype: torch.dtype, rows: int, in_features: int, out_features: int) -> None:
+def _check(style: str, dtype: torch.dtype, rows: int, in_features: int, out_features: int) -> tuple[int, int, int]:
     check_choice("style", style, STYLES, "see equiv.numerics.STYLES")
     check_dtype("dtype", dtype)
-    for name, value, least in (("rows", rows, 0), ("in_features", in_features, 1), ("out_features", out_features, 1)):
-        check_integer(name, value, least=least, advice="pass a size")
+    sizes = {"rows": rows, "in_features": in_features, "out_features": out_features}
+    checked = [
+        check_integer(name, size, least=int(name != "rows"), advice="pass a size") for name, size in sizes.items()
+    ]
+    return check_layer_size(*checked)

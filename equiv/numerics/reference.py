@@ -10,6 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from equiv.arguments import refusal
+from equiv.numerics.checks import check_layer
+
 _SPLIT = 2.0**27 + 1.0
 _CHUNK = 1 << 14  # elements of (rows, O, n) worked on at once: 128 KiB a tensor, so that a dozen stay in the cache
 _INTEGERS = 1 << 20  # the same for integers, which need two tensors
@@ -33,7 +36,11 @@ def dot_double_double(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> 
         >>> dot_double_double(x, torch.ones(1, 3, dtype=torch.float64))[0].item()
         1.0
     """
-    return summed_products(x, weight, bias, moderate=all(map(_is_moderate, (x, weight, bias))))
+    check_layer(x, weight, bias, (torch.float64,), "convert it with double()")
+    moderate = all(map(_is_moderate, (x, weight, bias)))
+    if not moderate:
+        _check_finite(x=x, weight=weight, bias=bias)
+    return summed_products(x, weight, bias, moderate=moderate)
 
 
 def summed_products(x: Tensor, weight: Tensor, bias: Tensor | None, *, moderate: bool) -> tuple[Tensor, Tensor]:
@@ -53,6 +60,13 @@ def summed_products(x: Tensor, weight: Tensor, bias: Tensor | None, *, moderate:
             here = slice(r, r + step_r), slice(o, o + step_o)
             high[here], low[here] = block(x[here[0]], weight[here[1]])
     return high, low
+
+
+def _check_finite(**tensors: Tensor | None) -> None:
+    for name, values in tensors.items():
+        if values is not None and not bool(values.isfinite().all()):
+            wrong = float(values[~values.isfinite()][0])
+            raise refusal(name, "finite values", wrong, "see equiv.numerics.exact_affine for what others make of a sum")
 
 
 def _is_moderate(values: Tensor | None) -> bool:
@@ -181,19 +195,25 @@ def exact_integers(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Ten
         >>> exact_integers(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0]])).item()
         11
     """
+    check_layer(x, weight, bias)
     if x.is_complex():
-        xr, xi = _whole(x.real), _whole(x.imag)
-        wr, wi = _whole(weight.real), _whole(weight.imag)
+        xr, xi = _whole("x", x.real), _whole("x", x.imag)
+        wr, wi = _whole("weight", weight.real), _whole("weight", weight.imag)
         real, imag = _dot(xr, wr) - _dot(xi, wi), _dot(xr, wi) + _dot(xi, wr)
         if bias is not None:
-            real, imag = real + _whole(bias.real), imag + _whole(bias.imag)
+            real, imag = real + _whole("bias", bias.real), imag + _whole("bias", bias.imag)
         return torch.stack([real, imag], -1)
-    y = _dot(_whole(x), _whole(weight))
-    return y if bias is None else y + _whole(bias)
+    y = _dot(_whole("x", x), _whole("weight", weight))
+    return y if bias is None else y + _whole("bias", bias)
 
 
-def _whole(values: Tensor) -> Tensor:
-    return values.detach().resolve_neg().to(torch.int64)
+def _whole(name: str, values: Tensor) -> Tensor:
+    values = values.detach().resolve_neg()
+    whole = values.to(torch.int64)
+    if values.is_floating_point() and not torch.equal(whole.to(values.dtype), values):
+        wrong = float(values[whole.to(values.dtype) != values][0])
+        raise refusal(name, "integers that 64 bits hold", wrong, "see equiv.numerics.exact_affine for other values")
+    return whole
 
 
 def _dot(x: Tensor, weight: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from equiv._options import options
 from equiv.arguments import refusal
 from equiv.backends import Backend
 from equiv.testing.suite import Check, LawBroken, checks
+from equiv.text import shown
 
 _FEW = 5  # stale entries that a warning names
 
@@ -73,7 +74,7 @@ def _reasons(argument: str, table: object) -> Mapping[str, str]:
         if not isinstance(key, str):
             raise refusal(argument, f"{expected}, each key a string", key, "use the id of an item or of a law")
         if not isinstance(reason, str) or not reason.strip():
-            raise refusal(argument, f"a reason for {key!r:.60}", reason, "say why in words")
+            raise refusal(argument, f"a reason for {shown(key)}", reason, "say why in words")
     return table
 
 

@@ -21,6 +21,7 @@ from equiv.dtypes import DTYPES, dtype_name, dtype_names, is_inexact
 from equiv.errors import EquivError
 from equiv.mapping import Conv, check_conv, check_linear, conv_to_linear, is_unpadded, pads_and_positions, tap_weights
 from equiv.numerics import Arithmetic
+from equiv.text import shown
 
 Alternatives: TypeAlias = tuple[Tensor | None, ...]
 
@@ -98,7 +99,7 @@ def check_arithmetic(arithmetic: object) -> None:
     """Refuse what is neither None nor an arithmetic."""
     if arithmetic is not None and not isinstance(arithmetic, Arithmetic):
         raise EquivError(
-            f"arithmetic: expected an equiv.numerics.Arithmetic, got {arithmetic!r:.60}; pass what "
+            f"arithmetic: expected an equiv.numerics.Arithmetic, got {shown(arithmetic)}; pass what "
             "equiv.numerics.declared(dtype) returns, or leave it out"
         )
 
@@ -110,7 +111,7 @@ def tolerances_of(rtol: float | None, atol: float | None) -> tuple[float, float]
             isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= sys.float_info.max
         ):
             raise EquivError(
-                f"{name}: expected a finite number of at least 0, got {value!r:.60}; pass one, or leave it out"
+                f"{name}: expected a finite number of at least 0, got {shown(value)}; pass one, or leave it out"
             )
     return None if rtol is None and atol is None else (float(rtol or 0.0), float(atol or 0.0))
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from equiv.arguments import check_choice, refusal
-from equiv.backends import FORMS, Backend, TorchEager
+import torch
+from torch import Tensor
+
+from equiv.arguments import attribute_of, check_choice, check_choices, check_device, refusal
+from equiv.backends import FORMS, Backend, TorchEager, check_backend
 from equiv.laws.call import Broken, sentence_of
 from equiv.laws.registry import LAWS, kind_of
 from equiv.laws.selection import Item
@@ -31,15 +34,23 @@ def check_case(law: str, case: Any, *, backend: Backend | None = None, forms: Se
         >>> check_case("exact", build_case(Recipe((2, 1), 1, (), x=Values("distinct"), weight=Values("constant"))))
     """
     check_choice("law", law, LAWS)
-    if not hasattr(case, "dtype") or not hasattr(case, "device"):
+    dtype, device = attribute_of(case, "dtype"), attribute_of(case, "device")
+    if not isinstance(dtype, torch.dtype) or not isinstance(device, (str, torch.device)) or isinstance(case, Tensor):
         raise refusal("case", "a case", case, "pass equiv.strategies.build_case(recipe)")
     found = LAWS[law]
     if kind_of(case.dtype) not in found.kinds:
         raise refusal("case", f"a dtype that is {' or '.join(found.kinds)} for {law}", case.dtype, "pass another case")
-    wanted = tuple(form for form in FORMS if form in found.forms and (forms is None or form in forms))
+    asked = FORMS if forms is None else check_choices("forms", forms, FORMS)
+    wanted = tuple(form for form in FORMS if form in found.forms and form in asked)
     if not wanted:
         raise refusal("forms", f"some of {', '.join(found.forms)} for {law}", forms, "leave it out for all")
-    item = Item(found, wanted, case.dtype, TorchEager(case.device) if backend is None else backend)
+    check_device("case.device", device)
+    item = Item(
+        found,
+        wanted,
+        case.dtype,
+        TorchEager(case.device) if backend is None else check_backend("backend", backend),
+    )
     broken = tried(item, case)
     if broken is not None:
         said = sentence_of(law, broken.form, item.word, item.backend.name, broken.note)

@@ -15,7 +15,8 @@ from torch import Tensor
 from equiv.arguments import check_bool, check_dtype, check_integer, refusal
 from equiv.dtypes import FLOATS
 from equiv.errors import EquivError
-from equiv.text import first_line
+from equiv.numerics.checks import check_layer_size
+from equiv.text import quoted
 
 Run = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """``run(x, weight, bias) -> y``: ``(rows, n)``, ``(O, n)``, ``(O,)`` or None -> ``(rows, O)``."""
@@ -53,9 +54,10 @@ class Bench:
         self.rows = check_integer("rows", rows, least=1, advice=advice)
         self.outputs = check_integer("out_features", out_features, least=1, advice=advice)
         self.n = check_integer("in_features", in_features, least=1, advice=advice)
+        check_layer_size(self.rows, self.n, self.outputs)
         self.bias = check_bool("bias", bias, "it says whether one is passed")
         self.calls = 0
-        self.output = self._call(torch.zeros(rows, in_features), torch.zeros(out_features, in_features), 0.0).dtype
+        self.output = self._call(torch.zeros(self.rows, self.n), torch.zeros(self.outputs, self.n), 0.0).dtype
 
     def rows_of(self, x: Tensor, weight: Tensor, bias: float = 0.0) -> Tensor:
         """The outputs ``(rows, O)`` for ``x`` ``(rows, n)`` and ``weight`` ``(O, n)``, in float64 on the CPU."""
@@ -101,7 +103,7 @@ class Bench:
             raise EquivError(
                 f"run: expected to run on x {tuple(x.shape)}, weight {tuple(weight.shape)} and bias "
                 f"{None if b is None else tuple(b.shape)} of {self.dtype}, got {type(error).__name__}: "
-                f"{first_line(error)}; wrap the kernel so that it does"
+                f"{quoted(error)}; wrap the kernel so that it does"
             ) from error
         if not isinstance(y, Tensor):
             raise EquivError(f"run: expected a kernel that returns a tensor, got {type(y).__name__}; return one")

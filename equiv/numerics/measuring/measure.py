@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import torch
 
-from equiv.arguments import check_device, check_integer, refusal
+from equiv.arguments import check_device, check_integer, check_words, refusal
 from equiv.numerics.arithmetic import Arithmetic, declared, float32_setting
 from equiv.numerics.formats import flushing_is_on, format_of
 from equiv.numerics.measuring import edges, products, sums
@@ -67,6 +67,7 @@ def measure(  # noqa: PLR0913 - every option says what the kernel is called with
         24
     """
     device = check_device("device", device)
+    check_words("subject", subject)
     order_limit = check_integer("order_limit", order_limit, least=0, advice="0 leaves the order out")
     full = None
     if key is not None:
@@ -74,7 +75,7 @@ def measure(  # noqa: PLR0913 - every option says what the kernel is called with
         full = (key, dtype, str(device), op, sizes, settings())
         try:
             known = _cache.get(full)
-        except TypeError as error:  # a list, or a tuple that holds one
+        except Exception as error:  # a list, a tuple that holds one, or whatever its own __hash__ raises
             advice = "pass a tuple of names and numbers, or leave it out"
             raise refusal("key", "something hashable", key, advice) from error
         if known is not None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from equiv.errors import EquivError
+from equiv.text import shown
 
 Applied = Callable[[], AbstractContextManager[None]]
 
@@ -101,13 +102,13 @@ class Named(Mapping[str, _T], Generic[_T]):
     def __getitem__(self, name: str) -> _T:
         if isinstance(name, str) and name in self._entries:
             return self._entries[name]
-        near = difflib.get_close_matches(str(name), self._entries, n=3, cutoff=0.4)
+        near = difflib.get_close_matches(name[:80] if isinstance(name, str) else "", self._entries, n=3, cutoff=0.4)
         advice = (
             f"did you mean {' or '.join(map(repr, near))}?" if near else f"see list(equiv.testing.faults.{self._table})"
         )
         raise UnknownName(
             f"{self._what}: expected one of the {len(self._entries)} names of equiv.testing.faults.{self._table}, "
-            f"got {name!r:.60}; {advice}"
+            f"got {shown(name)}; {advice}"
         )
 
     def __iter__(self) -> Iterator[str]:

@@ -13,6 +13,7 @@ from equiv.backends import TorchEager
 from equiv.errors import EquivError
 from equiv.laws import LAWS, Item, Profile, Result, items, listeners, profile_of, run_item
 from equiv.testing.faults.registry import FAULTS, VARIANTS, Fault, Variant
+from equiv.text import shown
 
 
 class _First(Profile):
@@ -57,8 +58,9 @@ def find(
     """
     chosen = _chosen(fault)
     which = profile_of((chosen.profile if isinstance(chosen, Fault) else "dev") if profile is None else profile)
+    chosen_items = _ordered(chosen, laws, dtypes)
     first = _First(**{field.name: getattr(which, field.name) for field in fields(Profile)})
-    for item in _ordered(chosen, laws, dtypes):
+    for item in chosen_items:
         heard = listeners.copy()
         listeners.clear()
         try:
@@ -78,7 +80,7 @@ def _chosen(fault: object) -> Fault | Variant:
         return fault
     if not isinstance(fault, str):
         raise EquivError(
-            f"fault: expected a Fault, a Variant or a name, got {fault!r:.60}; pass for example 'bias-dropped'"
+            f"fault: expected a Fault, a Variant or a name, got {shown(fault)}; pass for example 'bias-dropped'"
         )
     return VARIANTS[fault] if fault in VARIANTS else FAULTS[fault]
 
@@ -86,7 +88,7 @@ def _chosen(fault: object) -> Fault | Variant:
 def _ordered(chosen: Fault | Variant, laws: Sequence[str] | None, dtypes: Sequence[str] | None) -> list[Item]:
     """Hinted laws first, in the order of the hint, each in all dtypes."""
     hinted = chosen.laws if isinstance(chosen, Fault) else ()
+    found = items([TorchEager()], laws=laws, dtypes=chosen.dtypes if dtypes is None else dtypes)
     order = list(laws) if laws is not None else [*hinted, *(law for law in LAWS if law not in hinted)]
     words = list(dtypes) if dtypes is not None else list(chosen.dtypes)
-    found = items([TorchEager()], laws=laws, dtypes=words)
     return sorted(found, key=lambda item: (order.index(item.law.id), words.index(item.word)))
