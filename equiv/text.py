@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 
@@ -17,23 +18,54 @@ def counted(count: int, noun: str, plural: str = "") -> str:
 
 
 def shown(value: object, limit: int = 80) -> str:
-    r"""The ``repr`` of a value in one line of at most ``limit`` characters.
+    r"""The ``repr`` of a value in one line of at most ``limit`` characters, which the terminal shows as they stand.
 
     Example:
         >>> shown("a\nb"), shown(list(range(100)), 12)
-        ("'a\\nb'", '[0, 1, 2, 3,')
+        ("'a\\nb'", '[0, 1, 2,...')
     """
-    return " ".join(repr(value).split())[:limit]
+    if isinstance(value, int) and value.bit_length() > 4096:  # Python refuses to print very long ones
+        return f"an integer of {value.bit_length():,} bits"[:limit]
+    try:
+        text = repr(value)
+    except Exception as error:
+        text = f"an object of type {type(value).__name__}, whose repr raises {type(error).__name__}"
+    return quoted(text, limit)
+
+
+def quoted(text: str | BaseException, limit: int = 500) -> str:
+    r"""What somebody else said, or the message of their error, in one line of at most ``limit`` characters.
+
+    White space, newlines among it, becomes one space; control characters and half surrogates are shown escaped, so that
+    no terminal obeys them and every encoding of Unicode holds them. Empty where there is no message.
+
+    Example:
+        >>> quoted(ValueError("no\n  second\x1b[31m")), quoted("x" * 20, 8)
+        ('no second\\x1b[31m', 'xxxxx...')
+    """
+    if isinstance(text, BaseException):
+        text = _message(text)
+    head = text[: 8 * limit]  # enough to fill the line, however large the message
+    line = re.sub(r"[ \t\r\n\f\v]+", " ", head).strip()
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    return line if len(line) <= limit and len(head) == len(text) else line[: limit - 3] + "..."
 
 
 def first_line(error: BaseException, limit: int = 120) -> str:
-    r"""The first line of an error's message, at most ``limit`` characters; empty where it has none.
+    r"""The first line of an error's message as :func:`quoted` shows it; empty where it has none.
 
     Example:
         >>> first_line(ValueError("no\nsecond"))
         'no'
     """
-    return (str(error).splitlines() or [""])[0][:limit]
+    return quoted((_message(error).splitlines() or [""])[0], limit)
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as other:
+        return f"a message that cannot be read, since its str raises {type(other).__name__}"
 
 
 def plain_json(value: Any) -> Any:
