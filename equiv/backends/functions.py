@@ -20,7 +20,7 @@ from equiv.backends.twins import Twin, shallow
 from equiv.backends.ways import Way, narrower_ways, other_ways
 from equiv.dtypes import dtype_name
 from equiv.errors import EquivError
-from equiv.mapping import Conv
+from equiv.mapping import CONVS, Conv
 from equiv.text import counted, quoted
 
 _SECONDS = 5.0  # for finding a way
@@ -66,8 +66,8 @@ class Function:
 
     def __init__(self, name: str, call: Any, shape: tuple[int, ...] | None = None, *, as_map: bool = False) -> None:
         self.name, self.call, self.shape = name, call, shape
-        self.is_layer = isinstance(call, nn.Linear | Conv)
         self.takes_map = shape is not None and (isinstance(call, Conv) or (as_map and not isinstance(call, nn.Linear)))
+        self._is_layer = _is_layer(call)
         self._runs = Twin(call) if isinstance(call, nn.Module) else call
         self._way: Way | None = None  # in which it is asked
         self._usual: Way | None = None
@@ -121,7 +121,7 @@ class Function:
 
     def _once(self, way: Way, x: Tensor, parameters: dict[str, Tensor]) -> Tensor:
         given = way.laid(x)
-        given = given if self.is_layer else given.clone()  # a function may work in place
+        given = given if self._is_layer else given.clone()  # a function may work in place
         try:
             with torch.no_grad():
                 if parameters:
@@ -153,7 +153,7 @@ class Function:
             raise EquivError(f"{self.name}: expected a strided tensor as a result, got a {kind} one; make it dense")
         if y.device.type == "meta":
             raise EquivError(f"{self.name}: expected a result with values, got one on the meta device; compute it")
-        return y.detach().to(device, copy=not self.is_layer)
+        return y.detach().to(device, copy=not self._is_layer)
 
     def _from_array(self, y: Any) -> Tensor:
         got = type(y).__name__
@@ -181,7 +181,7 @@ class Function:
         assert self._usual is not None
         end = time.monotonic() + _SECONDS
         messages = [refused.message]
-        hopeless = self.is_layer or isinstance(refused.error, _HOPELESS)
+        hopeless = self._is_layer or isinstance(refused.error, _HOPELESS)
         for way in () if hopeless else other_ways(self._usual, self.shape, x, self._ran, messages):
             problem = self._problem(way, x)
             if problem is None:
@@ -210,7 +210,7 @@ class Function:
         if taken is not None and taken.dtype is not None:
             other = dtype_name(taken.dtype)
             advice = f"it takes {other}, which does not hold all values of {dtype_name(x.dtype)}: compare it in {other}"
-        elif self.is_layer:
+        elif self._is_layer:
             advice = "give it attributes and an input shape (feature_shape=) with which torch runs it"
         else:
             advice = "make it run on such a batch" if hopeless else "it refuses other batches, ranks and arrays as well"
@@ -222,3 +222,9 @@ class Function:
             f"{self.name}: expected to run on {refused.input}, as it did before, got {refused.words}; it keeps a state "
             "or refuses some values: make it a function of its input alone that takes every input"
         )
+
+
+def _is_layer(call: Any) -> bool:
+    """Whether torch itself runs it, which takes batches of any size and returns new tensors."""
+    kinds = (nn.Linear, *CONVS.values())
+    return isinstance(call, kinds) and "forward" not in vars(call) and type(call).forward in {k.forward for k in kinds}
