@@ -136,8 +136,9 @@ class Function:
         y = self._tensor(y, x.device)
         if way.batch == 1:
             return y.reshape(1, -1)  # whatever its shape, it belongs to that row
-        y = y[0] if way.lead == 2 and y.shape[:2] == (1, len(x)) else y
-        return y.reshape(len(x), math.prod(y.shape[1:])) if y.ndim and len(y) == len(x) else y
+        leading = len(way.before)
+        each = y.ndim >= leading and y.shape[:leading] == given.shape[:leading]
+        return y.reshape(len(x), math.prod(y.shape[leading:])) if each else y
 
     def _tensor(self, result: Any, device: torch.device) -> Tensor:
         """The one tensor in a result, on the device of the rows, in memory that no later call writes to."""

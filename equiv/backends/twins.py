@@ -64,7 +64,7 @@ class Twin:
     def _twin(self, module: Any) -> Any:
         if module is not None and id(module) not in self._made:
             if isinstance(module, torch.jit.ScriptModule):  # its tensors lie in C++
-                changes = module.training and next(module.buffers(), None) is not None
+                changes = getattr(module, "training", False) and next(module.buffers(), None) is not None
                 self._made[id(module)] = copy.deepcopy(module) if changes else module
             elif "dynamo_ctx" in vars(module):  # of torch.compile: its forward is made for the one module inside
                 part = self._twin(module._modules["_orig_mod"])
