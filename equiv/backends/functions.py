@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils.dlpack import from_dlpack
 
 from equiv.backends.twins import Twin, shallow
@@ -102,14 +103,13 @@ class Function:
         return self.run(x, **parameters)
 
     def _in_pieces(self, way: Way, x: Tensor, parameters: dict[str, Tensor]) -> Tensor:
-        """All rows, as many at a time as are taken; the last ones with copies of the last row behind them."""
+        """All rows, as many at a time as are taken; the last ones with rows of zeros behind them."""
         if way.batch is None or not len(x):
             return self._once(way, x, parameters)
         pieces = []
         for start in range(0, len(x), way.batch):
             piece = x[start : start + way.batch]
-            more = way.batch - len(piece)
-            y = self._once(way, torch.cat([piece, piece[-1:].expand(more, -1)]) if more else piece, parameters)
+            y = self._once(way, _filled(piece, way.batch), parameters)
             if y.shape[:1] != (way.batch,):
                 rows = counted(way.batch, "row")
                 raise EquivError(
@@ -195,7 +195,7 @@ class Function:
 
     def _problem(self, way: Way, x: Tensor) -> str | None:
         """What the function says to the first rows in this way; None where it runs, with a result for each."""
-        some = x if way.batch is None else x[torch.arange(way.batch, device=x.device).clamp(max=len(x) - 1)]
+        some = x if way.batch is None else _filled(x[: way.batch], way.batch)
         try:
             y = self._once(way, some, {})
         except _RefusedError as refused:
@@ -223,6 +223,11 @@ class Function:
             f"{self.name}: expected to run on {refused.input}, as it did before, got {refused.words}; it keeps a state "
             "or refuses some values: make it a function of its input alone that takes every input"
         )
+
+
+def _filled(x: Tensor, rows: int) -> Tensor:
+    """Rows with zeros behind them, so that there are as many as this."""
+    return functional.pad(x, (0, 0, 0, rows - len(x))) if len(x) < rows else x
 
 
 def _is_layer(call: Any) -> bool:
