@@ -4,6 +4,7 @@ from equiv.backends.base import FORMS, Backend
 from equiv.backends.base import check_backend as check_backend
 from equiv.backends.eager import TorchEager
 from equiv.backends.eager import conv_kernel as conv_kernel
+from equiv.backends.functions import Function as Function
 from equiv.backends.measuring import identity as identity
 from equiv.backends.measuring import measure_form
 

@@ -352,8 +352,11 @@ class AffineTest:
     @cached_property
     def structures(self) -> dict[str, Structure]:
         """What each side calls, by its name."""
-        two = self.inputs.dense[:2]
-        return {side.name: structure_of(lambda side=side: side.run(two)) for side in self.sides}  # type: ignore[misc]
+        x, found = self.inputs.dense, {}
+        for side in self.sides:
+            runs = [lambda x=x[:rows], side=side: side.run(x) for rows in (side.function.batch or 2, 2)]
+            found[side.name] = structure_of(*runs)  # of one call: a function may take one row at a time
+        return found
 
     def convolves(self, side: Side) -> bool:
         """Whether a side is, or calls, a convolution, as far as can be seen."""

@@ -71,13 +71,16 @@ class _Seen(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own 
         return func(*args, **(kwargs or {}))
 
 
-def structure_of(run: Callable[[], Tensor]) -> Structure:
-    """What ``run`` calls at two inputs or more; several layers with a convolution where nothing can be seen."""
+def structure_of(run: Callable[[], Tensor], several: Callable[[], Tensor] | None = None) -> Structure:
+    """What ``run`` calls at two inputs or more; several layers with a convolution where nothing can be seen.
+
+    Where a call takes one input only, ``run`` is one call, and ``several`` gives the results of two or more.
+    """
     seen = _Seen()
     try:
         with torch.no_grad(), seen:
             run()
-        repeats = _repeats(run, seen)
+        repeats = _repeats(several or run, seen)
     except EquivError:
         return Structure(False, True, False)
     products = sum(name in _PRODUCTS for name in seen.names)

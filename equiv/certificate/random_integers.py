@@ -41,7 +41,7 @@ _PLACES = 2**20
 _RADII = (1, 2, 3, 5, 8, 13, 21, 55, 2**8, 2**12, 2**16)
 _ROW_BYTES = 2**21
 _CERTAIN = 70  # exp(-70) is below 1e-30
-_WEIGHT_COST = 24  # putting weights in place and packing them costs about as much as this many rows of a batch
+_WEIGHT_COST = 64  # putting weights in place and packing them costs about as much as this many rows of a batch
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def _of_floats(terms: int, dtype: torch.dtype, largest: int) -> Iterator[Plan]:
         weight = min(largest, max(likely, budget * 9 // 10 // (terms * radius)))
         if min(weight, bias) < 1 or radius > largest:
             continue
-        for rows in range(1, 33):
+        for rows in (1, 2, 4, 8, 16, 32):  # kernels are made for such batches
             miss = max(1 / (2 * weight + 1) + 1 / _PLACES + (2 * radius + 1.0) ** -rows, 1 / (2 * bias + 1))
             yield Plan(weight, bias, radius, rows, 0, miss)
 
@@ -177,6 +177,7 @@ class Weights:
         self._biased = all(layer.bias is not None for layer in pair.layers)
         shared = [layer for layer in pair.layers if self._takes_drawn(layer)]
         self._memory = weight.new_empty(max(_span(layer.weight) for layer in shared), requires_grad=False)
+        self._table = weight.new_empty(_PLACES + self.columns, requires_grad=False)
 
     def _takes_drawn(self, layer: Layer) -> bool:
         """Whether a layer takes the drawn weight itself, not its dense matrix."""
@@ -186,7 +187,7 @@ class Weights:
         """Start a draw; returns its inputs ``(rows, n)``."""
         generator = torch.Generator("cpu").manual_seed(seed & 0x7FFFFFFFFFFFFFFF)
         chosen, outputs = self.chosen, self.pair.source.weight.shape[0]
-        self._table = self._integers(chosen.weight, (_PLACES + self.columns,), generator)
+        self._table.copy_(self._integers(chosen.weight, self._table.shape, generator))
         self._places = torch.randint(0, _PLACES, (outputs,), generator=generator, device="cpu").to(self.device)
         self._bias = self._integers(chosen.bias, (outputs,), generator)
         self._held: tuple[int, ...] | None = None

@@ -224,7 +224,8 @@ def _facts_of(side: Side, values: bool) -> list[object]:
         for name, module in whole.named_modules(remove_duplicate=False):
             own = _own(module)
             plain = {key: value for key, value in own.items() if _is_plain(value)}
-            found.append([name, type(module).__module__, type(module).__qualname__, module.training, plain])
+            training = getattr(module, "training", None)  # which a frozen module of TorchScript lacks
+            found.append([name, type(module).__module__, type(module).__qualname__, training, plain])
             tensors += [(f"{name}.{key}", value) for key, value in own.items() if isinstance(value, Tensor)]
         found += [[name, tensor if values else _facts_of_tensor(tensor)] for name, tensor in tensors]
     return found

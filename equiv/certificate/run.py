@@ -59,6 +59,12 @@ def certify(  # noqa: PLR0913 - its keyword options are the interface
     bit for bit, and then their kernels at this shape, dtype and layout with random integers in place of the weights.
     Where a weight cannot be replaced or the dtype is too narrow, columns are read, and the explanation says so.
 
+    A function is given batches; where it refuses them, as a session of fixed size does, it is asked for one row at a
+    time, in other batches and ranks, with numpy arrays, or in a wider dtype, and the scope says how. It may return an
+    array, or a list or dict of one. A module runs in a shallow twin with buffers of its own: nothing of it is changed,
+    and it may be used, and certified, in other threads at the same time. State that it keeps in lists, dicts or other
+    objects is shared with the twin.
+
     Functions, and modules other than plain layers, are always read column by column, and tested for being affine on the
     way: on the same input twice; on lines through 0, e_i and -2^K*e_i; at inputs of few and of many entries, of both
     signs and many sizes, against the sum of their columns. Where such a function is one product of matrices, its
@@ -74,7 +80,7 @@ def certify(  # noqa: PLR0913 - its keyword options are the interface
         in_features: n, for functions of rows where neither side is a layer.
         method: ``"auto"``, ``"deterministic"`` or ``"random"``.
         error_probability: Bound for the random method, between 0 and 1.
-        seed: Of the probes; the global random state is left as it was.
+        seed: Of the probes; the global random state is neither read nor set.
         dtype: Of the probes where no side has parameters; default float32.
         device: The same; default cpu.
         chunk_bytes: Bound on the probes and results that are held at once, in bytes.
@@ -124,12 +130,9 @@ def certify(  # noqa: PLR0913 - its keyword options are the interface
     if len(set(dtypes)) > 1:
         names = f"The candidate has parameters of {dtype_name(dtypes[0])}, the reference of {dtype_name(dtypes[1])}"
         return Certificate(False, "deterministic", 0, 0.0, "dtypes differ", f"{names}: other arithmetic.")
-    devices = [] if where.type == "cpu" else [where]
     # Under a default device of meta nothing that is made on the way would have values.
     values = torch.device("cpu") if torch.get_default_device().type == "meta" else nullcontext()
-    # Dropouts draw from the global random state.
-    unchanged_random_state = torch.random.fork_rng(devices=devices, device_type=where.type if devices else "cuda")
-    with file or nullcontext(), values, unchanged_random_state:
+    with file or nullcontext(), values:
         case = _Case(sides, shape, dtypes[0], where, chunk_bytes, seed, listener, state)
         return case.certify(method, error_probability)
 
@@ -198,7 +201,7 @@ class _Case:
         if any(y.dtype != self.dtype for y in first):
             got = " and ".join(dtype_name(y.dtype) for y in first)
             text = f"For an input of {dtype_name(self.dtype)} the sides return {got}: other arithmetic. {note}"
-            return Certificate(False, "deterministic", 1, 0.0, "dtypes differ", text.strip())
+            return self._certificate("deterministic", 1, 1, ("dtypes differ", text.strip()))
         reader = self._reader()
         if self.resume is not None:
             reader.resume(self.resume)
@@ -365,6 +368,8 @@ class _Case:
                 weight = side.layer.weight
                 layout = "contiguous" if weight.is_contiguous() else f"strides {tuple(weight.stride())}"
                 found[side.name] = f"{type(side.layer).__name__} {layout}"
+            elif side.function.asked:
+                found[side.name] = f"asked {side.function.asked}"
         found["threads"] = torch.get_num_threads()
         found["mkldnn"] = "on" if torch.backends.mkldnn.enabled else "off"
         if self.device.type == "cuda":

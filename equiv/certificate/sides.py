@@ -1,7 +1,7 @@
-"""The two maps that are compared: how one of them is run on rows of features, and what is known of a plain layer.
+"""The two maps that are compared: what one of them returns for rows of features, and what is known of a plain layer.
 
-A plain layer runs with other parameters in their place, a module on copies of its buffers, a function as it is; nothing
-that the caller passed in is altered. Which inputs to try is up to ``one_hot``, ``affine`` and ``random_integers``.
+How a layer, a module or a function is run is the business of ``equiv.backends``; nothing that the caller passed in is
+altered. Which inputs to try is up to ``one_hot``, ``affine`` and ``random_integers``.
 """
 
 from __future__ import annotations
@@ -14,13 +14,12 @@ from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.parameter import is_lazy
 
-from equiv.dtypes import DTYPES, dtype_name
+from equiv.backends import Function
+from equiv.dtypes import DTYPES
 from equiv.errors import EquivError
 from equiv.mapping import Conv, conv_to_linear, covers, has_valid_attributes, is_plain_layer
-from equiv.text import first_line
 
 Layer: TypeAlias = nn.Linear | Conv
 CAP = 64
@@ -72,48 +71,30 @@ class Side:
     """One of the two maps."""
 
     name: str  # "candidate" or "reference", for messages
-    call: Any  # what runs
+    call: Any  # what the caller passed in
     layer: Layer | None  # the same object where it is a plain layer, whose weights define it
     shape: tuple[int, ...]  # what one row is given as: (n,) or (C, *spatial)
+    function: Function  # what runs in its place
+    outputs: list[int] = field(default_factory=list)  # how many it has; empty before the first run
 
     def run(self, x: Tensor, **parameters: Tensor) -> Tensor:
         """``(N, n)`` -> ``(N, outputs)``, with other tensors in place of the named parameters.
 
         Raises:
-            EquivError: It does not run, or what it returns is no tensor of N rows.
+            EquivError: It does not run, or what it returns is no tensor of N rows, or of other rows than before.
         """
-        given = x.reshape(-1, *self.shape)
-        given = given if self.layer is not None else given.clone()  # a function may work in place
-        try:
-            with torch.no_grad():
-                if isinstance(self.call, nn.Module):
-                    buffers = {name: buffer.clone() for name, buffer in self.call.named_buffers()}
-                    y = functional_call(self.call, {**buffers, **parameters}, (given,))
-                else:
-                    y = self.call(given)
-        except Exception as error:
-            raise EquivError(
-                f"{self.name}: expected to run on an input of shape {tuple(given.shape)} of {dtype_name(x.dtype)}, got "
-                f"{type(error).__name__}: {first_line(error, 200)}; pass feature_shape= if it takes maps, leave it out "
-                "if it takes rows"
-            ) from error
-        self._check_result(y, len(x))
-        return y.detach().reshape(len(x), -1)  # type: ignore[no-any-return]
-
-    def _check_result(self, y: object, rows: int) -> None:
-        if not isinstance(y, Tensor):
-            problem = f"a function that returns a tensor, got {type(y).__name__}; return the result alone"
-        elif y.is_nested or y.layout != torch.strided or y.is_quantized:
-            kind = "nested" if y.is_nested else "quantized" if y.is_quantized else str(y.layout)
-            problem = f"a strided tensor as a result, got a {kind} one; make it dense"
-        elif y.ndim == 0 or y.shape[0] != rows or y.device.type == "meta":
-            got = f"{tuple(y.shape)} on {y.device}; the first dimension is the batch"
-            problem = f"a result of shape (N, ...) with values for N = {rows} rows, got {got}"
-        elif y.numel() == 0:
+        y = self.function.run(x, **parameters)
+        if y.ndim == 0 or len(y) != len(x):
+            problem = f"a result of shape (N, ...) with values for N = {len(x)} rows, got {tuple(y.shape)}"
+            raise EquivError(f"{self.name}: expected {problem}; the first dimension is the batch")
+        if y.numel() == 0:
             problem = f"at least one output, got a result of shape {tuple(y.shape)}; there is nothing to certify"
-        else:
-            return
-        raise EquivError(f"{self.name}: expected {problem}")
+            raise EquivError(f"{self.name}: expected {problem}")
+        if y.shape[1:] != torch.Size(self.outputs or y.shape[1:]):
+            problem = f"{self.outputs[0]:,} outputs for each row, as it returned before, got {y.shape[1]:,}"
+            raise EquivError(f"{self.name}: expected {problem}; return as many for every input and batch")
+        self.outputs[:] = y.shape[1:]
+        return y
 
 
 def side_of(name: str, given: object, shape: tuple[int, ...], as_map: bool) -> Side:
@@ -139,7 +120,8 @@ def side_of(name: str, given: object, shape: tuple[int, ...], as_map: bool) -> S
     takes_map = isinstance(given, Conv) or (as_map and not isinstance(given, nn.Linear))
     layer: Any = given
     plain = is_plain_layer(layer) and layer.weight.dtype in DTYPES and has_valid_attributes(layer)
-    return Side(name, given, layer if plain else None, shape if takes_map else (math.prod(shape),))
+    function = Function(name, given, shape, as_map=as_map)
+    return Side(name, given, layer if plain else None, shape if takes_map else (math.prod(shape),), function)
 
 
 def with_parameters(layer: Layer, weight: Tensor, bias: Tensor | None) -> Any:

@@ -1,11 +1,11 @@
 """The worked examples behind ``equiv demo``: every number computed here and now, no sentence about them.
 
-Letters are those of docs/numerics.md. Nothing reads or sets torch's global random state; the example that is defined by
-``torch.manual_seed(123)`` runs in a fork of it.
+Letters are those of docs/numerics.md. Nothing reads or sets torch's global random state.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -59,9 +59,9 @@ def two_by_two() -> Example:
 
 
 def _seed_123_layer() -> nn.Linear:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(123)
-        return nn.Linear(4, 2)
+    generator = torch.Generator().manual_seed(123)  # of its own: the global one belongs to all threads
+    weight = nn.init.kaiming_uniform_(torch.empty(2, 4), a=math.sqrt(5), generator=generator)
+    return _layer(weight, torch.empty(2).uniform_(-0.5, 0.5, generator=generator))
 
 
 def _layer(weight: Tensor, bias: Tensor | None) -> nn.Linear:

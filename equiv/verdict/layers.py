@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from equiv.arguments import check_integer, check_tensor
+from equiv.backends import Function
 from equiv.causes import name_cause
 from equiv.dtypes import DTYPES, dtype_name, dtype_names, is_inexact
 from equiv.errors import EquivError
@@ -30,7 +30,7 @@ from equiv.mapping import (
     tap_weights,
 )
 from equiv.numerics import gap_words, one_hot_rows, same_bits
-from equiv.text import counted, first_line
+from equiv.text import counted
 from equiv.verdict.arguments import Alternatives, Comparison, tolerances_of
 from equiv.verdict.blocks import at_outputs, cause_of_outputs, outputs_to_judge
 from equiv.verdict.outcome import Entry, NotEquivalent, Outcome, Verdict
@@ -95,7 +95,8 @@ def assert_equivalent(
     tolerances = tolerances_of(rtol, atol)
     given = None if feature_shape is None else check_feature_shape(feature_shape)
     shape = given or _kernel_shape(candidate, reference)
-    left, right = (_side(name, f, shape) for name, f in (("candidate", candidate), ("reference", reference)))
+    named, as_map = (("candidate", candidate), ("reference", reference)), given is not None
+    left, right = (_side(Function(name, f, shape, as_map=as_map)) for name, f in named)
     layer = right.dense if right.dense is not None else left.dense
     if layer is None:
         if isinstance(reference, nn.Linear | Conv):  # says why it is not one that defines the right results
@@ -120,11 +121,12 @@ def assert_equivalent(
     weight, bias = layer.weight.detach(), _bias(layer)
     alternatives = _alternatives(left, right)
     for words, x, columns in _inputs(layer, input, seed):
-        actual, expected = (side.run(x, shape, as_map=given is not None) for side in (left, right))
+        actual, expected = (side.run(x) for side in (left, right))
         rows = Comparison(actual, expected, x, weight, bias, None, tolerances, alternative_weights=alternatives)
         verdict, worst = _judged(rows, columns)
         if not verdict.equivalent:
             cause = None if worst is None else cause_of_outputs(rows, worst, shape)
+            words += "".join(f", the {side.name}{side.asked}" for side in (left, right) if side.asked)
             raise NotEquivalent(replace(verdict, explanation=f"{words}, {verdict.explanation}", cause=cause))
 
 
@@ -133,34 +135,25 @@ class _Side:
     """One of the two: ``dense`` is the Linear that it is and ``taps`` its own terms if it is a layer, else None."""
 
     name: str
-    function: Callable[[Tensor], Any]
+    function: Function
     dense: nn.Linear | None = None
     taps: Tensor | None = None
 
-    def run(self, x: Tensor, shape: tuple[int, ...], *, as_map: bool) -> Tensor:
+    def run(self, x: Tensor) -> Tensor:
         """Its results for rows ``(N, n)``, as rows where they are one for each."""
-        takes_map = isinstance(self.function, Conv) or (as_map and not isinstance(self.function, nn.Linear))
-        given = x.clone()  # a function may work in place: that is its own business
-        given = given.reshape(-1, *shape) if takes_map else given
-        try:
-            with torch.no_grad():
-                y = self.function(given)
-        except Exception as error:
-            raise EquivError(
-                f"{self.name}: expected to run on an input of shape {tuple(given.shape)}, got {type(error).__name__}: "
-                f"{first_line(error)}; pass feature_shape= if it takes a map, leave it out if it takes rows"
-            ) from error
-        if not isinstance(y, Tensor):
-            raise EquivError(
-                f"{self.name}: expected a function that returns a tensor, got {type(y).__name__}; return one"
-            )
+        y = self.function.run(x)
         if y.dtype != x.dtype:
             text = (
-                f"the {self.name} returns {dtype_name(y.dtype)} for an input of {dtype_name(x.dtype)}: another "
-                "arithmetic, not the same function."
+                f"the {self.name}{self.asked} returns {dtype_name(y.dtype)} for an input of {dtype_name(x.dtype)}: "
+                "another arithmetic, not the same function."
             )
             raise NotEquivalent(Verdict(Outcome.DIFFERENT, text, dtype_name(y.dtype), tuple(y.shape)))
-        return y.reshape(len(x), -1) if y.ndim and y.shape[0] == len(x) else y
+        return y
+
+    @property
+    def asked(self) -> str:
+        """How a function is asked, for a sentence about it; empty if in the usual way."""
+        return f" (asked {self.function.asked})" if self.function.asked else ""
 
 
 def _kernel_shape(candidate: object, reference: object) -> tuple[int, ...] | None:
@@ -170,7 +163,8 @@ def _kernel_shape(candidate: object, reference: object) -> tuple[int, ...] | Non
     return None
 
 
-def _side(name: str, given: Any, shape: tuple[int, ...] | None) -> _Side:
+def _side(function: Function) -> _Side:
+    name, given = function.name, function.call
     if isinstance(given, type):
         raise EquivError(f"{name}: expected a layer or a function, got the class {given.__name__}; pass an instance")
     if not callable(given):
@@ -179,7 +173,7 @@ def _side(name: str, given: Any, shape: tuple[int, ...] | None) -> _Side:
             "to compare two results use equiv.compare"
         )
     if not isinstance(given, nn.Linear | Conv) or _is_function(given):
-        return _Side(name, given)
+        return _Side(name, function)
     checked = check_linear(given, name=name) if isinstance(given, nn.Linear) else check_conv(given, name=name)
     if checked.weight.dtype not in DTYPES:
         raise EquivError(
@@ -189,9 +183,9 @@ def _side(name: str, given: Any, shape: tuple[int, ...] | None) -> _Side:
     if checked.weight.device.type == "meta":
         raise EquivError(f"{name}: expected a layer with values, got one on the meta device; load its weights first")
     if isinstance(checked, nn.Linear):
-        return _Side(name, given, checked)
-    assert shape is not None  # there is a convolution
-    return _Side(name, given, conv_to_linear(checked, shape), tap_weights(checked, shape))
+        return _Side(name, function, checked)
+    assert function.shape is not None  # there is a convolution
+    return _Side(name, function, conv_to_linear(checked, function.shape), tap_weights(checked, function.shape))
 
 
 def _is_function(layer: nn.Linear | Conv) -> bool:

@@ -686,10 +686,10 @@ MISUSE = [
     (lambda: certify(CONV, LINEAR, seed=1.5), "seed: expected an integer, got 1.5"),
     (lambda: certify(CONV, LINEAR, chunk_bytes=0), "chunk_bytes: expected an integer of at least 1, got 0"),
     (lambda: certify(CONV, LINEAR, progress=1), "progress: expected a function"),
-    (lambda: certify(lambda x: [x], LINEAR), "candidate: expected a function that returns a tensor, got list"),
+    (lambda: certify(lambda x: [x, x], LINEAR), "candidate: expected a function that returns a tensor, got list of 2"),
     (lambda: certify(lambda x: x.sum(), LINEAR), r"candidate: expected a result of shape \(N, ...\)"),
     (lambda: certify(lambda x: x[0], LINEAR), r"candidate: expected a result of shape \(N, ...\)"),
-    (lambda: certify(lambda x: x @ x, LINEAR), "candidate: expected to run on an input of shape"),
+    (lambda: certify(lambda x: x.view(3, 7), LINEAR), "candidate: expected to run on an input of shape"),
     (lambda: certify(lambda x: LINEAR(x) / x.sum(), LINEAR), "candidate: expected finite values at the zero input"),
     (lambda: certify(lambda x: LINEAR(x) / (1 - x[:, :1]), LINEAR), "candidate: expected finite results for one-hot"),
 ]

@@ -1,0 +1,236 @@
+"""Functions as they are: a layer, a module or a function of a batch, run on rows of features in the way that it takes.
+
+A session of a runtime takes one batch, one rank and one dtype, and returns arrays, lists or dicts. What a function
+refuses is asked in other ways, and the first way that it takes is remembered. No value is rounded on the way: rows are
+handed over in another dtype only if that holds all of their values. What results mean is left to those who ask.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.dlpack import from_dlpack
+
+from equiv.backends.twins import Twin, shallow
+from equiv.backends.ways import Way, narrower_ways, other_ways
+from equiv.dtypes import dtype_name
+from equiv.errors import EquivError
+from equiv.mapping import CONVS, Conv
+from equiv.text import counted, quoted
+
+_SECONDS = 5.0  # for finding a way
+_HOPELESS = (NameError, ImportError, RecursionError)  # mistakes of the function itself
+
+
+class _RefusedError(Exception):
+    """What a function was given, and what it raised."""
+
+    def __init__(self, given: Tensor, error: Exception) -> None:
+        super().__init__()
+        self.given, self.error = given, error
+        self.message = quoted(error)
+
+    @property
+    def words(self) -> str:
+        said = f": {self.message}" if self.message else ""
+        return f"{type(self.error).__name__}{said}"
+
+    @property
+    def input(self) -> str:
+        return f"an input of shape {tuple(self.given.shape)} of {dtype_name(self.given.dtype)}"
+
+
+class Function:
+    """One layer, module or function, called ``name`` in messages.
+
+    Args:
+        name: Such as ``"candidate"``.
+        call: What runs. A module runs as its :class:`Twin`.
+        shape: ``(C, *spatial)`` of a map, if known.
+        as_map: Whether functions are given maps of that shape. A Linear never is, a convolution always.
+
+    Example:
+        >>> def session(x):  # takes one row at a time, and returns a list of arrays
+        ...     if x.shape != (1, 12):
+        ...         raise ValueError("expected [1, 12]")
+        ...     return [x.numpy().sum(1, keepdims=True)]
+        >>> function = Function("candidate", session)
+        >>> function.run(torch.ones(3, 12)).tolist(), function.asked
+        ([[12.0], [12.0], [12.0]], 'one row at a time')
+    """
+
+    def __init__(self, name: str, call: Any, shape: tuple[int, ...] | None = None, *, as_map: bool = False) -> None:
+        self.name, self.call, self.shape = name, call, shape
+        self.takes_map = shape is not None and (isinstance(call, Conv) or (as_map and not isinstance(call, nn.Linear)))
+        self._is_layer = _is_layer(call)
+        self._runs = Twin(call) if isinstance(call, nn.Module) else call
+        self._way: Way | None = None  # in which it is asked
+        self._usual: Way | None = None
+        self._ran: set[int] = set()  # numbers of rows of a call that ran
+
+    @property
+    def asked(self) -> str:
+        """How it is asked, if not with batches of rows or maps as they come; else empty."""
+        return self._way.words(self._usual) if self._way and self._usual else ""
+
+    @property
+    def batch(self) -> int | None:
+        """How many rows it takes at a time; None for any number."""
+        return self._way.batch if self._way else None
+
+    def run(self, x: Tensor, **parameters: Tensor) -> Tensor:
+        """Results for rows ``(N, n)``: ``(N, outputs)`` where there is one for each, else as they come.
+
+        ``parameters`` are tensors that take the place of those of a layer.
+
+        Raises:
+            EquivError: It does not run in any way, or no longer as it did, or returns no tensor or array.
+        """
+        if self._way is None:
+            self._way = self._usual = Way(self.shape if self.takes_map and self.shape else (x.shape[1],))
+        try:
+            return self._in_pieces(self._way, x, parameters)
+        except _RefusedError as refused:
+            if (self._way.batch or len(x)) in self._ran:
+                raise self._changed(refused) from refused.error
+            self._way = self._another_way(x, refused)
+        return self.run(x, **parameters)
+
+    def _in_pieces(self, way: Way, x: Tensor, parameters: dict[str, Tensor]) -> Tensor:
+        """All rows, as many at a time as are taken; the last ones with rows of zeros behind them."""
+        if way.batch is None or not len(x):
+            return self._once(way, x, parameters)
+        pieces = []
+        for start in range(0, len(x), way.batch):
+            piece = x[start : start + way.batch]
+            y = self._once(way, _filled(piece, way.batch), parameters)
+            if y.shape[:1] != (way.batch,):
+                rows = counted(way.batch, "row")
+                raise EquivError(
+                    f"{self.name}: expected a result for each of the {rows} that it is given at a time, got one of "
+                    f"shape {tuple(y.shape)}; return all of them"
+                )
+            pieces.append(y[: len(piece)])
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+    def _once(self, way: Way, x: Tensor, parameters: dict[str, Tensor]) -> Tensor:
+        given = way.laid(x)
+        given = given if self._is_layer else given.clone()  # a function may work in place
+        try:
+            with torch.no_grad():
+                if parameters:
+                    twin = self._runs.module
+                    y = shallow(twin, _parameters={**twin._parameters, **parameters})(given)
+                else:
+                    y = self._runs(given.cpu().numpy() if way.as_array else given)
+        except Exception as error:
+            raise _RefusedError(given, error) from error
+        if way is self._way:
+            self._ran.add(len(x))
+        y = self._tensor(y, x.device)
+        if way.batch == 1:
+            return y.reshape(1, -1)  # whatever its shape, it belongs to that row
+        leading = len(way.before)
+        each = y.ndim >= leading and y.shape[:leading] == given.shape[:leading]
+        return y.reshape(len(x), math.prod(y.shape[leading:])) if each else y
+
+    def _tensor(self, result: Any, device: torch.device) -> Tensor:
+        """The one tensor in a result, on the device of the rows, in memory that no later call writes to."""
+        y = result
+        for _ in range(8):
+            if not isinstance(y, list | tuple | Mapping) or len(y) != 1:
+                break
+            y = next(iter(y.values() if isinstance(y, Mapping) else y))
+        if not isinstance(y, Tensor):
+            y = self._from_array(y)
+        if y.is_nested or y.layout != torch.strided or y.is_quantized:
+            kind = "nested" if y.is_nested else "quantized" if y.is_quantized else str(y.layout)
+            raise EquivError(f"{self.name}: expected a strided tensor as a result, got a {kind} one; make it dense")
+        if y.device.type == "meta":
+            raise EquivError(f"{self.name}: expected a result with values, got one on the meta device; compute it")
+        return y.detach().to(device, copy=not self._is_layer)
+
+    def _from_array(self, y: Any) -> Tensor:
+        got = type(y).__name__
+        try:
+            if hasattr(y, "__array__"):
+                import numpy as np
+
+                array = np.array(y, order="C")
+                if array.dtype.name == "bfloat16":
+                    return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+                return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
+            if hasattr(y, "__dlpack__"):
+                return from_dlpack(y)
+        except Exception as error:
+            got += f", and {type(error).__name__}: {quoted(error)}"
+        if isinstance(y, list | tuple | Mapping):
+            got += f" of {len(y):,}"
+        raise EquivError(
+            f"{self.name}: expected a function that returns a tensor, got {got}; return the result alone, as a tensor "
+            "or an array, or as the one member of a list or dict"
+        )
+
+    def _another_way(self, x: Tensor, refused: _RefusedError) -> Way:
+        """The first way in which the function runs."""
+        assert self._usual is not None
+        end = time.monotonic() + _SECONDS
+        messages = [refused.message]
+        hopeless = self._is_layer or isinstance(refused.error, _HOPELESS)
+        for way in () if hopeless else other_ways(self._usual, self.shape, x, self._ran, messages):
+            problem = self._problem(way, x)
+            if problem is None:
+                self._ran = {way.batch or len(x)}
+                return way
+            messages.append(problem)
+            if time.monotonic() > end:
+                break
+        raise self._refused(x, refused, hopeless) from refused.error
+
+    def _problem(self, way: Way, x: Tensor) -> str | None:
+        """What the function says to the first rows in this way; None where it runs, with a result for each."""
+        some = x if way.batch is None else _filled(x[: way.batch], way.batch)
+        try:
+            y = self._once(way, some, {})
+        except _RefusedError as refused:
+            return refused.message
+        except EquivError:  # no result that can be used
+            return ""
+        return None if y.ndim == 2 and len(y) == len(some) and y.numel() else ""
+
+    def _refused(self, x: Tensor, refused: _RefusedError, hopeless: bool) -> EquivError:
+        assert self._usual is not None
+        narrower = () if hopeless else narrower_ways(self._usual, x.dtype, (None, 1))
+        taken = next((way for way in narrower if self._problem(way, x) is None), None)
+        if taken is not None and taken.dtype is not None:
+            other = dtype_name(taken.dtype)
+            advice = f"it takes {other}, which does not hold all values of {dtype_name(x.dtype)}: compare it in {other}"
+        elif self._is_layer:
+            advice = "give it attributes and an input shape (feature_shape=) with which torch runs it"
+        else:
+            advice = "make it run on such a batch" if hopeless else "it refuses other batches, ranks and arrays as well"
+            advice += "" if self.takes_map else "; pass feature_shape= if it takes maps"
+        return EquivError(f"{self.name}: expected to run on {refused.input}, got {refused.words}; {advice}")
+
+    def _changed(self, refused: _RefusedError) -> EquivError:
+        return EquivError(
+            f"{self.name}: expected to run on {refused.input}, as it did before, got {refused.words}; it keeps a state "
+            "or refuses some values: make it a function of its input alone that takes every input"
+        )
+
+
+def _filled(x: Tensor, rows: int) -> Tensor:
+    """Rows with zeros behind them, so that there are as many as this."""
+    return functional.pad(x, (0, 0, 0, rows - len(x))) if len(x) < rows else x
+
+
+def _is_layer(call: Any) -> bool:
+    """Whether torch itself runs it, which takes batches of any size and returns new tensors."""
+    kinds = (nn.Linear, *CONVS.values())
+    return isinstance(call, kinds) and "forward" not in vars(call) and type(call).forward in {k.forward for k in kinds}
