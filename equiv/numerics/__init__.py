@@ -12,6 +12,9 @@ from equiv.numerics.measuring import measure
 from equiv.numerics.measuring.findings import Finding, Measured
 from equiv.numerics.measuring.fprev import Order
 from equiv.numerics.measuring.measure import forget
+from equiv.numerics.nearest import Misrounding as Misrounding
+from equiv.numerics.nearest import Rounded as Rounded
+from equiv.numerics.nearest import misrounding as misrounding
 from equiv.numerics.outputs import Assessment, Reference, assess, tolerance
 from equiv.numerics.probes import STYLES, address_coded_weight, entry_range, exact_case, exact_range, one_hot_rows
 from equiv.numerics.reference import dot_double_double, exact_integers
