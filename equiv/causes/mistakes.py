@@ -134,6 +134,17 @@ _MISTAKES = {
     "bias-permuted": _Mistake("bias {moved}", "bias = bias{undo}"),
     "bias-one-entry": _Mistake("one entry differs: bias[{row}] is {versus}", "bias[{row}] = reference.bias[{row}]"),
     "bias-unknown": _Mistake("the bias differs as well", _COPY_BIAS),
+    # Results that are not rounded to nearest
+    "rounding-toward-zero": _Mistake("results are cut toward zero instead of rounded to nearest"),
+    "rounding-away-from-zero": _Mistake("results are rounded away from zero instead of to nearest"),
+    "rounding-down": _Mistake("results are rounded down instead of to nearest"),
+    "rounding-up": _Mistake("results are rounded up instead of to nearest"),
+    "rounding-ties-away": _Mistake("ties are rounded away from zero instead of to even"),
+    "rounding-to-odd": _Mistake("results are rounded to odd instead of to nearest"),
+    "rounding-half-where-odd": _Mistake(
+        "half an ulp is added only where the last kept bit is odd: other results are cut toward zero"
+    ),
+    "rounding-stochastic": _Mistake("results are either neighbour of the exact sum, as if rounded at random"),
     # What is lost to a narrower format
     **{
         name: _Mistake(f"{{what}} rounded to {words}{{when}}", _COPY, _EXACT_PRODUCTS.get(name, ""))

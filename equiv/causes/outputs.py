@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from equiv.arguments import check_tensor
+from equiv.causes.directions import name_misrounding
 from equiv.causes.hypotheses import Outputs, output_causes
 from equiv.causes.mistakes import Cause
 from equiv.causes.roundings import ROUNDINGS
@@ -43,6 +44,8 @@ def likely_cause(
         found = name_output_cause(
             actual.detach().cpu(), exact, x=rows, weight=matrix, bias=offset, feature_shape=feature_shape, bound=bound
         )
+        if found is None:
+            return name_misrounding(actual, x=x, weight=weight, bias=bias)
     except (ValueError, RuntimeError):
         return None
     if found is None or (int(exact.count_nonzero()) < 2 and found.name not in _FROM_ONE_OUTPUT):

@@ -12,12 +12,16 @@ from equiv.numerics.measuring import measure
 from equiv.numerics.measuring.findings import Finding, Measured
 from equiv.numerics.measuring.fprev import Order
 from equiv.numerics.measuring.measure import forget
+from equiv.numerics.nearest import Misrounding as Misrounding
+from equiv.numerics.nearest import Rounded as Rounded
+from equiv.numerics.nearest import misrounding as misrounding
 from equiv.numerics.outputs import Assessment, Reference, assess, tolerance
 from equiv.numerics.probes import STYLES, address_coded_weight, entry_range, exact_case, exact_range, one_hot_rows
 from equiv.numerics.reference import dot_double_double, exact_integers
 from equiv.numerics.reference import fast_two_sum as fast_two_sum
 from equiv.numerics.reference import two_product as two_product
 from equiv.numerics.reference import two_sum as two_sum
+from equiv.numerics.settled import last_bit as last_bit
 
 # Listed: for users. Imported under their own names above: for the other packages of equiv.
 __all__ = [

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from equiv.causes import rounding_cause
 from equiv.numerics import Arithmetic, Assessment
 from equiv.text import counted
 from equiv.verdict.outcome import Outcome, Verdict
 
 
-def explained(verdict: Verdict, arithmetic: Arithmetic | None, outside: int, breaks: int) -> str:
-    """What an envelope says: ``outside`` outputs lie beyond it, ``breaks`` beyond the caller's own tolerance."""
+def explained(
+    verdict: Verdict, arithmetic: Arithmetic | None, outside: int, breaks: int, rounding: str | None = None
+) -> str:
+    """What an envelope says: ``outside`` outputs lie beyond it, ``breaks`` beyond the caller's own tolerance.
+
+    ``rounding`` is the name of the rounding that all results come from, where that is not to nearest.
+    """
     counts, total = verdict.counts, verdict.counts["total"]
     kind = arithmetic.name if arithmetic else f"{verdict.dtype}, exact modulo 2**bits"
     if verdict.outcome is Outcome.IDENTICAL:
@@ -35,6 +41,9 @@ def explained(verdict: Verdict, arithmetic: Arithmetic | None, outside: int, bre
     if arithmetic is None:
         said = _some(outside, total, "are", "is", "integer output")
         return f"{said} wrong: integers are exact in any order ({kind})."
+    if rounding is not None:
+        said = _some(outside, total, "are", "is")
+        return f"{said} not what rounding to nearest gives: {rounding_cause(rounding).sentence} ({kind})."
     said, them = _some(outside, total, "lie", "lies"), _verb(outside, "them", "it")
     return f"{said} outside the envelope: no right kernel gives {them} ({kind})."
 

@@ -29,23 +29,25 @@ from equiv.mapping import (
     conv_to_linear,
     tap_weights,
 )
-from equiv.numerics import gap_words, one_hot_rows, same_bits
+from equiv.numerics import Arithmetic, gap_words, one_hot_rows, same_bits
 from equiv.text import counted
-from equiv.verdict.arguments import Alternatives, Comparison, tolerances_of
+from equiv.verdict.arguments import Alternatives, Comparison, check_arithmetic, tolerances_of
 from equiv.verdict.blocks import at_outputs, cause_of_outputs, outputs_to_judge
 from equiv.verdict.outcome import Entry, NotEquivalent, Outcome, Verdict
+from equiv.verdict.probes import rounding_probes
 from equiv.verdict.results import compare_rows
 
 _ONE_HOTS = 256
 _ROWS = 32
 
 
-def assert_equivalent(
+def assert_equivalent(  # noqa: PLR0913 - the options are the interface
     candidate: nn.Module | Callable[[Tensor], Tensor],
     reference: nn.Module | Callable[[Tensor], Tensor],
     input: Tensor | None = None,
     *,
     feature_shape: Sequence[int] | None = None,
+    arithmetic: Arithmetic | None = None,
     seed: int = 0,
     rtol: float | None = None,
     atol: float | None = None,
@@ -57,7 +59,8 @@ def assert_equivalent(
     with forward hooks, and those whose weight is computed (weight_norm, parametrizations, pruning) are taken for
     functions. Two layers are first compared weight by weight: one that differs by one ulp is another function,
     whatever the tolerance of a test on outputs would have said. Then the kernels are judged at every output on zero,
-    on one-hot inputs (256 of them where there are more features), on 32 inputs of -1, 0 and 1 and on 32 normal ones.
+    on one-hot inputs (256 of them where there are more features), on inputs of one or two entries whose results are
+    rounded once, many of them ties, on 32 inputs of -1, 0 and 1 and on 32 normal ones.
     In float64, complex128 and integers, where exact results of a layer above some 2^20 weights would take minutes,
     they are judged at the outputs where the two differ most and at others spread over all, and the verdict says at how
     many. For all inputs and every weight, see :func:`equiv.certify`.
@@ -69,6 +72,8 @@ def assert_equivalent(
         reference: The same.
         input: Inputs to try in addition, ``(N, n)`` or ``(N, C, *spatial)``, in the layers' dtype.
         feature_shape: ``(C, *spatial)``; by default the kernel of the convolution is taken for the whole map.
+        arithmetic: What the candidate computes in; by default what is declared for its dtype and device, see
+            :func:`equiv.compare`.
         seed: Of the generated inputs; the global random state is neither read nor set.
         rtol: An extra condition on every comparison of results, see :func:`equiv.compare`.
         atol: See ``rtol``.
@@ -93,6 +98,7 @@ def assert_equivalent(
     if input is not None:
         check_tensor("input", input, advice="pass a batch, and the shape of a map as feature_shape=")
     tolerances = tolerances_of(rtol, atol)
+    check_arithmetic(arithmetic)
     given = None if feature_shape is None else check_feature_shape(feature_shape)
     shape = given or _kernel_shape(candidate, reference)
     named, as_map = (("candidate", candidate), ("reference", reference)), given is not None
@@ -122,7 +128,7 @@ def assert_equivalent(
     alternatives = _alternatives(left, right)
     for words, x, columns in _inputs(layer, input, seed):
         actual, expected = (side.run(x) for side in (left, right))
-        rows = Comparison(actual, expected, x, weight, bias, None, tolerances, alternative_weights=alternatives)
+        rows = Comparison(actual, expected, x, weight, bias, arithmetic, tolerances, alternative_weights=alternatives)
         verdict, worst = _judged(rows, columns)
         if not verdict.equivalent:
             cause = None if worst is None else cause_of_outputs(rows, worst, shape)
@@ -293,6 +299,9 @@ def _inputs(layer: nn.Linear, given: Tensor | None, seed: int) -> Iterator[tuple
     columns = torch.arange(n) if n <= _ONE_HOTS else torch.randperm(n, generator=generator)[:_ONE_HOTS].sort().values
     probes = torch.cat([torch.zeros(1, n, dtype=dtype, device=device), one_hot_rows(columns, n, dtype, device)])
     yield "on the zero input and one-hot inputs", probes, columns.to(device) if n > _ONE_HOTS else None
+    if dtype.is_floating_point:
+        x, columns = rounding_probes(layer.weight.detach(), _bias(layer), generator)
+        yield "on inputs of one or two entries", x, columns
     low = 0 if not dtype.is_signed else -1
     yield "on inputs of -1, 0 and 1", torch.randint(low, 2, (_ROWS, n), generator=generator).to(dtype).to(device), None
     if is_inexact(dtype):

@@ -30,6 +30,7 @@ from equiv.verdict.arguments import (
 from equiv.verdict.blocks import assess_both, cause_of_outputs
 from equiv.verdict.explanation import blamed, explained, without_layer
 from equiv.verdict.outcome import Entry, Outcome, Verdict
+from equiv.verdict.rounding import held_to_nearest
 
 
 def compare(  # noqa: PLR0913 - the options are the interface
@@ -123,7 +124,9 @@ def compare_rows(given: Comparison) -> tuple[Verdict, Mismatch | None]:
         other_arithmetic = declared(given.expected.dtype, given.expected.device)
     with subnormals_kept():
         found, other = assess_both(rows, (rows.arithmetic, other_arithmetic))
-        verdict = _verdict(rows, tuple(given.actual.shape), found, other)
+        found, rounding = held_to_nearest(rows, rows.actual, found, rows.arithmetic)
+        other, others = held_to_nearest(rows, rows.expected, other, other_arithmetic)
+        verdict = _verdict(rows, tuple(given.actual.shape), found, other, rounding or others)
     if found.all_inside or not len(rows.input):
         return verdict, None
     return verdict, Mismatch(rows, int(found.ratio.nan_to_num(math.inf, math.inf).amax(0).argmax()))
@@ -135,7 +138,9 @@ def _map_of(shape: tuple[int, ...], rows: int, n: int) -> tuple[int, ...]:
     return tail if 2 <= len(tail) <= 4 and math.prod(tail) == n else (n, 1)
 
 
-def _verdict(rows: Comparison, shape: tuple[int, ...], found: Assessment, other: Assessment) -> Verdict:
+def _verdict(
+    rows: Comparison, shape: tuple[int, ...], found: Assessment, other: Assessment, rounding: str | None
+) -> Verdict:
     y, e, arithmetic = rows.actual, rows.expected, rows.arithmetic
     same = same_bits(y.to(e.dtype), e)  # exact where expected is wider
     outside = ~(found.inside & other.inside)
@@ -160,7 +165,7 @@ def _verdict(rows: Comparison, shape: tuple[int, ...], found: Assessment, other:
         elif not bool(outside.any()) and bool(undecided.any()):
             score = undecided.double()
         verdict = replace(verdict, worst=_entry(int(score.flatten().argmax()), rows, shape, found))
-    text = explained(verdict, arithmetic, int(outside.sum()), int(breaks.sum())) + blamed(found, other)
+    text = explained(verdict, arithmetic, int(outside.sum()), int(breaks.sum()), rounding) + blamed(found, other)
     return replace(verdict, explanation=f"{text} {arithmetic.note}" if arithmetic and arithmetic.note else text)
 
 
