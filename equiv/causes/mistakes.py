@@ -9,13 +9,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from equiv.causes.roundings import LOW, ROUNDINGS
+from equiv.causes.roundings import ROUNDINGS
+from equiv.numerics import Arithmetic
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Cause:
         name: A stable word such as "flattened-hwc", "bias-dropped" or "rounded-bfloat16".
         sentence: What happened, with its numbers.
         fix: The line of Python that mends it, empty where no line does.
+        arithmetic: Where results were computed in other formats, those: pass it as ``arithmetic=`` to judge by them.
 
     Example:
         >>> from equiv.causes import name_cause
@@ -45,6 +47,7 @@ class Cause:
     name: str
     sentence: str
     fix: str = ""
+    arithmetic: Arithmetic | None = field(default=None, repr=False, compare=False)
 
     def __str__(self) -> str:
         return f"{self.name}: {self.sentence}"
@@ -72,11 +75,14 @@ _ORDER = "weight = weight.reshape(-1, {sizes}){undo}.flatten(1)"
 _COPY, _COPY_BIAS = "weight = reference.weight", "bias = reference.bias"
 _NO_TF32 = 'torch.backends.cuda.matmul.fp32_precision = torch.backends.cudnn.conv.fp32_precision = "ieee"'
 _NO_BFLOAT16 = 'torch.backends.mkldnn.matmul.fp32_precision = torch.backends.mkldnn.conv.fp32_precision = "ieee"'
-_EXACT_PRODUCTS = {"rounded-tf32": _NO_TF32, "truncated-tf32": _NO_TF32, "rounded-bfloat16": _NO_BFLOAT16}
-_EXACT_SUMS = {
-    "float16": "torch.backends.cuda.matmul.allow_fp16_accumulation = False",
-    "bfloat16": "torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False",
+SETTINGS = {
+    "rounded-tf32": _NO_TF32,
+    "truncated-tf32": _NO_TF32,
+    "rounded-bfloat16": _NO_BFLOAT16,
+    "accumulated-float16": "torch.backends.cuda.matmul.allow_fp16_accumulation = False",
+    "accumulated-bfloat16": "torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False",
 }
+"""What keeps torch from computing in other formats: rounded inputs and weights, low sums."""
 
 _MISTAKES = {
     # The order of the inputs
@@ -136,12 +142,10 @@ _MISTAKES = {
     "bias-unknown": _Mistake("the bias differs as well", _COPY_BIAS),
     # What is lost to a narrower format
     **{
-        name: _Mistake(f"{{what}} rounded to {words}{{when}}", _COPY, _EXACT_PRODUCTS.get(name, ""))
+        name: _Mistake(f"{{what}} rounded to {words}{{when}}", _COPY, SETTINGS.get(name, ""))
         for name, words in ROUNDINGS.items()
     },
     **{f"bias-{name}": _Mistake(f"bias rounded to {words}", _COPY_BIAS) for name, words in ROUNDINGS.items()},
-    **{f"output-rounded-{low}": _Mistake(f"every output is rounded to {low}") for low in LOW},
-    **{f"accumulated-{low}": _Mistake(f"summed in {low}{{how}}", "", _EXACT_SUMS[low]) for low in LOW},
     "subnormals-flushed": _Mistake("subnormal {what} are treated as zero", _COPY, "torch.set_flush_denormal(False)"),
 }
 

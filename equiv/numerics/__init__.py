@@ -18,6 +18,8 @@ from equiv.numerics.reference import dot_double_double, exact_integers
 from equiv.numerics.reference import fast_two_sum as fast_two_sum
 from equiv.numerics.reference import two_product as two_product
 from equiv.numerics.reference import two_sum as two_sum
+from equiv.numerics.roundings import Rounding
+from equiv.numerics.roundings import rounding_to as rounding_to
 
 # Listed: for users. Imported under their own names above: for the other packages of equiv.
 __all__ = [
@@ -36,6 +38,7 @@ __all__ = [
     "Measured",
     "Order",
     "Reference",
+    "Rounding",
     "address_coded_weight",
     "assess",
     "bit_equal",

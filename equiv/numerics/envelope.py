@@ -130,7 +130,7 @@ def envelope(exact: Exact, arithmetic: Arithmetic) -> Envelope:
     error = error * (_MARGIN + exact.terms * 2.0**-52)
     below, above = (s - error, s + error) if low is None else (s + (low - error), s + (low + error))
     if arithmetic.output_rounding == "nearest":
-        lower, upper = (round_nearest(end, fmt.dtype).double() for end in (below, above))
+        lower, upper = (_stored(end, arithmetic) for end in (below, above))
     else:
         lower, upper = round_down(below, fmt.dtype).double(), round_up(above, fmt.dtype).double()
     spilled: Tensor | None = None
@@ -138,8 +138,8 @@ def envelope(exact: Exact, arithmetic: Arithmetic) -> Envelope:
         # RN(RN(products) + b), from both ends. Without a non-zero product there is nothing to round before the bias.
         rounds_twice = (exact.bias != 0) & (exact.terms > 1)
         products = s - exact.bias
-        ends = [round_nearest(products + far, fmt.dtype).double() for far in (-error, error)]
-        twice = [round_nearest(end.clamp(-fmt.max, fmt.max) + exact.bias, fmt.dtype).double() for end in ends]
+        ends = [_stored(products + far, arithmetic) for far in (-error, error)]
+        twice = [_stored(end.clamp(-fmt.max, fmt.max) + exact.bias, arithmetic) for end in ends]
         lower = torch.where(rounds_twice, torch.minimum(lower, twice[0]), lower)
         upper = torch.where(rounds_twice, torch.maximum(upper, twice[1]), upper)
         # A sum of products that rounds to infinity stays there, whatever the bias takes away.
@@ -150,6 +150,12 @@ def envelope(exact: Exact, arithmetic: Arithmetic) -> Envelope:
     any_undecided = undecided is not None and bool(undecided.any())
     undecided = torch.zeros_like(s, dtype=torch.bool) if undecided is None else undecided
     return Envelope(fmt.dtype, lower, upper, undecided, any_undecided, error, zero, spilled)
+
+
+def _stored(values: Tensor, arithmetic: Arithmetic) -> Tensor:
+    """What accumulators of these values, float64, become as results to nearest."""
+    kept = values if arithmetic.results is None else arithmetic.results(values)
+    return round_nearest(kept, arithmetic.output).double()
 
 
 def _undecided(exact: Exact, arithmetic: Arithmetic) -> Tensor | None:

@@ -17,6 +17,7 @@ from equiv.numerics.envelope import Envelope, Judgement, envelope, judge
 from equiv.numerics.exact import Classes, Exact, exact_affine
 from equiv.numerics.formats import format_of, subnormals_kept
 from equiv.numerics.reference import exact_integers
+from equiv.numerics.roundings import Rounding
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,8 @@ class Reference:
         self.parts: tuple[Exact, ...] = ()
         self._kept: tuple[Arithmetic, tuple[Envelope, ...]] | None = None
         self._last: tuple[Arithmetic, Tensor, Assessment] | None = None
+        self._given = x, weight, bias
+        self._rounded: tuple[object, Reference] | None = None
         if x.is_complex():
             self._terms = _nonzero_terms(x, weight, bias)
             self.parts = _complex_parts(x, weight, bias, self._terms, gradient=gradient)
@@ -105,6 +108,8 @@ class Reference:
             return Assessment(inside, torch.zeros_like(inside), ratio, self.value, self.value, self.value, zeros, zeros)
         if arithmetic is None:
             raise TypeError("arithmetic is needed for floating and complex results")
+        if arithmetic.operands is not None:
+            return self._of_rounded(arithmetic.operands).assess(result, replace(arithmetic, operands=None))
         chosen = _relevant(arithmetic, self.parts[0].bias is not None, self.parts[0].classes is not None)
         if self._last is not None and self._last[0] == chosen:
             before = self._last[1]  # with equal entries, 0.0 equal to -0.0 and no NaN, a result is judged as before
@@ -129,12 +134,22 @@ class Reference:
         Such a result lies in any envelope, with an error of 0; nothing else needs to be computed. False means not
         known: call `assess`.
         """
-        if len(self.parts) != 1:
+        if len(self.parts) != 1 or arithmetic.operands is not None or arithmetic.results is not None:
             return False
         exact = self.parts[0]
         if exact.classes is not None or exact.low is not None or not exact.stays_below(arithmetic):
             return False
         return torch.equal(result.detach().double(), exact.value)
+
+    def _of_rounded(self, operands: tuple[Rounding | None, ...]) -> Reference:
+        """The reference of the same layer on operands that are rounded first; the last one is kept."""
+        if self._rounded is None or self._rounded[0] != operands:
+            pairs = zip(self._given, operands, strict=True)
+            x, weight, bias = (v if v is None or rounding is None else rounding(v) for v, rounding in pairs)
+            assert x is not None
+            assert weight is not None
+            self._rounded = operands, Reference(x, weight, bias, gradient=self._gradient)
+        return self._rounded[1]
 
     def _within(self, arithmetic: Arithmetic) -> tuple[Envelope, ...]:
         """The envelopes of the parts; those asked for last are kept, as forms are mostly judged in one arithmetic."""
