@@ -31,6 +31,7 @@ _SAMPLE, _OUTPUTS = 64, 16  # outputs in all and of a row, on which all combinat
 _ENTRIES = 2**19  # weights of these outputs
 _SHORT = 24  # combinations that are tried in full
 _NEAR = 0.25  # errors beyond this share of the size of the terms are none of roundings
+_SAME = 0.8  # the share of rounded results that must be the very same: few lie so near the middle of two
 _BITS, _KNOWN_BITS = 36.0, 20.0  # evidence that a profile needs: one of thousands, one of the few that engines have
 
 _TF32, _CUT = Rounding("TF32"), Rounding("TF32 (cut off)")
@@ -99,9 +100,9 @@ def _formats(dtype: torch.dtype) -> list[Rounding]:
 
 def _different(values: Tensor, tried: list[Rounding]) -> list[Operand]:
     """The values (m, n) as they are and under each rounding that changes them, each result once."""
-    found = [Operand(None, values)]
+    found = [Operand(None, values.double())]
     for rounding in tried:
-        kept = rounding(values)
+        kept = rounding(values).double()
         like = next((k for k, other in enumerate(found) if torch.equal(kept, other.values)), None)
         if like is None:
             found.append(Operand(rounding, kept))
@@ -127,26 +128,22 @@ def _results(y: Outputs) -> list[Kept]:
 def _in_wide_sums(y: Outputs) -> Iterator[Fit]:
     """Profiles with sums in float32, or in the wider dtype of the layer, that are not refuted by some outputs."""
     rows, outs = _sampled(y)
-    xs = _different(y.xs, [*_formats(y.dtype), *steps_of(y.xs, weights=False)])
-    ws = _different(y.ws, [*_formats(y.dtype), *steps_of(y.ws, weights=True)])
-    bs = _different(y.b[None], _formats(y.dtype))
+    x, w, b = (t.to(y.dtype) for t in (y.xs, y.ws, y.b))
+    xs = _different(x, [*_formats(y.dtype), *steps_of(x, weights=False)])
+    ws = _different(w, [*_formats(y.dtype), *steps_of(w, weights=True)])
+    bs = _different(b[None], _formats(y.dtype))
     x, w = torch.stack([t.values[rows] for t in xs]), torch.stack([t.values[outs] for t in ws])  # (X, r, n), (W, o, n)
     shape = len(xs), len(rows), len(ws), len(outs)
     h, size = ((t.flatten(0, 1) @ u.flatten(0, 1).T).view(shape) for t, u in ((x, w), (x.abs(), w.abs())))
-    a = y.a[rows][:, outs][:, None]  # (r, 1, o)
-    e_size = y.size[rows][:, outs][:, None]
+    a, e_size = (t[rows][:, outs][:, None] for t in (y.a, y.size))  # (r, 1, o)
     sums = {torch.float32, y.dtype} if format_of(y.dtype).precision > 24 else {torch.float32}
     found: list[tuple[float, float, Profile]] = []
     for bias, kept, acc in combinations(bs, _results(y), sums):
-        b, terms = bias.values[0, outs], x.shape[-1] + 5
-        value = h + b
-        error = 1.01 * terms * (format_of(acc).u + 2.0**-52) * (size + b.abs()) + _half_steps(
-            a.abs() + h.abs(), kept, y.dtype
-        )
-        fits = ((a - value).abs() <= error).all(3).all(1)  # (X, W)
-        off = (a - (value if kept is None else kept(value))) / e_size
-        off = off.square().mean((1, 3)).sqrt()
-        for i, j in fits.nonzero().tolist():
+        b = bias.values[0, outs]
+        error = 1.01 * (x.shape[-1] + 5) * (format_of(acc).u + 2.0**-52) * (size + b.abs())
+        error = error + _half_steps(a.abs() + h.abs(), kept, y.dtype)
+        off = ((a - (h + b if kept is None else kept(h + b))) / e_size).square().mean((1, 3)).sqrt()  # (X, W)
+        for i, j in ((a - (h + b)).abs() <= error).all(3).all(1).nonzero().tolist():
             profile = Profile(*_settled([xs[i], ws[j], bias], kept), acc, kept)
             if profile.roundings or acc != y.dtype:
                 found.append((float(off[i, j]), _cost(profile), profile))
@@ -177,15 +174,26 @@ def _spread(count: int, wanted: int, first: int) -> Tensor:
 
 
 def _in_full(y: Outputs, profile: Profile) -> Iterator[Fit]:
-    """The profile, if all outputs lie in the envelope of its arithmetic."""
-    arithmetic = profile.arithmetic(y.dtype)
+    """The profile, if all outputs lie in the envelope of its arithmetic, and most rounded ones are its very own."""
+    arithmetic, kept = profile.arithmetic(y.dtype), profile.results
     reference = Reference(*(t.to(y.dtype) for t in (y.xs, y.ws, y.b)))
     if not reference.assess(y.a.to(y.dtype), arithmetic).all_inside:
         return
-    x, w, b = (t if kept is None else kept(t) for t, kept in _operands(y, profile))
-    kept = profile.results
-    ends = [x @ w.T + b] if kept is None else [kept(x @ w.T + b), kept(kept(x @ w.T) + b)]
-    yield Fit(profile, min(map(y.distance, ends)))
+    x, w, b = (t if kept is None else kept(t.to(y.dtype)).to(y.wide) for t, kept in _operands(y, profile))
+    if kept is None:
+        yield Fit(profile, y.distance(x @ w.T + b))
+        return
+    ends = [end.to(y.dtype).to(y.wide) for end in (kept(x @ w.T + b), kept(kept(x @ w.T) + b))]
+    if max(float((y.a == end).double().mean()) for end in ends) >= _SAME:
+        yield Fit(profile, min(map(y.distance, ends)), _of_flips(y, kept))
+
+
+def _of_flips(y: Outputs, kept: Rounding) -> float:
+    """The distance of three results that lie between two numbers of their format and go the other way: no evidence."""
+    step = kept.step if kept.format == "steps" else 2.0 * 2.0 ** -_PRECISION[kept.format]
+    sizes = 1.0 if kept.format == "steps" else y.a.abs()
+    shares = (step * sizes / y.size).nan_to_num(0.0, 0.0, 0.0).square().mean()
+    return math.sqrt(3 / y.a.numel() * float(shares))
 
 
 def _operands(y: Outputs, profile: Profile) -> tuple[tuple[Tensor, Kept], ...]:
@@ -196,7 +204,7 @@ def _best(fits: Iterator[Fit]) -> Fit | None:
     """The one with the fewest roundings, unless another is twice as close."""
     best: Fit | None = None
     for fit in sorted(fits, key=lambda fit: (_cost(fit.profile), fit.distance)):
-        if best is None or fit.distance < best.distance / 2:
+        if best is None or fit.distance + fit.doubt < best.distance / 2:
             best = fit
     return best
 

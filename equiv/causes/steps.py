@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import product as combinations
 
 import torch
 from torch import Tensor
 
 from equiv.numerics import Rounding
 
+_LEVELS = ((127.0, False), (127.5, False), (255.0, True), (127.0, True), (7.0, False), (15.0, True))
 _MOST = 2**16  # steps from zero to the largest value
 
 
@@ -22,13 +24,13 @@ def steps_of(values: Tensor, *, weights: bool) -> Iterator[Rounding]:
     top = math.frexp(largest)[1]
     for bits in range(3, 17):
         yield Rounding("steps", 2.0 ** (top - bits))
-    for power in (top - 8, top - 9):
+    for power in (top - 7, top - 8, top - 9):
         yield Rounding("steps", 2.0**power, least=-128.0, most=127.0)
-    for levels, ranged in ((127.0, False), (127.5, False), (255.0, True), (127.0, True), (7.0, False), (15.0, True)):
-        whole = Rounding("steps", levels=levels, ranged=ranged)
+    for (levels, ranged), inverse in combinations(_LEVELS, (False, True)):
+        whole = Rounding("steps", levels=levels, ranged=ranged, by_inverse=inverse)
         # A weight has the same step whatever part of it is looked at; that of inputs is found anew for every batch.
-        step = whole._step(values.double())
-        yield replace(whole, step=float(step), levels=0.0, ranged=False) if weights else whole
+        step = float(whole.step_of(values))
+        yield Rounding("steps", step, by_inverse=inverse) if weights else whole
         yield replace(whole, by_row=True)
 
 

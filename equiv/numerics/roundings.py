@@ -30,6 +30,7 @@ class Rounding:
         by_row: Every row of a matrix has a step of its own.
         least: The smallest multiple that is kept, in steps; what lies below becomes it.
         most: The largest.
+        by_inverse: Values are multiplied by 1 / step, rounded, not divided by the step: rarely another multiple.
 
     Example:
         >>> values = torch.tensor([1 + 2**-10, 1 + 2**-12, 0.3])
@@ -44,6 +45,7 @@ class Rounding:
     by_row: bool = False
     least: float = -math.inf
     most: float = math.inf
+    by_inverse: bool = False
 
     def __call__(self, values: Tensor) -> Tensor:
         """The values rounded; integers are left alone."""
@@ -52,22 +54,22 @@ class Rounding:
         if not values.is_floating_point():
             return values
         if self.format == "steps":
-            wide = values.double()
-            step = self._step(wide)
-            return ((wide / step).round().clamp(self.least, self.most) * step).to(values.dtype)
+            wide = values.to(torch.promote_types(values.dtype, torch.float32))  # as engines do, not in float64
+            step = self.step_of(wide)
+            counts = wide * (1 / step) if self.by_inverse else wide / step
+            return (counts.round().clamp(self.least, self.most) * step).to(values.dtype)
         if self.format in _DTYPES:
             return round_nearest(values.double(), _DTYPES[self.format]).to(values.dtype)
         bits = values.to(torch.float32).contiguous().view(torch.int32)
         bits = bits if "cut" in self.format else bits + 0xFFF + ((bits >> 13) & 1)
         return (bits & ~0x1FFF).view(torch.float32).to(values.dtype)
 
-    def _step(self, values: Tensor) -> Tensor | float:
-        if self.step:
-            return self.step
-        high, low = (values, values) if self.by_row else (values.reshape(1, -1), values.reshape(1, -1))
-        if not values.numel():
-            return 1.0
-        high, low = high.amax(-1, keepdim=True).clamp(min=0.0), low.amin(-1, keepdim=True).clamp(max=0.0)
+    def step_of(self, values: Tensor) -> Tensor:
+        """The step that these values are kept in, in their dtype: one, or ``(rows, 1)``."""
+        if self.step or not values.numel():
+            return values.new_tensor(self.step or 1.0)
+        rows = values if self.by_row else values.reshape(1, -1)
+        high, low = rows.amax(-1, keepdim=True).clamp(min=0.0), rows.amin(-1, keepdim=True).clamp(max=0.0)
         step = (high - low if self.ranged else torch.maximum(high, -low)) / self.levels
         step = torch.where(step > 0, step, 1.0)
         return step if self.by_row else step.reshape(())
