@@ -55,7 +55,7 @@ class Cause:
     def beside(self, other: Cause) -> Cause:
         """This cause, and what is known of the bias in addition."""
         fix = f"{self.fix}; {other.fix}" if self.fix and other.fix else ""
-        return Cause(self.name, f"{self.sentence}; {other.sentence}", fix)
+        return Cause(self.name, f"{self.sentence}; {other.sentence}", fix, self.arithmetic)
 
 
 class _Mistake(NamedTuple):
@@ -145,6 +145,7 @@ _MISTAKES = {
         name: _Mistake(f"{{what}} rounded to {words}{{when}}", _COPY, SETTINGS.get(name, ""))
         for name, words in ROUNDINGS.items()
     },
+    "rounded-steps": _Mistake("{what} rounded to{when}", _COPY),
     **{f"bias-{name}": _Mistake(f"bias rounded to {words}", _COPY_BIAS) for name, words in ROUNDINGS.items()},
     "subnormals-flushed": _Mistake("subnormal {what} are treated as zero", _COPY, "torch.set_flush_denormal(False)"),
 }

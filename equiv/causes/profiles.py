@@ -51,7 +51,7 @@ class Profile:
             underflow=format_of(torch.float32).min_normal if flushes else sums.min_subnormal,
             factor=1.0,
             extra_terms=4 if "steps" in formats else base.extra_terms,  # sums of integers are brought to scale
-            relative=0.0,
+            relative=_relative(operands[:2]),
             flushes_inputs=flushes,
             flushes_outputs=flushes,
             bias_rounding="either" if coarse else base.bias_rounding,
@@ -108,6 +108,13 @@ def known_as(profile: Profile) -> str | None:
     if kinds[:2] == ("steps", "steps"):
         return "as in int8 quantization"
     return None
+
+
+def _relative(factors: tuple[Kept, Kept]) -> float:
+    """What rounding its factors may change of a product, where they cannot be rounded before it."""
+    u = {"float32": 2.0**-24, "TF32": 2.0**-11, "TF32 (cut off)": 2.0**-10, "float16": 2.0**-11, "bfloat16": 2.0**-8}
+    first, second = (0.0 if kept is None else u.get(kept.format, 0.0) for kept in factors)
+    return (1 + first) * (1 + second) - 1
 
 
 def _slug(formats: set[str]) -> str:

@@ -16,6 +16,7 @@ _ROUNDINGS = {
     "rounded-bfloat16": ("bfloat16", Rounding("bfloat16")),
 }
 ROUNDINGS = {name: words for name, (words, _) in _ROUNDINGS.items()}
+ROUNDING_OF = {name: rounding for name, (_, rounding) in _ROUNDINGS.items()}
 
 
 def rounded(values: Tensor, name: str) -> Tensor:
@@ -25,7 +26,7 @@ def rounded(values: Tensor, name: str) -> Tensor:
         >>> rounded(torch.tensor([1 + 2**-10, 1 + 2**-12]), "rounded-tf32").tolist()
         [1.0009765625, 1.0]
     """
-    return _ROUNDINGS[name][1](values)
+    return ROUNDING_OF[name](values)
 
 
 def flushed(values: Tensor, dtype: torch.dtype) -> Tensor:

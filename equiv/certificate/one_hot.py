@@ -282,6 +282,8 @@ class Reader:
         if sum(len(a) for a, _ in self._columns) < self.n:
             return None
         a, b = (torch.cat(columns).T.contiguous() for columns in zip(*self._columns, strict=True))
+        if self.sides[0].layer is not None and self.sides[1].layer is None:  # the layer says what is right
+            return name_cause(b, a, shape, *self.zeros[::-1])
         return name_cause(a, b, shape, *self.zeros)
 
     @cached_property

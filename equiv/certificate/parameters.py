@@ -11,12 +11,13 @@ import math
 import torch
 from torch import Tensor, nn
 
-from equiv.causes import Cause, name_cause
-from equiv.certificate.sides import Differences, Layer, dense_rows, resolved, same_values
+from equiv.causes import Cause, likely_cause, name_cause
+from equiv.certificate.sides import Differences, Layer, Side, dense_rows, resolved, same_values
 from equiv.errors import EquivError
 from equiv.mapping import geometry_of, pads_and_positions
 
 _ROW_BYTES = 2**21
+_ROWS, _FEW = 32, 4  # inputs from whose results a cause is looked for; half of them of few entries, which are sharper
 _NAMED = 2**25  # entries of a matrix up to which a cause is looked for: 4 seconds at most, on one core
 _WHOLE, _SAMPLED = 2**22, 64  # above so many entries, first in so many of the rows
 
@@ -64,6 +65,26 @@ def cause_of(a: Layer, b: Layer, shape: tuple[int, ...]) -> Cause | None:
         if name_cause(left[rows], right[rows], shape, *some) is None:
             return None
     return name_cause(left, right, shape, *biases)
+
+
+def cause_of_results(sides: tuple[Side, Side], shape: tuple[int, ...], seed: int) -> Cause | None:
+    """What turns the plain layer on one side into the function on the other, from results for normal inputs.
+
+    A function that is not affine may be the layer computed in other formats.
+    """
+    for side, other in (sides, sides[::-1]):
+        layer = other.layer
+        if side.layer is None and layer is not None and layer.weight.dtype.is_floating_point:
+            n = math.prod(shape)
+            if n * outputs_of(layer, shape) > _WHOLE:
+                return None
+            generator = torch.Generator("cpu").manual_seed(seed % 2**63)
+            normal = torch.randn(_ROWS, n, generator=generator, device="cpu")
+            some = torch.rand(_ROWS // 2, n, generator=generator, device="cpu").topk(min(n, _FEW)).indices
+            normal[_ROWS // 2 :] *= torch.zeros(_ROWS // 2, n, device="cpu").scatter_(1, some, 1.0)
+            x, weight = normal.to(layer.weight), dense_rows(layer, shape).reshape(-1, n)
+            return likely_cause(side.run(x), x=x, weight=weight, bias=_dense_bias(layer, shape), feature_shape=shape)
+    return None
 
 
 def outputs_of(layer: Layer, shape: tuple[int, ...]) -> int:

@@ -70,7 +70,8 @@ class Arithmetic:
         measured: True where this was measured, False where it was taken from documentation.
         note: A finding about this arithmetic that a verdict must repeat, such as that it is weaker than declared.
         operands: How inputs, weights and bias are rounded before anything is computed, each a
-            :class:`equiv.numerics.Rounding` or None; None where none of them is.
+            :class:`equiv.numerics.Rounding` or None; None where none of them is. A :class:`Reference` rounds them so,
+            and leaves ``relative`` to those who cannot.
         results: How the accumulator is rounded before it becomes a result of dtype ``output``; None where it is not.
     """
 

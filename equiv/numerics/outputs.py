@@ -109,7 +109,9 @@ class Reference:
         if arithmetic is None:
             raise TypeError("arithmetic is needed for floating and complex results")
         if arithmetic.operands is not None:
-            return self._of_rounded(arithmetic.operands).assess(result, replace(arithmetic, operands=None))
+            return self._of_rounded(arithmetic.operands).assess(
+                result, replace(arithmetic, operands=None, relative=0.0)
+            )
         chosen = _relevant(arithmetic, self.parts[0].bias is not None, self.parts[0].classes is not None)
         if self._last is not None and self._last[0] == chosen:
             before = self._last[1]  # with equal entries, 0.0 equal to -0.0 and no NaN, a result is judged as before

@@ -32,17 +32,17 @@ def steps(size: float, low: float = -(2**31), high: float = 2**31) -> Callable[[
 
 
 def int8(t: Tensor) -> Tensor:
-    scale = t.abs().max() / 127
+    scale = t.abs().max().clamp(min=1e-30) / 127
     return (t / scale).round().clamp(-128, 127) * scale
 
 
 def int8_by_row(t: Tensor) -> Tensor:
-    scale = t.abs().amax(1, keepdim=True) / 127
+    scale = t.abs().amax(1, keepdim=True).clamp(min=1e-30) / 127
     return (t / scale).round().clamp(-128, 127) * scale
 
 
 def uint8(t: Tensor) -> Tensor:
-    scale = (t.max().clamp(min=0) - t.min().clamp(max=0)) / 255
+    scale = (t.max().clamp(min=0) - t.min().clamp(max=0)).clamp(min=1e-30) / 255
     zero = (-t.min().clamp(max=0) / scale).round()
     return ((t / scale).round() + zero).clamp(0, 255).sub(zero) * scale
 
