@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -35,7 +35,6 @@ class Cause:
         name: A stable word such as "flattened-hwc", "bias-dropped" or "rounded-bfloat16".
         sentence: What happened, with its numbers.
         fix: The line of Python that mends it, empty where no line does.
-        arithmetic: Where results were computed in other formats, those: pass it as ``arithmetic=`` to judge by them.
 
     Example:
         >>> from equiv.causes import name_cause
@@ -47,7 +46,17 @@ class Cause:
     name: str
     sentence: str
     fix: str = ""
-    arithmetic: Arithmetic | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def arithmetic(self) -> Arithmetic | None:
+        """Where results were computed in other formats, what they are: pass it as ``arithmetic=`` to judge by it."""
+        return self.__dict__.get("_arithmetic")
+
+    def computed_in(self, arithmetic: Arithmetic | None) -> Cause:
+        """The same cause with its arithmetic. No field holds it: reports name a cause in words."""
+        found = Cause(self.name, self.sentence, self.fix)
+        found.__dict__["_arithmetic"] = arithmetic
+        return found
 
     def __str__(self) -> str:
         return f"{self.name}: {self.sentence}"
@@ -55,7 +64,7 @@ class Cause:
     def beside(self, other: Cause) -> Cause:
         """This cause, and what is known of the bias in addition."""
         fix = f"{self.fix}; {other.fix}" if self.fix and other.fix else ""
-        return Cause(self.name, f"{self.sentence}; {other.sentence}", fix, self.arithmetic)
+        return Cause(self.name, f"{self.sentence}; {other.sentence}", fix).computed_in(self.arithmetic)
 
 
 class _Mistake(NamedTuple):

@@ -90,7 +90,8 @@ def cause_of_profile(profile: Profile, dtype: torch.dtype, note: str = "") -> Ca
     name = f"{kind}-{_slug(formats)}" if formats != {"TF32 (cut off)"} or kind != "rounded" else "truncated-tf32"
     mended = low or (profile.x is not None and profile.weight is not None and profile.bias is None)
     clauses = filter(None, (profile.words(), note, known_as(profile)))
-    return Cause(name, ", ".join(clauses), SETTINGS.get(name, "") if mended else "", profile.arithmetic(dtype))
+    fix = SETTINGS.get(name, "") if mended else ""
+    return Cause(name, ", ".join(clauses), fix).computed_in(profile.arithmetic(dtype))
 
 
 def known_as(profile: Profile) -> str | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -113,7 +112,7 @@ def _rounded(name: str, what: str, rounding: Rounding, *, bias: bool = False) ->
     """A rounding of the table, of weights and perhaps of the bias, with the arithmetic that it makes."""
     cause = cause_of(name, what=what, when="" if name in ROUNDINGS else f" {rounding}")
     profile = Profile(None, rounding, rounding if bias else None, torch.float32, None)
-    return replace(cause, arithmetic=profile.arithmetic(torch.float32))
+    return cause.computed_in(profile.arithmetic(torch.float32))
 
 
 def _in_steps(w: Tensor, r: Tensor, row: int) -> Iterator[Cause]:

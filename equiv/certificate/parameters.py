@@ -68,10 +68,7 @@ def cause_of(a: Layer, b: Layer, shape: tuple[int, ...]) -> Cause | None:
 
 
 def cause_of_results(sides: tuple[Side, Side], shape: tuple[int, ...], seed: int) -> Cause | None:
-    """What turns the plain layer on one side into the function on the other, from results for normal inputs.
-
-    A function that is not affine may be the layer computed in other formats.
-    """
+    """The formats in which the function on one side computes the plain layer on the other, from results of its own."""
     for side, other in (sides, sides[::-1]):
         layer = other.layer
         if side.layer is None and layer is not None and layer.weight.dtype.is_floating_point:
@@ -83,7 +80,9 @@ def cause_of_results(sides: tuple[Side, Side], shape: tuple[int, ...], seed: int
             some = torch.rand(_ROWS // 2, n, generator=generator, device="cpu").topk(min(n, _FEW)).indices
             normal[_ROWS // 2 :] *= torch.zeros(_ROWS // 2, n, device="cpu").scatter_(1, some, 1.0)
             x, weight = normal.to(layer.weight), dense_rows(layer, shape).reshape(-1, n)
-            return likely_cause(side.run(x), x=x, weight=weight, bias=_dense_bias(layer, shape), feature_shape=shape)
+            y, bias = side.run(x), _dense_bias(layer, shape)
+            cause = likely_cause(y, x=x, weight=weight, bias=bias, feature_shape=shape)
+            return cause if cause is not None and cause.arithmetic is not None else None
     return None
 
 

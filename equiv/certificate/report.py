@@ -9,7 +9,7 @@ from typing import Any
 
 from equiv.causes import Cause
 from equiv.certificate.sides import Difference
-from equiv.text import counted, plain_json
+from equiv.text import counted
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Certificate:
         found["differences"] = [
             {name: _json(value) for name, value in difference._asdict().items()} for difference in self.differences
         ]
-        return {**found, "scope": dict(self.scope), "cause": self.cause and plain_json(asdict(self.cause))}
+        return {**found, "scope": dict(self.scope), "cause": self.cause and asdict(self.cause)}
 
     def __str__(self) -> str:
         """A report of at most 79 columns; the line of code that mends a cause may be longer."""

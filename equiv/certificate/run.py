@@ -208,7 +208,10 @@ class _Case:
         named = (*read.named, *(d for d in parameters.named if d[:2] not in known))[:CAP]
         count = max(read.count, parameters.count, len(named))
         differs = affine and count > 0  # what is no affine map has no coefficients
+        cause = self._cause(reader, parameters) if differs or not affine else None
         reason, text = self._conclusion(reader, parameters, count, finished)
+        if cause is not None and not affine:
+            text = f"The {reader.test.not_affine}. It is the same layer, computed in other formats."
         return self._certificate(
             "deterministic",
             1 + reader.passes * reader.found.next,
@@ -216,7 +219,7 @@ class _Case:
             (reason, f"{text} {note}".strip()),
             differences=named if differs else (),
             difference_count=count if differs else 0,
-            cause=self._cause(reader, parameters) if differs or not affine else None,
+            cause=cause,
             resolution=reader.found.resolution,
             state=reader.state(),
         )

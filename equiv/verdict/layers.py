@@ -34,7 +34,7 @@ from equiv.text import counted, first_line
 from equiv.verdict.arguments import Alternatives, Comparison, tolerances_of
 from equiv.verdict.blocks import at_outputs, cause_of_outputs, outputs_to_judge
 from equiv.verdict.outcome import Entry, NotEquivalent, Outcome, Verdict
-from equiv.verdict.results import compare_rows
+from equiv.verdict.results import Mismatch, compare_rows
 
 _ONE_HOTS = 256
 _ROWS = 32
@@ -122,9 +122,10 @@ def assert_equivalent(
     for words, x, columns in _inputs(layer, input, seed):
         actual, expected = (side.run(x, shape, as_map=given is not None) for side in (left, right))
         rows = Comparison(actual, expected, x, weight, bias, None, tolerances, alternative_weights=alternatives)
-        verdict, worst = _judged(rows, columns)
+        verdict, wrong = _judged(rows, columns)
         if not verdict.equivalent:
-            cause = None if worst is None else cause_of_outputs(rows, worst, shape)
+            rows = rows.exchanged() if wrong is not None and wrong.of_expected else rows
+            cause = None if wrong is None else cause_of_outputs(rows, wrong.output, shape)
             raise NotEquivalent(replace(verdict, explanation=f"{words}, {verdict.explanation}", cause=cause))
 
 
@@ -214,22 +215,21 @@ def _alternatives(left: _Side, right: _Side) -> tuple[Alternatives, Alternatives
     return first, second
 
 
-def _judged(rows: Comparison, columns: Tensor | None) -> tuple[Verdict, int | None]:
-    """The verdict on one input, and the output that is furthest off, where ``actual`` is outside."""
+def _judged(rows: Comparison, columns: Tensor | None) -> tuple[Verdict, Mismatch | None]:
+    """The verdict on one input, and which output is furthest off, where one is outside."""
     if columns is not None and _is_finite(rows.weight):
         # Rows that are zero outside some columns: those alone decide. Zero times infinity would not be zero.
         rows = _at_columns(rows, columns)
     some = outputs_to_judge(rows)
     verdict, mismatch = compare_rows(rows if some is None else at_outputs(rows, some))
-    worst = None if mismatch is None else mismatch.output
     if some is None:
-        return verdict, worst
+        return verdict, mismatch
     text = f"judged at {len(some):,} of {len(rows.weight):,} outputs (those where the two differ most, and others): "
     entry = verdict.worst
     if entry is not None and len(entry.index) == 2:
         entry = replace(entry, index=(entry.index[0], int(some[entry.index[1]])))
     verdict = replace(verdict, explanation=text + verdict.explanation, worst=entry)
-    return verdict, None if worst is None else int(some[worst])
+    return verdict, None if mismatch is None else mismatch._replace(output=int(some[mismatch.output]))
 
 
 def _at_columns(rows: Comparison, columns: Tensor) -> Comparison:

@@ -103,10 +103,14 @@ def compare(  # noqa: PLR0913 - the options are the interface
 
 
 class Mismatch(NamedTuple):
-    """Results that right kernels do not give, as rows, and the output that is furthest off."""
+    """Results that right kernels do not give, as rows, and the output that is furthest off.
+
+    Where only ``expected`` is wrong, the two have changed places in ``rows``.
+    """
 
     rows: Comparison
     output: int
+    of_expected: bool
 
 
 def compare_rows(given: Comparison) -> tuple[Verdict, Mismatch | None]:
@@ -122,9 +126,12 @@ def compare_rows(given: Comparison) -> tuple[Verdict, Mismatch | None]:
     with subnormals_kept():
         found, other = assess_both(rows, (rows.arithmetic, other_arithmetic))
         verdict = _verdict(rows, tuple(given.actual.shape), found, other)
-    if found.all_inside or not len(rows.input):
+    of_expected = found.all_inside
+    wrong = other if of_expected else found
+    if wrong.all_inside or not len(rows.input):
         return verdict, None
-    return verdict, Mismatch(rows, int(found.ratio.nan_to_num(math.inf, math.inf).amax(0).argmax()))
+    rows = rows.exchanged() if of_expected else rows
+    return verdict, Mismatch(rows, int(wrong.ratio.nan_to_num(math.inf, math.inf).amax(0).argmax()), of_expected)
 
 
 def _map_of(shape: tuple[int, ...], rows: int, n: int) -> tuple[int, ...]:

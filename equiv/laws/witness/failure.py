@@ -12,7 +12,6 @@ from equiv.laws.arithmetic import weaker_arithmetic
 from equiv.laws.call import Broken, Mismatch, sentence_of
 from equiv.laws.selection import Item
 from equiv.laws.witness.snippet import program_of
-from equiv.text import plain_json
 from equiv.verdict import share_words
 
 
@@ -86,7 +85,7 @@ class Failure:
 
     def to_dict(self) -> dict[str, Any]:
         """In JSON's types, with the summary."""
-        return {"summary": self.summary, **asdict(self), "cause": self.cause and plain_json(asdict(self.cause))}
+        return {"summary": self.summary, **asdict(self)}
 
 
 def _row(name: str, value: str, width: int, max_lines: int | None = None) -> list[str]:
