@@ -149,6 +149,13 @@ _MISTAKES = {
     "bias-permuted": _Mistake("bias {moved}", "bias = bias{undo}"),
     "bias-one-entry": _Mistake("one entry differs: bias[{row}] is {versus}", "bias[{row}] = reference.bias[{row}]"),
     "bias-unknown": _Mistake("the bias differs as well", _COPY_BIAS),
+    # Where a convolution reads and writes, see equiv.causes.windows
+    "padding-mode": _Mistake("padded with {mode} instead of {right}", 'conv.padding_mode = "{right}"'),
+    "padding-shifted": _Mistake("padded by {before} before the first entry instead of {right}{words}"),
+    "stride-wrong": _Mistake("stride {stride} instead of {right}"),
+    "dilation-wrong": _Mistake("dilation {dilation} instead of {right}"),
+    "outputs-order": _Mistake("the results are in another order: {sentence}"),
+    "input-order": _Mistake("the input is read in another order: {sentence}"),
     # What is lost to a narrower format
     **{
         name: _Mistake(f"{{what}} rounded to {words}{{when}}", _COPY, SETTINGS.get(name, ""))

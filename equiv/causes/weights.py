@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from equiv.arguments import check_tensor
+from equiv.causes.convolutions import matrix_cause, own_kernel
 from equiv.causes.mistakes import Cause, cause_of, column_mistakes, weight_changes
 from equiv.causes.permutations import in_words, matching, same, undone
 from equiv.causes.profiles import Profile
 from equiv.causes.roundings import ROUNDING_OF, ROUNDINGS, flushed, rounded
 from equiv.causes.steps import common_step, steps_of
 from equiv.errors import EquivError
-from equiv.mapping import FeatureShape, check_feature_shape, check_product
+from equiv.mapping import Conv, FeatureShape, check_feature_shape, check_product
 from equiv.numerics import Rounding, from_ordinal, gap_words, ordinal
 
 _STORED = ("rounded-float32", "rounded-float16", "rounded-bfloat16", "rounded-tf32", "truncated-tf32")
@@ -32,6 +33,8 @@ def name_cause(
     feature_shape: FeatureShape,
     candidate_bias: Tensor | None = None,
     reference_bias: Tensor | None = None,
+    *,
+    conv: Conv | None = None,
 ) -> Cause | None:
     """Name the mistake that turns the reference layer into the candidate, exactly; None if equal or if none fits.
 
@@ -46,6 +49,8 @@ def name_cause(
             known.
         candidate_bias: (O,) or None.
         reference_bias: (O,) or None.
+        conv: The convolution of which one of the two weights is the dense matrix on maps of the feature shape, if there
+            is one: then mistakes of its kernel, padding, stride, dilation and maps are known as well.
 
     Raises:
         EquivError: the shapes do not fit each other or the feature shape.
@@ -75,12 +80,32 @@ def name_cause(
             if rows is not None:
                 return _permuted("outputs-permuted", rows).beside(_permuted("bias-permuted", rows))
         cause = next(_weight_causes(w, r, shape), None)
+        if cause is None and conv is not None and conv.weight.dtype == w.dtype:
+            return _conv_cause(w, r, b, c, conv, shape)
         if cause is None or not bias_differs:
             return cause
         for name in _STORED if cause.arithmetic is not None else ():
             if same(w, rounded(r, name)) and same(b, rounded(c, name)):
                 return _rounded(name, "weights and bias", ROUNDING_OF[name], bias=True)
         return cause.beside(_bias_cause(b, c) or cause_of("bias-unknown"))
+
+
+def _conv_cause(w: Tensor, r: Tensor, b: Tensor, c: Tensor, conv: Conv, shape: tuple[int, ...]) -> Cause | None:
+    """The mistake that turns a convolution, which has one of these matrices and biases, into the other."""
+    kernel = conv.weight.detach().cpu().flatten(1)
+    ours = own_kernel(r, conv, shape)
+    if ours is None or not same(ours, kernel):
+        w, r, b, c = r, w, c, b
+    found = own_kernel(w, conv, shape)
+    if found is not None:
+        places = len(b) // len(kernel)
+        of_kernel = (conv.weight.shape[1], *conv.weight.shape[2:])
+        return name_cause(found, kernel, of_kernel, b[::places], c[::places])
+    mistake = matrix_cause(w, conv, shape)
+    if mistake is None:
+        return None
+    expected = c if mistake.outputs is None else c[mistake.outputs]
+    return mistake.cause if same(b, expected) else mistake.cause.beside(cause_of("bias-unknown"))
 
 
 def _weight_causes(w: Tensor, r: Tensor, shape: tuple[int, ...]) -> Iterator[Cause]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from equiv.causes import Cause, likely_cause, name_cause
 from equiv.certificate.sides import Differences, Layer, Side, dense_rows, resolved, same_values
 from equiv.errors import EquivError
-from equiv.mapping import geometry_of, pads_and_positions
+from equiv.mapping import Conv, geometry_of, pads_and_positions
 
 _ROW_BYTES = 2**21
 _ROWS, _FEW = 32, 4  # inputs from whose results a cause is looked for; half of them of few entries, which are sharper
@@ -57,14 +57,15 @@ def cause_of(a: Layer, b: Layer, shape: tuple[int, ...]) -> Cause | None:
         return None
     left, right = (dense_rows(layer, shape).reshape(-1, n) for layer in (a, b))
     biases = [_dense_bias(layer, shape) if layer.bias is not None else None for layer in (a, b)]
+    conv = next((layer for layer in (b, a) if isinstance(layer, Conv)), None)
     if left.numel() > _WHOLE:
         # Where none fits some of the rows, none fits all: outputs in another order alone are missed.
         wrong = (left != right).any(1).nonzero().flatten()[:1].tolist()
         rows = sorted({*wrong, *range(0, len(left), -(-len(left) // _SAMPLED))})
         some = [None if bias is None else bias[rows] for bias in biases]
-        if name_cause(left[rows], right[rows], shape, *some) is None:
+        if conv is None and name_cause(left[rows], right[rows], shape, *some) is None:
             return None
-    return name_cause(left, right, shape, *biases)
+    return name_cause(left, right, shape, *biases, conv=conv)
 
 
 def cause_of_results(sides: tuple[Side, Side], shape: tuple[int, ...], seed: int) -> Cause | None:

@@ -114,7 +114,7 @@ def assert_equivalent(
         )
     check_product(shape, layer.in_features, "the features of the layer")
     if left.dense is not None and right.dense is not None:
-        _same_parameters(left.dense, right.dense, shape)
+        _same_parameters(left, right, shape)
     if input is not None:
         _check_input(layer, input)
     weight, bias = layer.weight.detach(), _bias(layer)
@@ -125,7 +125,7 @@ def assert_equivalent(
         verdict, wrong = _judged(rows, columns)
         if not verdict.equivalent:
             rows = rows.exchanged() if wrong is not None and wrong.of_expected else rows
-            cause = None if wrong is None else cause_of_outputs(rows, wrong.output, shape)
+            cause = None if wrong is None else cause_of_outputs(rows, wrong.output, shape, _conv(right, left))
             raise NotEquivalent(replace(verdict, explanation=f"{words}, {verdict.explanation}", cause=cause))
 
 
@@ -244,8 +244,16 @@ def _is_finite(weight: Tensor) -> bool:
     return not is_inexact(weight.dtype) or bool(weight.sum().isfinite())
 
 
-def _same_parameters(left: nn.Linear, right: nn.Linear, shape: tuple[int, ...]) -> None:
+def _conv(*sides: _Side) -> Conv | None:
+    """The first that is a convolution."""
+    return next((side.function for side in sides if isinstance(side.function, Conv) and side.dense is not None), None)
+
+
+def _same_parameters(candidate: _Side, reference: _Side, shape: tuple[int, ...]) -> None:
     """Two layers are one function exactly when their dense weights and biases have the same values."""
+    left, right, conv = candidate.dense, reference.dense, _conv(reference, candidate)
+    assert left is not None
+    assert right is not None
     if left.weight.shape != right.weight.shape or left.weight.dtype != right.weight.dtype:
         text = (
             f"the candidate is a layer {_signature(left)}, the reference a layer {_signature(right)}: "
@@ -256,7 +264,7 @@ def _same_parameters(left: nn.Linear, right: nn.Linear, shape: tuple[int, ...]) 
         a, b = (_parameter(side, name) for side in (left, right))
         wrong = ~(same_bits(a, b) | (a == b))
         if bool(wrong.any()):
-            cause = name_cause(left.weight.detach(), right.weight.detach(), shape, _bias(left), _bias(right))
+            cause = name_cause(left.weight.detach(), right.weight.detach(), shape, _bias(left), _bias(right), conv=conv)
             raise NotEquivalent(replace(_parameter_verdict(name, a, b, wrong), cause=cause))
 
 

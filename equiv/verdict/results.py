@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from equiv.dtypes import dtype_name, is_inexact
 from equiv.errors import EquivError
+from equiv.mapping import Conv
 from equiv.numerics import Arithmetic, Assessment, declared, same_bits, subnormals_kept
 from equiv.verdict.arguments import (
     Comparison,
@@ -99,7 +100,8 @@ def compare(  # noqa: PLR0913 - the options are the interface
         return verdict
     rows, n = len(mismatch.rows.input), mismatch.rows.weight.shape[1]
     shape = tuple(weight.shape[1:]) if weight.ndim > 2 else _map_of(tuple(input.shape), rows, n)
-    return replace(verdict, cause=cause_of_outputs(mismatch.rows, mismatch.output, shape))
+    conv = layer if isinstance(layer, Conv) and input.shape[-len(shape) :] == shape else None
+    return replace(verdict, cause=cause_of_outputs(mismatch.rows, mismatch.output, shape, conv))
 
 
 class Mismatch(NamedTuple):
