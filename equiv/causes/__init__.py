@@ -4,10 +4,11 @@ A cause is reported only where it fits: bit for bit between two weights, within 
 Nothing here decides whether two layers are equivalent; it explains a difference that is already known.
 """
 
+from equiv.causes.convolutions import sliding_cause
 from equiv.causes.directions import name_misrounding
 from equiv.causes.directions import rounding_cause as rounding_cause
 from equiv.causes.mistakes import Cause
 from equiv.causes.outputs import likely_cause, name_output_cause
 from equiv.causes.weights import name_cause
 
-__all__ = ["Cause", "likely_cause", "name_cause", "name_misrounding", "name_output_cause"]
+__all__ = ["Cause", "likely_cause", "name_cause", "name_misrounding", "name_output_cause", "sliding_cause"]

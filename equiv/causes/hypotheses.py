@@ -18,14 +18,13 @@ from torch import Tensor
 
 from equiv.causes.mistakes import Cause, cause_of, column_mistakes, weight_changes
 from equiv.causes.permutations import in_words, undone
-from equiv.causes.roundings import LOW, ROUNDINGS, flushed, rounded
+from equiv.causes.recognition import recognised
+from equiv.causes.roundings import ROUNDINGS, flushed, rounded
 from equiv.dtypes import is_inexact
-from equiv.numerics import format_of
 
 _WEIGHTS = 2**22  # above, only the worst rows and outputs enter products
 _WORST = 64
 _PAIRS = 2**25  # entries compared when rows are matched with rows
-_STEPS, _CELLS = 1024, 2**12  # terms and outputs of a simulated low-precision sum
 
 
 class Found(NamedTuple):
@@ -121,11 +120,11 @@ def output_causes(y: Outputs, feature_shape: tuple[int, ...]) -> Iterator[Found]
         yield from y.whole(_named("output-absolute"), y.expected.abs())
     yield from _scaled(y)
     if not y.integer:
-        yield from _lossy_inputs(y)
         yield from _flushed(y)
     if y.real:
-        yield from _low_outputs(y)
-        yield from _low_sums(y)
+        yield from (Found(cause, distance) for cause, distance in recognised(y))
+    elif not y.integer:
+        yield from _lossy_inputs(y)
 
 
 def _zero_and_bias(y: Outputs) -> Iterator[Found]:
@@ -258,7 +257,7 @@ def _scaled(y: Outputs) -> Iterator[Found]:
 
 
 def _lossy_inputs(y: Outputs) -> Iterator[Found]:
-    """Inputs, weights or both rounded before they are multiplied; as in TF32 or bfloat16 kernels."""
+    """Complex inputs, weights or both rounded before they are multiplied; of real ones `recognition` knows more."""
     for name in ROUNDINGS:
         x, w = rounded(y.x, name).to(y.wide), rounded(y.w, name).to(y.wide)
         yield from _changed(y, name, x, w, when=" before they are multiplied")
@@ -280,42 +279,6 @@ def _flushed(y: Outputs) -> Iterator[Found]:
     yield from y.whole(_named(name, what="outputs"), flushed(y.expected, y.dtype))
     cause = _named(name, what="inputs, weights and outputs")
     yield from y.parts(cause, lambda x: flushed(y.product(x, w), y.dtype), x)
-
-
-def _low_outputs(y: Outputs) -> Iterator[Found]:
-    """Every output is a number of a lower format, the exact ones are not: rounded, or summed, in that format."""
-    if y.actual.numel() < 4:
-        return
-    for low, dtype in LOW.items():
-        fmt, terms = format_of(dtype), y.w.shape[1] + 1
-        stored, far = y.e.to(y.dtype), (y.a - y.e).abs()
-        telling = stored.to(dtype).to(y.dtype) != stored
-        if format_of(y.dtype).precision <= fmt.precision or 2 * int(telling.sum()) < telling.numel():
-            continue
-        if not bool((y.actual.to(dtype).to(y.wide) == y.actual).all()):
-            continue
-        if bool((far <= fmt.u * (y.e.abs() + y.bound) + y.bound + fmt.min_subnormal).all()):
-            yield Found(_named(f"output-rounded-{low}"), y.distance(y.e.to(dtype).to(y.wide)))
-        elif terms * fmt.u <= 0.125 and bool((far <= terms * fmt.u * y.size + y.bound + fmt.min_subnormal).all()):
-            how = f": every output is a {low} number, off by what such a sum costs"
-            cause = _named(f"accumulated-{low}", how=how)
-            yield Found(cause, y.distance(y.e) / 4)  # no single h: above any that fits well
-
-
-def _low_sums(y: Outputs) -> Iterator[Found]:
-    """Sums taken one term after the other in a lower format, simulated on the worst outputs."""
-    n = y.w.shape[1]
-    if n > _STEPS or y.a.numel() > _CELLS:
-        return
-    for low, dtype in LOW.items():
-        for first in (False, True):
-            total = (y.b if first else torch.zeros_like(y.b)).to(dtype).expand(len(y.rows), -1)
-            for j in range(n):
-                total = (total.double() + y.xs[:, j, None] * y.ws[None, :, j]).to(dtype)
-            h = total.double() if first else (total.double() + y.b)
-            if bool((y.excess(y.a, h, y.bound) <= y.slack).all()):
-                yield Found(_named(f"accumulated-{low}", how=", one term after the other"), y.distance(h))
-                break
 
 
 def _worst(excess: Tensor) -> Tensor:

@@ -15,7 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from equiv.causes.roundings import LOW, ROUNDINGS
+from equiv.causes.roundings import ROUNDINGS
+from equiv.numerics import Arithmetic
 
 
 @dataclass(frozen=True)
@@ -46,13 +47,24 @@ class Cause:
     sentence: str
     fix: str = ""
 
+    @property
+    def arithmetic(self) -> Arithmetic | None:
+        """Where results were computed in other formats, what they are: pass it as ``arithmetic=`` to judge by it."""
+        return self.__dict__.get("_arithmetic")
+
+    def computed_in(self, arithmetic: Arithmetic | None) -> Cause:
+        """The same cause with its arithmetic. No field holds it: reports name a cause in words."""
+        found = Cause(self.name, self.sentence, self.fix)
+        found.__dict__["_arithmetic"] = arithmetic
+        return found
+
     def __str__(self) -> str:
         return f"{self.name}: {self.sentence}"
 
     def beside(self, other: Cause) -> Cause:
         """This cause, and what is known of the bias in addition."""
         fix = f"{self.fix}; {other.fix}" if self.fix and other.fix else ""
-        return Cause(self.name, f"{self.sentence}; {other.sentence}", fix)
+        return Cause(self.name, f"{self.sentence}; {other.sentence}", fix).computed_in(self.arithmetic)
 
 
 class _Mistake(NamedTuple):
@@ -72,11 +84,14 @@ _ORDER = "weight = weight.reshape(-1, {sizes}){undo}.flatten(1)"
 _COPY, _COPY_BIAS = "weight = reference.weight", "bias = reference.bias"
 _NO_TF32 = 'torch.backends.cuda.matmul.fp32_precision = torch.backends.cudnn.conv.fp32_precision = "ieee"'
 _NO_BFLOAT16 = 'torch.backends.mkldnn.matmul.fp32_precision = torch.backends.mkldnn.conv.fp32_precision = "ieee"'
-_EXACT_PRODUCTS = {"rounded-tf32": _NO_TF32, "truncated-tf32": _NO_TF32, "rounded-bfloat16": _NO_BFLOAT16}
-_EXACT_SUMS = {
-    "float16": "torch.backends.cuda.matmul.allow_fp16_accumulation = False",
-    "bfloat16": "torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False",
+SETTINGS = {
+    "rounded-tf32": _NO_TF32,
+    "truncated-tf32": _NO_TF32,
+    "rounded-bfloat16": _NO_BFLOAT16,
+    "accumulated-float16": "torch.backends.cuda.matmul.allow_fp16_accumulation = False",
+    "accumulated-bfloat16": "torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False",
 }
+"""What keeps torch from computing in other formats: rounded inputs and weights, low sums."""
 
 _MISTAKES = {
     # The order of the inputs
@@ -145,14 +160,20 @@ _MISTAKES = {
         "half an ulp is added only where the last kept bit is odd: other results are cut toward zero"
     ),
     "rounding-stochastic": _Mistake("results are either neighbour of the exact sum, as if rounded at random"),
+    # Where a convolution reads and writes, see equiv.causes.windows
+    "padding-mode": _Mistake("padded with {mode} instead of {right}", 'conv.padding_mode = "{right}"'),
+    "padding-shifted": _Mistake("padded by {before} before the first entry instead of {right}{words}"),
+    "stride-wrong": _Mistake("stride {stride} instead of {right}"),
+    "dilation-wrong": _Mistake("dilation {dilation} instead of {right}"),
+    "outputs-order": _Mistake("the results are in another order: {sentence}"),
+    "input-order": _Mistake("the input is read in another order: {sentence}"),
     # What is lost to a narrower format
     **{
-        name: _Mistake(f"{{what}} rounded to {words}{{when}}", _COPY, _EXACT_PRODUCTS.get(name, ""))
+        name: _Mistake(f"{{what}} rounded to {words}{{when}}", _COPY, SETTINGS.get(name, ""))
         for name, words in ROUNDINGS.items()
     },
+    "rounded-steps": _Mistake("{what} rounded to{when}", _COPY),
     **{f"bias-{name}": _Mistake(f"bias rounded to {words}", _COPY_BIAS) for name, words in ROUNDINGS.items()},
-    **{f"output-rounded-{low}": _Mistake(f"every output is rounded to {low}") for low in LOW},
-    **{f"accumulated-{low}": _Mistake(f"summed in {low}{{how}}", "", _EXACT_SUMS[low]) for low in LOW},
     "subnormals-flushed": _Mistake("subnormal {what} are treated as zero", _COPY, "torch.set_flush_denormal(False)"),
 }
 

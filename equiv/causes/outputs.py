@@ -40,7 +40,8 @@ def likely_cause(
     try:
         exact = rows @ matrix.T if offset is None else rows @ matrix.T + offset
         size = rows.abs() @ matrix.abs().T
-        bound = 4 * format_of(actual.dtype).u * exact.abs() + (rows.shape[1] + 1) * 2.0**-24 * size
+        terms = (rows != 0).double() @ (matrix != 0).double().T
+        bound = 4 * format_of(actual.dtype).u * exact.abs() + (terms + 1) * 2.0**-24 * size
         found = name_output_cause(
             actual.detach().cpu(), exact, x=rows, weight=matrix, bias=offset, feature_shape=feature_shape, bound=bound
         )

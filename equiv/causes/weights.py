@@ -13,12 +13,18 @@ import torch
 from torch import Tensor
 
 from equiv.arguments import check_tensor
+from equiv.causes.convolutions import matrix_cause, own_kernel
 from equiv.causes.mistakes import Cause, cause_of, column_mistakes, weight_changes
 from equiv.causes.permutations import in_words, matching, same, undone
-from equiv.causes.roundings import ROUNDINGS, flushed, rounded
+from equiv.causes.profiles import Profile
+from equiv.causes.roundings import ROUNDING_OF, ROUNDINGS, flushed, rounded
+from equiv.causes.steps import common_step, steps_of
 from equiv.errors import EquivError
-from equiv.mapping import FeatureShape, check_feature_shape, check_product
-from equiv.numerics import from_ordinal, gap_words, ordinal
+from equiv.mapping import Conv, FeatureShape, check_feature_shape, check_product
+from equiv.numerics import Rounding, from_ordinal, gap_words, ordinal
+
+_STORED = ("rounded-float32", "rounded-float16", "rounded-bfloat16", "rounded-tf32", "truncated-tf32")
+"""What weights and bias together are rounded to: first what files keep parameters in."""
 
 
 def name_cause(
@@ -27,6 +33,8 @@ def name_cause(
     feature_shape: FeatureShape,
     candidate_bias: Tensor | None = None,
     reference_bias: Tensor | None = None,
+    *,
+    conv: Conv | None = None,
 ) -> Cause | None:
     """Name the mistake that turns the reference layer into the candidate, exactly; None if equal or if none fits.
 
@@ -41,6 +49,8 @@ def name_cause(
             known.
         candidate_bias: (O,) or None.
         reference_bias: (O,) or None.
+        conv: The convolution of which one of the two weights is the dense matrix on maps of the feature shape, if there
+            is one: then mistakes of its kernel, padding, stride, dilation and maps are known as well.
 
     Raises:
         EquivError: the shapes do not fit each other or the feature shape.
@@ -70,9 +80,32 @@ def name_cause(
             if rows is not None:
                 return _permuted("outputs-permuted", rows).beside(_permuted("bias-permuted", rows))
         cause = next(_weight_causes(w, r, shape), None)
+        if cause is None and conv is not None and conv.weight.dtype == w.dtype:
+            return _conv_cause(w, r, b, c, conv, shape)
         if cause is None or not bias_differs:
             return cause
+        for name in _STORED if cause.arithmetic is not None else ():
+            if same(w, rounded(r, name)) and same(b, rounded(c, name)):
+                return _rounded(name, "weights and bias", ROUNDING_OF[name], bias=True)
         return cause.beside(_bias_cause(b, c) or cause_of("bias-unknown"))
+
+
+def _conv_cause(w: Tensor, r: Tensor, b: Tensor, c: Tensor, conv: Conv, shape: tuple[int, ...]) -> Cause | None:
+    """The mistake that turns a convolution, which has one of these matrices and biases, into the other."""
+    kernel = conv.weight.detach().cpu().flatten(1)
+    ours = own_kernel(r, conv, shape)
+    if ours is None or not same(ours, kernel):
+        w, r, b, c = r, w, c, b
+    found = own_kernel(w, conv, shape)
+    if found is not None:
+        places = len(b) // len(kernel)
+        of_kernel = (conv.weight.shape[1], *conv.weight.shape[2:])
+        return name_cause(found, kernel, of_kernel, b[::places], c[::places])
+    mistake = matrix_cause(w, conv, shape)
+    if mistake is None:
+        return None
+    expected = c if mistake.outputs is None else c[mistake.outputs]
+    return mistake.cause if same(b, expected) else mistake.cause.beside(cause_of("bias-unknown"))
 
 
 def _weight_causes(w: Tensor, r: Tensor, shape: tuple[int, ...]) -> Iterator[Cause]:
@@ -93,10 +126,29 @@ def _weight_causes(w: Tensor, r: Tensor, shape: tuple[int, ...]) -> Iterator[Cau
     yield from _scaled(w, r)
     for name in ROUNDINGS:
         if same(w[row], rounded(r[row], name)) and same(w, rounded(r, name)):
-            yield cause_of(name, what="weights", when="")
+            yield _rounded(name, "weights", ROUNDING_OF[name])
     yield from _one_entry(w, r, shape)  # of a single weight, only what nothing else explains
     if same(w, flushed(r, r.dtype)):
         yield cause_of("subnormals-flushed", what="weights")
+    yield from _in_steps(w, r, row)
+
+
+def _rounded(name: str, what: str, rounding: Rounding, *, bias: bool = False) -> Cause:
+    """A rounding of the table, of weights and perhaps of the bias, with the arithmetic that it makes."""
+    cause = cause_of(name, what=what, when="" if name in ROUNDINGS else f" {rounding}")
+    profile = Profile(None, rounding, rounding if bias else None, torch.float32, None)
+    return cause.computed_in(profile.arithmetic(torch.float32))
+
+
+def _in_steps(w: Tensor, r: Tensor, row: int) -> Iterator[Cause]:
+    """Weights in steps, as int8 quantization keeps them: of one size, or of one for each row."""
+    if w.is_complex() or not w.is_floating_point() or not bool(torch.isfinite(w).all() & torch.isfinite(r).all()):
+        return
+    step = common_step(w.double())
+    seen = [] if step is None else [Rounding("steps", step, by_inverse=inverse) for inverse in (False, True)]
+    for rounding in (*seen, *steps_of(r, weights=True)):
+        if same(w[row], rounding(r[row : row + 1])[0]) and same(w, rounding(r)) and len(torch.unique(w)) > 2:
+            yield _rounded("rounded-steps", "weights", rounding)
 
 
 def _wrong(w: Tensor, r: Tensor) -> Tensor:

@@ -30,6 +30,7 @@ from equiv.certificate.repeated_taps import RepeatedTaps, Taps, judge_sums, repe
 from equiv.certificate.resume import State, check_origin, digest, is_covered, origin_of, sealed
 from equiv.certificate.sides import Difference, Differences, Side, same_values
 from equiv.errors import EquivError
+from equiv.mapping import Conv
 from equiv.numerics import declared, format_of
 
 _NAMED = 2**22  # entries of a matrix up to which what was read is kept, to name the cause of a difference
@@ -281,8 +282,13 @@ class Reader:
         """
         if sum(len(a) for a, _ in self._columns) < self.n:
             return None
-        a, b = (torch.cat(columns).T.contiguous() for columns in zip(*self._columns, strict=True))
-        return name_cause(a, b, shape, *self.zeros)
+        matrices = [torch.cat(columns).T.contiguous() for columns in zip(*self._columns, strict=True)]
+        known = list(zip(self.sides, matrices, self.zeros, strict=True))
+        if known[1][0].layer is None and known[0][0].layer is not None:  # the layer says what is right
+            known.reverse()
+        (ours, a, bias), (theirs, b, other) = known
+        conv = theirs.layer if isinstance(theirs.layer, Conv) else ours.layer
+        return name_cause(a, b, shape, bias, other, conv=conv if isinstance(conv, Conv) else None)
 
     @cached_property
     def _taps(self) -> list[RepeatedTaps]:

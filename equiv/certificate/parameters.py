@@ -12,12 +12,13 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from equiv.causes import Cause, name_cause
-from equiv.certificate.sides import Differences, Layer, dense_rows, resolved, same_values
+from equiv.causes import Cause, likely_cause, name_cause
+from equiv.certificate.sides import Differences, Layer, Side, dense_rows, resolved, same_values
 from equiv.errors import EquivError
-from equiv.mapping import covers, geometry_of, pads_and_positions
+from equiv.mapping import Conv, covers, geometry_of, pads_and_positions
 
 _ROW_BYTES = 2**21
+_ROWS, _FEW = 32, 4  # inputs from whose results a cause is looked for; half of them of few entries, which are sharper
 _NAMED = 2**25  # entries of a matrix up to which a cause is looked for: 4 seconds at most, on one core
 _WHOLE, _SAMPLED = 2**22, 64  # above so many entries, first in so many of the rows
 
@@ -70,14 +71,34 @@ def cause_of(a: Layer, b: Layer, shape: tuple[int, ...]) -> Cause | None:
         return None
     left, right = (dense_rows(layer, shape).reshape(-1, n) for layer in (a, b))
     biases = [_dense_bias(layer, shape) if layer.bias is not None else None for layer in (a, b)]
+    conv = next((layer for layer in (b, a) if isinstance(layer, Conv)), None)
     if left.numel() > _WHOLE:
         # Where none fits some of the rows, none fits all: outputs in another order alone are missed.
         wrong = (left != right).any(1).nonzero().flatten()[:1].tolist()
         rows = sorted({*wrong, *range(0, len(left), -(-len(left) // _SAMPLED))})
         some = [None if bias is None else bias[rows] for bias in biases]
-        if name_cause(left[rows], right[rows], shape, *some) is None:
+        if conv is None and name_cause(left[rows], right[rows], shape, *some) is None:
             return None
-    return name_cause(left, right, shape, *biases)
+    return name_cause(left, right, shape, *biases, conv=conv)
+
+
+def cause_of_results(sides: tuple[Side, Side], shape: tuple[int, ...], seed: int) -> Cause | None:
+    """The formats in which the function on one side computes the plain layer on the other, from results of its own."""
+    for side, other in (sides, sides[::-1]):
+        layer = other.layer
+        if side.layer is None and layer is not None and layer.weight.dtype.is_floating_point:
+            n = math.prod(shape)
+            if n * outputs_of(layer, shape) > _WHOLE:
+                return None
+            generator = torch.Generator("cpu").manual_seed(seed % 2**63)
+            normal = torch.randn(_ROWS, n, generator=generator, device="cpu")
+            some = torch.rand(_ROWS // 2, n, generator=generator, device="cpu").topk(min(n, _FEW)).indices
+            normal[_ROWS // 2 :] *= torch.zeros(_ROWS // 2, n, device="cpu").scatter_(1, some, 1.0)
+            x, weight = normal.to(layer.weight), dense_rows(layer, shape).reshape(-1, n)
+            y, bias = side.run(x), _dense_bias(layer, shape)
+            cause = likely_cause(y, x=x, weight=weight, bias=bias, feature_shape=shape)
+            return cause if cause is not None and cause.arithmetic is not None else None
+    return None
 
 
 def outputs_of(layer: Layer, shape: tuple[int, ...]) -> int:

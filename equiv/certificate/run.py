@@ -20,7 +20,7 @@ from equiv.causes import Cause
 from equiv.certificate.affine import Superposition
 from equiv.certificate.arguments import check_fit, check_memory, check_options, device_of, dtypes_of, shape_of
 from equiv.certificate.one_hot import Reader
-from equiv.certificate.parameters import cause_of, compare_parameters, outputs_of
+from equiv.certificate.parameters import cause_of, cause_of_results, compare_parameters, outputs_of
 from equiv.certificate.progress import Progress, printed
 from equiv.certificate.random_integers import Pair, Plan, Weights, pair_of, plan, probe
 from equiv.certificate.report import Certificate
@@ -211,7 +211,10 @@ class _Case:
         named = (*read.named, *(d for d in parameters.named if d[:2] not in known))[:CAP]
         count = max(read.count, parameters.count, len(named))
         differs = affine and count > 0  # what is no affine map has no coefficients
+        cause = self._cause(reader, parameters) if differs or not affine else None
         reason, text = self._conclusion(reader, parameters, count, finished)
+        if cause is not None and not affine:
+            text = f"The {reader.test.not_affine}. It is the same layer, computed in other formats."
         return self._certificate(
             "deterministic",
             1 + reader.passes * reader.found.next,
@@ -219,7 +222,7 @@ class _Case:
             (reason, f"{text} {note}".strip()),
             differences=named if differs else (),
             difference_count=count if differs else 0,
-            cause=self._cause(reader, parameters) if differs else None,
+            cause=cause,
             resolution=reader.found.resolution,
             state=reader.state(),
         )
@@ -228,7 +231,9 @@ class _Case:
         return Reader(self.sides, Superposition(self.n, self.dtype, self.device, self.seed), self.chunk_bytes)
 
     def _cause(self, reader: Reader, parameters: Differences) -> Cause | None:
-        """From the parameters where they differ, else from what was read."""
+        """From the parameters where they differ, from results where these are not affine, else from what was read."""
+        if reader.test.not_affine is not None:
+            return cause_of_results(self.sides, self.shape, self.seed)
         if self.layers is not None and parameters.count:
             return cause_of(*self.layers, self.shape)
         if self.resume is not None and reader.is_small:

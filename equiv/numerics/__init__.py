@@ -21,6 +21,8 @@ from equiv.numerics.reference import dot_double_double, exact_integers
 from equiv.numerics.reference import fast_two_sum as fast_two_sum
 from equiv.numerics.reference import two_product as two_product
 from equiv.numerics.reference import two_sum as two_sum
+from equiv.numerics.roundings import Rounding
+from equiv.numerics.roundings import rounding_to as rounding_to
 from equiv.numerics.settled import last_bit as last_bit
 
 # Listed: for users. Imported under their own names above: for the other packages of equiv.
@@ -40,6 +42,7 @@ __all__ = [
     "Measured",
     "Order",
     "Reference",
+    "Rounding",
     "address_coded_weight",
     "assess",
     "bit_equal",

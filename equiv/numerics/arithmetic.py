@@ -20,6 +20,7 @@ from equiv.arguments import check_choice, check_device_name, check_dtype, refusa
 from equiv.dtypes import dtype_name
 from equiv.numerics.checks import check_fields, check_terms
 from equiv.numerics.formats import Format, flushing_is_on, format_of
+from equiv.numerics.roundings import Rounding
 
 OPS = ("linear", "full", "pointwise", "grad_input", "grad_weight", "grad_bias", "any")
 """What a kernel carries out: a form of a layer, a gradient, or ``any`` where that is not known."""
@@ -69,6 +70,10 @@ class Arithmetic:
         output_rounding: ``"nearest"``, ties to even; ``"any"`` where results may be rounded in any direction.
         measured: True where this was measured, False where it was taken from documentation.
         note: A finding about this arithmetic that a verdict must repeat, such as that it is weaker than declared.
+        operands: How inputs, weights and bias are rounded before anything is computed, each a
+            :class:`equiv.numerics.Rounding` or None; None where none of them is. A :class:`Reference` rounds them so,
+            and leaves ``relative`` to those who cannot.
+        results: How the accumulator is rounded before it becomes a result of dtype ``output``; None where it is not.
     """
 
     name: str
@@ -86,6 +91,8 @@ class Arithmetic:
     output_rounding: str = "nearest"
     measured: bool = True
     note: str = ""
+    operands: tuple[Rounding | None, Rounding | None, Rounding | None] | None = None
+    results: Rounding | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -161,13 +161,13 @@ def envelope(exact: Exact, arithmetic: Arithmetic) -> Envelope:
         ends += [products - error, products + error]
     spilled: Tensor | None = None
     if arithmetic.output_rounding == "nearest":
-        lower, upper, *ends = _nearest(ends, fmt.dtype)
+        lower, upper, *ends = _nearest(ends, arithmetic)
     else:
         lower, upper = round_down(ends[0], fmt.dtype).double(), round_up(ends[1], fmt.dtype).double()
-        ends = _nearest(ends[2:], fmt.dtype)
+        ends = _nearest(ends[2:], arithmetic)
     if bias is not None:
         rounds_twice = (bias != 0) & (exact.terms > 1)
-        lowest, highest = _nearest([end.clamp(-fmt.max, fmt.max) + bias for end in ends], fmt.dtype)
+        lowest, highest = _nearest([end.clamp(-fmt.max, fmt.max) + bias for end in ends], arithmetic)
         lower = torch.where(rounds_twice, torch.minimum(lower, lowest), lower)
         upper = torch.where(rounds_twice, torch.maximum(upper, highest), upper)
         # A sum of products that rounds to infinity stays there, whatever the bias takes away.
@@ -180,8 +180,14 @@ def envelope(exact: Exact, arithmetic: Arithmetic) -> Envelope:
     return Envelope(fmt.dtype, lower, upper, undecided, any_undecided, error, zero, spilled)
 
 
-def _nearest(values: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
-    """Each rounded to nearest in ``dtype``, as float64; those of 16 bits together, as each takes a dozen steps."""
+def _nearest(values: list[Tensor], arithmetic: Arithmetic) -> list[Tensor]:
+    """What accumulators of these values, float64, become as results to nearest, as float64.
+
+    Those of 16 bits together, as each takes a dozen steps.
+    """
+    dtype = arithmetic.output
+    if arithmetic.results is not None:
+        values = [arithmetic.results(value) for value in values]
     if dtype.itemsize >= 4 or len(values) < 2:
         return [round_nearest(value, dtype).double() for value in values]
     return list(round_nearest(torch.stack(values), dtype).double().unbind())

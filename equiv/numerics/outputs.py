@@ -17,6 +17,7 @@ from equiv.numerics.envelope import Envelope, Judgement, envelope, judge, larges
 from equiv.numerics.exact import Exact, exact_affine
 from equiv.numerics.formats import format_of, round_nearest, subnormals_kept
 from equiv.numerics.reference import exact_integers
+from equiv.numerics.roundings import Rounding
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,8 @@ class Reference:
         self._kept: tuple[Arithmetic, Envelope] | None = None
         self._last: tuple[Arithmetic, Tensor, Assessment] | None = None
         self._quick: tuple[Arithmetic, Tensor, float] | None = None
+        self._given = x, weight, bias
+        self._rounded: tuple[object, Reference] | None = None
         if x.is_complex():
             self.exact, self._terms = complex_affine(x, weight, bias)
             self.value = torch.complex(*self.exact.value.unbind(1))
@@ -113,6 +116,9 @@ class Reference:
             ratio = torch.where(inside, 0.0, torch.inf).double()
             return Assessment(inside, torch.zeros_like(inside), ratio, self.value, self.value, self.value, zeros, zeros)
         assert arithmetic is not None
+        if arithmetic.operands is not None:
+            rounded = replace(arithmetic, operands=None, relative=0.0)
+            return self._of_rounded(arithmetic.operands).assess(result, rounded)
         chosen = _relevant(arithmetic, self.exact.bias is not None, self.exact.classes is not None)
         if self._last is not None and self._last[0] is chosen:
             before = self._last[1]  # with equal entries, 0.0 equal to -0.0 and no NaN, a result is judged as before
@@ -132,6 +138,8 @@ class Reference:
         self._check(result, arithmetic)
         exact = self.exact
         if exact is None or exact.classes is not None:
+            return None
+        if arithmetic.operands is not None or arithmetic.results is not None:
             return None
         chosen, result = _relevant(arithmetic, exact.bias is not None, False), result.detach().resolve_conj()
         if self._quick is not None and self._quick[0] is chosen and torch.equal(self._quick[1], result):
@@ -171,6 +179,16 @@ class Reference:
         check_device_of("result", y, "x", self.value)
         if arithmetic is not None or served is not exact:
             check_arithmetic(arithmetic)
+
+    def _of_rounded(self, operands: tuple[Rounding | None, ...]) -> Reference:
+        """The reference of the same layer on operands that are rounded first; the last one is kept."""
+        if self._rounded is None or self._rounded[0] != operands:
+            pairs = zip(self._given, operands, strict=True)
+            x, weight, bias = (v if v is None or rounding is None else rounding(v) for v, rounding in pairs)
+            assert x is not None
+            assert weight is not None
+            self._rounded = operands, Reference(x, weight, bias)
+        return self._rounded[1]
 
     def _within(self, arithmetic: Arithmetic) -> Envelope:
         """The envelope; the one asked for last is kept, as forms are mostly judged in one arithmetic."""

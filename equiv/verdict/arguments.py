@@ -58,6 +58,12 @@ class Comparison:
         a, b = (tuple(w if w is None else change(w) for w in tried) for tried in self.alternative_weights)
         return a, b
 
+    def exchanged(self) -> Comparison:
+        """The same with the two results in each other's place."""
+        return replace(
+            self, actual=self.expected, expected=self.actual, alternative_weights=self.alternative_weights[::-1]
+        )
+
 
 class LayerTensors(NamedTuple):
     """A layer as it is held against its results; the last two as in :class:`Comparison`."""

@@ -5,14 +5,16 @@ The exact results need the weight in float64 three times over: in blocks, withou
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import fields, replace
 
 import torch
 from torch import Tensor
 
-from equiv.causes import Cause, likely_cause
+from equiv.causes import Cause, likely_cause, sliding_cause
 from equiv.dtypes import is_inexact
+from equiv.mapping import Conv
 from equiv.numerics import Arithmetic, Assessment, Reference
 from equiv.verdict.arguments import Comparison, on_cpu
 
@@ -84,8 +86,17 @@ def _joined(found: list[Assessment]) -> Assessment:
     return Assessment(**{name: torch.cat([getattr(each, name) for each in found], 1) for name in _NAMES})
 
 
-def cause_of_outputs(rows: Comparison, worst: int, feature_shape: tuple[int, ...]) -> Cause | None:
-    """The likely cause; of a large layer from its ``worst`` output and others spread over all, 256 at most."""
+def cause_of_outputs(
+    rows: Comparison, worst: int, feature_shape: tuple[int, ...], conv: Conv | None = None
+) -> Cause | None:
+    """The likely cause; of a large layer from its ``worst`` output and others spread over all, 256 at most.
+
+    ``conv`` is the convolution of which the rows are the dense layer on maps of the feature shape, if there is one.
+    """
+    if conv is not None and math.prod(conv.weight.shape[2:]) < math.prod(feature_shape[1:]):
+        cause = sliding_cause(rows.actual, conv, rows.input.reshape(-1, *feature_shape), rows.expected)
+        if cause is not None:
+            return cause
     if rows.weight.numel() > _EXPLAINED:
         outputs = len(rows.weight)
         rows = at_outputs(rows, torch.tensor(sorted({worst, *range(0, outputs, -(-outputs // (_SAMPLED - 1)))})))

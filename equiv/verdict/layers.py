@@ -35,7 +35,7 @@ from equiv.verdict.arguments import Alternatives, Comparison, check_arithmetic, 
 from equiv.verdict.blocks import at_outputs, cause_of_outputs, outputs_to_judge
 from equiv.verdict.outcome import Entry, NotEquivalent, Outcome, Verdict
 from equiv.verdict.probes import rounding_probes
-from equiv.verdict.results import compare_rows
+from equiv.verdict.results import Mismatch, compare_rows
 
 _ONE_HOTS = 256
 _ROWS = 32
@@ -121,7 +121,7 @@ def assert_equivalent(  # noqa: PLR0913 - the options are the interface
         )
     check_product(shape, layer.in_features, "the features of the layer")
     if left.dense is not None and right.dense is not None:
-        _same_parameters(left.dense, right.dense, shape)
+        _same_parameters(left, right, shape)
     if input is not None:
         _check_input(layer, input)
     weight, bias = layer.weight.detach(), _bias(layer)
@@ -129,9 +129,10 @@ def assert_equivalent(  # noqa: PLR0913 - the options are the interface
     for words, x, columns in _inputs(layer, input, seed):
         actual, expected = (side.run(x) for side in (left, right))
         rows = Comparison(actual, expected, x, weight, bias, arithmetic, tolerances, alternative_weights=alternatives)
-        verdict, worst = _judged(rows, columns)
+        verdict, wrong = _judged(rows, columns)
         if not verdict.equivalent:
-            cause = None if worst is None else cause_of_outputs(rows, worst, shape)
+            rows = rows.exchanged() if wrong is not None and wrong.of_expected else rows
+            cause = None if wrong is None else cause_of_outputs(rows, wrong.output, shape, _conv(right, left))
             words += "".join(f", the {side.name}{side.asked}" for side in (left, right) if side.asked)
             raise NotEquivalent(replace(verdict, explanation=f"{words}, {verdict.explanation}", cause=cause))
 
@@ -214,22 +215,21 @@ def _alternatives(left: _Side, right: _Side) -> tuple[Alternatives, Alternatives
     return first, second
 
 
-def _judged(rows: Comparison, columns: Tensor | None) -> tuple[Verdict, int | None]:
-    """The verdict on one input, and the output that is furthest off, where ``actual`` is outside."""
+def _judged(rows: Comparison, columns: Tensor | None) -> tuple[Verdict, Mismatch | None]:
+    """The verdict on one input, and which output is furthest off, where one is outside."""
     if columns is not None and _is_finite(rows.weight):
         # Rows that are zero outside some columns: those alone decide. Zero times infinity would not be zero.
         rows = _at_columns(rows, columns)
     some = outputs_to_judge(rows)
     verdict, mismatch = compare_rows(rows if some is None else at_outputs(rows, some))
-    worst = None if mismatch is None else mismatch.output
     if some is None:
-        return verdict, worst
+        return verdict, mismatch
     text = f"judged at {len(some):,} of {len(rows.weight):,} outputs (those where the two differ most, and others): "
     entry = verdict.worst
     if entry is not None and len(entry.index) == 2:
         entry = replace(entry, index=(entry.index[0], int(some[entry.index[1]])))
     verdict = replace(verdict, explanation=text + verdict.explanation, worst=entry)
-    return verdict, None if worst is None else int(some[worst])
+    return verdict, None if mismatch is None else mismatch._replace(output=int(some[mismatch.output]))
 
 
 def _at_columns(rows: Comparison, columns: Tensor) -> Comparison:
@@ -244,8 +244,17 @@ def _is_finite(weight: Tensor) -> bool:
     return not is_inexact(weight.dtype) or bool(weight.sum().isfinite())
 
 
-def _same_parameters(left: nn.Linear, right: nn.Linear, shape: tuple[int, ...]) -> None:
+def _conv(*sides: _Side) -> Conv | None:
+    """The first that is a convolution."""
+    calls = (side.function.call for side in sides if side.dense is not None)
+    return next((call for call in calls if isinstance(call, Conv)), None)
+
+
+def _same_parameters(candidate: _Side, reference: _Side, shape: tuple[int, ...]) -> None:
     """Two layers are one function exactly when their dense weights and biases have the same values."""
+    left, right, conv = candidate.dense, reference.dense, _conv(reference, candidate)
+    assert left is not None
+    assert right is not None
     if left.weight.shape != right.weight.shape or left.weight.dtype != right.weight.dtype:
         text = (
             f"the candidate is a layer {_signature(left)}, the reference a layer {_signature(right)}: "
@@ -256,7 +265,7 @@ def _same_parameters(left: nn.Linear, right: nn.Linear, shape: tuple[int, ...]) 
         a, b = (_parameter(side, name) for side in (left, right))
         wrong = ~(same_bits(a, b) | (a == b))
         if bool(wrong.any()):
-            cause = name_cause(left.weight.detach(), right.weight.detach(), shape, _bias(left), _bias(right))
+            cause = name_cause(left.weight.detach(), right.weight.detach(), shape, _bias(left), _bias(right), conv=conv)
             raise NotEquivalent(replace(_parameter_verdict(name, a, b, wrong), cause=cause))
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from equiv.dtypes import dtype_name, is_inexact
 from equiv.errors import EquivError
-from equiv.mapping import plain_form
+from equiv.mapping import Conv, plain_form
 from equiv.numerics import Arithmetic, Assessment, declared, same_bits, subnormals_kept
 from equiv.verdict.arguments import (
     Comparison,
@@ -102,14 +102,19 @@ def compare(  # noqa: PLR0913 - the options are the interface
         return verdict
     rows, n = len(mismatch.rows.input), mismatch.rows.weight.shape[1]
     shape = tuple(weight.shape[1:]) if weight.ndim > 2 else _map_of(tuple(input.shape), rows, n)
-    return replace(verdict, cause=cause_of_outputs(mismatch.rows, mismatch.output, shape))
+    conv = layer if isinstance(layer, Conv) and input.shape[-len(shape) :] == shape else None
+    return replace(verdict, cause=cause_of_outputs(mismatch.rows, mismatch.output, shape, conv))
 
 
 class Mismatch(NamedTuple):
-    """Results that right kernels do not give, as rows, and the output that is furthest off."""
+    """Results that right kernels do not give, as rows, and the output that is furthest off.
+
+    Where only ``expected`` is wrong, the two have changed places in ``rows``.
+    """
 
     rows: Comparison
     output: int
+    of_expected: bool
 
 
 def compare_rows(given: Comparison) -> tuple[Verdict, Mismatch | None]:
@@ -127,9 +132,12 @@ def compare_rows(given: Comparison) -> tuple[Verdict, Mismatch | None]:
         found, rounding = held_to_nearest(rows, rows.actual, found, rows.arithmetic)
         other, others = held_to_nearest(rows, rows.expected, other, other_arithmetic)
         verdict = _verdict(rows, tuple(given.actual.shape), found, other, rounding or others)
-    if found.all_inside or not len(rows.input):
+    of_expected = found.all_inside
+    wrong = other if of_expected else found
+    if wrong.all_inside or not len(rows.input):
         return verdict, None
-    return verdict, Mismatch(rows, int(found.ratio.nan_to_num(math.inf, math.inf).amax(0).argmax()))
+    rows = rows.exchanged() if of_expected else rows
+    return verdict, Mismatch(rows, int(wrong.ratio.nan_to_num(math.inf, math.inf).amax(0).argmax()), of_expected)
 
 
 def _map_of(shape: tuple[int, ...], rows: int, n: int) -> tuple[int, ...]:

@@ -1,0 +1,201 @@
+"""Which mistake turns a convolution into what was seen: a dense matrix, bit for bit, or results on larger maps."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from equiv.causes.mistakes import Cause
+from equiv.causes.outputs import likely_cause
+from equiv.causes.permutations import same
+from equiv.causes.windows import Mistaken, mistaken, terms_of, window_of
+from equiv.dtypes import is_inexact
+from equiv.mapping import Conv
+from equiv.numerics import format_of
+
+_ROWS = 2**22  # entries of a matrix that are compared at once
+_FIRST, _OUTPUTS, _TERMS = 16, 512, 2**22  # results on which a mistake is refuted, and confirmed; terms of these
+_POSITIONS = 48  # output positions whose inputs are taken for rows
+_GROUPS = 4
+
+
+def own_kernel(matrix: Tensor, conv: Conv, shape: tuple[int, ...]) -> Tensor | None:
+    """The kernel ``(O, Cg*T)`` that a convolution of this geometry has if ``matrix`` (O*P, C*Q) is its own; else None.
+
+    Every weight is read where its tap alone lands on an input.
+    """
+    reads, n = window_of(conv, shape[1:]).reads(), math.prod(shape)
+    alone = (reads[:, :, None] == reads[:, None, :]).sum(-1) == 1
+    free = (reads >= 0) & alone
+    if not bool(free.any(0).all()):
+        return None
+    at = free.to(torch.uint8).argmax(0)  # (T,), an output position for every tap
+    weight = conv.weight.detach().cpu()
+    outs = torch.arange(len(weight))[:, None] * len(reads)
+    index, _ = terms_of(weight.flatten(2), reads, conv.groups, n, (outs + at).flatten())
+    taps = torch.arange(len(at)).repeat(len(weight))
+    index = index.view(len(index), -1, len(at))[torch.arange(len(index)), :, taps]  # (O*T, Cg)
+    kernel = matrix[(outs + at).flatten()[:, None], index].view(len(weight), len(at), -1).transpose(1, 2).contiguous()
+    right = Mistaken(Cause("none", ""), reads)
+    return kernel.flatten(1) if _is_matrix(matrix, right, kernel, conv.groups, range(1)) else None
+
+
+def matrix_cause(matrix: Tensor, conv: Conv, shape: tuple[int, ...]) -> Mistaken | None:
+    """The mistaken convolution whose dense matrix on maps ``shape`` is ``matrix`` (O*P, C*Q), bit for bit."""
+    weight = conv.weight.detach().cpu().flatten(2)
+    window = window_of(conv, shape[1:])
+    right = Mistaken(Cause("none", ""), window.reads())
+    every = torch.arange(len(matrix))
+    wrong = (matrix != right.matrix(weight, conv.groups, math.prod(shape), every)).any(1).nonzero().flatten()
+    first = wrong[:1].tolist() or [0]
+    return next((m for m in mistaken(conv, shape) if _is_matrix(matrix, m, weight, conv.groups, first)), None)
+
+
+def _is_matrix(matrix: Tensor, mistake: Mistaken, weight: Tensor, groups: int, first: list[int] | range) -> bool:
+    """Whether a matrix is that of a mistake; some rows are compared first."""
+    rows, n = matrix.shape
+    step = max(1, _ROWS // n)
+    parts = [torch.tensor(list(first)), *torch.split(torch.arange(rows), step)]
+    return all(same(matrix[part], mistake.matrix(weight, groups, n, part)) for part in parts)
+
+
+def sliding_cause(actual: Tensor, conv: Conv, x: Tensor, expected: Tensor | None = None) -> Cause | None:
+    """The mistake that explains the results of a convolution on maps, or None; never an error.
+
+    Some hundred results are computed in float64 under each mistake, those at the border and the worst ones among them;
+    a mistake that does not give the first few is dropped. No convolution is run.
+
+    Args:
+        actual: Its results, ``(N, O, *positions)`` or flattened, of a floating or an integer dtype.
+        conv: The plain convolution.
+        x: What it was given, ``(N, C, *spatial)``.
+        expected: Right results of the same shape, if there are any: the worst of ``actual`` are found with them.
+
+    Example:
+        >>> conv, x = torch.nn.Conv2d(2, 3, 3, padding=1), torch.rand(2, 2, 8, 8)
+        >>> wrong = torch.nn.functional.conv2d(x, conv.weight.flip(2, 3), conv.bias, padding=1)
+        >>> print(sliding_cause(wrong.detach(), conv, x))
+        kernel-flipped: kernel flipped along H and W, turned by 180 degrees
+    """
+    if actual.is_complex() or x.ndim != conv.weight.ndim or not len(x):
+        return None
+    with torch.device("cpu"), torch.no_grad():
+        try:
+            seen = _Seen.of(actual, conv, x, expected)
+            return _of_rows(seen, conv) or _of_windows(seen, conv)
+        except (ValueError, RuntimeError):
+            return None
+
+
+class _Seen(NamedTuple):
+    """Results to explain: of one or two samples, at some outputs, the first few of which tell most."""
+
+    actual: Tensor  # (N, O*P)
+    x: Tensor  # (N, C*Q), wide
+    shape: tuple[int, ...]
+    weight: Tensor  # (O, Cg, T), wide
+    bias: Tensor  # (O,), wide
+    reads: Tensor  # (P, T), of the right convolution
+    some: Tensor  # indices into O*P
+
+    @classmethod
+    def of(cls, actual: Tensor, conv: Conv, x: Tensor, expected: Tensor | None) -> _Seen:
+        wide = torch.float64 if actual.is_floating_point() else torch.int64
+        window = window_of(conv, tuple(x.shape[2:]))
+        rows = actual.detach().cpu().reshape(len(x), -1)
+        apart = torch.zeros(rows.shape, dtype=torch.float64)
+        if expected is not None:
+            apart = (rows.to(wide) - expected.detach().cpu().reshape(rows.shape).to(wide)).abs().double()
+        worst = int(apart.nan_to_num(0.0).amax(1).argmax())
+        samples = sorted({worst, (worst + 1) % len(x)})
+        weight = conv.weight.detach().cpu().to(wide).flatten(2)
+        bias = torch.zeros(len(weight), dtype=wide) if conv.bias is None else conv.bias.detach().cpu().to(wide)
+        return cls(
+            rows[samples],
+            x.detach().cpu()[samples].to(wide).flatten(1),
+            tuple(x.shape[1:]),
+            weight,
+            bias,
+            window.reads(),
+            _outputs(apart.amax(0), window.positions, weight),
+        )
+
+
+def _outputs(apart: Tensor, positions: tuple[int, ...], weight: Tensor) -> Tensor:
+    """Results to look at: the worst, corners and borders, and others at random; in an order that mixes them."""
+    generator = torch.Generator().manual_seed(0)
+    places, outs = math.prod(positions), len(weight)
+    count = max(_FIRST, min(_OUTPUTS, _TERMS // max(1, weight[0].numel())))
+    index = torch.stack(torch.meshgrid(*(torch.arange(size) for size in positions), indexing="ij")).flatten(1)
+    last = torch.tensor(positions)[:, None] - 1
+    border = ((index == 0) | (index == last)).any(0).nonzero().flatten()
+    p = border[torch.randint(len(border), (count // 3,), generator=generator)]
+    o = torch.randint(outs, (count // 3,), generator=generator)
+    anywhere = torch.randint(outs * places, (count // 3,), generator=generator)
+    some = torch.cat([apart.topk(min(len(apart), count // 3)).indices, o * places + p, anywhere])
+    return some[torch.randperm(len(some), generator=generator)]
+
+
+def _of_rows(seen: _Seen, conv: Conv) -> Cause | None:
+    """What goes wrong between a window and the results at its position: one dense layer for each group."""
+    generator = torch.Generator().manual_seed(0)
+    places, groups = len(seen.reads), conv.groups
+    p = torch.unique(torch.cat([seen.some % places, torch.randperm(places, generator=generator)])[:_POSITIONS])
+    outs, causes = len(seen.weight) // groups, []
+    if not seen.x.is_floating_point():
+        return None
+    for group in range(min(groups, _GROUPS)):
+        index, _ = terms_of(seen.weight, seen.reads, groups, seen.x.shape[1], group * outs * places + p)
+        rows = _padded(seen.x)[:, index].flatten(0, 1)  # (N*p, Cg*T)
+        at = slice(group * outs, (group + 1) * outs)
+        actual = seen.actual.view(len(seen.x), -1, places)[:, at][:, :, p].transpose(1, 2).flatten(0, 1)
+        shape = (conv.weight.shape[1], *conv.weight.shape[2:])
+        weight, bias = seen.weight[at].flatten(1), None if conv.bias is None else seen.bias[at]
+        causes.append(likely_cause(actual, x=rows, weight=weight, bias=bias, feature_shape=shape))
+    first = causes[0]
+    alike = first is not None and all(cause is not None and cause.name == first.name for cause in causes)
+    return first if alike and first is not None and first.name != "batch-permuted" else None
+
+
+def _of_windows(seen: _Seen, conv: Conv) -> Cause | None:
+    """What goes wrong in reading or writing the maps."""
+    right = Mistaken(Cause("none", ""), seen.reads)
+    best: Cause | None = None
+    _, far = _distance(seen, right, conv, seen.some)
+    for mistake in mistaken(conv, seen.shape):
+        for some in (seen.some[:_FIRST], seen.some):
+            fits, distance = _distance(seen, mistake, conv, some)
+            if not fits:
+                break
+        else:
+            if distance < far / 2:
+                best, far = mistake.cause, distance
+            if far == 0:
+                break
+    return best
+
+
+def _distance(seen: _Seen, mistake: Mistaken, conv: Conv, some: Tensor) -> tuple[bool, float]:
+    """Whether a mistake gives these results, within the rounding of right kernels, and how closely."""
+    n = seen.x.shape[1]
+    wanted = some if mistake.outputs is None else mistake.outputs[some]
+    index, w = terms_of(seen.weight, mistake.reads, conv.groups, n, wanted)
+    x = seen.x if mistake.inputs is None else seen.x[:, mistake.inputs]
+    b = seen.bias[wanted // len(mistake.reads)]
+    terms = _padded(x)[:, index] * w  # (N, some, Cg*T)
+    h, a = terms.sum(-1) + b, seen.actual[:, some]
+    if not is_inexact(a.dtype):
+        return torch.equal(h.to(a.dtype), a), float((h.to(a.dtype) != a).double().mean())
+    size = terms.abs().sum(-1) + b.abs()
+    bound = 4 * format_of(a.dtype).u * h.abs() + (terms.count_nonzero(-1) + 1) * 2.0**-24 * size
+    off = (a.double() - h).abs()
+    shares = (off / size.clamp(min=torch.finfo(torch.float64).tiny)).square().mean().sqrt()
+    return bool((off <= bound).all()), float(shares)
+
+
+def _padded(x: Tensor) -> Tensor:
+    """Flattened maps with one zero behind them, which padding reads."""
+    return torch.cat([x, x.new_zeros(len(x), 1)], 1)

@@ -1,0 +1,215 @@
+"""Which profile explains the outputs of a layer: in which formats it was computed.
+
+Every combination of formats is a hypothesis: operands are rounded, outputs computed in float64 from them, and it fits
+where all outputs lie in the envelope of its own arithmetic. Of those that fit the one with the fewest roundings is
+taken, unless another is twice as close.
+
+How much the outputs say is counted in bits, as a likelihood ratio counts it: each output is worth the logarithm of how
+much closer it is to the profile than to the right layer. A profile that is one of thousands needs more of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import product as combinations
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from equiv.causes.low_sums import Fit, in_low_sums
+from equiv.causes.mistakes import Cause
+from equiv.causes.profiles import Kept, Profile, cause_of_profile, known_as
+from equiv.causes.steps import common_step, steps_of
+from equiv.numerics import Reference, Rounding, format_of, rounding_to
+
+if TYPE_CHECKING:
+    from equiv.causes.hypotheses import Outputs
+
+_SAMPLE, _OUTPUTS = 64, 16  # outputs in all and of a row, on which all combinations are tried
+_ENTRIES = 2**19  # weights of these outputs
+_SHORT = 24  # combinations that are tried in full
+_NEAR = 0.25  # errors beyond this share of the size of the terms are none of roundings
+_SAME = 0.8  # the share of rounded results that must be the very same: few lie so near the middle of two
+_BITS, _KNOWN_BITS = 36.0, 20.0  # evidence that a profile needs: one of thousands, one of the few that engines have
+
+_TF32, _CUT = Rounding("TF32"), Rounding("TF32 (cut off)")
+_HALF, _BRAIN, _SINGLE = (rounding_to(dtype) for dtype in (torch.float16, torch.bfloat16, torch.float32))
+_PRECISION = {"float32": 24, "TF32": 11, "TF32 (cut off)": 11, "float16": 11, "bfloat16": 8, "steps": 0}
+
+
+class Operand(NamedTuple):
+    """Inputs, weights or bias under a rounding; ``half_too`` where TF32 and float16 make the same of them."""
+
+    rounding: Kept
+    values: Tensor
+    half_too: bool = False
+
+
+def recognised(y: Outputs) -> Iterator[tuple[Cause, float]]:
+    """The profile that explains every output, if one does, as a cause with its distance."""
+    if not y.a.numel() or not _is_near(y):
+        return
+    found = _best(_in_wide_sums(y)) or min(in_low_sums(y, *_sampled(y)), key=lambda fit: fit.distance, default=None)
+    if found is None:
+        return
+    profile, note = found.profile, ""
+    if profile.x == profile.weight == _TF32 and all(torch.equal(_HALF(t), _TF32(t)) for t in (y.xs, y.ws)):
+        note = "or to float16, which rounds these values alike"
+    formats = {rounding.format for rounding in profile.roundings}
+    wanted = _BITS if "steps" in formats or len(formats) > 1 else _KNOWN_BITS
+    if _bits(y, found.distance) >= wanted:
+        yield cause_of_profile(profile, y.dtype, note), found.distance
+
+
+def _settled(operands: list[Operand], results: Kept) -> tuple[Kept, Kept, Kept]:
+    """The roundings of the operands, where TF32 that is also float16 is called what the other parts are."""
+    every = [operand.rounding for operand in operands]
+    told = [kept for operand, kept in zip(operands, every, strict=True) if not operand.half_too]
+    # Kernels of TF32 round both factors, and nothing else.
+    if _TF32 not in told and (_HALF in (*told, results) or None in every[:2] or every[2] is not None):
+        every = [_HALF if operand.half_too else operand.rounding for operand in operands]
+    x, weight, bias = every
+    return x, weight, bias
+
+
+def _is_near(y: Outputs) -> bool:
+    """Whether all is finite, of real numbers that the dtype holds, and off by what roundings may cost."""
+    if not all(bool(t.isfinite().all()) for t in (y.xs, y.ws, y.b, y.e)):
+        return False
+    if any(bool((t.to(y.dtype).to(t.dtype) != t).any()) for t in (y.xs, y.ws, y.b)):
+        return False
+    far = (y.a - y.e).abs() / y.size.clamp(min=torch.finfo(torch.float64).tiny)
+    return float(far[far.isfinite()].median()) < _NEAR if bool(far.isfinite().any()) else False
+
+
+def _bits(y: Outputs, distance: float) -> float:
+    """How much the outputs say for a profile at this distance, against the right layer."""
+    shares = format_of(y.dtype).u * y.e.abs() / y.size
+    least = 0.3 * float(shares.nan_to_num(0.0).square().mean().sqrt())  # rounding of the result itself
+    far = y.distance(y.e)
+    return y.a.numel() * math.log2(far / max(distance, least)) if far > 0 and max(distance, least) > 0 else 0.0
+
+
+def _formats(dtype: torch.dtype) -> list[Rounding]:
+    """The formats below a dtype, the finer ones first."""
+    every = [_SINGLE, _TF32, _CUT, _HALF, _BRAIN]
+    return [kept for kept in every if _PRECISION[kept.format] < format_of(dtype).precision]
+
+
+def _different(values: Tensor, tried: list[Rounding]) -> list[Operand]:
+    """The values (m, n) as they are and under each rounding that changes them, each result once."""
+    found = [Operand(None, values.double())]
+    for rounding in tried:
+        kept = rounding(values).double()
+        like = next((k for k, other in enumerate(found) if torch.equal(kept, other.values)), None)
+        if like is None:
+            found.append(Operand(rounding, kept))
+        elif rounding == _HALF and found[like].rounding == _TF32:
+            found[like] = found[like]._replace(half_too=True)
+    return found
+
+
+def _results(y: Outputs) -> list[Kept]:
+    """The formats and steps that every output is a number of."""
+    seen = y.a.to(y.dtype)
+    found: list[Kept] = [None, *(kept for kept in _formats(y.dtype) if torch.equal(kept(seen), seen) and kept != _CUT)]
+    if _HALF in found and _TF32 in found:
+        found.remove(_TF32)
+    step = common_step(y.a)
+    if step is not None and y.a.numel() >= 8:
+        low, high = float((y.a.min() / step).round()), float((y.a.max() / step).round())
+        full = 250 <= high - low <= 255
+        found.append(Rounding("steps", step, least=low, most=high) if full else Rounding("steps", step))
+    return found
+
+
+def _in_wide_sums(y: Outputs) -> Iterator[Fit]:
+    """Profiles with sums in float32, or in the wider dtype of the layer, that are not refuted by some outputs."""
+    rows, outs = _sampled(y)
+    x, w, b = (t.to(y.dtype) for t in (y.xs, y.ws, y.b))
+    xs = _different(x, [*_formats(y.dtype), *steps_of(x, weights=False)])
+    ws = _different(w, [*_formats(y.dtype), *steps_of(w, weights=True)])
+    bs = _different(b[None], _formats(y.dtype))
+    x, w = torch.stack([t.values[rows] for t in xs]), torch.stack([t.values[outs] for t in ws])  # (X, r, n), (W, o, n)
+    shape = len(xs), len(rows), len(ws), len(outs)
+    h, size = ((t.flatten(0, 1) @ u.flatten(0, 1).T).view(shape) for t, u in ((x, w), (x.abs(), w.abs())))
+    a, e_size = (t[rows][:, outs][:, None] for t in (y.a, y.size))  # (r, 1, o)
+    sums = {torch.float32, y.dtype} if format_of(y.dtype).precision > 24 else {torch.float32}
+    found: list[tuple[float, float, Profile]] = []
+    for bias, kept, acc in combinations(bs, _results(y), sums):
+        b = bias.values[0, outs]
+        error = 1.01 * (x.shape[-1] + 5) * (format_of(acc).u + 2.0**-52) * (size + b.abs())
+        error = error + _half_steps(a.abs() + h.abs(), kept, y.dtype)
+        off = ((a - (h + b if kept is None else kept(h + b))) / e_size).square().mean((1, 3)).sqrt()  # (X, W)
+        for i, j in ((a - (h + b)).abs() <= error).all(3).all(1).nonzero().tolist():
+            profile = Profile(*_settled([xs[i], ws[j], bias], kept), acc, kept)
+            if profile.roundings or acc != y.dtype:
+                found.append((float(off[i, j]), _cost(profile), profile))
+    close = sorted(found, key=lambda f: f[0])[:_SHORT]
+    few = sorted(found, key=lambda f: f[1:2] + f[0:1])[:_SHORT]
+    for _, _, profile in {id(f[2]): f for f in (*few, *close)}.values():
+        yield from _in_full(y, profile)
+
+
+def _half_steps(size: Tensor, kept: Kept, dtype: torch.dtype) -> Tensor:
+    """How far rounding may move results, twice where the bias comes after it; ``size`` is that of both together."""
+    if kept is None:
+        return 2.1 * format_of(dtype).u * size + format_of(dtype).min_subnormal
+    if kept.format == "steps":
+        return torch.full_like(size, math.inf if math.isfinite(kept.least) else 0.51 * kept.step)
+    return 2.1 * 2.0 ** -_PRECISION[kept.format] * size + (2.0**-23 if kept.format == "float16" else 2.0**-126)
+
+
+def _sampled(y: Outputs) -> tuple[Tensor, Tensor]:
+    """Rows and outputs on which all combinations are tried: the worst ones, and others spread over all."""
+    n = max(1, y.ws.shape[1])
+    outs = _spread(len(y.ws), max(1, min(_OUTPUTS, _ENTRIES // n)), y.out)
+    return _spread(len(y.xs), max(1, _SAMPLE // len(outs)), y.row), outs
+
+
+def _spread(count: int, wanted: int, first: int) -> Tensor:
+    return torch.tensor(sorted({first, *range(0, count, -(-count // wanted))}))
+
+
+def _in_full(y: Outputs, profile: Profile) -> Iterator[Fit]:
+    """The profile, if all outputs lie in the envelope of its arithmetic, and most rounded ones are its very own."""
+    arithmetic, kept = profile.arithmetic(y.dtype), profile.results
+    reference = Reference(*(t.to(y.dtype) for t in (y.xs, y.ws, y.b)))
+    if not reference.assess(y.a.to(y.dtype), arithmetic).all_inside:
+        return
+    x, w, b = (t if kept is None else kept(t.to(y.dtype)).to(y.wide) for t, kept in _operands(y, profile))
+    if kept is None:
+        yield Fit(profile, y.distance(x @ w.T + b))
+        return
+    ends = [end.to(y.dtype).to(y.wide) for end in (kept(x @ w.T + b), kept(kept(x @ w.T) + b))]
+    if max(float((y.a == end).double().mean()) for end in ends) >= _SAME:
+        yield Fit(profile, min(map(y.distance, ends)), _of_flips(y, kept))
+
+
+def _of_flips(y: Outputs, kept: Rounding) -> float:
+    """The distance of three results that lie between two numbers of their format and go the other way: no evidence."""
+    step = kept.step if kept.format == "steps" else 2.0 * 2.0 ** -_PRECISION[kept.format]
+    sizes = 1.0 if kept.format == "steps" else y.a.abs()
+    shares = (step * sizes / y.size).nan_to_num(0.0, 0.0, 0.0).square().mean()
+    return math.sqrt(3 / y.a.numel() * float(shares))
+
+
+def _operands(y: Outputs, profile: Profile) -> tuple[tuple[Tensor, Kept], ...]:
+    return (y.xs, profile.x), (y.ws, profile.weight), (y.b, profile.bias)
+
+
+def _best(fits: Iterator[Fit]) -> Fit | None:
+    """The one with the fewest roundings, unless another is twice as close."""
+    best: Fit | None = None
+    for fit in sorted(fits, key=lambda fit: (_cost(fit.profile), fit.distance)):
+        if best is None or fit.distance + fit.doubt < best.distance / 2:
+            best = fit
+    return best
+
+
+def _cost(profile: Profile) -> float:
+    """How many roundings, steps and formats that differ counting more."""
+    formats = {rounding.format for rounding in profile.roundings}
+    return len(profile.roundings) + 2 * len(formats) + 2 * ("steps" in formats) - 0.5 * (known_as(profile) is not None)
