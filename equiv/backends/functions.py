@@ -128,7 +128,7 @@ class Function:
                     twin = self._runs.module
                     y = shallow(twin, _parameters={**twin._parameters, **parameters})(given)
                 else:
-                    y = self._runs(given.cpu().numpy() if way.as_array else given)
+                    y = self._runs(_as_array(given) if way.as_array else given)
         except Exception as error:
             raise _RefusedError(given, error) from error
         if way is self._way:
@@ -160,12 +160,7 @@ class Function:
         got = type(y).__name__
         try:
             if hasattr(y, "__array__"):
-                import numpy as np
-
-                array = np.array(y, order="C")
-                if array.dtype.name == "bfloat16":
-                    return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
-                return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
+                return _from_numpy(y)
             if hasattr(y, "__dlpack__"):
                 return from_dlpack(y)
         except Exception as error:
@@ -223,6 +218,22 @@ class Function:
             f"{self.name}: expected to run on {refused.input}, as it did before, got {refused.words}; it keeps a state "
             "or refuses some values: make it a function of its input alone that takes every input"
         )
+
+
+def _as_array(x: Tensor) -> Any:
+    """The same values as an array of numpy, which has bfloat16 once a package that jax brings is loaded."""
+    x = x.cpu()
+    return x.view(torch.int16).numpy().view("bfloat16") if x.dtype == torch.bfloat16 else x.numpy()
+
+
+def _from_numpy(values: Any) -> Tensor:
+    """A tensor of what tells its values to numpy, in memory of its own."""
+    import numpy as np
+
+    array = np.array(values, order="C")
+    if array.dtype.name == "bfloat16":
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
 
 
 def _filled(x: Tensor, rows: int) -> Tensor:

@@ -24,7 +24,7 @@ WIDER = {
     torch.int32: (torch.int64,),
 }
 """Dtypes that hold every value of another one."""
-_BATCHES = (*range(2, 33), 48, 64, 96, 100, 128, 200, 256, 512, 1000, 1024)
+_BATCHES = (*range(2, 65), 77, 96, 100, 128, 196, 197, 200, 256, 384, 512, 1000, 1024)
 _LARGEST = 2**26  # bytes of a batch that is tried
 _NUMBERS = 16  # that are taken from messages
 
