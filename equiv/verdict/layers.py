@@ -170,7 +170,7 @@ def _side(function: Function) -> _Side:
     if not callable(given):
         raise EquivError(
             f"{name}: expected a layer or a function of a batch, got {type(given).__name__}; "
-            "to compare two results use equiv.compare"
+            "pass a function that runs it, or compare two results with equiv.compare"
         )
     if not isinstance(given, nn.Linear | Conv) or _is_function(given):
         return _Side(name, function)
