@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -66,8 +67,10 @@ class Function:
     """
 
     def __init__(self, name: str, call: Any, shape: tuple[int, ...] | None = None, *, as_map: bool = False) -> None:
-        self.name, self.call, self.shape = name, call, shape
+        self.name, self.call = name, call
         self.takes_map = shape is not None and (isinstance(call, Conv) or (as_map and not isinstance(call, nn.Linear)))
+        # Of (n, 1) it is not known whether it is a map; rows are called so as well.
+        self.shape = shape if self.takes_map or (shape is not None and shape[1:] != (1,)) else None
         self._is_layer = _is_layer(call)
         self._runs = Twin(call) if isinstance(call, nn.Module) else call
         self._way: Way | None = None  # in which it is asked
@@ -180,10 +183,10 @@ class Function:
         hopeless = self._is_layer or isinstance(refused.error, _HOPELESS)
         for way in () if hopeless else other_ways(self._usual, self.shape, x, self._ran, messages):
             problem = self._problem(way, x)
-            if problem is None:
+            if problem is None and self._is_meant(way, x):
                 self._ran = {way.batch or len(x)}
                 return way
-            messages.append(problem)
+            messages.append(problem or "")
             if time.monotonic() > end:
                 break
         raise self._refused(x, refused, hopeless) from refused.error
@@ -198,6 +201,28 @@ class Function:
         except EquivError:  # no result that can be used
             return ""
         return None if y.ndim == 2 and len(y) == len(some) and y.numel() else ""
+
+    def _is_meant(self, way: Way, x: Tensor) -> bool:
+        """Whether a shape that is not the usual one is taken as rows, and no other one as well.
+
+        A convolution of maps may take a batch for the channels of one map, and features along any dimension for a map.
+        """
+        assert self._usual is not None
+        n = x.shape[1]
+        if (way.shape, way.before) == (self._usual.shape, self._usual.before):
+            return True
+        shape = (1, n) if way.shape == (n,) and way.before else way.shape
+        if shape not in (shape[::-1], self.shape):
+            rival = replace(way, shape=shape[::-1], before=(-1,))
+            if self._problem(rival, x) is None:
+                return False
+        several = x.new_ones(way.batch or len(x), n)
+        alone = torch.cat([several[:1], torch.zeros_like(several[1:])])
+        try:
+            y, z = (self._once(way, rows, {})[0].to(torch.complex128) for rows in (several, alone))
+        except (_RefusedError, EquivError):
+            return False
+        return torch.allclose(y, z, rtol=0.01, atol=0.0, equal_nan=True)
 
     def _refused(self, x: Tensor, refused: _RefusedError, hopeless: bool) -> EquivError:
         assert self._usual is not None

@@ -120,7 +120,7 @@ def narrower_ways(usual: Way, dtype: torch.dtype, batches: Iterable[int | None])
 def _layouts(usual: Way, shape: tuple[int, ...] | None, n: int) -> list[Way]:
     """Batches of the usual shape, then other shapes, sequences, single rows."""
     rows = usual.shape if usual.shape == (n,) else (n,)
-    maps = [shape] if shape is not None and len(shape) > 1 and shape != (n, 1) else []
+    maps = [] if shape is None else [shape]
     shapes = [usual.shape, *maps, rows, (1, n), (n, 1, 1), (n, 1), (n, 1, 1, 1)]
     single = [Way(each, ()) for each in (usual.shape, *maps, rows)]
     return list(dict.fromkeys([*map(Way, shapes[:4]), Way((n,), (1, -1)), *single, *map(Way, shapes[4:])]))

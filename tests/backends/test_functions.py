@@ -165,6 +165,29 @@ def test_one_row_at_a_time_is_seen_as_one_convolution():
         assert "several taps" in found.explanation
 
 
+@pytest.mark.parametrize("channels", [1, 2, 3])
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_a_convolution_of_maps_takes_no_rows_for_channels_or_lines(channels, outputs):
+    conv = nn.Conv2d(channels, outputs, 3, padding=1).requires_grad_(False)
+    dense = equiv.conv_to_linear(conv, (channels, 4, 4))
+    for function in (lambda x: conv(x), nn.Sequential(conv, nn.Flatten(-3))):
+        for run in (certify, assert_equivalent):
+            with pytest.raises(EquivError, match=r"got RuntimeError: .*; pass feature_shape= if it takes maps$"):
+                run(function, dense)
+        assert certify(function, dense, feature_shape=(channels, 4, 4))
+
+
+def test_a_function_of_sequences_must_keep_their_places_apart():
+    def mixing(x):
+        if x.ndim != 3 or x.shape[1] == 1:
+            raise ValueError("expected (N, T, 12) with T > 1")
+        return LINEAR(x - x.mean(1, keepdim=True))
+
+    with pytest.raises(EquivError, match="expected to run on an input of shape"):
+        certify(mixing, LINEAR)
+    assert certify(lambda x: LINEAR(x) if x.ndim == 3 and x.shape[1] > 1 else raises(ValueError("T"))(x), LINEAR)
+
+
 # --- dtypes -----------------------------------------------------------------------------------------------------------
 
 
