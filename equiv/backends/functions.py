@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional
 from torch.utils.dlpack import from_dlpack
 
@@ -155,8 +156,9 @@ class Function:
         if y.is_nested or y.layout != torch.strided or y.is_quantized:
             kind = "nested" if y.is_nested else "quantized" if y.is_quantized else str(y.layout)
             raise EquivError(f"{self.name}: expected a strided tensor as a result, got a {kind} one; make it dense")
-        if y.device.type == "meta":
-            raise EquivError(f"{self.name}: expected a result with values, got one on the meta device; compute it")
+        if y.device.type == "meta" or isinstance(y, FakeTensor):
+            kind = "one on the meta device" if y.device.type == "meta" else "a FakeTensor"
+            raise EquivError(f"{self.name}: expected a result with values, got {kind}; compute it on a real device")
         return y.detach().to(device, copy=not self._is_layer)
 
     def _from_array(self, y: Any) -> Tensor:

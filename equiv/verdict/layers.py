@@ -65,7 +65,8 @@ def assert_equivalent(
     Args:
         candidate: A Linear, a convolution, or a function of a batch: ``(N, n)`` or ``(N, C, *spatial)`` ->
             ``(N, O, ...)``. Each side is given the shape that it takes: rows for a Linear, maps for a convolution and
-            for a function when ``feature_shape`` is known.
+            for a function when ``feature_shape`` is known. A function that refuses such batches, as a session of fixed
+            size does, is asked as :func:`equiv.certify` asks it, and the explanation says how.
         reference: The same.
         input: Inputs to try in addition, ``(N, n)`` or ``(N, C, *spatial)``, in the layers' dtype.
         feature_shape: ``(C, *spatial)``; by default the kernel of the convolution is taken for the whole map.
@@ -170,7 +171,7 @@ def _side(function: Function) -> _Side:
     if not callable(given):
         raise EquivError(
             f"{name}: expected a layer or a function of a batch, got {type(given).__name__}; "
-            "pass a function that runs it, or compare two results with equiv.compare"
+            "to compare two results use equiv.compare, for a session pass a function that runs it"
         )
     if not isinstance(given, nn.Linear | Conv) or _is_function(given):
         return _Side(name, function)
