@@ -131,13 +131,14 @@ class Checkpoint:
         except StateRefusedError as error:
             raise self._foreign(error) from error
         except Exception as error:  # what a damaged file makes torch.load raise is of many types
-            raise self._foreign(StateRefusedError("", "something else")) from error
+            raise self._foreign(StateRefusedError("", "")) from error
 
     def _foreign(self, error: StateRefusedError) -> EquivError:
+        got = f"something else: {error.got}" if error.got else "something else"
         advice = f"{error.advice}, name" if error.advice else "name"
         return EquivError(
             f"checkpoint: expected the undamaged state of a certificate of these very layers, method and seed in "
-            f"{str(self.path)!r:.200}, got {error.got}; {advice} another file, or remove this one to start again"
+            f"{str(self.path)!r:.200}, got {got}; {advice} another file, or remove this one to start again"
         )
 
     def watching(self, progress: Progress | None) -> Progress:
