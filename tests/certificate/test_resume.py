@@ -101,13 +101,10 @@ def test_another_number_of_threads_is_told(tmp_path):
         torch.set_num_threads(threads + 1)
         try:
             got = rf"one made with {threads}; call torch.set_num_threads\({threads}\) to go on"
-            with pytest.raises(
-                EquivError, match=f"^resume: expected a state made with {threads + 1} threads.* got {got}$"
-            ):
+            expected = f"resume: expected a state made with {threads + 1} threads"
+            with pytest.raises(EquivError, match=f"^{expected}.* got {got}$"):
                 certify(linear, linear, method=method, resume=state, **options)
-            with pytest.raises(
-                EquivError, match=f"^checkpoint: expected the undamaged state .*got something else: {got}, name another"
-            ):
+            with pytest.raises(EquivError, match=f"^checkpoint: .* got something else: {got}, name another"):
                 certify(linear, linear, method=method, checkpoint=file, **options)
         finally:
             torch.set_num_threads(threads)
@@ -475,7 +472,7 @@ class Session(nn.Module):
         self.left -= 1
         if self.left < 0:
             raise OSError("the device is gone")
-        return self.inner(x)
+        return self.inner(x.flatten(1))
 
 
 def test_what_was_read_before_an_error_is_kept(tmp_path, monkeypatch):
