@@ -10,10 +10,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional
 from torch.utils.dlpack import from_dlpack
 
@@ -66,8 +68,10 @@ class Function:
     """
 
     def __init__(self, name: str, call: Any, shape: tuple[int, ...] | None = None, *, as_map: bool = False) -> None:
-        self.name, self.call, self.shape = name, call, shape
+        self.name, self.call = name, call
         self.takes_map = shape is not None and (isinstance(call, Conv) or (as_map and not isinstance(call, nn.Linear)))
+        # Of (n, 1) it is not known whether it is a map; rows are called so as well.
+        self.shape = shape if self.takes_map or (shape is not None and shape[1:] != (1,)) else None
         self._is_layer = _is_layer(call)
         self._runs = Twin(call) if isinstance(call, nn.Module) else call
         self._way: Way | None = None  # in which it is asked
@@ -128,7 +132,7 @@ class Function:
                     twin = self._runs.module
                     y = shallow(twin, _parameters={**twin._parameters, **parameters})(given)
                 else:
-                    y = self._runs(given.cpu().numpy() if way.as_array else given)
+                    y = self._runs(_as_array(given) if way.as_array else given)
         except Exception as error:
             raise _RefusedError(given, error) from error
         if way is self._way:
@@ -152,20 +156,16 @@ class Function:
         if y.is_nested or y.layout != torch.strided or y.is_quantized:
             kind = "nested" if y.is_nested else "quantized" if y.is_quantized else str(y.layout)
             raise EquivError(f"{self.name}: expected a strided tensor as a result, got a {kind} one; make it dense")
-        if y.device.type == "meta":
-            raise EquivError(f"{self.name}: expected a result with values, got one on the meta device; compute it")
+        if y.device.type == "meta" or isinstance(y, FakeTensor):
+            kind = "one on the meta device" if y.device.type == "meta" else "a FakeTensor"
+            raise EquivError(f"{self.name}: expected a result with values, got {kind}; compute it on a real device")
         return y.detach().to(device, copy=not self._is_layer)
 
     def _from_array(self, y: Any) -> Tensor:
         got = type(y).__name__
         try:
             if hasattr(y, "__array__"):
-                import numpy as np
-
-                array = np.array(y, order="C")
-                if array.dtype.name == "bfloat16":
-                    return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
-                return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
+                return _from_numpy(y)
             if hasattr(y, "__dlpack__"):
                 return from_dlpack(y)
         except Exception as error:
@@ -185,10 +185,10 @@ class Function:
         hopeless = self._is_layer or isinstance(refused.error, _HOPELESS)
         for way in () if hopeless else other_ways(self._usual, self.shape, x, self._ran, messages):
             problem = self._problem(way, x)
-            if problem is None:
+            if problem is None and self._is_meant(way, x):
                 self._ran = {way.batch or len(x)}
                 return way
-            messages.append(problem)
+            messages.append(problem or "")
             if time.monotonic() > end:
                 break
         raise self._refused(x, refused, hopeless) from refused.error
@@ -203,6 +203,28 @@ class Function:
         except EquivError:  # no result that can be used
             return ""
         return None if y.ndim == 2 and len(y) == len(some) and y.numel() else ""
+
+    def _is_meant(self, way: Way, x: Tensor) -> bool:
+        """Whether a shape that is not the usual one is taken as rows, and no other one as well.
+
+        A convolution of maps may take a batch for the channels of one map, and features along any dimension for a map.
+        """
+        assert self._usual is not None
+        n = x.shape[1]
+        if (way.shape, way.before) == (self._usual.shape, self._usual.before):
+            return True
+        shape = (1, n) if way.shape == (n,) and way.before else way.shape
+        if shape not in (shape[::-1], self.shape):
+            rival = replace(way, shape=shape[::-1], before=(-1,))
+            if self._problem(rival, x) is None:
+                return False
+        several = x.new_ones(way.batch or len(x), n)
+        alone = torch.cat([several[:1], torch.zeros_like(several[1:])])
+        try:
+            y, z = (self._once(way, rows, {})[0].to(torch.complex128) for rows in (several, alone))
+        except (_RefusedError, EquivError):
+            return False
+        return torch.allclose(y, z, rtol=0.01, atol=0.0, equal_nan=True)
 
     def _refused(self, x: Tensor, refused: _RefusedError, hopeless: bool) -> EquivError:
         assert self._usual is not None
@@ -223,6 +245,22 @@ class Function:
             f"{self.name}: expected to run on {refused.input}, as it did before, got {refused.words}; it keeps a state "
             "or refuses some values: make it a function of its input alone that takes every input"
         )
+
+
+def _as_array(x: Tensor) -> Any:
+    """The same values as an array of numpy, which has bfloat16 once a package that jax brings is loaded."""
+    x = x.cpu()
+    return x.view(torch.int16).numpy().view("bfloat16") if x.dtype == torch.bfloat16 else x.numpy()
+
+
+def _from_numpy(values: Any) -> Tensor:
+    """A tensor of what tells its values to numpy, in memory of its own."""
+    import numpy as np
+
+    array = np.array(values, order="C")
+    if array.dtype.name == "bfloat16":
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
 
 
 def _filled(x: Tensor, rows: int) -> Tensor:

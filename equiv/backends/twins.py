@@ -24,6 +24,10 @@ def shallow(module: M, **own: Any) -> M:
     """
     twin = object.__new__(type(module))
     twin.__dict__ = {**module.__dict__, **own}
+    compiled = twin.__dict__.get("_compiled_call_impl")
+    if compiled is not None:  # by Module.compile, for that module: the same for this one
+        held = dict(zip(compiled.__code__.co_freevars, compiled.__closure__, strict=True))
+        twin.__dict__["_compiled_call_impl"] = held["self"].cell_contents(twin._call_impl)
     return twin
 
 

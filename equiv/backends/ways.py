@@ -24,7 +24,7 @@ WIDER = {
     torch.int32: (torch.int64,),
 }
 """Dtypes that hold every value of another one."""
-_BATCHES = (*range(2, 33), 48, 64, 96, 100, 128, 200, 256, 512, 1000, 1024)
+_BATCHES = (*range(2, 65), 77, 96, 100, 128, 196, 197, 200, 256, 384, 512, 1000, 1024)
 _LARGEST = 2**26  # bytes of a batch that is tried
 _NUMBERS = 16  # that are taken from messages
 
@@ -120,7 +120,7 @@ def narrower_ways(usual: Way, dtype: torch.dtype, batches: Iterable[int | None])
 def _layouts(usual: Way, shape: tuple[int, ...] | None, n: int) -> list[Way]:
     """Batches of the usual shape, then other shapes, sequences, single rows."""
     rows = usual.shape if usual.shape == (n,) else (n,)
-    maps = [shape] if shape is not None and len(shape) > 1 and shape != (n, 1) else []
+    maps = [] if shape is None else [shape]
     shapes = [usual.shape, *maps, rows, (1, n), (n, 1, 1), (n, 1), (n, 1, 1, 1)]
     single = [Way(each, ()) for each in (usual.shape, *maps, rows)]
     return list(dict.fromkeys([*map(Way, shapes[:4]), Way((n,), (1, -1)), *single, *map(Way, shapes[4:])]))

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from equiv.causes import Cause, name_cause
 from equiv.certificate.affine import AffineTest, Sums, Superposition, widened
-from equiv.certificate.progress import Progress
+from equiv.certificate.progress import Pace, Progress
 from equiv.certificate.repeated_taps import RepeatedTaps, Taps, judge_sums, repeats_inputs, taps_of_function
 from equiv.certificate.resume import State, check_origin, digest, is_covered, origin_of, sealed
 from equiv.certificate.sides import Difference, Differences, Side, same_values
@@ -84,8 +84,9 @@ class Reader:
             wrong = ~self._equal_biases() & ~self._flushes(*self.zeros)
             found.differences.add(wrong[None], self.zeros[0][None], self.zeros[1][None], None)
             found.resolution = self.lost
+        pace = Pace(self.rows)
         while found.next < self.n and self.test.not_affine is None:
-            stop = min(self.n, found.next + self.rows)
+            stop = min(self.n, found.next + (self.rows if progress is None else pace.columns()))
             columns = torch.arange(found.next, stop, device=self.device)
             if self.layers:
                 self._read_layers(columns)

@@ -1,4 +1,4 @@
-"""How far a certificate is: what ``progress=`` takes, and the line that ``progress=True`` writes."""
+"""How far a certificate is: what ``progress=`` takes, how often it is called, and what ``progress=True`` writes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,35 @@ from typing import Any, TextIO
 
 Progress = Callable[[int, int, dict[str, Any]], object]
 """Called as ``progress(done, total, state)`` after every chunk; returning False stops the certificate."""
+
+EVERY = 1.0
+"""Seconds after which a state is kept: what is lost where work is cut off."""
+_FIRST = 64  # columns
+
+
+class Pace:
+    """How many columns to read at a time, so that a chunk takes a second or less where somebody waits for it.
+
+    Sizes are ``most`` divided by powers of two. They grow from some 64 while a chunk takes less than a quarter of a
+    second, and are halved where it takes longer than one: of a function that is slow, a column at a time is read.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most, self._share = most, 1
+        while most // self._share > _FIRST:
+            self._share *= 2
+        self._began: float | None = None
+
+    def columns(self) -> int:
+        """How many to read now; call it once before each chunk."""
+        now = time.monotonic()
+        seconds = EVERY / 2 if self._began is None else now - self._began
+        self._began = now
+        if seconds < EVERY / 4 and self._share > 1:
+            self._share //= 2
+        while seconds > EVERY and self._share < self._most:
+            self._share, seconds = self._share * 2, seconds / 2
+        return max(1, self._most // self._share)
 
 
 def printed(stream: TextIO | None = None) -> Progress:

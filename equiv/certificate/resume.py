@@ -26,55 +26,79 @@ import torch
 from torch import Tensor, nn
 
 from equiv.arguments import refusal
-from equiv.certificate.progress import Progress
+from equiv.certificate.progress import EVERY, Progress
 from equiv.certificate.sides import Side
 from equiv.dtypes import is_inexact
 from equiv.errors import EquivError
 from equiv.numerics import declared
-from equiv.text import shown
+from equiv.text import counted, shown
 
 State = Mapping[str, Any]
-_VERSION = 2
-_EVERY = 1.0  # seconds between two writes
+_VERSION = 3
 _PIECE = 2**20  # entries that are hashed at once
 _INTERNAL = frozenset(vars(nn.Module()))
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
 
 class StateRefusedError(EquivError):
-    """A state that is damaged, or that belongs to something else."""
+    """A state that is damaged, or that belongs to something else: ``got`` is what was found, ``advice`` what to do."""
+
+    def __init__(self, expected: str, got: str, advice: str = "") -> None:
+        self.got, self.advice = got, advice
+        super().__init__(f"resume: expected {expected}, got {got}; {advice or 'start again without resume='}")
 
 
 def sealed(method: str, origin: str, done: int, **contents: Any) -> dict[str, Any]:
     """A state after ``done`` columns or draws, with its digest."""
-    state = {"version": _VERSION, "method": method, "origin": origin, "next": done, **contents}
+    facts = {"version": _VERSION, "settings": _settings(), "method": method, "origin": origin, "next": done}
+    state = {**facts, **contents}
     return {**state, "digest": digest(state)}
 
 
 def check_state(state: object) -> State:
     """``state`` if it is one, of this version and undamaged."""
     if not isinstance(state, Mapping) or "version" not in state:
-        raise _refused("the state of a certificate", shown(state, 60), "pass the state of a certificate or of progress")
+        raise StateRefusedError(
+            "the state of a certificate", shown(state, 60), "pass the state of a certificate or of progress"
+        )
     if repr(state["version"]) != repr(_VERSION):
-        raise _refused(f"a state of version {_VERSION}", f"one of version {shown(state['version'], 60)}")
+        raise StateRefusedError(f"a state of version {_VERSION}", f"one of version {shown(state['version'], 60)}")
     with suppress(Exception):  # a damaged state may hold anything, also what cannot be hashed
         if digest({key: value for key, value in state.items() if key != "digest"}) == state["digest"]:
             return state
-    raise _refused("a state as it was made", "one whose contents do not match its digest: it is damaged")
+    raise StateRefusedError("a state as it was made", "one whose contents do not match its digest: it is damaged")
 
 
 def check_origin(state: State, method: str, origin: str) -> None:
     """Refuse a state of another method, or of other layers or settings."""
     if state["method"] != method:
         got = f"one of the {state['method']} method"
-        raise _refused(f"a state of the {method} method", got, "pass the method that it was made with")
-    if state["origin"] != origin:
-        expected = "a state of these very layers, dtype, error probability, seed and settings of torch"
-        raise _refused(f"{expected} ({origin:.12})", f"one of others ({state['origin']:.12})")
+        raise StateRefusedError(f"a state of the {method} method", got, "pass the method that it was made with")
+    if state["origin"] == origin:
+        return
+    for name, now in _settings().items():
+        before = state["settings"][name]
+        if name == "threads" and before != now:
+            advice = f"call torch.set_num_threads({before}) to go on"
+            raise StateRefusedError(
+                f"a state made with {counted(now, 'thread')}, as torch has now", f"one made with {before}", advice
+            )
+        if before != now:
+            raise StateRefusedError(
+                f"a state made with {name} {now}, as here and now", f"one made with {name} {before}"
+            )
+    expected = "a state of these very layers, dtype, error probability, seed and settings of torch"
+    raise StateRefusedError(f"{expected} ({origin:.12})", f"one of others ({state['origin']:.12})")
 
 
-def _refused(expected: str, got: str, advice: str = "start again without resume=") -> StateRefusedError:
-    return StateRefusedError(f"resume: expected {expected}, got {got}; {advice}")
+def _settings() -> dict[str, Any]:
+    """What kernels depend on beside layers and inputs, by name."""
+    return {
+        "torch": str(torch.__version__),
+        "threads": torch.get_num_threads(),
+        "mkldnn": "on" if torch.backends.mkldnn.enabled else "off",
+        "capability": torch.backends.cpu.get_cpu_capability(),
+    }
 
 
 class Checkpoint:
@@ -89,7 +113,7 @@ class Checkpoint:
         if not isinstance(path, str | os.PathLike):
             raise refusal("checkpoint", "the path of a file", path, "pass such as 'layer.pt'")
         self.path = Path(os.fsdecode(path))
-        self._prefix = f".{self.path.name}."
+        self._prefix = f".{self.path.name:.32}."
         if os.path.exists(self.path) and not os.path.isfile(self.path):
             raise refusal("checkpoint", "a file", str(self.path), "name a file in a folder that can be written to")
         with self._writing(), tempfile.NamedTemporaryFile(prefix=self._prefix, dir=self.path.parent):
@@ -104,13 +128,17 @@ class Checkpoint:
             return check_state(torch.load(self.path, map_location="cpu", weights_only=True))
         except FileNotFoundError:
             return None
+        except StateRefusedError as error:
+            raise self._foreign(error) from error
         except Exception as error:  # what a damaged file makes torch.load raise is of many types
-            raise self._foreign() from error
+            raise self._foreign(StateRefusedError("", "")) from error
 
-    def _foreign(self) -> EquivError:
+    def _foreign(self, error: StateRefusedError) -> EquivError:
+        got = f"something else: {error.got}" if error.got else "something else"
+        advice = f"{error.advice}, name" if error.advice else "name"
         return EquivError(
             f"checkpoint: expected the undamaged state of a certificate of these very layers, method and seed in "
-            f"{str(self.path)!r}, got something else; name another file, or remove this one to start again"
+            f"{str(self.path)!r:.200}, got {got}; {advice} another file, or remove this one to start again"
         )
 
     def watching(self, progress: Progress | None) -> Progress:
@@ -118,7 +146,7 @@ class Checkpoint:
 
         def kept(done: int, total: int, state: dict[str, Any]) -> object:
             self._state = state
-            if time.monotonic() - self._written >= _EVERY:
+            if time.monotonic() - self._written >= EVERY:
                 self._write()
             answer = None if progress is None else progress(done, total, state)
             self._stopped = answer is False and done < total
@@ -130,10 +158,10 @@ class Checkpoint:
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         if isinstance(error, StateRefusedError):
-            raise self._foreign() from error
-        if self._stopped or not isinstance(error, EquivError | None):  # an interrupt too
+            raise self._foreign(error) from error
+        if self._stopped or error is not None:  # an interrupt too
             self._write()
-        elif error is None:
+        else:
             with self._writing():
                 self.path.unlink(missing_ok=True)
 
@@ -145,6 +173,8 @@ class Checkpoint:
             try:
                 with open(handle, "wb") as file:
                     torch.save(self._state, file)
+                    file.flush()
+                    os.fsync(file.fileno())  # before the name: else a power cut may leave an empty file
                 os.replace(name, self.path)
             except BaseException:
                 Path(name).unlink(missing_ok=True)
@@ -168,8 +198,7 @@ def origin_of(sides: Iterable[Side], dtype: torch.dtype, device: torch.device, *
     ``values=False`` leaves out the entries of parameters and buffers, for a method that compares them anew each time.
     """
     arithmetic = declared(dtype, device) if is_inexact(dtype) else None
-    capability = torch.backends.cpu.get_cpu_capability()
-    settings = (torch.__version__, torch.get_num_threads(), torch.backends.mkldnn.enabled, capability, arithmetic)
+    settings = [*_settings().items(), arithmetic]
     return digest([settings, dtype, device, facts, [_facts_of(side, values) for side in sides]])
 
 

@@ -92,8 +92,8 @@ def certify(  # noqa: PLR0913 - its keyword options are the interface
             but the bytes, which are compared anew), seed, threads and torch's version and settings; not for code.
             Functions, and modules that hold such, are in no hash: with one of them, everything is read again. A digest
             of its contents refuses a state that was damaged by accident; it stops nobody who changes one on purpose.
-        checkpoint: A file to keep the state in, about once a second and when it is interrupted. Where it exists, the
-            work goes on from there; it is removed when the certificate is complete.
+        checkpoint: A file to keep the state in, about once a second and when work is interrupted or fails. Where it
+            exists, the work goes on from there; it is removed when the certificate is complete.
 
     Raises:
         EquivError: Arguments that cannot be served: no shape, lazy or meta parameters, weights that are not finite, a

@@ -106,7 +106,7 @@ def side_of(name: str, given: object, shape: tuple[int, ...], as_map: bool) -> S
     if not callable(given):
         raise EquivError(
             f"{name}: expected a layer, a module or a function of a batch, got {type(given).__name__}; "
-            "to compare two results use equiv.compare"
+            "to compare two results use equiv.compare, for a session pass a function that runs it"
         )
     if isinstance(given, nn.Module):
         kind = type(given).__name__

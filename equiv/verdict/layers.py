@@ -68,7 +68,8 @@ def assert_equivalent(  # noqa: PLR0913 - the options are the interface
     Args:
         candidate: A Linear, a convolution, or a function of a batch: ``(N, n)`` or ``(N, C, *spatial)`` ->
             ``(N, O, ...)``. Each side is given the shape that it takes: rows for a Linear, maps for a convolution and
-            for a function when ``feature_shape`` is known.
+            for a function when ``feature_shape`` is known. A function that refuses such batches, as a session of fixed
+            size does, is asked as :func:`equiv.certify` asks it, and the explanation says how.
         reference: The same.
         input: Inputs to try in addition, ``(N, n)`` or ``(N, C, *spatial)``, in the layers' dtype.
         feature_shape: ``(C, *spatial)``; by default the kernel of the convolution is taken for the whole map.
@@ -177,7 +178,7 @@ def _side(function: Function) -> _Side:
     if not callable(given):
         raise EquivError(
             f"{name}: expected a layer or a function of a batch, got {type(given).__name__}; "
-            "to compare two results use equiv.compare"
+            "to compare two results use equiv.compare, for a session pass a function that runs it"
         )
     if not isinstance(given, nn.Linear | Conv) or _is_function(given):
         return _Side(name, function)

@@ -510,7 +510,7 @@ def test_a_wrong_kernel_found_by_random_integers_is_found_again_by_who_goes_on(m
 
 def test_a_checkpoint_is_written_on_the_way(tmp_path, monkeypatch):
     """A process that is killed leaves what it had a second ago."""
-    monkeypatch.setattr("equiv.certificate.resume._EVERY", 0.0)
+    monkeypatch.setattr("equiv.certificate.resume.EVERY", 0.0)
     linear, file = layer(32, 4), tmp_path / "layer.pt"
     seen = []
     assert certify(

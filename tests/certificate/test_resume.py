@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import io
+import os
 import random
+from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +15,7 @@ from torch import nn
 
 import equiv
 from equiv import EquivError, certify
+from equiv.certificate.progress import Pace
 
 
 class Wrapped(nn.Module):
@@ -81,18 +85,52 @@ def test_a_module_that_changed_since_does_not_go_on(other, tmp_path):
         certify(OTHERS[other](linear), linear, chunk_bytes=20000, checkpoint=file)
 
 
-def test_a_state_belongs_to_one_seed_and_number_of_threads():
+def test_a_state_belongs_to_one_seed():
     linear = layer(40, 6)
     state = stopped(Wrapped(linear), linear, chunk_bytes=20000)
     with pytest.raises(EquivError, match="resume: expected a state of these very layers"):
         certify(Wrapped(linear), linear, chunk_bytes=20000, resume=state, seed=1)
+
+
+def test_another_number_of_threads_is_told(tmp_path):
+    linear, file = layer(40, 6), tmp_path / "layer.pt"
     threads = torch.get_num_threads()
-    torch.set_num_threads(threads + 1)
+    for method, options in (("deterministic", {"chunk_bytes": 1000}), ("random", {})):
+        state = stopped(copy.deepcopy(linear), linear, method=method, **options)
+        stopped(copy.deepcopy(linear), linear, method=method, checkpoint=file, **options)
+        torch.set_num_threads(threads + 1)
+        try:
+            got = rf"one made with {threads}; call torch.set_num_threads\({threads}\) to go on"
+            expected = f"resume: expected a state made with {threads + 1} threads"
+            with pytest.raises(EquivError, match=f"^{expected}.* got {got}$"):
+                certify(linear, linear, method=method, resume=state, **options)
+            with pytest.raises(EquivError, match=f"^checkpoint: .* got something else: {got}, name another"):
+                certify(linear, linear, method=method, checkpoint=file, **options)
+        finally:
+            torch.set_num_threads(threads)
+        assert certify(copy.deepcopy(linear), linear, method=method, checkpoint=file, **options)
+
+
+@pytest.mark.parametrize("name", ["mkldnn", "capability", "torch"])
+def test_another_setting_is_told(name, monkeypatch):
+    linear = layer(40, 6)
+    state = stopped(Wrapped(linear), linear, chunk_bytes=20000)
+    places = {"mkldnn": "torch.backends.mkldnn.enabled", "torch": "torch.__version__"}
+    if name == "capability":
+        monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "ABACUS")
+    elif name == "mkldnn":
+        monkeypatch.setattr("equiv.certificate.resume.torch.backends.mkldnn.is_available", lambda: True)
+        before = torch.backends.mkldnn.set_flags(False)
+    else:
+        monkeypatch.setattr(places[name], "1.0")
     try:
-        with pytest.raises(EquivError, match="and settings of torch"):
+        with pytest.raises(
+            EquivError, match=f"^resume: expected a state made with {name} .*, got one made with {name} "
+        ):
             certify(Wrapped(linear), linear, chunk_bytes=20000, resume=state)
     finally:
-        torch.set_num_threads(threads)
+        if name == "mkldnn":
+            torch.backends.mkldnn.set_flags(*before)
 
 
 def test_functions_are_read_again_from_the_first_column():
@@ -306,3 +344,149 @@ def test_a_checkpoint_is_read_under_any_default_device(tmp_path):
     with torch.device("meta"):
         assert certify(Wrapped(linear), linear, progress=lambda *_: False, **options).reason == "not finished"
         assert certify(Wrapped(linear), linear, **options)
+
+
+def test_a_name_as_long_as_a_file_may_have_is_served(tmp_path):
+    linear = layer(12, 5)
+    for name in ("a" * 255, "\u00e9" * 127):
+        file = tmp_path / name
+        certify(linear, linear, chunk_bytes=1, checkpoint=file, progress=lambda *_: False)
+        assert [found.name for found in tmp_path.iterdir()] == [name]
+        assert certify(linear, linear, chunk_bytes=1, checkpoint=file)
+        assert not [*tmp_path.iterdir()]
+
+
+def test_pipes_and_links_to_devices_are_refused(tmp_path):
+    linear, pipe, device = layer(12, 5), tmp_path / "pipe", tmp_path / "device"
+    os.mkfifo(pipe)
+    device.symlink_to("/dev/null")
+    for path in (pipe, device, "/dev/full"):
+        with pytest.raises(EquivError, match=r"checkpoint: expected a file, got .* name a file in a folder"):
+            certify(linear, linear, checkpoint=path)
+
+
+def test_a_folder_that_cannot_be_written_to_is_told_before_the_work(tmp_path, monkeypatch):
+    def denied(*_, **__):
+        raise PermissionError(13, "Permission denied", str(tmp_path))
+
+    monkeypatch.setattr("equiv.certificate.resume.tempfile.NamedTemporaryFile", denied)
+    calls = []
+    expected = r"^checkpoint: expected to write .*layer.pt', got PermissionError: Permission denied; name a file in a"
+    with pytest.raises(EquivError, match=expected):
+        certify(calls.append, calls.append, in_features=3, checkpoint=tmp_path / "layer.pt")
+    assert not calls
+
+
+def test_temporary_files_have_names_that_nobody_foresees_and_are_the_owners_alone(tmp_path, monkeypatch):
+    linear, file, seen = layer(12, 5), tmp_path / "layer.pt", []
+    save = torch.save
+
+    def watched(state, out):
+        (temporary,) = (found for found in tmp_path.iterdir() if found != file)
+        seen.append((temporary.name, temporary.stat().st_mode & 0o777))
+        return save(state, out)
+
+    monkeypatch.setattr(torch, "save", watched)
+    for columns in (1, 2, 3):
+        certify(linear, linear, chunk_bytes=1, checkpoint=file, progress=lambda done, *_, c=columns: done < c)
+    names = [name for name, _ in seen]
+    assert len(set(names)) == len(names) == 3
+    assert all(mode == 0o600 for _, mode in seen)
+
+
+# --- how often --------------------------------------------------------------------------------------------------------
+
+
+class Clock:
+    """Time that passes only where a test says so."""
+
+    def __init__(self, monkeypatch):
+        self.now = 0.0
+        for module in ("progress", "resume"):
+            monkeypatch.setattr(f"equiv.certificate.{module}.time", SimpleNamespace(monotonic=lambda: self.now))
+
+
+def test_a_state_is_kept_about_once_a_second_whatever_a_column_takes(tmp_path, monkeypatch):
+    linear, file, clock = layer(2000, 3), tmp_path / "layer.pt", Clock(monkeypatch)
+    kept = []
+    replace = os.replace
+    monkeypatch.setattr(os, "replace", lambda *names: (kept.append(clock.now), replace(*names)))
+
+    def slow(seconds):
+        def run(x):
+            clock.now += seconds * len(x)
+            return linear(x)
+
+        return run
+
+    for seconds in (0.0001, 0.002, 0.05):
+        kept.clear()
+        began = clock.now
+        assert certify(slow(seconds), linear, checkpoint=file)
+        gaps = [b - a for a, b in pairwise([began, *kept])]
+        assert max(gaps[2:], default=0) < 2.5, (
+            seconds,
+            gaps,
+        )  # a chunk may take a second, and begin just before one is over
+        assert len(kept) >= (clock.now - began) / 2.5 - 3
+        assert not file.exists()
+
+
+def test_chunks_without_a_listener_are_as_large_as_memory_allows(monkeypatch):
+    linear, batches = layer(2000, 3), []
+    Clock(monkeypatch)
+
+    def run(x):
+        batches.append(len(x))
+        return linear(x)
+
+    certify(run, linear)
+    assert max(batches) == 2000
+    assert len({size for size in batches if size > 100}) == 1
+
+
+def test_a_pace_halves_and_doubles(monkeypatch):
+    clock, pace = Clock(monkeypatch), Pace(1000)
+    assert pace.columns() == 62
+    assert [pace.columns() for _ in range(5)] == [125, 250, 500, 1000, 1000]
+    clock.now += 0.5
+    assert pace.columns() == 1000
+    clock.now += 1.5
+    assert pace.columns() == 500
+    clock.now += 30
+    assert pace.columns() == 15
+    clock.now += 10_000
+    assert pace.columns() == 1
+    assert pace.columns() == 1
+    assert [Pace(most).columns() for most in (1, 5, 64, 65)] == [1, 5, 64, 32]
+
+
+class Session(nn.Module):
+    """A layer, until it breaks down after a number of calls."""
+
+    def __init__(self, inner, calls):
+        super().__init__()
+        self.inner, self.left = inner, calls
+
+    def forward(self, x):
+        self.left -= 1
+        if self.left < 0:
+            raise OSError("the device is gone")
+        return self.inner(x.flatten(1))
+
+
+def test_what_was_read_before_an_error_is_kept(tmp_path, monkeypatch):
+    linear, file, clock = layer(300, 3), tmp_path / "layer.pt", Clock(monkeypatch)
+    options = {"feature_shape": (300, 1), "checkpoint": file, "chunk_bytes": 300 * 400}
+    with pytest.raises(EquivError, match="as it did before, got OSError: the device is gone"):
+        certify(Session(linear, 15), linear, **options)
+    assert clock.now == 0.0
+    kept = torch.load(file, weights_only=True)["next"]
+    assert 60 < kept < 300
+    assert [found.name for found in tmp_path.iterdir()] == ["layer.pt"]
+    done = []
+    with pytest.raises(EquivError, match="got something else: one of others"):
+        certify(Session(linear, 1000), linear, **options)  # its attribute tells that it is another one
+    file.rename(tmp_path / "other.pt")
+    assert certify(Session(linear, 1000), linear, progress=lambda *now: done.append(now[0]), **options)
+    assert done[-1] == 300
