@@ -86,7 +86,7 @@ class Arithmetic:
     measured: bool = True
     note: str = ""
 
-    def error(self, terms: Tensor | int, magnitude: Tensor, *, fewest: int = 0) -> Tensor:
+    def error(self, terms: Tensor | float, magnitude: Tensor, *, fewest: int = 0) -> Tensor:
         """Largest ``|acc - s|`` for ``terms`` non-zero terms of total ``magnitude`` (float64), same shape.
 
         ``fewest`` is a lower bound of ``terms``, where one is known.

@@ -180,7 +180,7 @@ def _undecided(exact: Exact, arithmetic: Arithmetic) -> Tensor | None:
         # decides. What the other sign may hide within float64's own error must not overflow by itself.
         one_sign = exact.magnitude - s.abs() <= 2.0**-40 * exact.magnitude
         hidden_is_small = exact.magnitude < 2.0**36 * arithmetic.accumulator_max
-        undecided = undecided & ~((exact.terms <= 1) | (one_sign & hidden_is_small))
+        undecided = undecided & ~((torch.as_tensor(exact.terms) <= 1) | (one_sign & hidden_is_small))
     return undecided
 
 

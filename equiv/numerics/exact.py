@@ -11,13 +11,14 @@ from __future__ import annotations
 import math
 import sys
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from equiv.numerics.arithmetic import Arithmetic
 from equiv.numerics.formats import format_of, subnormals_kept
-from equiv.numerics.reference import dot_double_double, moderate, summed_products
+from equiv.numerics.reference import dot_by_terms, is_moderate, summed_products
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Exact:
         low: Second word of ``s`` (double-double), or None.
         uncertainty: Bound on the error of ``value + low``.
         magnitude: ``S``.
-        terms: ``K``, the number of terms that are not zero.
+        terms: ``K``, the number of terms that are not zero (broadcasts); a number where all outputs have as many.
         bias: The bias term alone (broadcasts), or None.
         subnormal: Sum of the magnitudes of the terms with a subnormal factor (``F``), or None for none.
         classes: What NaN and infinity among the inputs make of each output, or None where all are finite.
@@ -64,7 +65,7 @@ class Exact:
     low: Tensor | None
     uncertainty: Tensor
     magnitude: Tensor
-    terms: Tensor
+    terms: Tensor | float
     bias: Tensor | None
     subnormal: Tensor | None
     classes: Classes | None
@@ -91,8 +92,8 @@ def exact_affine(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Exact
 
     Example:
         >>> exact = exact_affine(torch.ones(1, 3), torch.full((1, 3), 0.1))
-        >>> round(exact.value.item(), 6), exact.terms.item()
-        (0.3, 3.0)
+        >>> round(exact.value.item(), 6), exact.terms
+        (0.3, 3)
     """
     dtype = x.dtype
     x, weight = x.detach().double(), weight.detach().double()
@@ -106,22 +107,27 @@ def exact_affine(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Exact
         sizes = magnitudes(x, weight, b)
     magnitude = sizes[0].entries @ sizes[1].entries.T
     fewest = x.shape[-1] if sizes[0].least > 0 and sizes[1].least > 0 else 0
-    terms = torch.full_like(magnitude, fewest) if fewest else (x != 0).double() @ (weight != 0).double().T
+    terms: Tensor | int = fewest or (x != 0).double() @ (weight != 0).double().T
     if b is not None:
         magnitude = magnitude + sizes[2].entries
-        terms = terms + (b != 0)
+        terms = terms + (1 if sizes[2].least > 0 else (b != 0).double())
     subnormal = _subnormal_mass(*sizes, min_normal=format_of(dtype).min_normal)
     low: Tensor | None = None
     if dtype == torch.float64:
         value, low = summed_exactly(x, weight, b, sizes)
-        uncertainty = (x.shape[-1] + 4) ** 2 * 2.0**-103 * magnitude + 4 * format_of(dtype).min_subnormal
-        exact = (terms == 0) | ((terms == 1) & (magnitude > 2.0**-960))
-        uncertainty = uncertainty.masked_fill(exact, 0.0)
+        if low is None:
+            uncertainty = torch.zeros_like(magnitude)
+        else:
+            uncertainty = (x.shape[-1] + 4) ** 2 * 2.0**-103 * magnitude + 4 * format_of(dtype).min_subnormal
+            if fewest <= 1:
+                few = torch.as_tensor(terms)
+                exact = (few == 0) | ((few == 1) & (magnitude > 2.0**-960))
+                uncertainty = uncertainty.masked_fill(exact, 0.0)
     else:
         value = x @ weight.T
         value = value if b is None else value + b
         uncertainty = (x.shape[-1] + 4) * 2.0**-52 * magnitude
-        uncertainty = uncertainty if fewest > 1 else uncertainty.masked_fill(terms <= 1, 0.0)
+        uncertainty = uncertainty if fewest > 1 else uncertainty.masked_fill(torch.as_tensor(terms) <= 1, 0.0)
     largest = x.shape[-1] * sizes[0].largest * sizes[1].largest + (sizes[2].largest if b is not None else 0.0)
     reach = 1.001 * largest * (1 + (x.shape[-1] + 1) * 2.0**-7)
     return Exact(value, low, uncertainty, magnitude, terms, b, subnormal, classes, fewest=fewest, reach=reach)
@@ -140,13 +146,19 @@ class Magnitudes:
         """Whether none is NaN or infinite."""
         return self.largest <= sys.float_info.max  # False for NaN
 
+    @cached_property
+    def least_of_all_but_zeros(self) -> float:
+        """The least that is not 0, or infinity."""
+        return self.least or float(torch.where(self.entries == 0, torch.inf, self.entries).min())
+
+    @property
+    def is_moderate(self) -> bool:
+        """See :func:`equiv.numerics.reference.is_moderate`."""
+        return is_moderate(self.least_of_all_but_zeros, self.largest)
+
     def below(self, limit: float) -> Tensor | None:
         """The entries below the limit, zeros elsewhere; None where all of these are zero."""
-        if self.least >= limit:
-            return None
-        small = self.entries < limit
-        small &= self.entries > 0
-        return torch.where(small, self.entries, 0.0) if bool(small.any()) else None
+        return None if self.least_of_all_but_zeros >= limit else torch.where(self.entries < limit, self.entries, 0.0)
 
 
 def magnitudes(*tensors: Tensor | None) -> list[Magnitudes]:
@@ -158,11 +170,15 @@ def magnitudes(*tensors: Tensor | None) -> list[Magnitudes]:
     return found
 
 
-def summed_exactly(x: Tensor, weight: Tensor, bias: Tensor | None, sizes: list[Magnitudes]) -> tuple[Tensor, Tensor]:
-    """:func:`dot_double_double` of tensors whose magnitudes are known."""
-    if all(moderate(size.least, size.largest) for size in sizes):
-        return summed_products(x, weight, bias, moderate=True)
-    return dot_double_double(x, weight, bias)
+def summed_exactly(
+    x: Tensor, weight: Tensor, bias: Tensor | None, sizes: list[Magnitudes]
+) -> tuple[Tensor, Tensor | None]:
+    """``x @ weight.T + bias`` of float64: integers of sums that float64 holds as they are, others in double-double."""
+    largest = x.shape[-1] * sizes[0].largest * sizes[1].largest + sum(size.largest for size in sizes[2:])
+    if largest <= 2.0**53 and all(torch.equal(t, t.trunc()) for t in (x, weight, bias) if t is not None):
+        value = dot_by_terms(x, weight)
+        return value if bias is None else value + bias, None
+    return summed_products(x, weight, bias, moderate=all(size.is_moderate for size in sizes))
 
 
 def _subnormal_mass(x: Magnitudes, w: Magnitudes, b: Magnitudes | None = None, *, min_normal: float) -> Tensor | None:

@@ -33,11 +33,11 @@ def dot_double_double(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> 
         >>> dot_double_double(x, torch.ones(1, 3, dtype=torch.float64))[0].item()
         1.0
     """
-    return summed_products(x, weight, bias, moderate=all(map(_is_moderate, (x, weight, bias))))
+    return summed_products(x, weight, bias, moderate=all(map(_all_moderate, (x, weight, bias))))
 
 
 def summed_products(x: Tensor, weight: Tensor, bias: Tensor | None, *, moderate: bool) -> tuple[Tensor, Tensor]:
-    """:func:`dot_double_double` where it is known whether all entries are 0 or :func:`moderate`."""
+    """:func:`dot_double_double` where it is known whether all entries are 0 or moderate."""
     if bias is not None:  # one more term: bias * 1
         x, weight = torch.cat([x, x.new_ones(len(x), 1)], 1), torch.cat([weight, bias[:, None]], 1)
     rows, outputs, n = x.shape[0], weight.shape[0], x.shape[1]
@@ -55,15 +55,15 @@ def summed_products(x: Tensor, weight: Tensor, bias: Tensor | None, *, moderate:
     return high, low
 
 
-def _is_moderate(values: Tensor | None) -> bool:
+def _all_moderate(values: Tensor | None) -> bool:
     if values is None or not values.numel():
         return True
     sizes = values.abs()
     least, largest = torch.aminmax(torch.where(sizes == 0, 1.0, sizes))
-    return moderate(float(least), float(largest))
+    return is_moderate(float(least), float(largest))
 
 
-def moderate(least: float, largest: float) -> bool:
+def is_moderate(least: float, largest: float) -> bool:
     """Whether products of magnitudes in this range, and the errors of these products, are normal float64 numbers."""
     return least >= 1 / _MODERATE and largest <= _MODERATE
 
@@ -184,11 +184,11 @@ def exact_integers(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Ten
     if x.is_complex():
         xr, xi = _whole(x.real), _whole(x.imag)
         wr, wi = _whole(weight.real), _whole(weight.imag)
-        real, imag = _dot(xr, wr) - _dot(xi, wi), _dot(xr, wi) + _dot(xi, wr)
+        real, imag = dot_by_terms(xr, wr) - dot_by_terms(xi, wi), dot_by_terms(xr, wi) + dot_by_terms(xi, wr)
         if bias is not None:
             real, imag = real + _whole(bias.real), imag + _whole(bias.imag)
         return torch.stack([real, imag], -1)
-    y = _dot(_whole(x), _whole(weight))
+    y = dot_by_terms(_whole(x), _whole(weight))
     return y if bias is None else y + _whole(bias)
 
 
@@ -196,8 +196,8 @@ def _whole(values: Tensor) -> Tensor:
     return values.detach().resolve_neg().to(torch.int64)
 
 
-def _dot(x: Tensor, weight: Tensor) -> Tensor:
-    """int64 matrix product by multiplication and sum, in chunks."""
+def dot_by_terms(x: Tensor, weight: Tensor) -> Tensor:
+    """``x @ weight.T`` by multiplication and sum, in chunks: exact where sums are, as no matrix kernel takes part."""
     n = x.shape[1]
     out = x.new_zeros(x.shape[0], weight.shape[0])
     step = max(1, _INTEGERS // max(1, n * weight.shape[0]))
