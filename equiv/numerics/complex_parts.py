@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from equiv.numerics.exact import Classes, Exact, Magnitudes, magnitudes, summed_exactly
+from equiv.numerics.exact import Classes, Exact, Magnitudes, largest_factors, magnitudes, summed_exactly
 from equiv.numerics.formats import Format, format_of
 
 
@@ -72,6 +72,7 @@ def complex_affine(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> tup
         plain=False,
         fewest=3 * n + 2 if full else 0,
         reach=2.002 * largest * (1 + (3 * n + 8) * 2.0**-7),
+        factors=largest_factors(seen[0], seen[1]),
     )
     return exact, terms
 

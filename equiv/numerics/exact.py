@@ -58,6 +58,8 @@ class Exact:
         plain: A sum of real products; False for a part of a complex result, whose kernels may add real to imaginary
             parts first.
         fewest: No output has fewer terms; 0 where that is not known.
+        factors: The largest magnitude of a factor of each output (broadcasts); None where all are below
+            ``SMALL_FACTORS``.
         reach: No output's ``S * (1 + 2*K*u)`` is larger, for any ``u`` up to 2^-8; infinite where that is not known.
     """
 
@@ -72,10 +74,13 @@ class Exact:
     plain: bool = True
     fewest: int = 0
     reach: float = math.inf
+    factors: Tensor | None = None
 
     def stays_below(self, arithmetic: Arithmetic) -> bool:
         """Whether it is known that no sum of an output's terms overflows the accumulator, in any order."""
-        return self.reach < arithmetic.accumulator_max and arithmetic.u <= 2.0**-8
+        if self.factors is not None and arithmetic.factor_max < math.inf:
+            return False
+        return self.reach * (1 + arithmetic.relative) < arithmetic.accumulator_max and arithmetic.u <= 2.0**-8
 
 
 @subnormals_kept()
@@ -130,7 +135,12 @@ def exact_affine(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Exact
         uncertainty = uncertainty if fewest > 1 else uncertainty.masked_fill(torch.as_tensor(terms) <= 1, 0.0)
     largest = x.shape[-1] * sizes[0].largest * sizes[1].largest + (sizes[2].largest if b is not None else 0.0)
     reach = 1.001 * largest * (1 + (x.shape[-1] + 1) * 2.0**-7)
-    return Exact(value, low, uncertainty, magnitude, terms, b, subnormal, classes, fewest=fewest, reach=reach)
+    return Exact(
+        *(value, low, uncertainty, magnitude, terms, b, subnormal, classes),
+        fewest=fewest,
+        reach=reach,
+        factors=largest_factors(sizes[0], sizes[1]),
+    )
 
 
 @dataclass(frozen=True)
@@ -168,6 +178,23 @@ def magnitudes(*tensors: Tensor | None) -> list[Magnitudes]:
         least, largest = torch.aminmax(entries) if entries.numel() else (1.0, 0.0)
         found.append(Magnitudes(entries, float(least), float(largest)))
     return found
+
+
+SMALL_FACTORS = 2.0**15
+"""Factors below it are finite in every format to which kernels round them."""
+
+
+def largest_factors(x: Magnitudes, weight: Magnitudes) -> Tensor | None:
+    """The largest of each row of x ``(N, n)`` and each row of the weight ``(O, n)``, ``(N, O)``; None if all are small.
+
+    Those with a leading dimension of 2, the parts of complex numbers, count what their sums may be: ``(N, 1, O)``.
+    """
+    if max(x.largest, weight.largest) < SMALL_FACTORS or not x.entries.numel() or not weight.entries.numel():
+        return None
+    if x.entries.ndim == 3:
+        of_x, of_w = (size.entries.sum(0).amax(-1) for size in (x, weight))
+        return torch.maximum(of_x[:, None, None], of_w)
+    return torch.maximum(x.entries.amax(-1)[:, None], weight.entries.amax(-1))
 
 
 def summed_exactly(
