@@ -7,7 +7,6 @@ from equiv.numerics.exact import Exact, exact_affine
 from equiv.numerics.formats import Format, bit_equal, format_of, ordinal, round_down, round_nearest, round_up, same_bits
 from equiv.numerics.formats import from_ordinal as from_ordinal
 from equiv.numerics.formats import gap_words as gap_words
-from equiv.numerics.formats import subnormals_kept as subnormals_kept
 from equiv.numerics.measuring import measure
 from equiv.numerics.measuring.findings import Finding, Measured
 from equiv.numerics.measuring.fprev import Order
@@ -18,6 +17,9 @@ from equiv.numerics.reference import dot_double_double, exact_integers
 from equiv.numerics.reference import fast_two_sum as fast_two_sum
 from equiv.numerics.reference import two_product as two_product
 from equiv.numerics.reference import two_sum as two_sum
+from equiv.numerics.surroundings import gradients_recorded as gradients_recorded
+from equiv.numerics.surroundings import plain_torch as plain_torch
+from equiv.numerics.surroundings import subnormals_kept as subnormals_kept
 
 # Listed: for users. Imported under their own names above: for the other packages of equiv.
 __all__ = [

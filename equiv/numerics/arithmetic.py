@@ -19,7 +19,8 @@ from torch import Tensor
 
 from equiv.arguments import check_choice, check_device_name, check_dtype
 from equiv.dtypes import dtype_name
-from equiv.numerics.formats import Format, flushing_is_on, format_of
+from equiv.numerics.formats import Format, format_of
+from equiv.numerics.surroundings import flushing_is_on
 
 OPS = ("linear", "full", "pointwise", "grad_input", "grad_weight", "grad_bias", "any")
 """What a kernel carries out: a form of a layer, a gradient, or ``any`` where that is not known."""
@@ -106,9 +107,11 @@ class Arithmetic:
         error = relative * magnitude + (terms + 1) * (2 * self.underflow)
         if fewest <= 1 and self.factor == 1 and not (self.extra_terms or self.relative):
             # One term alone: its product is rounded once, and that is the rounding of the result, short of underflow.
-            alone = (torch.as_tensor(terms) <= 1) & (magnitude > 4 * self.underflow)
+            alone = (torch.as_tensor(terms, device=magnitude.device) <= 1) & (magnitude > 4 * self.underflow)
             error = error.masked_fill(alone, 0.0)
-        return error if fewest else error.masked_fill(torch.as_tensor(terms) == 0, 0.0)  # nothing is added: exact
+        return (
+            error if fewest else error.masked_fill(torch.as_tensor(terms, device=magnitude.device) == 0, 0.0)
+        )  # nothing is added: exact
 
 
 def declared(dtype: torch.dtype, device: torch.device | str = "cpu", op: str = "any") -> Arithmetic:

@@ -54,7 +54,9 @@ def complex_affine(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> tup
         value, low = _exactly(given[0], given[1], b, seen)
         scale, least = ((2 * n + 4) ** 2 * 2.0**-103, 4 * fmt.min_subnormal) if low is not None else (0.0, 0.0)
         uncertainty = scale * magnitude + least
-        uncertainty = uncertainty if full else uncertainty.masked_fill(torch.as_tensor(terms) == 0, 0.0)
+        uncertainty = (
+            uncertainty if full else uncertainty.masked_fill(torch.as_tensor(terms, device=magnitude.device) == 0, 0.0)
+        )
     else:
         value = _four_products(given[0], given[1])
         value = value if b is None else value + b
@@ -65,7 +67,9 @@ def complex_affine(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> tup
         low,
         uncertainty[:, None],
         magnitude[:, None],
-        3 * terms + 2 if full else torch.where(torch.as_tensor(terms) > 0, 3 * terms + 2, 0.0)[:, None],
+        3 * terms + 2
+        if full
+        else torch.where(torch.as_tensor(terms, device=x.device) > 0, 3 * terms + 2, 0.0)[:, None],
         b,
         _lost_to_flushing(given, seen, sums, fmt),
         classes,

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from equiv.numerics.arithmetic import Arithmetic
 from equiv.numerics.exact import Classes, Exact
-from equiv.numerics.formats import format_of, round_down, round_nearest, round_up, subnormals_kept
+from equiv.numerics.formats import format_of, round_down, round_nearest, round_up
+from equiv.numerics.surroundings import subnormals_kept
 
 # The bounds themselves are computed in float64, in a handful of operations; this covers their rounding many times over.
 _MARGIN = 1.0 + 2.0**-40
@@ -182,7 +183,7 @@ def _undecided(exact: Exact, arithmetic: Arithmetic) -> Tensor | None:
         # decides. What the other sign may hide within float64's own error must not overflow by itself.
         one_sign = exact.magnitude - s.abs() <= 2.0**-40 * exact.magnitude
         hidden_is_small = exact.magnitude < 2.0**36 * arithmetic.accumulator_max
-        undecided = undecided & ~((torch.as_tensor(exact.terms) <= 1) | (one_sign & hidden_is_small))
+        undecided = undecided & ~((torch.as_tensor(exact.terms, device=s.device) <= 1) | (one_sign & hidden_is_small))
     if exact.factors is not None and arithmetic.factor_max < math.inf:
         undecided = undecided | (exact.factors >= arithmetic.factor_max)
     return undecided

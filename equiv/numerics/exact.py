@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from equiv.numerics.arithmetic import Arithmetic
-from equiv.numerics.formats import format_of, subnormals_kept
+from equiv.numerics.formats import format_of
 from equiv.numerics.reference import dot_by_terms, is_moderate, summed_products
+from equiv.numerics.surroundings import subnormals_kept
 
 
 @dataclass(frozen=True)
@@ -125,14 +126,18 @@ def exact_affine(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Exact
         else:
             uncertainty = (x.shape[-1] + 4) ** 2 * 2.0**-103 * magnitude + 4 * format_of(dtype).min_subnormal
             if fewest <= 1:
-                few = torch.as_tensor(terms)
+                few = torch.as_tensor(terms, device=magnitude.device)
                 exact = (few == 0) | ((few == 1) & (magnitude > 2.0**-960))
                 uncertainty = uncertainty.masked_fill(exact, 0.0)
     else:
         value = x @ weight.T
         value = value if b is None else value + b
         uncertainty = (x.shape[-1] + 4) * 2.0**-52 * magnitude
-        uncertainty = uncertainty if fewest > 1 else uncertainty.masked_fill(torch.as_tensor(terms) <= 1, 0.0)
+        uncertainty = (
+            uncertainty
+            if fewest > 1
+            else uncertainty.masked_fill(torch.as_tensor(terms, device=magnitude.device) <= 1, 0.0)
+        )
     largest = x.shape[-1] * sizes[0].largest * sizes[1].largest + (sizes[2].largest if b is not None else 0.0)
     reach = 1.001 * largest * (1 + (x.shape[-1] + 1) * 2.0**-7)
     return Exact(

@@ -15,8 +15,9 @@ from equiv.numerics.arithmetic import Arithmetic, declared
 from equiv.numerics.complex_parts import apart, complex_affine
 from equiv.numerics.envelope import Envelope, Judgement, envelope, judge, largest_ratio
 from equiv.numerics.exact import Exact, exact_affine
-from equiv.numerics.formats import format_of, round_nearest, subnormals_kept
+from equiv.numerics.formats import format_of, round_nearest
 from equiv.numerics.reference import exact_integers
+from equiv.numerics.surroundings import subnormals_kept
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from equiv.dtypes import dtype_name, is_inexact
 from equiv.errors import EquivError
-from equiv.numerics import Arithmetic, Assessment, declared, same_bits, subnormals_kept
+from equiv.numerics import Arithmetic, Assessment, declared, plain_torch, same_bits, subnormals_kept
 from equiv.verdict.arguments import (
     Comparison,
     check_arithmetic,
@@ -31,6 +31,7 @@ from equiv.verdict.explanation import blamed, explained, without_layer
 from equiv.verdict.outcome import Entry, Outcome, Verdict
 
 
+@plain_torch()
 def compare(  # noqa: PLR0913 - the options are the interface
     actual: Tensor,
     expected: Tensor,
