@@ -102,16 +102,16 @@ def test_laws_and_what_they_apply_to(mode):
     expected = [item.id for item in items([backend], dtypes=["float32"])]
     with mode():
         assert [item.id for item in items([backend], dtypes=["float32"])] == expected
-        for dtype in ("float32", "complex64"):
-            for item in items([backend], dtypes=[dtype]):
-                assert run_item(item, examples=2, seed=1).failure is None, item.id
+        for item in items([backend], dtypes=["float32"]):
+            if item.law.id != "transforms":  # it compiles, which takes seconds
+                assert run_item(item, examples=1, seed=1).failure is None, item.id
         assert [
             result.failure for result in check_backend(backend, laws=["gradients"], dtypes=["float64"], examples=2)
         ] == [None]
         case = strategies.build_case(
             strategies.Recipe((2, 1), 1, (), x=strategies.Values("distinct"), weight=strategies.Values("constant"))
         )
-        for law in ("exact", "gradients"):
+        for law in ("exact", "gradients", "layout"):
             check_case(law, case)
 
 

@@ -18,7 +18,7 @@ from equiv.arguments import check_bool, check_choice, check_device_name, check_d
 from equiv.dtypes import is_inexact
 from equiv.numerics.arithmetic import accumulator_of
 from equiv.numerics.formats import format_of
-from equiv.numerics.surroundings import plain_torch
+from equiv.numerics.surroundings import gradients_recorded
 
 STYLES = ("sparse", "signs", "dense", "address", "one_hot")
 """Kinds of exact probe, the one with the fewest non-zeros first.
@@ -58,7 +58,7 @@ def entry_range(dtype: torch.dtype) -> int:
     return int(torch.iinfo(dtype).max)
 
 
-@plain_torch()
+@gradients_recorded()
 def exact_case(  # noqa: PLR0913 - every option says what to draw; all are given by name
     *,
     seed: int,
