@@ -117,7 +117,14 @@ def test_laws_and_what_they_apply_to(mode):
 
 @MODE
 def test_measuring_and_drawing(mode):
-    sizes = {"dtype": torch.float32, "out_features": 2, "feature_shape": (3, 2, 2), "batch_shape": (4,), "keep": False}
+    sizes = {
+        "dtype": torch.float32,
+        "out_features": 2,
+        "feature_shape": (3, 2, 2),
+        "batch_shape": (4,),
+        "keep": False,
+        "order_limit": 0,
+    }
     drawn = find(strategies.tensors((2, 2)), lambda t: t[1, 0] != 0)
     with mode():
         assert measure_form(TorchEager(), "full", **sizes).operands.value == 24
