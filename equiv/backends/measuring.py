@@ -24,13 +24,14 @@ from equiv.backends.eager import TorchEager
 from equiv.dtypes import FLOATS
 from equiv.errors import EquivError
 from equiv.mapping import check_feature_shape
-from equiv.numerics import Measured, measure
+from equiv.numerics import Measured, measure, plain_torch
 from equiv.text import quoted
 
 Lay = Callable[[Tensor], Tensor]
 """Puts a tensor into a layout: another tensor of the same shape, dtype and values."""
 
 
+@plain_torch()
 def measure_form(  # noqa: PLR0913 - every option says what the form is called with; all are given by name
     backend: Backend,
     form: str,

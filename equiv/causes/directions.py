@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from equiv.causes.mistakes import Cause, cause_of
@@ -37,7 +38,8 @@ def name_misrounding(
             return None
         kept = arithmetic or declared(actual.dtype)
         usable = exact.magnitude * (1 + 2 * exact.terms * kept.u) < kept.accumulator_max
-        seen = Rounded(actual, x, weight, bias, exact.value, exact.magnitude, exact.terms, usable, kept)
+        terms = torch.as_tensor(exact.terms, dtype=torch.float64).expand(exact.value.shape)
+        seen = Rounded(actual, x, weight, bias, exact.value, exact.magnitude, terms, usable, kept)
         found = misrounding(seen)
     return None if found is None or found.name is None else rounding_cause(found.name)
 

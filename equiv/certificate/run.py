@@ -29,12 +29,14 @@ from equiv.certificate.sides import CAP, Difference, Differences, Layer, Side, s
 from equiv.dtypes import dtype_name
 from equiv.errors import EquivError
 from equiv.mapping import geometry_of
+from equiv.numerics import plain_torch
 from equiv.text import counted
 
 _CHUNK_BYTES = 2**26
 _CHEAP = 2**35  # multiplications of reading every column that "auto" accepts: a second or so
 
 
+@plain_torch()
 def certify(  # noqa: PLR0913 - its keyword options are the interface
     candidate: nn.Module | Callable[[Tensor], Tensor],
     reference: nn.Module | Callable[[Tensor], Tensor],

@@ -24,6 +24,7 @@ from equiv.laws.repeatable import repeatable
 from equiv.laws.selection import Item
 from equiv.laws.trial import Trial
 from equiv.laws.witness import Failure, failure_of, smaller
+from equiv.numerics import gradients_recorded
 
 _UNSTEADY = "; it does not fail every time: the backend gives other results to the same call"
 
@@ -65,6 +66,7 @@ listeners: list[Callable[[Result], None]] = []
 """Called with every result; the pytest plugin and progress displays listen here."""
 
 
+@gradients_recorded()
 def run_item(
     item: Item,
     *,

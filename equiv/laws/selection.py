@@ -14,6 +14,7 @@ from equiv.dtypes import BY_NAME, dtype_name
 from equiv.errors import EquivError
 from equiv.laws.capabilities import check_backends, served_forms
 from equiv.laws.registry import LAWS, Law, kind_of
+from equiv.numerics import gradients_recorded
 from equiv.text import shown
 
 
@@ -42,6 +43,7 @@ class Item:
         return f"{self.law.id}-{self.form}-{self.word}-{self.backend.name}"
 
 
+@gradients_recorded()
 def items(
     backends: Sequence[Backend],
     *,

@@ -7,7 +7,6 @@ from equiv.numerics.exact import Exact, exact_affine
 from equiv.numerics.formats import Format, bit_equal, format_of, ordinal, round_down, round_nearest, round_up, same_bits
 from equiv.numerics.formats import from_ordinal as from_ordinal
 from equiv.numerics.formats import gap_words as gap_words
-from equiv.numerics.formats import subnormals_kept as subnormals_kept
 from equiv.numerics.measuring import measure
 from equiv.numerics.measuring.findings import Finding, Measured
 from equiv.numerics.measuring.fprev import Order
@@ -24,6 +23,9 @@ from equiv.numerics.reference import two_sum as two_sum
 from equiv.numerics.roundings import Rounding
 from equiv.numerics.roundings import rounding_to as rounding_to
 from equiv.numerics.settled import last_bit as last_bit
+from equiv.numerics.surroundings import gradients_recorded as gradients_recorded
+from equiv.numerics.surroundings import plain_torch as plain_torch
+from equiv.numerics.surroundings import subnormals_kept as subnormals_kept
 
 # Listed: for users. Imported under their own names above: for the other packages of equiv.
 __all__ = [

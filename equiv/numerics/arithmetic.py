@@ -10,6 +10,7 @@ do something else than add in that format and round once. Integers need nothing:
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -19,8 +20,9 @@ from torch import Tensor
 from equiv.arguments import check_choice, check_device_name, check_dtype, refusal
 from equiv.dtypes import dtype_name
 from equiv.numerics.checks import check_fields, check_terms
-from equiv.numerics.formats import Format, flushing_is_on, format_of
+from equiv.numerics.formats import Format, format_of
 from equiv.numerics.roundings import Rounding
+from equiv.numerics.surroundings import flushing_is_on
 
 OPS = ("linear", "full", "pointwise", "grad_input", "grad_weight", "grad_bias", "any")
 """What a kernel carries out: a form of a layer, a gradient, or ``any`` where that is not known."""
@@ -61,6 +63,7 @@ class Arithmetic:
         factor: Multiplies the terms (1 in IEEE arithmetic).
         extra_terms: Added to the terms.
         relative: Error of one product relative to it, before accumulation (TF32, bfloat16 products).
+        factor_max: From this magnitude on a factor may be infinite, as it is rounded first; nothing else is known then.
         flushes_inputs: Subnormal inputs may be treated as zero.
         flushes_outputs: Subnormal results may be replaced by zero.
         infinity_spreads: An infinite or NaN input may make other outputs of its row NaN: a kernel that works on
@@ -91,6 +94,7 @@ class Arithmetic:
     output_rounding: str = "nearest"
     measured: bool = True
     note: str = ""
+    factor_max: float = math.inf
     operands: tuple[Rounding | None, Rounding | None, Rounding | None] | None = None
     results: Rounding | None = None
 
@@ -98,7 +102,7 @@ class Arithmetic:
         check_fields(self)
         check_dtype("output", self.output, ACCUMULATORS, "a complex result is rounded in the dtype of its parts")
 
-    def error(self, terms: Tensor | int, magnitude: Tensor, *, fewest: int = 0) -> Tensor:
+    def error(self, terms: Tensor | float, magnitude: Tensor, *, fewest: int = 0) -> Tensor:
         """Largest ``|acc - s|`` for ``terms`` non-zero terms of total ``magnitude`` (float64), same shape.
 
         ``fewest`` is a lower bound of ``terms``, where one is known.
@@ -116,9 +120,11 @@ class Arithmetic:
         error = relative * magnitude + (terms + 1) * (2 * self.underflow)
         if fewest <= 1 and self.factor == 1 and not (self.extra_terms or self.relative):
             # One term alone: its product is rounded once, and that is the rounding of the result, short of underflow.
-            alone = (torch.as_tensor(terms) <= 1) & (magnitude > 4 * self.underflow)
+            alone = (torch.as_tensor(terms, device=magnitude.device) <= 1) & (magnitude > 4 * self.underflow)
             error = error.masked_fill(alone, 0.0)
-        return error if fewest else error.masked_fill(torch.as_tensor(terms) == 0, 0.0)  # nothing is added: exact
+        return (
+            error if fewest else error.masked_fill(torch.as_tensor(terms, device=magnitude.device) == 0, 0.0)
+        )  # nothing is added: exact
 
 
 def check_arithmetic(arithmetic: object) -> Arithmetic:
@@ -194,7 +200,7 @@ def _on_cpu(out: torch.dtype, op: str, flushing: bool, products: str) -> Arithme
                 _kept_in_output(base), u=format_of(out).u, name=f"{dtype_name(out)} on cpu, 16-bit accumulator"
             )
     if out == torch.float32:
-        base = replace(base, relative=_PRODUCTS[products])
+        base = replace(base, relative=_PRODUCTS[products], factor_max=_FACTOR_MAX[products])
         if products == "bf16":  # they treat subnormals as those of bfloat16 do
             base = _flushing(base, format_of(torch.float32).min_normal)
     return base
@@ -202,6 +208,10 @@ def _on_cpu(out: torch.dtype, op: str, flushing: bool, products: str) -> Arithme
 
 _PRODUCTS = {"ieee": 0.0, "tf32": 2 * 2.0**-10 + 2.0**-20, "bf16": 2 * 2.0**-8 + 2.0**-16}
 """Error of a float32 product whose factors are first rounded to bfloat16, or cut off to TF32: ``(1 + e)**2 - 1``."""
+
+
+_FACTOR_MAX = {"ieee": math.inf, "tf32": (2 - 2.0**-11) * 2.0**127, "bf16": format_of(torch.bfloat16).overflow}
+"""Smallest magnitude of a float32 factor that rounds to infinity in the format that it is rounded to."""
 
 
 def _cpu_products() -> str:
@@ -248,7 +258,7 @@ def _accelerator(base: Arithmetic, dtype: torch.dtype, kind: str) -> Arithmetic:
     if dtype == torch.float64 or (dtype == torch.float32 and not _tf32_is_allowed(kind)):
         return base
     if dtype == torch.float32:
-        return replace(base, relative=_PRODUCTS["tf32"], factor=4.0, extra_terms=16)
+        return replace(base, relative=_PRODUCTS["tf32"], factor_max=_FACTOR_MAX["tf32"], factor=4.0, extra_terms=16)
     wide = replace(base, factor=4.0, extra_terms=16, bias_rounding="either")
     if not _reduced_precision_is_allowed(kind, dtype):
         return wide

@@ -18,11 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from equiv.numerics.exact import Classes, Exact, Magnitudes, magnitudes, summed_exactly
+from equiv.numerics.exact import Classes, Exact, Magnitudes, largest_factors, magnitudes, summed_exactly
 from equiv.numerics.formats import Format, format_of
 
 
-def complex_affine(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> tuple[Exact, Tensor]:
+def complex_affine(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> tuple[Exact, Tensor | int]:
     """Exact ``x @ weight.T + bias`` of complex dtype, and K, the number of complex terms that are not zero.
 
     Args:
@@ -32,7 +32,7 @@ def complex_affine(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> tup
 
     Returns:
         Real and imaginary parts side by side: ``value`` and ``low`` are ``(N, 2, O)``, ``bias`` is ``(2, O)``, and what
-        both parts share ``(N, 1, O)``. ``magnitude`` is ``2*S3``, ``terms`` 3K + 2. K is ``(N, O)``.
+        both parts share ``(N, 1, O)``. ``magnitude`` is ``2*S3``, ``terms`` 3K + 2. K broadcasts to ``(N, O)``.
     """
     fmt, n = format_of(x.dtype), x.shape[1]
     given = [torch.stack([t.real, t.imag]).double() for t in (x, weight, bias) if t is not None]
@@ -45,14 +45,18 @@ def complex_affine(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> tup
     sums, b = [_sums(size) for size in seen], None if bias is None else given[2]
     magnitude = 2 * (sums[0] @ sums[1].T)
     full = n > 0 and seen[0].least > 0 and seen[1].least > 0
-    terms = torch.full_like(magnitude, n) if full else (sums[0] != 0).double() @ (sums[1] != 0).double().T
+    terms: Tensor | int = n if full else (sums[0] != 0).double() @ (sums[1] != 0).double().T
     if b is not None:
-        terms, magnitude = terms + (sums[2] != 0), magnitude + 2 * sums[2]
+        terms = terms + (1 if seen[2].least > 0 else (sums[2] != 0).double())
+        magnitude = magnitude + 2 * sums[2]
     low: Tensor | None = None
     if x.dtype == torch.complex128:
         value, low = _exactly(given[0], given[1], b, seen)
-        uncertainty = (2 * n + 4) ** 2 * 2.0**-103 * magnitude + 4 * fmt.min_subnormal
-        uncertainty = uncertainty if full else uncertainty.masked_fill(terms == 0, 0.0)
+        scale, least = ((2 * n + 4) ** 2 * 2.0**-103, 4 * fmt.min_subnormal) if low is not None else (0.0, 0.0)
+        uncertainty = scale * magnitude + least
+        uncertainty = (
+            uncertainty if full else uncertainty.masked_fill(torch.as_tensor(terms, device=magnitude.device) == 0, 0.0)
+        )
     else:
         value = _four_products(given[0], given[1])
         value = value if b is None else value + b
@@ -63,13 +67,16 @@ def complex_affine(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> tup
         low,
         uncertainty[:, None],
         magnitude[:, None],
-        (3 * terms + (2 if full else 2 * (terms > 0)))[:, None],
+        3 * terms + 2
+        if full
+        else torch.where(torch.as_tensor(terms, device=x.device) > 0, 3 * terms + 2, 0.0)[:, None],
         b,
         _lost_to_flushing(given, seen, sums, fmt),
         classes,
         plain=False,
         fewest=3 * n + 2 if full else 0,
         reach=2.002 * largest * (1 + (3 * n + 8) * 2.0**-7),
+        factors=largest_factors(seen[0], seen[1]),
     )
     return exact, terms
 
@@ -95,13 +102,13 @@ def _four_products(x: Tensor, weight: Tensor) -> Tensor:
     return torch.stack([four[0, :, 0] - four[1, :, 1], four[0, :, 1] + four[1, :, 0]], 1)
 
 
-def _exactly(x: Tensor, weight: Tensor, bias: Tensor | None, seen: list[Magnitudes]) -> tuple[Tensor, Tensor]:
-    """The same in double-double, with the bias: each part as a real sum of 2n products."""
+def _exactly(x: Tensor, weight: Tensor, bias: Tensor | None, seen: list[Magnitudes]) -> tuple[Tensor, Tensor | None]:
+    """The same exactly, with the bias: each part as a real sum of 2n products."""
     (xr, xi), (wr, wi) = x, weight
     pairs = torch.cat([torch.cat([wr, -wi], 1), torch.cat([wi, wr], 1)])
-    words = summed_exactly(torch.cat([xr, xi], 1), pairs, None if bias is None else bias.flatten(), seen)
-    high, low = (word.view(x.shape[1], 2, weight.shape[1]) for word in words)
-    return high, low
+    value, low = summed_exactly(torch.cat([xr, xi], 1), pairs, None if bias is None else bias.flatten(), seen)
+    shape = (x.shape[1], 2, weight.shape[1])
+    return value.view(shape), None if low is None else low.view(shape)
 
 
 def _sums(sizes: Magnitudes) -> Tensor:

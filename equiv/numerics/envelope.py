@@ -11,6 +11,7 @@ kernel is known to round in other directions. There is no constant here that was
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -21,7 +22,8 @@ from equiv.dtypes import FLOATS
 from equiv.numerics.arithmetic import Arithmetic, check_arithmetic
 from equiv.numerics.checks import check_device_of, check_values
 from equiv.numerics.exact import Classes, Exact
-from equiv.numerics.formats import format_of, round_down, round_nearest, round_up, subnormals_kept
+from equiv.numerics.formats import format_of, round_down, round_nearest, round_up
+from equiv.numerics.surroundings import subnormals_kept
 
 # The bounds themselves are computed in float64, in a handful of operations; this covers their rounding many times over.
 _MARGIN = 1.0 + 2.0**-40
@@ -197,13 +199,16 @@ def _undecided(exact: Exact, arithmetic: Arithmetic) -> Tensor | None:
     """Where an intermediate sum may overflow in one order and not in another; None for nowhere."""
     if exact.stays_below(arithmetic):
         return None
-    s, undecided = exact.value, exact.magnitude * (1 + 2 * exact.terms * arithmetic.u) >= arithmetic.accumulator_max
+    s, most = exact.value, 1 + arithmetic.relative + 2 * exact.terms * arithmetic.u
+    undecided = exact.magnitude * most >= arithmetic.accumulator_max
     if exact.plain and exact.low is None and exact.classes is None:
         # Terms of one sign, or a term alone, overflow to one infinity in any order: the interval, which holds it,
         # decides. What the other sign may hide within float64's own error must not overflow by itself.
         one_sign = exact.magnitude - s.abs() <= 2.0**-40 * exact.magnitude
         hidden_is_small = exact.magnitude < 2.0**36 * arithmetic.accumulator_max
-        undecided = undecided & ~((exact.terms <= 1) | (one_sign & hidden_is_small))
+        undecided = undecided & ~((torch.as_tensor(exact.terms, device=s.device) <= 1) | (one_sign & hidden_is_small))
+    if exact.factors is not None and arithmetic.factor_max < math.inf:
+        undecided = undecided | (exact.factors >= arithmetic.factor_max)
     return undecided
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import sys
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -18,8 +19,9 @@ from torch import Tensor
 from equiv.dtypes import FLOATS
 from equiv.numerics.arithmetic import Arithmetic, check_arithmetic
 from equiv.numerics.checks import check_layer
-from equiv.numerics.formats import format_of, subnormals_kept
-from equiv.numerics.reference import dot_double_double, moderate, summed_products
+from equiv.numerics.formats import format_of
+from equiv.numerics.reference import dot_by_terms, is_moderate, summed_products
+from equiv.numerics.surroundings import subnormals_kept
 
 
 @dataclass(frozen=True)
@@ -52,13 +54,15 @@ class Exact:
         low: Second word of ``s`` (double-double), or None.
         uncertainty: Bound on the error of ``value + low``.
         magnitude: ``S``.
-        terms: ``K``, the number of terms that are not zero.
+        terms: ``K``, the number of terms that are not zero (broadcasts); a number where all outputs have as many.
         bias: The bias term alone (broadcasts), or None.
         subnormal: Sum of the magnitudes of the terms with a subnormal factor (``F``), or None for none.
         classes: What NaN and infinity among the inputs make of each output, or None where all are finite.
         plain: A sum of real products; False for a part of a complex result, whose kernels may add real to imaginary
             parts first.
         fewest: No output has fewer terms; 0 where that is not known.
+        factors: The largest magnitude of a factor of each output (broadcasts); None where all are below
+            ``SMALL_FACTORS``.
         reach: No output's ``S * (1 + 2*K*u)`` is larger, for any ``u`` up to 2^-8; infinite where that is not known.
     """
 
@@ -66,18 +70,21 @@ class Exact:
     low: Tensor | None
     uncertainty: Tensor
     magnitude: Tensor
-    terms: Tensor
+    terms: Tensor | float
     bias: Tensor | None
     subnormal: Tensor | None
     classes: Classes | None
     plain: bool = True
     fewest: int = 0
     reach: float = math.inf
+    factors: Tensor | None = None
 
     def stays_below(self, arithmetic: Arithmetic) -> bool:
         """Whether it is known that no sum of an output's terms overflows the accumulator, in any order."""
         check_arithmetic(arithmetic)
-        return self.reach < arithmetic.accumulator_max and arithmetic.u <= 2.0**-8
+        if self.factors is not None and arithmetic.factor_max < math.inf:
+            return False
+        return self.reach * (1 + arithmetic.relative) < arithmetic.accumulator_max and arithmetic.u <= 2.0**-8
 
 
 @subnormals_kept()
@@ -94,8 +101,8 @@ def exact_affine(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Exact
 
     Example:
         >>> exact = exact_affine(torch.ones(1, 3), torch.full((1, 3), 0.1))
-        >>> round(exact.value.item(), 6), exact.terms.item()
-        (0.3, 3.0)
+        >>> round(exact.value.item(), 6), exact.terms
+        (0.3, 3)
     """
     check_layer(x, weight, bias, FLOATS, "take Reference for complex and integer dtypes")
     dtype = x.dtype
@@ -110,25 +117,39 @@ def exact_affine(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Exact
         sizes = magnitudes(x, weight, b)
     magnitude = sizes[0].entries @ sizes[1].entries.T
     fewest = x.shape[-1] if sizes[0].least > 0 and sizes[1].least > 0 else 0
-    terms = torch.full_like(magnitude, fewest) if fewest else (x != 0).double() @ (weight != 0).double().T
+    terms: Tensor | int = fewest or (x != 0).double() @ (weight != 0).double().T
     if b is not None:
         magnitude = magnitude + sizes[2].entries
-        terms = terms + (b != 0)
+        terms = terms + (1 if sizes[2].least > 0 else (b != 0).double())
     subnormal = _subnormal_mass(*sizes, min_normal=format_of(dtype).min_normal)
     low: Tensor | None = None
     if dtype == torch.float64:
         value, low = summed_exactly(x, weight, b, sizes)
-        uncertainty = (x.shape[-1] + 4) ** 2 * 2.0**-103 * magnitude + 4 * format_of(dtype).min_subnormal
-        exact = (terms == 0) | ((terms == 1) & (magnitude > 2.0**-960))
-        uncertainty = uncertainty.masked_fill(exact, 0.0)
+        if low is None:
+            uncertainty = torch.zeros_like(magnitude)
+        else:
+            uncertainty = (x.shape[-1] + 4) ** 2 * 2.0**-103 * magnitude + 4 * format_of(dtype).min_subnormal
+            if fewest <= 1:
+                few = torch.as_tensor(terms, device=magnitude.device)
+                exact = (few == 0) | ((few == 1) & (magnitude > 2.0**-960))
+                uncertainty = uncertainty.masked_fill(exact, 0.0)
     else:
         value = x @ weight.T
         value = value if b is None else value + b
         uncertainty = (x.shape[-1] + 4) * 2.0**-52 * magnitude
-        uncertainty = uncertainty if fewest > 1 else uncertainty.masked_fill(terms <= 1, 0.0)
+        uncertainty = (
+            uncertainty
+            if fewest > 1
+            else uncertainty.masked_fill(torch.as_tensor(terms, device=magnitude.device) <= 1, 0.0)
+        )
     largest = x.shape[-1] * sizes[0].largest * sizes[1].largest + (sizes[2].largest if b is not None else 0.0)
     reach = 1.001 * largest * (1 + (x.shape[-1] + 1) * 2.0**-7)
-    return Exact(value, low, uncertainty, magnitude, terms, b, subnormal, classes, fewest=fewest, reach=reach)
+    return Exact(
+        *(value, low, uncertainty, magnitude, terms, b, subnormal, classes),
+        fewest=fewest,
+        reach=reach,
+        factors=largest_factors(sizes[0], sizes[1]),
+    )
 
 
 @dataclass(frozen=True)
@@ -144,13 +165,19 @@ class Magnitudes:
         """Whether none is NaN or infinite."""
         return self.largest <= sys.float_info.max  # False for NaN
 
+    @cached_property
+    def least_of_all_but_zeros(self) -> float:
+        """The least that is not 0, or infinity."""
+        return self.least or float(torch.where(self.entries == 0, torch.inf, self.entries).min())
+
+    @property
+    def is_moderate(self) -> bool:
+        """See :func:`equiv.numerics.reference.is_moderate`."""
+        return is_moderate(self.least_of_all_but_zeros, self.largest)
+
     def below(self, limit: float) -> Tensor | None:
         """The entries below the limit, zeros elsewhere; None where all of these are zero."""
-        if self.least >= limit:
-            return None
-        small = self.entries < limit
-        small &= self.entries > 0
-        return torch.where(small, self.entries, 0.0) if bool(small.any()) else None
+        return None if self.least_of_all_but_zeros >= limit else torch.where(self.entries < limit, self.entries, 0.0)
 
 
 def magnitudes(*tensors: Tensor | None) -> list[Magnitudes]:
@@ -162,11 +189,32 @@ def magnitudes(*tensors: Tensor | None) -> list[Magnitudes]:
     return found
 
 
-def summed_exactly(x: Tensor, weight: Tensor, bias: Tensor | None, sizes: list[Magnitudes]) -> tuple[Tensor, Tensor]:
-    """:func:`dot_double_double` of tensors whose magnitudes are known."""
-    if all(moderate(size.least, size.largest) for size in sizes):
-        return summed_products(x, weight, bias, moderate=True)
-    return dot_double_double(x, weight, bias)
+SMALL_FACTORS = 2.0**15
+"""Factors below it are finite in every format to which kernels round them."""
+
+
+def largest_factors(x: Magnitudes, weight: Magnitudes) -> Tensor | None:
+    """The largest of each row of x ``(N, n)`` and each row of the weight ``(O, n)``, ``(N, O)``; None if all are small.
+
+    Those with a leading dimension of 2, the parts of complex numbers, count what their sums may be: ``(N, 1, O)``.
+    """
+    if max(x.largest, weight.largest) < SMALL_FACTORS or not x.entries.numel() or not weight.entries.numel():
+        return None
+    if x.entries.ndim == 3:
+        of_x, of_w = (size.entries.sum(0).amax(-1) for size in (x, weight))
+        return torch.maximum(of_x[:, None, None], of_w)
+    return torch.maximum(x.entries.amax(-1)[:, None], weight.entries.amax(-1))
+
+
+def summed_exactly(
+    x: Tensor, weight: Tensor, bias: Tensor | None, sizes: list[Magnitudes]
+) -> tuple[Tensor, Tensor | None]:
+    """``x @ weight.T + bias`` of float64: integers of sums that float64 holds as they are, others in double-double."""
+    largest = x.shape[-1] * sizes[0].largest * sizes[1].largest + sum(size.largest for size in sizes[2:])
+    if largest <= 2.0**53 and all(torch.equal(t, t.trunc()) for t in (x, weight, bias) if t is not None):
+        value = dot_by_terms(x, weight)
+        return value if bias is None else value + bias, None
+    return summed_products(x, weight, bias, moderate=all(size.is_moderate for size in sizes))
 
 
 def _subnormal_mass(x: Magnitudes, w: Magnitudes, b: Magnitudes | None = None, *, min_normal: float) -> Tensor | None:

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, wraps
-from typing import ParamSpec, TypeVar
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -19,9 +17,6 @@ from equiv.arguments import check_dtype, check_tensor, refusal
 from equiv.dtypes import FLOATS, SIGNED_OF_SIZE, is_inexact
 from equiv.errors import EquivError
 from equiv.numerics.checks import check_alike, check_values
-
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
 
 
 @dataclass(frozen=True)
@@ -78,43 +73,6 @@ def _format_of(dtype: torch.dtype) -> Format:
 
 
 _LEAST = struct.unpack("<d", bytes([1, 0, 0, 0, 0, 0, 0, 0]))[0]  # from its bits: products are 0 where they are flushed
-_TINY = 2.0**-1022
-
-
-def flushing_is_on() -> bool:
-    """Whether this thread flushes subnormals now (``torch.set_flush_denormal``)."""
-    return _TINY * 0.5 == 0.0  # computed at each call: Python's floats go through the same registers
-
-
-class subnormals_kept:  # noqa: N801 - a context manager, used as a decorator too
-    """With flushing off: what is exact must not depend on what a user's kernels may do.
-
-    The flag is one of this thread. torch's own worker threads have it from the moment in which they began, and nothing
-    takes it from them: where this thread had it, they have no part in the work.
-    """
-
-    def __enter__(self) -> None:
-        self.threads = torch.get_num_threads() if flushing_is_on() else None
-        if self.threads is not None:
-            torch.set_flush_denormal(False)
-            torch.set_num_threads(1)
-
-    def __exit__(self, *_: object) -> None:
-        if self.threads is not None:
-            torch.set_num_threads(self.threads)
-            torch.set_flush_denormal(True)
-
-    def __call__(self, function: Callable[_P, _R]) -> Callable[_P, _R]:
-        """The function, run in this context."""
-
-        @wraps(function)
-        def run(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-            if not flushing_is_on():
-                return function(*args, **kwargs)
-            with subnormals_kept():
-                return function(*args, **kwargs)
-
-        return run
 
 
 def as_bits(values: Tensor) -> Tensor:
@@ -181,7 +139,7 @@ def ordinal(values: Tensor) -> Tensor:
 
 @cache
 def _ordinal_of_infinity(dtype: torch.dtype) -> int:
-    return int(ordinal(torch.tensor(math.inf, dtype=dtype)))
+    return int(ordinal(torch.tensor(math.inf, dtype=dtype, device="cpu")))
 
 
 def from_ordinal(order: Tensor, dtype: torch.dtype) -> Tensor:

@@ -15,9 +15,10 @@ from equiv.numerics.checks import check_device_of, check_layer, check_values
 from equiv.numerics.complex_parts import apart, complex_affine
 from equiv.numerics.envelope import Envelope, Judgement, envelope, judge, largest_ratio
 from equiv.numerics.exact import Exact, exact_affine
-from equiv.numerics.formats import format_of, round_nearest, subnormals_kept
+from equiv.numerics.formats import format_of, round_nearest
 from equiv.numerics.reference import exact_integers
 from equiv.numerics.roundings import Rounding
+from equiv.numerics.surroundings import subnormals_kept
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class Reference:
         bias = None if bias is None else bias.detach().resolve_conj()
         self.dtype = x.dtype
         self.exact: Exact | None = None
-        self._terms: Tensor | None = None
+        self._terms: Tensor | int | None = None  # of complex outputs
         self._kept: tuple[Arithmetic, Envelope] | None = None
         self._last: tuple[Arithmetic, Tensor, Assessment] | None = None
         self._quick: tuple[Arithmetic, Tensor, float] | None = None
@@ -160,10 +161,10 @@ class Reference:
         Such a result lies in any envelope, with an error of 0; nothing else needs to be computed.
         """
         exact, fmt = self.exact, format_of(arithmetic.output)
-        if exact is None or exact.low is not None or self._terms is not None or not exact.stays_below(arithmetic):
+        if exact is None or exact.low is not None or not exact.stays_below(arithmetic):
             return False
         if fmt.dtype.itemsize >= 4 or arithmetic.output_rounding != "nearest":
-            return torch.equal(result.double(), exact.value)
+            return torch.equal(result.to(self.value.dtype), self.value)
         return exact.reach < fmt.max and torch.equal(result, self._nearest)
 
     @cached_property
@@ -213,7 +214,7 @@ class Reference:
             torch.complex(lower[:, 0], lower[:, 1]),
             torch.complex(upper[:, 0], upper[:, 1]),
             exact.magnitude[:, 0] / 2,
-            self._terms,
+            _filled(self._terms, self.value),
         )
 
 
@@ -229,6 +230,11 @@ def _relevant(arithmetic: Arithmetic, bias: bool, special: bool) -> Arithmetic:
         bias_rounding=rounding,
         infinity_spreads=arithmetic.infinity_spreads and special,
     )
+
+
+def _filled(terms: Tensor | float, like: Tensor) -> Tensor:
+    """A number of terms for each output, float64."""
+    return torch.as_tensor(terms, dtype=torch.float64, device=like.device).expand(like.shape)
 
 
 def assess(result: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, arithmetic: Arithmetic | None) -> Assessment:
@@ -248,7 +254,8 @@ def _assessment(found: Judgement, exact: Exact) -> Assessment:
         special = exact.classes.nan | exact.classes.plus_inf | exact.classes.minus_inf
         value = torch.where(special, found.lower, value)
     return Assessment(
-        found.inside, found.undecided, found.ratio, value, found.lower, found.upper, exact.magnitude, exact.terms
+        *(found.inside, found.undecided, found.ratio, value, found.lower, found.upper, exact.magnitude),
+        terms=_filled(exact.terms, value),
     )
 
 

@@ -27,6 +27,7 @@ from equiv.dtypes import INTEGERS, is_inexact
 from equiv.numerics.arithmetic import accumulator_of
 from equiv.numerics.checks import check_layer_size, check_values
 from equiv.numerics.formats import format_of
+from equiv.numerics.surroundings import gradients_recorded
 
 STYLES = ("sparse", "signs", "dense", "address", "one_hot")
 """Kinds of exact probe, the one with the fewest non-zeros first.
@@ -69,6 +70,7 @@ def entry_range(dtype: torch.dtype) -> int:
     return int(torch.iinfo(dtype).max)
 
 
+@gradients_recorded()
 def exact_case(  # noqa: PLR0913 - every option says what to draw; all are given by name
     *,
     seed: int,

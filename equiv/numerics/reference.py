@@ -37,14 +37,14 @@ def dot_double_double(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> 
         1.0
     """
     check_layer(x, weight, bias, (torch.float64,), "convert it with double()")
-    moderate = all(map(_is_moderate, (x, weight, bias)))
+    moderate = all(map(_all_moderate, (x, weight, bias)))
     if not moderate:
         _check_finite(x=x, weight=weight, bias=bias)
     return summed_products(x, weight, bias, moderate=moderate)
 
 
 def summed_products(x: Tensor, weight: Tensor, bias: Tensor | None, *, moderate: bool) -> tuple[Tensor, Tensor]:
-    """:func:`dot_double_double` where it is known whether all entries are 0 or :func:`moderate`."""
+    """:func:`dot_double_double` where it is known whether all entries are 0 or moderate."""
     if bias is not None:  # one more term: bias * 1
         x, weight = torch.cat([x, x.new_ones(len(x), 1)], 1), torch.cat([weight, bias[:, None]], 1)
     rows, outputs, n = x.shape[0], weight.shape[0], x.shape[1]
@@ -69,15 +69,15 @@ def _check_finite(**tensors: Tensor | None) -> None:
             raise refusal(name, "finite values", wrong, "see equiv.numerics.exact_affine for what others make of a sum")
 
 
-def _is_moderate(values: Tensor | None) -> bool:
+def _all_moderate(values: Tensor | None) -> bool:
     if values is None or not values.numel():
         return True
     sizes = values.abs()
     least, largest = torch.aminmax(torch.where(sizes == 0, 1.0, sizes))
-    return moderate(float(least), float(largest))
+    return is_moderate(float(least), float(largest))
 
 
-def moderate(least: float, largest: float) -> bool:
+def is_moderate(least: float, largest: float) -> bool:
     """Whether products of magnitudes in this range, and the errors of these products, are normal float64 numbers."""
     return least >= 1 / _MODERATE and largest <= _MODERATE
 
@@ -199,11 +199,11 @@ def exact_integers(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Ten
     if x.is_complex():
         xr, xi = _whole("x", x.real), _whole("x", x.imag)
         wr, wi = _whole("weight", weight.real), _whole("weight", weight.imag)
-        real, imag = _dot(xr, wr) - _dot(xi, wi), _dot(xr, wi) + _dot(xi, wr)
+        real, imag = dot_by_terms(xr, wr) - dot_by_terms(xi, wi), dot_by_terms(xr, wi) + dot_by_terms(xi, wr)
         if bias is not None:
             real, imag = real + _whole("bias", bias.real), imag + _whole("bias", bias.imag)
         return torch.stack([real, imag], -1)
-    y = _dot(_whole("x", x), _whole("weight", weight))
+    y = dot_by_terms(_whole("x", x), _whole("weight", weight))
     return y if bias is None else y + _whole("bias", bias)
 
 
@@ -216,8 +216,8 @@ def _whole(name: str, values: Tensor) -> Tensor:
     return whole
 
 
-def _dot(x: Tensor, weight: Tensor) -> Tensor:
-    """int64 matrix product by multiplication and sum, in chunks."""
+def dot_by_terms(x: Tensor, weight: Tensor) -> Tensor:
+    """``x @ weight.T`` by multiplication and sum, in chunks: exact where sums are, as no matrix kernel takes part."""
     n = x.shape[1]
     out = x.new_zeros(x.shape[0], weight.shape[0])
     step = max(1, _INTEGERS // max(1, n * weight.shape[0]))

@@ -42,6 +42,7 @@ class Terms(NamedTuple):
 def is_ieee(arithmetic: Arithmetic) -> bool:
     """Whether products and sums are each rounded once, to nearest, in the accumulator."""
     plain = arithmetic.factor == 1 and arithmetic.extra_terms == 0 and arithmetic.relative == 0
+    plain = plain and arithmetic.operands is None and arithmetic.results is None
     return plain and arithmetic.output_rounding == "nearest"
 
 

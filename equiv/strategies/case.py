@@ -10,7 +10,7 @@ import torch
 from hypothesis import strategies as st
 
 from equiv.arguments import check_bool, check_device, check_dtype, check_integer, refusal
-from equiv.numerics import STYLES, exact_case
+from equiv.numerics import STYLES, exact_case, gradients_recorded
 from equiv.strategies.layout import Layout, draw_layout
 from equiv.strategies.shapes import Shape, draw_batch_shape, draw_feature_shape, draw_size, rank_bounds, spatial_ranks
 from equiv.strategies.tensor import draw_kind, draw_seed, draw_windows
@@ -88,6 +88,7 @@ class Case:
         return f"build_case({self.recipe!r})"
 
 
+@gradients_recorded()
 def build_case(recipe: Recipe) -> Case:
     """The case of a recipe: the same bits every time.
 

@@ -15,7 +15,7 @@ import torch
 
 from equiv.arguments import check_choice, check_choices, check_device_name, check_dtype, check_integer, check_shape
 from equiv.dtypes import INTEGERS, SIGNED_OF_SIZE
-from equiv.numerics import format_of
+from equiv.numerics import format_of, gradients_recorded
 
 KINDS = (
     "zeros",
@@ -118,6 +118,7 @@ class Values:
     window: Window = EVERYTHING
     edits: tuple[tuple[int, float], ...] = ()
 
+    @gradients_recorded()
     def tensor(
         self, shape: Sequence[int], dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
     ) -> torch.Tensor:

@@ -29,7 +29,7 @@ from equiv.mapping import (
     conv_to_linear,
     tap_weights,
 )
-from equiv.numerics import Arithmetic, gap_words, one_hot_rows, same_bits
+from equiv.numerics import Arithmetic, gap_words, one_hot_rows, plain_torch, same_bits
 from equiv.text import counted
 from equiv.verdict.arguments import Alternatives, Comparison, check_arithmetic, tolerances_of
 from equiv.verdict.blocks import at_outputs, cause_of_outputs, outputs_to_judge
@@ -41,6 +41,7 @@ _ONE_HOTS = 256
 _ROWS = 32
 
 
+@plain_torch()
 def assert_equivalent(  # noqa: PLR0913 - the options are the interface
     candidate: nn.Module | Callable[[Tensor], Tensor],
     reference: nn.Module | Callable[[Tensor], Tensor],

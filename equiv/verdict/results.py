@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from equiv.dtypes import dtype_name, is_inexact
 from equiv.errors import EquivError
 from equiv.mapping import Conv, plain_form
-from equiv.numerics import Arithmetic, Assessment, declared, same_bits, subnormals_kept
+from equiv.numerics import Arithmetic, Assessment, declared, plain_torch, same_bits, subnormals_kept
 from equiv.verdict.arguments import (
     Comparison,
     check_arithmetic,
@@ -33,6 +33,7 @@ from equiv.verdict.outcome import Entry, Outcome, Verdict
 from equiv.verdict.rounding import held_to_nearest
 
 
+@plain_torch()
 def compare(  # noqa: PLR0913 - the options are the interface
     actual: Tensor,
     expected: Tensor,

@@ -144,10 +144,6 @@ def test_results_that_are_equal_or_exact_are_judged_as_any_other():
                     fresh = judge(result, exact_affine(x, w, bias), arithmetic)
                     for name in ("inside", "undecided", "ratio"):
                         assert torch.equal(getattr(found, name), getattr(fresh, name)), (dtype, kind, op, name)
-                    if kept.largest_ratio(result, arithmetic) == 0.0:
-                        assert found.all_inside
-                        assert not found.any_undecided
-                        assert found.max_ratio == 0.0
 
 
 def test_a_kernel_that_writes_into_its_last_result_is_judged_anew():

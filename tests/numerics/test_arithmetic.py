@@ -104,3 +104,40 @@ def test_flushing_that_is_switched_on_is_allowed_for():
 def test_misuse_is_told(call, message):
     with pytest.raises(EquivError, match=message):
         call()
+
+
+@pytest.mark.parametrize(("precision", "largest"), [("medium", 3.397e38), ("high", 3.4025e38)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64], ids=str)
+def test_a_factor_that_rounds_to_infinity_leaves_its_outputs_undecided(precision, largest, dtype):
+    """bfloat16 ends at 3.3962e38 and TF32 at 3.4020e38: what lies above is infinite there, and NaN times 0."""
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision(precision)
+        arithmetic = declared(dtype)
+    finally:
+        torch.set_float32_matmul_precision(before)
+    x = torch.tensor([[largest, 1.0], [1.0, 1.0]], dtype=dtype)
+    w = torch.tensor([[1e-30, 1.0], [0.0, 1.0]], dtype=dtype)
+    for value in (torch.inf, torch.nan, 1e8):
+        y = torch.full((2, 2), value, dtype=dtype)
+        for a, b in ((x, w), (w, x)):
+            found = Reference(a, b).assess(y, arithmetic)
+            touched = torch.tensor([[True, True], [False, False]])
+            assert torch.equal(found.undecided, touched if a is x else touched.T)
+            assert torch.equal(found.inside, found.undecided)
+            assert Reference(a, b).largest_ratio(y, arithmetic) is None
+        exact = Reference(x, w).assess(y, declared(dtype))
+        assert not exact.undecided.any()
+    below = x.clone()
+    below[0, 0] = 3.38e38
+    assert not Reference(below, w).assess(y, arithmetic).undecided.any()
+
+
+def test_products_that_are_rounded_up_may_overflow():
+    x, w = torch.full((1, 2), 1.85e19), torch.full((1, 2), 9.2e18)  # magnitudes of 3.387e38
+    arithmetic = Arithmetic(
+        "bf16", torch.float32, 2.0**-24, torch.finfo(torch.float32).max, 2.0**-149, relative=2.0**-7
+    )
+    for value in (torch.inf, 3.386e38):
+        found = Reference(x, w * torch.tensor([1.0, -0.99])).assess(torch.full((1, 1), value), arithmetic)
+        assert found.undecided.all()

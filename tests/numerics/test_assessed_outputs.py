@@ -24,7 +24,7 @@ from numerics_helpers import (
 from equiv.dtypes import COMPLEX, FLOATS, INTEGERS
 from equiv.errors import EquivError
 from equiv.numerics import Reference, declared, format_of, tolerance
-from equiv.strategies import Values
+from equiv.strategies import KINDS, Values
 
 
 @pytest.mark.parametrize("dtype", COMPLEX, ids=word)
@@ -104,6 +104,25 @@ def test_integers_are_exact_modulo_their_range(dtype):
     found = reference.assess(reference.value + torch.eye(4, 5, dtype=dtype), None)
     assert torch.equal(~found.inside, torch.eye(4, 5, dtype=torch.bool))
     assert found.ratio.max() == math.inf
+
+
+@pytest.mark.parametrize("dtype", [*FLOATS, *COMPLEX], ids=word)
+def test_the_largest_ratio_is_that_of_the_assessment_or_is_not_said(dtype):
+    said = 0
+    for seed, (kind, op) in enumerate(itertools.product(KINDS, ("linear", "full", "grad_weight"))):
+        for n in (1, 2, 12):
+            x, w, b = drawn(kind, n, seed, dtype)
+            reference, arithmetic = Reference(x, w, b), declared(dtype, op=op)
+            exact = reference.value.to(dtype)
+            for y in (x @ w.T + (0 if b is None else b), exact, exact + exact.abs().amax() * 0.01, exact.clone()):
+                found, ratio = (
+                    reference.assess(y.to(dtype), arithmetic),
+                    reference.largest_ratio(y.to(dtype), arithmetic),
+                )
+                said += ratio is not None
+                expected = (found.max_ratio, True, False)
+                assert ratio is None or (ratio, found.all_inside, found.any_undecided) == expected, (kind, n, op)
+    assert said > 100
 
 
 def test_floats_need_an_arithmetic():

@@ -8,7 +8,7 @@ from fractions import Fraction
 
 import pytest
 import torch
-from numerics_helpers import ORDERS, drawn, fraction, nearest, sequential
+from numerics_helpers import ORDERS, drawn, flushing, fraction, nearest, sequential
 
 from equiv.numerics import Reference, declared, format_of
 from equiv.strategies import Values
@@ -141,6 +141,23 @@ def test_hostile_terms_lie_in_the_envelope_of_every_algorithm(name):
         x, w = lost_beside_one(4 * n)
         for a, b in ((x, w), (w, x), (x.conj(), w), (x, w.conj()), (1j * x, w), (x, 1j * w)):
             assert_inside(name, a.resolve_conj(), b.resolve_conj(), None, sequential, how)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_both_parts_may_lose_what_is_flushed_by_every_algorithm(name):
+    least = format_of(torch.float32).min_normal
+
+    def look():
+        assert not (torch.tensor(least) / 2).any()
+        for seed, n, how in itertools.product(range(4), (1, 2, 9), (apart, together, merged)):
+            x, w, _ = drawn("subnormal" if seed % 2 else "normals", n, seed, torch.complex64)
+            for a, b in ((x * least, w), (w, x * least), (x * 2.0**-70, w * 2.0**-60), (x * least, w * 2.0**80)):
+                assert_inside(name, a, b, None, sequential, how)
+        x, w = (Values("normals", i).tensor((2, 3), torch.complex64) for i in range(2))
+        x = torch.complex(x.real * least * 8, -x.real * least * 8 * (1 + 2.0**-5))  # their sum is flushed
+        assert_inside(name, x, w * 2.0**90, None, sequential, apart)
+
+    flushing(look)
 
 
 def test_three_products_in_one_sum_err_by_more_than_two_units_a_term():

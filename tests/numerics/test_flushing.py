@@ -2,10 +2,10 @@
 
 import subprocess
 import sys
-import threading
 
 import pytest
 import torch
+from numerics_helpers import flushing
 from torch.nn import functional as F  # noqa: N812 - the name that everybody gives it
 
 import equiv
@@ -13,22 +13,6 @@ from equiv.dtypes import COMPLEX, FLOATS
 from equiv.numerics import Reference, declared, format_of
 
 X, W = torch.tensor([[1e38]]), torch.tensor([[1e-39]])  # a subnormal weight; the product is 0.1
-
-
-def flushing(look):
-    """What ``look`` returns in a thread that flushes subnormals; the flag belongs to the thread."""
-    found = []
-
-    def run():
-        if torch.set_flush_denormal(True):
-            found.append(look())
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join()
-    if not found:
-        pytest.skip("this CPU cannot flush subnormals")
-    return found[0]
 
 
 def test_the_reference_is_the_same_where_subnormals_are_flushed():

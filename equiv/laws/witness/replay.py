@@ -14,8 +14,10 @@ from equiv.laws.call import Broken, sentence_of
 from equiv.laws.registry import LAWS, kind_of
 from equiv.laws.selection import Item
 from equiv.laws.trial import Trial
+from equiv.numerics import gradients_recorded
 
 
+@gradients_recorded()
 def check_case(law: str, case: Any, *, backend: Backend | None = None, forms: Sequence[str] | None = None) -> None:
     """Check one law on one case, and raise where it does not hold.
 

@@ -15,16 +15,18 @@ import torch
 
 from equiv.arguments import check_device, check_integer, check_words, refusal
 from equiv.numerics.arithmetic import Arithmetic, declared, float32_setting
-from equiv.numerics.formats import flushing_is_on, format_of
+from equiv.numerics.formats import format_of
 from equiv.numerics.measuring import edges, products, sums
 from equiv.numerics.measuring import order as orders
 from equiv.numerics.measuring.bench import Bench, Run
 from equiv.numerics.measuring.findings import Measured
+from equiv.numerics.surroundings import flushing_is_on, plain_torch
 
 _KEPT = 256
 _cache: dict[Hashable, Measured] = {}
 
 
+@plain_torch()
 def measure(  # noqa: PLR0913 - every option says what the kernel is called with; all but it are given by name
     run: Run,
     *,
