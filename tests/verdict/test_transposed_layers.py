@@ -128,3 +128,16 @@ def test_taps_that_are_added_in_16_bits_pass_where_that_is_said(dtype: torch.dty
     assert compare(narrow, right, input=x, layer=layer, arithmetic=sixteen_bits).equivalent
     own = layer(x).detach()  # of this machine
     assert compare(own, right, input=x, layer=layer, arithmetic=sixteen_bits).equivalent
+
+
+@pytest.mark.parametrize(("key", "value"), [("stride", 0), ("dilation", -1), ("groups", 0), ("padding_mode", "zero")])
+@pytest.mark.parametrize("kind", [nn.Conv2d, nn.ConvTranspose2d])
+def test_what_torch_refuses_to_run_is_refused_by_its_attribute(kind: Any, key: str, value: Any) -> None:
+    layer, linear, y = kind(4, 6, 1), nn.Linear(4, 6), torch.zeros(2, 6, 1, 1)
+    setattr(layer, key, value)
+    with pytest.raises(EquivError, match=rf"^candidate\.{key}: expected .*, got {value!r}; "):
+        certify(layer, linear, feature_shape=(4, 1, 1))
+    with pytest.raises(EquivError, match=rf"^layer\.{key}: expected .*, got {value!r}; "):
+        compare(y, y, input=torch.zeros(2, 4, 1, 1), layer=layer)
+    with pytest.raises(EquivError, match=rf"^conv\.{key}: expected .*, got {value!r}; "):
+        conv_to_linear(layer, (4, 1, 1))
