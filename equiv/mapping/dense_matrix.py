@@ -54,8 +54,9 @@ def dense_weight(conv: Conv | ConvTranspose, shape: tuple[int, ...]) -> Tensor:
     except (RuntimeError, MemoryError, OverflowError, TypeError) as error:  # TypeError: a size beyond 64 bits
         more = f", and {finding / 2**30:,.1f} GiB to find which inputs meet which taps" if finding > size else ""
         raise EquivError(
-            f"feature_shape: expected a map whose dense matrix fits in memory, got {shape}, which needs {rows} x "
-            f"{columns} entries of {weight.dtype} = {size / 2**30:,.1f} GiB{more}; pass a smaller map, or convert on meta"
+            f"feature_shape: expected a map whose dense matrix fits in memory, got {shape}, which needs "
+            f"{rows} x {columns} entries of {weight.dtype} = {size / 2**30:,.1f} GiB{more}; pass a smaller map, or "
+            "convert on meta"
         ) from error
     if places is not None:
         _fill(dense, weight, places, groups=groups)
