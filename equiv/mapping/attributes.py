@@ -20,6 +20,7 @@ ConvTranspose: TypeAlias = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTran
 CONVS: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 """The convolution modules by their number of spatial dimensions."""
 CONV_TRANSPOSES: dict[int, Any] = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+_RANKS = {kind: rank for kinds in (CONVS, CONV_TRANSPOSES) for rank, kind in kinds.items()}
 
 _MODES = ("zeros", "reflect", "replicate", "circular", "constant")  # the last pads zeros too, by the record below
 _LARGEST = 2**63 - 1
@@ -53,13 +54,13 @@ def attributes_of(conv: Conv | ConvTranspose, name: str = "conv") -> Attributes:
         >>> attributes_of(nn.Conv2d(4, 6, 3, stride=2, padding=(0, 1), groups=2))[:3]
         ((2, 2), (1, 1), ((0, 0), (1, 1)))
     """
-    transposed = isinstance(conv, ConvTranspose)
-    modes = _MODES[:1] if transposed else _MODES
-    mode: str = check_choice(f"{name}.padding_mode", conv.padding_mode, modes, _ADVICE)
+    mode = conv.padding_mode
+    if type(mode) is not str or mode not in _MODES or (mode != "zeros" and isinstance(conv, ConvTranspose)):
+        check_choice(f"{name}.padding_mode", mode, _MODES[:1] if isinstance(conv, ConvTranspose) else _MODES, _ADVICE)
     stride = _per_axis(conv, name, "stride", 1)
     dilation = _per_axis(conv, name, "dilation", 1)
-    pads = _pads_of(conv, name, mode, stride, dilation)
-    extra = _output_padding_of(conv, name, stride, dilation) if transposed else (0,) * rank_of(conv)
+    pads = _pads_of(conv, name, stride, dilation)
+    extra = _output_padding_of(conv, name, stride, dilation)
     return Attributes(stride, dilation, pads, extra, _groups_of(conv, name), mode.replace("constant", "zeros"))
 
 
@@ -70,8 +71,8 @@ def rank_of(conv: Conv | ConvTranspose) -> int:
         >>> rank_of(nn.ConvTranspose3d(1, 1, 1))
         3
     """
-    kinds = CONV_TRANSPOSES if isinstance(conv, ConvTranspose) else CONVS
-    return next(rank for rank, kind in kinds.items() if isinstance(conv, kind))
+    rank = _RANKS.get(type(conv))
+    return rank or next(rank for kind, rank in _RANKS.items() if isinstance(conv, kind))
 
 
 def sizes_of(conv: Conv | ConvTranspose, name: str = "conv") -> tuple[int, int, tuple[int, ...]]:
@@ -81,16 +82,16 @@ def sizes_of(conv: Conv | ConvTranspose, name: str = "conv") -> tuple[int, int, 
         >>> sizes_of(nn.Conv2d(4, 6, (3, 5)))
         (4, 6, (3, 5))
     """
-    ins, outs = (
-        check_integer(f"{name}.{key}", getattr(conv, key), least=0, advice=_ADVICE)
-        for key in ("in_channels", "out_channels")
-    )
+    ins, outs = conv.in_channels, conv.out_channels
+    if type(ins) is not int or type(outs) is not int or min(ins, outs) < 0:
+        ins = check_integer(f"{name}.in_channels", ins, least=0, advice=_ADVICE)
+        outs = check_integer(f"{name}.out_channels", outs, least=0, advice=_ADVICE)
     return ins, outs, _per_axis(conv, name, "kernel_size", 0)
 
 
 def _groups_of(conv: Conv | ConvTranspose, name: str) -> int:
     ins, outs, _ = sizes_of(conv, name)
-    groups = as_integer(conv.groups)
+    groups = conv.groups if type(conv.groups) is int else as_integer(conv.groups)
     if groups is None or groups < 1 or ins % groups or outs % groups:
         expected = f"an integer of at least 1 that divides {ins} input and {outs} output channels"
         raise refusal(f"{name}.groups", expected, conv.groups, _ADVICE)
@@ -98,16 +99,15 @@ def _groups_of(conv: Conv | ConvTranspose, name: str) -> int:
 
 
 def _pads_of(
-    conv: Conv | ConvTranspose, name: str, mode: str, stride: tuple[int, ...], dilation: tuple[int, ...]
+    conv: Conv | ConvTranspose, name: str, stride: tuple[int, ...], dilation: tuple[int, ...]
 ) -> tuple[tuple[int, int], ...]:
     padding: Any = conv.padding
-    if mode != "zeros":  # here nn.Conv pads from its own record, last axis first
-        record = _record_of(conv, name, mode)
+    if conv.padding_mode != "zeros":  # here nn.Conv pads from its own record, last axis first
+        record = _record_of(conv, name)
         return tuple(zip(record[::2], record[1::2], strict=True))[::-1]
-    if isinstance(conv, ConvTranspose):
-        if not isinstance(padding, tuple):
-            raise refusal(f"{name}.padding", "a tuple of integers, as its forward demands", padding, _ADVICE)
-    elif isinstance(padding, str) and padding in ("same", "valid"):
+    if not isinstance(padding, tuple) and isinstance(conv, ConvTranspose):
+        raise refusal(f"{name}.padding", "a tuple of integers, as its forward demands", padding, _ADVICE)
+    if isinstance(padding, str) and padding in ("same", "valid"):
         if padding == "valid":
             return ((0, 0),) * len(stride)
         if max(stride) > 1:
@@ -118,11 +118,11 @@ def _pads_of(
     return tuple((pad, pad) for pad in _per_axis(conv, name, "padding", 0))
 
 
-def _record_of(conv: Conv | ConvTranspose, name: str, mode: str) -> tuple[int, ...]:
+def _record_of(conv: Conv | ConvTranspose, name: str) -> tuple[int, ...]:
     value, length = conv._reversed_padding_repeated_twice, 2 * rank_of(conv)
     record = _integers(value, -_LARGEST_PADDING, _LARGEST_PADDING) if isinstance(value, (list, tuple)) else None
     if record is None or len(record) != length:
-        expected = f"{length} integers, by which padding_mode {mode!r} pads"
+        expected = f"{length} integers, by which padding_mode {conv.padding_mode!r} pads"
         raise refusal(f"{name}._reversed_padding_repeated_twice", expected, value, "build the layer anew with padding=")
     return record
 
@@ -131,6 +131,8 @@ def _output_padding_of(
     conv: Conv | ConvTranspose, name: str, stride: tuple[int, ...], dilation: tuple[int, ...]
 ) -> tuple[int, ...]:
     value, rank = conv.output_padding, rank_of(conv)
+    if not isinstance(conv, ConvTranspose):
+        return (0,) * rank  # no other reads it
     try:
         found = _integers(_single(value), 0, _LARGEST_TRANSPOSED)  # as its forward does
     except TypeError:
@@ -147,6 +149,8 @@ def _output_padding_of(
 def _per_axis(conv: Conv | ConvTranspose, name: str, key: str, least: int) -> tuple[int, ...]:
     """An attribute as one integer for each axis: one for all of them, or a tuple or list of one or as many."""
     value, rank = getattr(conv, key), rank_of(conv)
+    if type(value) is tuple and len(value) == rank and all(type(v) is int and least <= v < 2**31 for v in value):
+        return value  # as constructors leave it
     most = _LARGEST_PADDING if key == "padding" else _LARGEST
     most = _LARGEST_TRANSPOSED if isinstance(conv, ConvTranspose) else most
     listed = value if isinstance(value, (list, tuple)) else (value,)

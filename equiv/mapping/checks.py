@@ -56,6 +56,8 @@ def check_feature_shape(feature_shape: FeatureShape, *, name: str = "feature_sha
         )
     if min(shape) < 1:
         raise EquivError(f"{expected} of sizes of at least 1, got {tuple(shape)}; give the sizes of a map with entries")
+    if max(shape) >= 2**63:
+        raise EquivError(f"{expected} of sizes below 2**63, got {shown(tuple(shape))}; give the sizes of a map")
     return tuple(shape)
 
 

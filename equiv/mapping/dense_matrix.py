@@ -8,6 +8,8 @@ positions, Q input positions, T kernel taps.
 from __future__ import annotations
 
 import math
+from contextlib import suppress
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -19,6 +21,8 @@ from equiv.mapping.attributes import Conv, ConvTranspose, attributes_of
 from equiv.mapping.geometry import inputs_read, positions_of
 
 _CHUNK = 2**22  # entries moved at once: bounds the temporary memory, 32 MiB at eight bytes
+_PLACE_BYTES = 24  # for each output position and tap, while it is found which inputs they read
+_ALWAYS_TRIED = 2**28  # bytes
 _FLOAT64_LOWEST = -1074  # log2 of the smallest float64 subnormal: every finite float is an integer multiple of it
 
 
@@ -39,19 +43,34 @@ def dense_weight(conv: Conv | ConvTranspose, shape: tuple[int, ...]) -> Tensor:
     groups, weight = attributes_of(conv).groups, conv.weight.detach().resolve_conj().resolve_neg()
     if isinstance(conv, ConvTranspose):
         weight = output_first(weight, groups)
-    rows, columns = len(weight) * math.prod(positions_of(conv, shape[1:])), math.prod(shape)
+    positions, columns = math.prod(positions_of(conv, shape[1:])), math.prod(shape)
+    rows, finding = len(weight) * positions, positions * math.prod(weight.shape[2:]) * _PLACE_BYTES
+    size = rows * columns * weight.element_size()
     try:
+        if weight.device.type == "cpu" and holds_values(weight):
+            _check_available(size + finding)
         dense = weight.new_zeros((rows, columns))
         places = inputs_read(conv, shape[1:]) if holds_values(weight) else None
     except (RuntimeError, MemoryError, OverflowError, TypeError) as error:  # TypeError: a size beyond 64 bits
-        gib = rows * columns * weight.element_size() / 2**30
+        more = f", and {finding / 2**30:,.1f} GiB to find which inputs meet which taps" if finding > size else ""
         raise EquivError(
             f"feature_shape: expected a map whose dense matrix fits in memory, got {shape}, which needs "
-            f"{rows} x {columns} entries of {weight.dtype} = {gib:,.1f} GiB; pass a smaller map, or convert on meta"
+            f"{rows} x {columns} entries of {weight.dtype} = {size / 2**30:,.1f} GiB{more}; pass a smaller map, or "
+            "convert on meta"
         ) from error
     if places is not None:
         _fill(dense, weight, places, groups=groups)
     return dense
+
+
+def _check_available(size: int) -> None:
+    """Raise where so many bytes are not there, as far as the machine says; many hand out more, and then stand still."""
+    if size <= _ALWAYS_TRIED:
+        return
+    with suppress(OSError, ValueError, StopIteration), Path("/proc/meminfo").open(encoding="ascii") as lines:
+        kibibytes = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+        if size > kibibytes * 2**10:
+            raise MemoryError
 
 
 def tap_weights(conv: Conv, shape: tuple[int, ...]) -> Tensor | None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from equiv.errors import EquivError
-from equiv.mapping.attributes import Conv, ConvTranspose, attributes_of
+from equiv.mapping.attributes import Attributes, Conv, ConvTranspose, attributes_of
 
 
 def has_valid_attributes(layer: nn.Linear | Conv) -> bool:
@@ -62,8 +62,14 @@ def pads_and_positions(conv: Conv, spatial: tuple[int, ...]) -> tuple[list[tuple
         >>> pads_and_positions(nn.Conv2d(1, 1, 3, stride=2, padding=1), (5, 8))
         ([(1, 1), (1, 1)], (3, 4))
     """
-    found = attributes_of(conv)
-    pads, mode = list(found.pads), found.mode
+    found, positions = _padded(conv, spatial)
+    return list(found.pads), positions
+
+
+def _padded(conv: Conv, spatial: tuple[int, ...]) -> tuple[Attributes, tuple[int, ...]]:
+    """The attributes of a convolution, and its output positions; refuses a map that torch would refuse."""
+    found, kernel = attributes_of(conv), conv.weight.shape[2:]
+    pads, mode = found.pads, found.mode
     limit = {"reflect": lambda size: size - 1, "circular": lambda size: size}.get(mode)
     if limit is not None and any(max(pad) > limit(size) for pad, size in zip(pads, spatial, strict=True)):
         bound = "smaller than" if mode == "reflect" else "no larger than"
@@ -71,14 +77,14 @@ def pads_and_positions(conv: Conv, spatial: tuple[int, ...]) -> tuple[list[tuple
             f"feature_shape: expected spatial sizes such that {mode} padding is {bound} each, got "
             f"{spatial} with padding {tuple(max(pad) for pad in pads)}; pass a larger map, or use another padding_mode"
         )
-    reach = reach_of(conv)
+    reach = tuple(d * (k - 1) + 1 for d, k in zip(found.dilation, kernel, strict=True))
     padded = tuple(size + sum(pad) for size, pad in zip(spatial, pads, strict=True))
     if any(r > size for r, size in zip(reach, padded, strict=True)):
         raise EquivError(
             f"feature_shape: expected padded spatial sizes of at least {reach}, the reach of the kernel, got "
             f"{spatial}, padded {padded}; pass a larger map, or a convolution with more padding"
         )
-    return pads, tuple((size - r) // s + 1 for size, r, s in zip(padded, reach, found.stride, strict=True))
+    return found, tuple((size - r) // s + 1 for size, r, s in zip(padded, reach, found.stride, strict=True))
 
 
 def positions_of(conv: Conv | ConvTranspose, spatial: tuple[int, ...]) -> tuple[int, ...]:
@@ -92,7 +98,7 @@ def positions_of(conv: Conv | ConvTranspose, spatial: tuple[int, ...]) -> tuple[
         (6, 12)
     """
     if not isinstance(conv, ConvTranspose):
-        return pads_and_positions(conv, spatial)[1]
+        return _padded(conv, spatial)[1]
     found, kernel = attributes_of(conv), conv.weight.shape[2:]
     axes = zip(spatial, found.stride, found.pads, found.dilation, kernel, found.output_padding, strict=True)
     positions = tuple((size - 1) * s - sum(pad) + d * (k - 1) + extra + 1 for size, s, pad, d, k, extra in axes)
@@ -163,10 +169,10 @@ def axes_read(conv: Conv, spatial: tuple[int, ...]) -> list[Axis]:
         >>> axes_read(nn.Conv1d(1, 1, 2, padding=1, padding_mode="circular"), (3,))[0].reads.tolist()
         [2, 0, 1, 2, 0]
     """
-    found, (pads, positions) = attributes_of(conv), pads_and_positions(conv, spatial)
+    found, positions = _padded(conv, spatial)
     entries = (
         _unpadded(torch.arange(-before, size + after, device="cpu"), size, found.mode)
-        for size, (before, after) in zip(spatial, pads, strict=True)
+        for size, (before, after) in zip(spatial, found.pads, strict=True)
     )
     columns = (entries, found.stride, found.dilation, conv.weight.shape[2:], positions)
     return [Axis(*values) for values in zip(*columns, strict=True)]

@@ -97,6 +97,20 @@ def check_conv_transpose(conv: object, *, name: str = "conv") -> ConvTranspose:
     return conv
 
 
+def check_attributes(layer: object, name: str) -> None:
+    """Refuse a convolution with attributes that torch refuses to run; a class that is not torch's may read others.
+
+    Example:
+        >>> conv = nn.ConvTranspose1d(2, 3, 1)
+        >>> conv.stride = 0
+        >>> check_attributes(conv, "candidate")
+        Traceback (most recent call last):
+        equiv.errors.EquivError: candidate.stride: expected an integer of at least 1, got 0; ...
+    """
+    if isinstance(layer, Conv | ConvTranspose) and type(layer) in (*CONVS.values(), *CONV_TRANSPOSES.values()):
+        attributes_of(layer, name)
+
+
 def is_plain_layer(module: object) -> bool:
     """Whether it is a Linear or convolution that computes from its own weight and bias and nothing else.
 

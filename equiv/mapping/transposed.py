@@ -27,6 +27,7 @@ from equiv.mapping.conv1d import check_conv1d
 from equiv.mapping.dense_matrix import as_bits, holds_values, output_first, real_parts
 from equiv.mapping.geometry import positions_of, spreads
 from equiv.mapping.plain import check_conv_transpose, check_linear, is_conv1d
+from equiv.text import first_line
 
 
 def linear_to_full_conv_transpose(
@@ -118,10 +119,10 @@ def linear_to_transformers_conv1d(linear: nn.Linear, *, share: bool = False) -> 
         )
     try:
         from transformers.pytorch_utils import Conv1D  # type: ignore[import-not-found, unused-ignore]
-    except ImportError as error:
+    except Exception as error:  # where a package of its own is missing or too old it raises errors of many kinds
         raise MissingExtraError(
             "linear_to_transformers_conv1d: expected transformers to be installed, got "
-            f"{type(error).__name__}; pip install torch-equiv[models]"
+            f"{type(error).__name__}: {first_line(error)}; pip install torch-equiv[models]"
         ) from error
     with torch.device("meta"):
         layer: nn.Module = Conv1D(linear.out_features, linear.in_features)

@@ -136,9 +136,9 @@ def odd(**attributes):
 
 EMPTY = "expected at least one input and one output"
 REFUSED = {
-    "stride 0": (lambda: certify(odd(stride=(0, 0)), LINEAR), "candidate: expected to run"),
-    "padding foo": (lambda: certify(odd(padding="foo"), LINEAR), "candidate: expected to run"),
-    "groups 0": (lambda: certify(odd(groups=0), LINEAR), "candidate: expected to run"),
+    "stride 0": (lambda: certify(odd(stride=(0, 0)), LINEAR), "candidate.stride: expected an integer"),
+    "padding foo": (lambda: certify(odd(padding="foo"), LINEAR), "candidate.padding: expected an integer"),
+    "groups 0": (lambda: certify(odd(groups=0), LINEAR), "candidate.groups: expected an integer"),
     "no weight": (lambda: certify(odd(weight=None), LINEAR), "candidate.weight: expected a parameter, got None"),
     "sparse": (lambda: certify(lambda x: LINEAR(x).to_sparse(), LINEAR), "candidate: expected a strided tensor"),
     "nested": (

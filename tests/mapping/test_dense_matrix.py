@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 import struct
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -228,6 +230,17 @@ def test_a_matrix_beyond_memory_is_refused_with_its_size(size: int, gib: str) ->
         EquivError, match=rf"^feature_shape: expected a map whose dense matrix fits.* = {gib} GiB; pass a"
     ):
         conv_to_linear(nn.Conv2d(1, 1, 1), (1, size, 1024 if size > 2**20 else 1))
+
+
+@pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="this system does not say how much memory is available")
+def test_a_matrix_beyond_what_is_available_is_refused_before_it_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    conv = nn.Conv2d(1, 1, 1)
+    monkeypatch.setattr(dense, "_ALWAYS_TRIED", 0)
+    assert conv_to_linear(conv, (1, 8, 8)).weight.shape == (64, 64)
+    available = int(re.findall(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())[0]) * 2**10
+    monkeypatch.setattr(dense, "_PLACE_BYTES", available)
+    with pytest.raises(EquivError, match=r"^feature_shape: expected a map whose dense matrix fits in memory, got"):
+        conv_to_linear(conv, (1, 8, 8))
 
 
 def test_a_matrix_beyond_memory_has_a_meta_form() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from equiv import EquivError, NotEquivalent, assert_equivalent, certify, compare, conv_to_linear
+from equiv.numerics import declared
 from equiv.verdict import Outcome
 
 CASES: list[tuple[Any, dict[str, Any], tuple[int, ...]]] = [
@@ -37,6 +39,12 @@ def same_draws() -> Any:
         yield
 
 
+def values(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Normal ones; of 16 bits those whose sums are exact in every order, as torch rounds there once for each tap."""
+    x = 4 * torch.randn(shape)
+    return (x.clamp(-1, 1).round() if dtype in (torch.bfloat16, torch.float16) else x).to(dtype)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int64], ids=str)
 @pytest.mark.parametrize(("kind", "options", "shape"), CASES)
 def test_results_of_transposed_convolutions_are_compared(
@@ -44,8 +52,8 @@ def test_results_of_transposed_convolutions_are_compared(
 ) -> None:
     layer = kind(4, 6, 3, **options)
     for key, parameter in layer.named_parameters():
-        layer._parameters[key] = nn.Parameter((4 * parameter.detach()).to(dtype), requires_grad=False)
-    x = (4 * torch.randn(3, *shape)).to(dtype)
+        layer._parameters[key] = nn.Parameter(values(parameter.shape, dtype), requires_grad=False)
+    x = values((3, *shape), dtype)
     y = layer(x)
     linear = conv_to_linear(layer, shape)
     verdict = compare(y, linear(x.flatten(1)).view_as(y), input=x, layer=layer)
@@ -102,3 +110,34 @@ def test_a_conv1d_is_the_same_function_as_its_linear() -> None:
     linear.weight.data[3, 2] *= 1.25
     with pytest.raises(NotEquivalent):
         assert_equivalent(layer, linear)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_taps_that_are_added_in_16_bits_pass_where_that_is_said(dtype: torch.dtype) -> None:
+    """As in docs/findings/transposed-conv-adds-taps-in-16-bits.md, on every machine."""
+    layer, x = nn.ConvTranspose1d(16, 16, 5, bias=False).to(dtype), torch.randn(8, 16, 9).to(dtype)
+    right = layer.double()(x.double()).to(dtype)
+    weight = layer.to(dtype).weight.detach()
+    narrow = torch.zeros_like(right)
+    for tap in range(5):
+        products = torch.einsum("bcl,co->bol", x.double(), weight[..., tap].double()).to(dtype)
+        narrow[..., tap : tap + 9] += products
+    assert compare(right, right, input=x, layer=layer).equivalent
+    assert compare(narrow, right, input=x, layer=layer).outcome is Outcome.DIFFERENT
+    sixteen_bits = replace(declared(dtype), u=torch.finfo(dtype).eps / 2, factor=2.0)
+    assert compare(narrow, right, input=x, layer=layer, arithmetic=sixteen_bits).equivalent
+    own = layer(x).detach()  # of this machine
+    assert compare(own, right, input=x, layer=layer, arithmetic=sixteen_bits).equivalent
+
+
+@pytest.mark.parametrize(("key", "value"), [("stride", 0), ("dilation", -1), ("groups", 0), ("padding_mode", "zero")])
+@pytest.mark.parametrize("kind", [nn.Conv2d, nn.ConvTranspose2d])
+def test_what_torch_refuses_to_run_is_refused_by_its_attribute(kind: Any, key: str, value: Any) -> None:
+    layer, linear, y = kind(4, 6, 1), nn.Linear(4, 6), torch.zeros(2, 6, 1, 1)
+    setattr(layer, key, value)
+    with pytest.raises(EquivError, match=rf"^candidate\.{key}: expected .*, got {value!r}; "):
+        certify(layer, linear, feature_shape=(4, 1, 1))
+    with pytest.raises(EquivError, match=rf"^layer\.{key}: expected .*, got {value!r}; "):
+        compare(y, y, input=torch.zeros(2, 4, 1, 1), layer=layer)
+    with pytest.raises(EquivError, match=rf"^conv\.{key}: expected .*, got {value!r}; "):
+        conv_to_linear(layer, (4, 1, 1))
