@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
-from equiv.arguments import as_integer, check_bool, check_dtype, check_integer, check_tensor
+from equiv.arguments import as_integer, check_bool, check_dtype, check_integer, check_tensor, shape_words
 from equiv.dtypes import DTYPES, WIDE_UNSIGNED
 from equiv.errors import EquivError
 from equiv.text import shown
@@ -50,7 +50,7 @@ def check_feature_shape(feature_shape: FeatureShape, *, name: str = "feature_sha
     expected = f"{name}: expected a tuple (C, *spatial)"
     if not isinstance(feature_shape, tuple | list):
         size = as_integer(feature_shape)
-        advice = "pass a tuple such as (3, 2, 2)" if size is None else f"for one position pass ({size}, 1, 1)"
+        advice = "pass a tuple such as (3, 2, 2)" if size is None else f"for one position pass ({shown(size)}, 1, 1)"
         raise EquivError(f"{expected}, got {_described(feature_shape)}; {advice}")
     shape = []
     for entry in feature_shape:
@@ -63,8 +63,9 @@ def check_feature_shape(feature_shape: FeatureShape, *, name: str = "feature_sha
             f"{expected} with 1 to 3 spatial dimensions, got {shown(tuple(shape))} with {max(0, len(shape) - 1)}; "
             "give channels and spatial sizes, without the batch"
         )
-    if min(shape) < 1:
-        raise EquivError(f"{expected} of sizes of at least 1, got {tuple(shape)}; give the sizes of a map with entries")
+    if min(shape) < 1 or max(shape) >= 2**63:
+        bounds = "of sizes of at least 1" if min(shape) < 1 else "of sizes that 64 bits hold"
+        raise EquivError(f"{expected} {bounds}, got {shown(tuple(shape))}; give the sizes of a map with entries")
     return tuple(shape)
 
 
@@ -179,7 +180,7 @@ def _described(value: object) -> str:
     if isinstance(value, nn.Module):
         return f"a {type(value).__module__}.{type(value).__qualname__}"
     if isinstance(value, Tensor):
-        return f"a tensor of shape {tuple(value.shape)}"
+        return shape_words(value)
     return shown(value)
 
 
