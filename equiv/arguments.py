@@ -109,6 +109,9 @@ def check_number(
     return number
 
 
+_LITTLE = 2**24  # bytes that nobody needs to ask for
+
+
 def check_memory(argument: str, value: object, size: int, what: str, device: torch.device | str = "cpu") -> None:
     """Refuse ``value`` where ``size`` bytes cannot be had; ``what`` they would hold.
 
@@ -118,6 +121,8 @@ def check_memory(argument: str, value: object, size: int, what: str, device: tor
         equiv.errors.EquivError: rows: expected rows that fit in memory, got 1152921504606846976, which needs \
 4,294,967,296.0 GiB; pass a smaller one
     """
+    if size <= _LITTLE:
+        return
     try:
         torch.empty(size, dtype=torch.uint8, device=device)
     except Exception as error:  # a size beyond 64 bits, or what an allocator says
@@ -279,6 +284,19 @@ def _without_values(argument: str, what: str) -> EquivError:
     return EquivError(f"{argument}: expected values, got {what}, which has none; compute it on a real device")
 
 
+def shape_words(value: Tensor) -> str:
+    """A tensor by its shape, or by its kind where it has none.
+
+    Example:
+        >>> shape_words(torch.zeros(2, 3))
+        'a tensor of shape (2, 3)'
+    """
+    try:
+        return f"a tensor of shape {tuple(value.shape)}"
+    except Exception:  # one that is nested or uninitialized, or of a subclass that serves nothing
+        return f"a {type(value).__name__}"
+
+
 def check_device_name(argument: str, value: object) -> torch.device:
     """A device, from a ``torch.device`` or its name. It need not be present: see :func:`check_device`.
 
@@ -310,10 +328,12 @@ def check_device(
     """
     expected = "a torch device that is present and holds values"
     device = check_device_name(argument, value)
+    if device.type == "cpu" and not device.index:
+        return device
     try:
         torch.empty(0, device=device)
     except Exception as error:  # RuntimeError, AssertionError, NotImplementedError, of a backend that is a package any
         raise refusal(argument, expected, str(value), f"{advice} ({first_line(error, 80)})") from error
-    if device.type == "meta" or (device.type == "cpu" and device.index):
+    if device.type in ("meta", "cpu"):
         raise refusal(argument, expected, str(value), advice)
     return device

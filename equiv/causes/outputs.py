@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from equiv.arguments import check_tensor
+from equiv.arguments import check_dtype, check_number, check_tensor
 from equiv.causes.directions import name_misrounding
 from equiv.causes.hypotheses import Outputs, output_causes
 from equiv.causes.mistakes import Cause
@@ -33,11 +33,13 @@ def likely_cause(
         >>> likely_cause(x @ w.T, x=x, weight=w, bias=b, feature_shape=(4, 1))
         Cause(name='bias-dropped', sentence='the bias is dropped', fix='y = y + bias')
     """
-    if not actual.is_floating_point() or actual.ndim != 2:
-        return None
-    rows, matrix = x.detach().double().cpu(), weight.detach().double().cpu()
-    offset = None if bias is None else bias.detach().double().cpu()
     try:
+        for name, value in (("actual", actual), ("x", x), ("weight", weight), *[("bias", bias)] * (bias is not None)):
+            check_tensor(name, value)
+        if not actual.is_floating_point() or actual.ndim != 2:
+            return None
+        rows, matrix = x.detach().double().cpu(), weight.detach().double().cpu()
+        offset = None if bias is None else bias.detach().double().cpu()
         exact = rows @ matrix.T if offset is None else rows @ matrix.T + offset
         size = rows.abs() @ matrix.abs().T
         terms = (rows != 0).double() @ (matrix != 0).double().T
@@ -47,7 +49,7 @@ def likely_cause(
         )
         if found is None:
             return name_misrounding(actual, x=x, weight=weight, bias=bias)
-    except (ValueError, RuntimeError):
+    except (ValueError, RuntimeError, IndexError):
         return None
     if found is None or (int(exact.count_nonzero()) < 2 and found.name not in _FROM_ONE_OUTPUT):
         return None
@@ -95,7 +97,9 @@ def name_output_cause(
     shape = check_feature_shape(feature_shape)
     _check_shapes(shape, actual, weight, expected_exact=expected_exact, x=x, bias=bias, bound=bound)
     with torch.device("cpu"), torch.no_grad():
-        outputs = Outputs(actual, expected_exact, (x, weight, bias), bound)
+        outputs = Outputs(
+            actual, expected_exact, (x, weight, bias), bound if isinstance(bound, Tensor) else float(bound)
+        )
         if outputs.explained_by(outputs.expected):
             return None
         best, far = None, outputs.distance(outputs.e)
@@ -108,14 +112,22 @@ def name_output_cause(
 
 
 def _check_shapes(shape: tuple[int, ...], actual: Tensor, weight: Tensor, **others: Tensor | float | None) -> None:
-    if weight.ndim != 2:
+    dense = check_tensor("weight", weight, advice="pass the weight as a matrix")
+    if dense.ndim != 2:
         raise EquivError(
             f"weight: expected shape (O, n), got {tuple(weight.shape)}; flatten a kernel with weight.flatten(1)"
         )
     out, n = weight.shape
     check_product(shape, n, "n")
+    check_tensor("actual", actual, advice="flatten batch and positions first")
     rows = actual.shape[0] if actual.ndim else 0
     expected = {"x": (rows, n), "bias": (out,)}
     for name, value in {"actual": actual, **others}.items():
-        if isinstance(value, Tensor) and (name != "bound" or value.ndim):
-            check_tensor(name, value, expected.get(name, (rows, out)), advice="flatten batch and positions first")
+        if name == "bound" and not isinstance(value, Tensor):
+            check_number("bound", value, advice="pass how far a right output may lie from the exact one")
+        elif name != "bias" or value is not None:
+            tensor = check_tensor(name, value, advice="flatten batch and positions first")
+            if name != "bound" or tensor.ndim:
+                check_tensor(name, tensor, expected.get(name, (rows, out)), advice="flatten batch and positions first")
+            check_dtype(name, tensor.dtype, advice="convert it first")
+    check_dtype("weight", weight.dtype, advice="convert it first")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from equiv.arguments import check_tensor
+from equiv.arguments import check_dtype, check_tensor
 from equiv.causes.convolutions import matrix_cause, own_kernel
 from equiv.causes.mistakes import Cause, cause_of, column_mistakes, weight_changes
 from equiv.causes.permutations import in_words, matching, same, undone
@@ -208,7 +208,7 @@ def _scaled(w: Tensor, r: Tensor) -> Iterator[Cause]:
         return
     row = at // w.shape[1]
     for times, over, scaled, undo in _factors(ratio, w.dtype):
-        if all(same(a, (b.double() * times / over).to(a.dtype)) for a, b in ((w[row], r[row]), (w, r))):
+        if all(same(a, (b.double() * float(times) / float(over)).to(a.dtype)) for a, b in ((w[row], r[row]), (w, r))):
             yield cause_of("weight-scaled", scaled=scaled, undo=undo)
 
 
@@ -273,12 +273,14 @@ def _common(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 def _bias_or_zeros(name: str, bias: Tensor | None, weight: Tensor) -> Tensor:
     if bias is None:
         return torch.zeros(len(weight), dtype=weight.dtype, device="cpu")
-    return check_tensor(name, bias, (len(weight),), advice="give one entry per output, or None")
+    given = check_tensor(name, bias, (len(weight),), advice="give one entry per output, or None")
+    check_dtype(name, given.dtype, advice="convert it first")
+    return given
 
 
 def _check_weights(w: Tensor, r: Tensor, feature_shape: FeatureShape) -> tuple[int, ...]:
     for name, t in (("candidate_weight", w), ("reference_weight", r)):
-        check_tensor(name, t, advice="pass the weight as a matrix")
+        check_dtype(name, check_tensor(name, t, advice="pass the weight as a matrix").dtype, advice="convert it first")
         if t.ndim != 2:
             raise EquivError(
                 f"{name}: expected shape (O, n), got {tuple(t.shape)}; flatten a kernel with weight.flatten(1)"

@@ -6,14 +6,12 @@ Every check raises an `EquivError` that names the argument, its value, what was 
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Sequence
-from contextlib import suppress
 
 import torch
 from torch import nn
 
-from equiv.arguments import check_choice, check_device, check_integer, refusal
+from equiv.arguments import check_choice, check_device, check_dtype, check_integer, refusal
 from equiv.certificate.sides import Side
 from equiv.dtypes import DTYPES, dtype_names
 from equiv.errors import EquivError
@@ -24,18 +22,15 @@ METHODS = ("auto", "deterministic", "random")
 
 def shape_of(a: object, b: object, feature_shape: Sequence[int] | None, in_features: int | None) -> tuple[int, ...]:
     """The input's shape without batch, ``(n, 1)`` for rows: given, or taken from a layer."""
+    n = None
+    if in_features is not None:
+        n = in_features = check_integer("in_features", in_features, least=1, advice="pass the length of a row")
     if feature_shape is not None:
         shape = check_feature_shape(feature_shape)
         if in_features is not None and in_features != math.prod(shape):
             expected = f"{math.prod(shape)}, the product of feature_shape"
             raise refusal("in_features", expected, in_features, "pass one of the two")
         return shape
-    n = None
-    if in_features is not None:
-        if not isinstance(in_features, bool):
-            with suppress(TypeError):  # numpy's integers are welcome
-                in_features = operator.index(in_features)
-        n = check_integer("in_features", in_features, least=1, advice="pass the length of a row")
     for side in (a, b):
         if isinstance(side, Conv):
             return (side.in_channels, *side.kernel_size)
@@ -71,8 +66,8 @@ def check_fit(sides: Sequence[Side], shape: tuple[int, ...], given: bool) -> Non
 
 def dtypes_of(sides: Sequence[Side], given: torch.dtype | None) -> list[torch.dtype]:
     """Dtypes of the sides' parameters, or the one to probe with where there are none."""
-    if given is not None and given not in DTYPES:
-        raise refusal("dtype", f"one of {dtype_names(DTYPES)}", given, "pass one of these")
+    if given is not None:
+        check_dtype("dtype", given, advice="pass one of these")
     served = DTYPES if given is None else (given,)
     found = []
     for side in sides:
@@ -107,14 +102,14 @@ def check_memory(n: int, device: torch.device) -> None:
 
 def check_options(
     method: object, error_probability: object, seed: object, chunk_bytes: object, progress: object
-) -> None:
-    """Refuse options of wrong type or range."""
+) -> tuple[int, int]:
+    """Refuse options of wrong type or range; the seed and the bytes as ints."""
     check_choice("method", method, METHODS)
     probability = error_probability
     if isinstance(probability, bool) or not isinstance(probability, (int, float)) or not 0 < probability < 1:
         expected = "a number between 0 and 1, both excluded"
         raise refusal("error_probability", expected, probability, "for 0 pass method='deterministic'")
-    check_integer("seed", seed)
-    check_integer("chunk_bytes", chunk_bytes, least=1, advice="pass how many bytes may be held at once")
     if progress is not None and not isinstance(progress, bool) and not callable(progress):
         raise refusal("progress", "a function of (done, total, state), or True", progress, "pass one of these")
+    most = check_integer("chunk_bytes", chunk_bytes, least=1, advice="pass how many bytes may be held at once")
+    return check_integer("seed", seed), most

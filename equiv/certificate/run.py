@@ -112,7 +112,7 @@ def certify(  # noqa: PLR0913 - its keyword options are the interface
         >>> [(d.output, d.input) for d in certify(conv, linear).differences]
         [(4, 10)]
     """
-    check_options(method, error_probability, seed, chunk_bytes, progress)
+    seed, chunk_bytes = check_options(method, error_probability, seed, chunk_bytes, progress)
     listener = printed() if progress is True else progress or None
     file = None if checkpoint is None else Checkpoint(checkpoint)
     if file is None:

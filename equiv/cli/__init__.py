@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
+from io import TextIOWrapper
 from tempfile import TemporaryDirectory
 
 _NEEDED = ("typer", "rich", "hypothesis", "torch")
@@ -19,41 +20,99 @@ _PIPE_CLOSED = 141  # what a shell reports for a program that a closed pipe ende
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code. User errors are one message on standard error, never a traceback.
+    """Run the command and return its exit code. Errors are one message on standard error, never a traceback.
+
+    Python's own exit code for an exception is 1, which here says that a law is broken: so none gets out.
 
     Args:
         arguments: What follows ``equiv`` on the command line; by default ``sys.argv[1:]``.
     """
+    try:
+        return _run(sys.argv[1:] if arguments is None else list(arguments))
+    except BrokenPipeError:
+        code = _PIPE_CLOSED
+    except KeyboardInterrupt:
+        code = interrupted()
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        what = "an output" if error.filename is None else repr(error.filename)
+        code = fail(f"equiv: expected {what} that can be used, got: {reason}; free space there, or name another")
+    _discard_output()
+    return code
+
+
+def _run(arguments: list[str]) -> int:
     missing = next((name for name in _NEEDED if find_spec(name) is None), None)
     if missing is not None:
         return fail(f'equiv: the package {missing} is not installed; run: pip install "torch-equiv[report]"')
-    from equiv.cli.app import run
+    _open_closed_streams()
+    if sys.stdout is None:
+        return fail("equiv: expected an open standard output, got a closed one; write to a file, or to /dev/null")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # what an encoding lacks is shown escaped
+            stream.reconfigure(errors="backslashreplace")
+    with _scratch_for_hypothesis() as usable:
+        if not usable:
+            return fail("equiv: expected a temporary folder that can be written, got none; set TMPDIR to such a folder")
+        from equiv.cli.app import run
 
-    try:
-        with _scratch_for_hypothesis():
-            return run(sys.argv[1:] if arguments is None else list(arguments))
-    except BrokenPipeError:
-        # Python flushes standard output once more on exit: give it somewhere to go.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _PIPE_CLOSED
+        code = run(arguments)
+    sys.stdout.flush()  # here, where a failure has a message, and not when Python exits
+    return code
+
+
+def _open_closed_streams() -> None:
+    """Where a standard stream is closed (``2>&-``), the next file that is opened would take its place."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            while os.open(os.devnull, os.O_RDWR) < number:
+                pass
+
+
+def _discard_output() -> None:
+    """Python flushes both streams once more on exit: give what is left somewhere to go."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError, OSError, ValueError):
+            stream.flush()
+            continue
+        with suppress(AttributeError, OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 @contextmanager
-def _scratch_for_hypothesis() -> Iterator[None]:
-    """Hypothesis keeps notes about modules in ``.hypothesis/``: not in the folder that a command happens to run in."""
+def _scratch_for_hypothesis() -> Iterator[bool]:
+    """Hypothesis keeps notes about modules in ``.hypothesis/``: not in the folder that a command happens to run in.
+
+    False where there is no folder for them.
+    """
     name = "HYPOTHESIS_STORAGE_DIRECTORY"
     if name in os.environ:
-        yield
+        yield True
         return
-    with TemporaryDirectory(prefix="equiv-", ignore_cleanup_errors=True) as scratch:
-        os.environ[name] = scratch
+    try:
+        scratch = TemporaryDirectory(prefix="equiv-", ignore_cleanup_errors=True)
+    except OSError:
+        yield False
+        return
+    with scratch:
+        os.environ[name] = scratch.name
         try:
-            yield
+            yield True
         finally:
             del os.environ[name]
 
 
 def fail(message: str) -> int:
-    """One message on standard error; the exit code of a misuse."""
-    sys.stderr.write(message + "\n")
+    """One message on standard error, if that is open; the exit code of a misuse."""
+    with suppress(AttributeError, OSError, ValueError):  # closed, or full
+        sys.stderr.write(message + "\n")
+        sys.stderr.flush()
     return USAGE
+
+
+def interrupted() -> int:
+    """The message and the exit code after Ctrl-C."""
+    fail("equiv: interrupted")
+    return INTERRUPTED

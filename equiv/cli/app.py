@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import sys
+import traceback
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 import equiv
-from equiv.cli import INTERRUPTED, OK, fail
+from equiv.cli import INTERRUPTED, OK, fail, interrupted
 from equiv.cli.commands import COMMANDS
 from equiv.errors import EquivError
+from equiv.text import quoted
 
 app = typer.Typer(
     name="equiv",
@@ -57,9 +59,21 @@ def run(arguments: list[str]) -> int:
     except EquivError as error:
         return fail(f"{prog}: {error}")
     except _USAGE_ERRORS as error:
-        return fail(f"{prog}: {error.format_message().strip().rstrip('.')}; see `{prog} --help`")
+        return fail(f"{prog}: {quoted(error.format_message()).rstrip('.')}; see `{prog} --help`")
     except (typer.Abort, KeyboardInterrupt):
-        code = INTERRUPTED
+        return interrupted()
+    except MemoryError:
+        return fail(f"{prog}: expected enough memory, got none; ask for less at a time")
+    except OSError:
+        raise
+    except Exception as error:
+        return fail(f"{prog}: expected to come to an end, got {_place_of(error)}; please report this")
     if code == INTERRUPTED:
-        sys.stderr.write("equiv: interrupted\n")
+        return interrupted()
     return code if isinstance(code, int) else OK
+
+
+def _place_of(error: Exception) -> str:
+    """An error of no kind that is expected, and where it was raised in one line."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} in {Path(last.filename).name}:{last.lineno}: {quoted(error, 200)}"

@@ -7,7 +7,7 @@ import os
 import signal
 import warnings
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 
 import torch
@@ -66,7 +66,7 @@ def _in_processes(request: Request, jobs: int, count: int, done: Callable[[Resul
     others = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _start, (request,))
     try:
-        for future in as_completed([pool.submit(_run_number, number) for number in range(count)]):
+        for future in as_completed(_started(pool, jobs, count)):
             done(future.result())
     except BrokenProcessPool as error:
         raise EquivError(
@@ -79,6 +79,15 @@ def _in_processes(request: Request, jobs: int, count: int, done: Callable[[Resul
         raise
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _started(pool: ProcessPoolExecutor, jobs: int, count: int) -> list[Future[Result]]:
+    """Every item handed to the pool, which starts its processes with the first ones."""
+    try:
+        return [pool.submit(_run_number, number) for number in range(count)]
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise EquivError(f"--jobs: expected {jobs} processes to start, got: {reason}; run with --jobs 1") from error
 
 
 _given: list[tuple[Request, list[Item]]] = []  # of this process

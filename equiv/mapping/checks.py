@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from typing import SupportsIndex, TypeAlias
 
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
-from equiv.arguments import as_integer, check_bool, check_integer, check_tensor
+from equiv.arguments import as_integer, check_bool, check_integer, check_tensor, shape_words
 from equiv.errors import EquivError
 from equiv.mapping.attributes import Conv, ConvTranspose, rank_of
 from equiv.text import shown
@@ -41,7 +40,7 @@ def check_feature_shape(feature_shape: FeatureShape, *, name: str = "feature_sha
     expected = f"{name}: expected a tuple (C, *spatial)"
     if not isinstance(feature_shape, tuple | list):
         size = as_integer(feature_shape)
-        advice = "pass a tuple such as (3, 2, 2)" if size is None else f"for one position pass ({size}, 1, 1)"
+        advice = "pass a tuple such as (3, 2, 2)" if size is None else f"for one position pass ({shown(size)}, 1, 1)"
         raise EquivError(f"{expected}, got {described(feature_shape)}; {advice}")
     shape = []
     for entry in feature_shape:
@@ -54,10 +53,9 @@ def check_feature_shape(feature_shape: FeatureShape, *, name: str = "feature_sha
             f"{expected} with 1 to 3 spatial dimensions, got {shown(tuple(shape))} with {max(0, len(shape) - 1)}; "
             "give channels and spatial sizes, without the batch"
         )
-    if min(shape) < 1:
-        raise EquivError(f"{expected} of sizes of at least 1, got {tuple(shape)}; give the sizes of a map with entries")
-    if max(shape) >= 2**63:
-        raise EquivError(f"{expected} of sizes below 2**63, got {shown(tuple(shape))}; give the sizes of a map")
+    if min(shape) < 1 or max(shape) >= 2**63:
+        bounds = "of sizes of at least 1" if min(shape) < 1 else "of sizes that 64 bits hold"
+        raise EquivError(f"{expected} {bounds}, got {shown(tuple(shape))}; give the sizes of a map with entries")
     return tuple(shape)
 
 
@@ -108,7 +106,5 @@ def described(value: object) -> str:
     if isinstance(value, nn.Module):
         return f"a {type(value).__module__}.{type(value).__qualname__}"
     if isinstance(value, Tensor):
-        if is_lazy(value) or value.is_nested:  # those have no shape to show
-            return f"a tensor of type {type(value).__name__}"
-        return f"a tensor of shape {tuple(value.shape)}"
+        return shape_words(value)
     return shown(value)

@@ -6,8 +6,10 @@ such that every parser reads it: numbers that JSON lacks become strings.
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import Any
 
 from equiv.errors import EquivError
 from equiv.report.model import Run
+from equiv.text import quoted, shown
 
 STDOUT = "-"
 """The target that stands for standard output."""
@@ -26,17 +29,30 @@ def check_target(target: str, *, option: str = "--json") -> None:
     Raises:
         EquivError: The path is a folder, or cannot be opened for writing.
     """
-    if target == STDOUT:
+    if _checked(target, option) == STDOUT:
         return
-    path = Path(target)
-    existed = path.exists()
     try:
-        with path.open("a", encoding="utf-8"):
+        path = Path(os.path.realpath(target))  # through a link, to a file that need not be there
+        if path.exists() and not path.is_file() and not path.is_dir():
+            if not os.access(path, os.W_OK):  # not opened: who reads a pipe would take that for all there is
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            return
+        existed = path.exists()
+        with path.open("ab"):
             pass
         if not existed:
             path.unlink()
     except (OSError, ValueError) as error:
         raise _not_writable(option, target, error) from error
+
+
+def _checked(target: object, option: object) -> str:
+    if not isinstance(option, str):
+        raise EquivError(f"option: expected a string, got {shown(option)}; pass what messages call it")
+    if not isinstance(target, str):
+        expected = "expected the name of a file, or - for standard output"
+        raise EquivError(f"{quoted(option)}: {expected}, got {shown(target)}; pass a string")
+    return target
 
 
 def write_json(payload: Any, target: str, *, option: str = "--json") -> None:
@@ -58,7 +74,15 @@ def write_json(payload: Any, target: str, *, option: str = "--json") -> None:
 
 
 def _json_text(payload: Any) -> str:
-    return json.dumps(_plain(payload), indent=2, allow_nan=False) + "\n"
+    try:
+        return json.dumps(_plain(payload), indent=2, allow_nan=False) + "\n"
+    except EquivError:
+        raise
+    except Exception as error:  # what refers to itself, an integer of thousands of digits, what cannot be shown
+        got = f"{type(error).__name__}: {quoted(error, 100)}"
+        raise EquivError(
+            f"payload: expected what JSON can hold, got {got}; pass dicts, lists, words and numbers"
+        ) from error
 
 
 FORMATS: dict[str, Callable[[Run], str]] = {"json": lambda run: _json_text(run.to_dict())}
@@ -67,8 +91,15 @@ FORMATS: dict[str, Callable[[Run], str]] = {"json": lambda run: _json_text(run.t
 
 def check_targets(targets: Mapping[str, str]) -> None:
     """:func:`check_target` for the files, by format."""
-    for name, target in targets.items():
+    for name, target in _by_format(targets):
         check_target(target, option=f"--{name}")
+
+
+def _by_format(targets: object) -> list[tuple[str, str]]:
+    if not isinstance(targets, Mapping) or not all(isinstance(name, str) and name in FORMATS for name in targets):
+        expected = f"a mapping from formats ({', '.join(FORMATS)}) to files"
+        raise EquivError(f"targets: expected {expected}, got {shown(targets)}; pass such as {{'json': 'run.json'}}")
+    return list(targets.items())
 
 
 def write_run(run: Run, targets: Mapping[str, str]) -> None:
@@ -77,12 +108,14 @@ def write_run(run: Run, targets: Mapping[str, str]) -> None:
     Raises:
         EquivError: A file cannot be written.
     """
-    for name, target in targets.items():
+    if not isinstance(run, Run):
+        raise EquivError(f"run: expected an equiv.report.Run, got {shown(run)}; pass what Run.of returns")
+    for name, target in _by_format(targets):
         _write(FORMATS[name](run), target, f"--{name}")
 
 
 def _write(text: str, target: str, option: str) -> None:
-    if target == STDOUT:
+    if _checked(target, option) == STDOUT:
         sys.stdout.write(text)
         sys.stdout.flush()
         return
@@ -93,9 +126,9 @@ def _write(text: str, target: str, option: str) -> None:
 
 
 def _not_writable(option: str, target: str, error: Exception) -> EquivError:
-    reason = (getattr(error, "strerror", None) or str(error)).rstrip(".")
+    reason = (getattr(error, "strerror", None) or quoted(error, 100)).rstrip(".")
     return EquivError(
-        f"{option}: expected a file that can be written, or - for standard output, got {target!r} ({reason}); "
+        f"{option}: expected a file that can be written, or - for standard output, got {shown(target)} ({reason}); "
         "name a file in an existing folder"
     )
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 from textwrap import wrap
 
+from equiv.errors import EquivError
 from equiv.report.model import Run, expected_conditions
-from equiv.text import counted
+from equiv.text import counted, quoted, shown
 
 _WIDTH = 79
 _FEW = 24  # values that were not reached; a run of some laws or dtypes misses more, and nobody wants the list
@@ -14,6 +16,8 @@ _FEW = 24  # values that were not reached; a run of some laws or dtypes misses m
 
 def summary_lines(run: Run) -> list[str]:
     """A table by law, the coverage of conditions and the totals; lines of at most 79 columns."""
+    if not isinstance(run, Run):
+        raise EquivError(f"run: expected an equiv.report.Run, got {shown(run)}; pass what Run.of returns")
     rows = run.rows("law")
     counts = ("items", "cases", "identical", "rounding", "undecided", "broken")
     cells = [(row.law, *(f"{getattr(row, name):,}" for name in counts), ratio_text(row.worst)) for row in rows]
@@ -57,8 +61,11 @@ def ratio_text(ratio: float) -> str:
         >>> [ratio_text(ratio) for ratio in (0.0, 0.001, 0.25, 12345.6)]
         ['0', '<0.01', '0.25', '1e+04']
     """
+    if not isinstance(ratio, (int, float)) or not ratio >= 0:
+        raise EquivError(f"ratio: expected a number of at least 0, got {shown(ratio)}; pass a float")
     if ratio == 0:
         return "0"
+    ratio = float(min(ratio, sys.float_info.max)) if isinstance(ratio, int) else ratio
     return "<0.01" if ratio < 0.005 else f"{ratio:.2f}" if ratio < 100 else f"{ratio:.1g}"
 
 
@@ -77,7 +84,14 @@ def table_lines(
          ----------------
           linear        8
     """
-    cells = [list(row) for row in rows]
+    for name, value, least in (("width", width, 1), ("left", left, 0), ("gap", gap, 0)):
+        if type(value) is not int or not least <= value < 2**31:
+            raise EquivError(f"{name}: expected an integer of at least {least}, got {shown(value)}; pass columns")
+    columns, cells = _words("columns", [columns])[0], _words("rows", rows)
+    wrong = next((row for row in cells if len(row) != len(columns)), None)
+    if wrong is not None or not columns:
+        expected = f"{len(columns)} words in each row, one for each column"
+        raise EquivError(f"rows: expected {expected}, got {shown(wrong)}; pass as many")
     by_column = list(zip(columns, *cells, strict=True))
     most = [max(map(len, column)) for column in by_column]
     widths = _fitted(most, [_least(column) for column in by_column], width - gap * len(columns) - 1)
@@ -95,6 +109,20 @@ def table_lines(
 
     rule = " " + "-" * (sum(widths) + gap * len(widths) - 1)
     return lines(columns, bottom=True), [rule, *(line for row in cells for line in lines(row))]
+
+
+def _words(name: str, rows: object) -> list[list[str]]:
+    """Rows of words, from whatever can be read once."""
+    found: list[list[str]] = []
+    try:
+        for row in rows:  # type: ignore[attr-defined]
+            found.append(list(row))
+            if isinstance(row, str) or not all(isinstance(word, str) for word in found[-1]):
+                raise TypeError(f"{shown(row)} is no row of words")
+    except Exception as error:
+        what = f"{type(error).__name__}: {quoted(error, 100)}"
+        raise EquivError(f"{name}: expected sequences of words, got {what}; pass lists of strings") from error
+    return found
 
 
 def _line(cells: Sequence[str], widths: Sequence[int], left: int, gap: int) -> str:

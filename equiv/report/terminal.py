@@ -6,6 +6,7 @@ them out in a pipe and where ``NO_COLOR`` is set; width is that of the terminal,
 
 from __future__ import annotations
 
+import os
 import textwrap
 from collections.abc import Iterable, Sequence
 
@@ -14,6 +15,7 @@ from rich.text import Text
 
 from equiv.report.plain import table_lines
 
+NARROWEST, WIDEST = 20, 10_000  # columns, whatever COLUMNS says
 WIDEST_PROSE = 88  # longer lines are hard to read, however wide the terminal is
 
 
@@ -22,6 +24,17 @@ class _Console(Console):
 
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError
+
+
+def _console(stderr: bool) -> Console:
+    """A console at least as wide as a word and a number, and no wider than a line that a program can keep."""
+    sizes = ("COLUMNS", "LINES")  # rich reads what is a digit and no number, such as a superscript, and fails
+    environment = {name: text for name, text in os.environ.items() if name not in sizes or text.isdecimal()}
+    console = _Console(stderr=stderr, highlight=False, markup=False, emoji=False, _environ=environment)
+    width = console.width
+    if not NARROWEST <= width <= WIDEST:
+        console.width = min(max(width, NARROWEST), WIDEST) if width > 0 else 80
+    return console
 
 
 class Page:
@@ -41,7 +54,7 @@ class Page:
     """
 
     def __init__(self, *, stderr: bool = False) -> None:
-        self.console: Console = _Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+        self.console: Console = _console(stderr)
         self.width = self.console.width
         self.prose_width = min(self.width, WIDEST_PROSE)
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from hypothesis import strategies as st
 
-from equiv.arguments import check_bool, check_device, check_dtype, check_integer, refusal
+from equiv.arguments import check_bool, check_device, check_dtype, check_integer, check_shape, refusal
+from equiv.mapping import check_feature_shape
 from equiv.numerics import STYLES, exact_case, gradients_recorded
 from equiv.strategies.layout import Layout, draw_layout
 from equiv.strategies.shapes import Shape, draw_batch_shape, draw_feature_shape, draw_size, rank_bounds, spatial_ranks
@@ -102,6 +103,7 @@ def build_case(recipe: Recipe) -> Case:
     """
     if not isinstance(recipe, Recipe):
         raise refusal("recipe", "an equiv.strategies.Recipe", recipe, "pass case.recipe")
+    _check_recipe(recipe)
     device, n = torch.device(recipe.device), math.prod(recipe.feature_shape)
     if recipe.style is None:
         x = recipe.x.tensor((*recipe.batch_shape, n), recipe.dtype, device)
@@ -121,6 +123,21 @@ def build_case(recipe: Recipe) -> Case:
         recipe=recipe,
         layouts=dict(zip(_ROLES, recipe.layouts, strict=True)),
     )
+
+
+def _check_recipe(recipe: Recipe) -> None:
+    check_feature_shape(recipe.feature_shape)
+    check_integer("out_features", recipe.out_features, least=0)
+    check_shape("batch_shape", recipe.batch_shape)
+    check_device("device", recipe.device)
+    for name in ("x", "weight", "bias"):
+        values = getattr(recipe, name)
+        if not isinstance(values, Values) and (values is not None or name != "bias"):
+            raise refusal(name, "equiv.strategies.Values", values, "pass such as Values('normals')")
+    check_bool("gradients", recipe.gradients)
+    whole = isinstance(recipe.layouts, tuple) and len(recipe.layouts) == len(_ROLES)
+    if not whole or not all(isinstance(layout, Layout) for layout in recipe.layouts):
+        raise refusal("layouts", "four of equiv.strategies.Layout", recipe.layouts, "leave it out for contiguous ones")
 
 
 def _probe(

@@ -75,12 +75,12 @@ class Layout:
         Raises:
             EquivError: if ``t`` is no tensor, or ``conj`` or ``neg`` does not exist in its dtype.
         """
-        check_tensor("t", t, meta=True)
+        t = check_tensor("t", t)
         check_choice("kind", self.kind, LAYOUTS)
-        check_integer("variant", self.variant, least=0)
+        variant = check_integer("variant", self.variant, least=0)
         check_dtype("t.dtype", t.dtype, _DTYPES.get(self.kind, (t.dtype,)), f"choose another layout than {self.kind}")
         with torch.no_grad():
-            laid = _PLACES[self.kind](t.detach(), self.variant)
+            laid = _PLACES[self.kind](t.detach(), variant)
         return laid.requires_grad_(t.requires_grad)
 
     __repr__ = short_repr

@@ -13,7 +13,18 @@ from typing import Any
 
 import torch
 
-from equiv.arguments import check_choice, check_choices, check_device_name, check_dtype, check_integer, check_shape
+from equiv.arguments import (
+    as_integer,
+    check_choice,
+    check_choices,
+    check_device,
+    check_dtype,
+    check_integer,
+    check_memory,
+    check_several,
+    check_shape,
+    refusal,
+)
 from equiv.dtypes import INTEGERS, SIGNED_OF_SIZE
 from equiv.numerics import format_of, gradients_recorded
 
@@ -70,6 +81,10 @@ class Window:
 
     def keep_(self, flat: torch.Tensor) -> torch.Tensor:
         """Set to 0, in place, what lies outside; ``flat`` has one dimension."""
+        for name in ("end", "length", "ends"):
+            value = getattr(self, name)
+            if value is not None and type(value) is not int:
+                check_integer(name, value, advice="pass a number of entries, or None for all")
         n = flat.numel()
         end = n if self.end is None else min(self.end, n)
         length = end if self.length is None else min(self.length, end)
@@ -130,31 +145,48 @@ class Values:
         check_choice("kind", self.kind, kinds_for(dtype), f"choose another kind, or another dtype than {dtype}")
         size = check_shape("shape", shape)
         check_integer("seed", self.seed, least=0)
-        device = check_device_name("device", device)
+        if not isinstance(self.window, Window):
+            raise refusal("window", "an equiv.strategies.Window", self.window, "leave it out to keep every entry")
+        device = check_device("device", device)
         numel = math.prod(size)
+        check_memory("shape", size, numel * dtype.itemsize, "values")
+        edits = self._checked_edits(dtype)
         if numel == 0:
             return torch.zeros(size, dtype=dtype, device=device)
         flat = self._flat(numel, size[-1] if size else 1, dtype)
         if self.kind not in _UNWINDOWED:
             self.window.keep_(flat)
-        for index, value in self.edits:
+        for index, value in edits:
             flat[index % numel] = value
         return flat.view(size).to(device)
+
+    def _checked_edits(self, dtype: torch.dtype) -> list[tuple[int, Any]]:
+        found, expected = [], "pairs of a flat index and a value"
+        for pair in (
+            check_several("edits", self.edits, expected, "pass such as ((0, 1.0),)") if self.edits != () else ()
+        ):
+            index = as_integer(pair[0]) if isinstance(pair, (tuple, list)) and len(pair) == 2 else None
+            try:
+                value = None if index is None else torch.tensor(pair[1], dtype=dtype)
+            except Exception:  # torch has errors of many kinds for what it does not take
+                value = None
+            if index is None or value is None or value.ndim:
+                raise refusal("edits", f"{expected} that {dtype} holds", pair, "pass such as ((0, 1.0),)")
+            found.append((index, pair[1]))
+        return found
 
     def _flat(self, numel: int, last: int, dtype: torch.dtype) -> torch.Tensor:
         if self.kind in _UNWINDOWED:
             flat = torch.zeros(numel, dtype=dtype)
             if self.kind == "one_hot":
-                flat[self.seed % numel] = 1
+                flat[int(self.seed) % numel] = 1
             return flat
-        fill = _FILLS[self.kind]
-        generator = torch.Generator().manual_seed(self.seed)
+        fill, seed = _FILLS[self.kind], int(self.seed)
+        generator = torch.Generator().manual_seed(seed)
         if not dtype.is_complex:
-            return fill(numel, last, dtype, self.seed, generator)
+            return fill(numel, last, dtype, seed, generator)
         real = dtype.to_real()
-        return torch.complex(
-            fill(numel, last, real, self.seed, generator), fill(numel, last, real, self.seed + 1, generator)
-        )
+        return torch.complex(fill(numel, last, real, seed, generator), fill(numel, last, real, seed + 1, generator))
 
     __repr__ = short_repr
 

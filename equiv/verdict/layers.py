@@ -96,7 +96,7 @@ def assert_equivalent(  # noqa: PLR0913 - the options are the interface
         ...
         equiv.verdict.outcome.NotEquivalent: DIFFERENT: ...
     """
-    check_integer("seed", seed, least=-(2**63), most=2**63 - 1, advice="leave it out for 0")
+    seed = check_integer("seed", seed, least=-(2**63), most=2**63 - 1, advice="leave it out for 0")
     if input is not None:
         check_tensor("input", input, advice="pass a batch, and the shape of a map as feature_shape=")
     tolerances = tolerances_of(rtol, atol)

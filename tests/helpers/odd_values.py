@@ -22,12 +22,12 @@ from torch.nn.parameter import UninitializedParameter
 Make = Callable[[], Any]
 
 
-class Odd(RuntimeError):
+class StrangeError(RuntimeError):
     """What the objects below raise."""
 
 
 def raises(*_: Any, **__: Any) -> Any:
-    raise Odd("on\n\x1b[31mpurpose" + "!" * 2000)
+    raise StrangeError("on\n\x1b[31mpurpose" + "!" * 2000)
 
 
 def object_with(**methods: Any) -> Any:
@@ -40,7 +40,7 @@ class RaisingTensor(Tensor):
 
     @classmethod
     def __torch_function__(cls, *_: Any, **__: Any) -> Any:
-        raise Odd("no operation is served")
+        raise StrangeError("no operation is served")
 
 
 class Whole(int):
@@ -58,14 +58,14 @@ class Colour(Enum):
 def endless() -> Iterator[int]:
     """What never ends, as far as anybody should look."""
     yield from range(10**5)
-    raise Odd("read on and on")
+    raise StrangeError("read on and on")
 
 
 class NoForward(nn.Module):
     """A module without parameters, whose forward raises."""
 
     def forward(self, *_: Any) -> Tensor:
-        raise Odd("no forward")
+        raise StrangeError("no forward")
 
 
 class Answers(nn.Module):
@@ -165,7 +165,7 @@ PLAIN: dict[str, Make] = {
     "inf": lambda: math.inf,
     "-inf": lambda: -math.inf,
     "complex": lambda: 1j,
-    "decimal": lambda: Decimal("2"),
+    "decimal": lambda: Decimal(2),
     "fraction": lambda: Fraction(1, 2),
     "whole": lambda: Whole(2),
     "enum": lambda: Colour.RED,
@@ -242,7 +242,6 @@ STRANGE: dict[str, Make] = {
     "attributes_raise": lambda: object_with(__getattr__=raises),
     "has_everything": lambda: object_with(__getattr__=lambda *_: 1),
     "fspath_raises": lambda: object_with(__fspath__=raises),
-    "class_lies": lambda: object_with(__class__=property(lambda _: nn.Linear)),
     "torch_function": lambda: object_with(__torch_function__=classmethod(raises)),
     "array_raises": lambda: object_with(__array__=raises),
 }
@@ -337,7 +336,6 @@ TENSORS: dict[str, Make] = {
     "parameter": lambda: nn.Parameter(torch.ones(5, 12)),
     "subclass": lambda: torch.ones(5, 12).as_subclass(RaisingTensor),
     "inference": lambda: _inference(),
-    "freed": lambda: _freed(),
 }
 
 MODULES: dict[str, Make] = {
@@ -363,7 +361,6 @@ MODULES: dict[str, Make] = {
     "module_fake": lambda: Answers(fake()),
     "module_sparse": lambda: Answers(torch.ones(5, 5).to_sparse()),
     "module_nested": lambda: Answers(nested(torch.jagged)),
-    "module_unheld": lambda: object.__new__(nn.Linear),
     "module_scripted": scripted,
     "module_traced": traced,
     "module_normed": normed,
@@ -390,10 +387,8 @@ def _inference() -> Tensor:
         return torch.ones(5, 12)
 
 
-def _freed() -> Tensor:
-    values = torch.ones(5, 12)
-    values.untyped_storage().resize_(0)
-    return values
-
-
 VALUES: dict[str, Make] = {**PLAIN, **STRANGE, **ARRAYS, **TORCH, **TENSORS, **MODULES}
+"""Every odd value by name, but those that take seconds to make."""
+
+SLOW = {"examples": ("2**31", "2**40", "2**62", "seventeen")}
+"""Values that an argument takes seriously, and that take long."""

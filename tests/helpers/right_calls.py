@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
+import right_numerics
 import torch
 from hypothesis import HealthCheck, Phase, find, settings
-from torch import Tensor, nn
+from right_layer import Use, bias, conv, layer, linear, weight, x, y
 
 import equiv
-from equiv import certificate, laws, numerics, report, testing
+from equiv import laws, report, testing
 from equiv import strategies as est
 from equiv.backends import TorchEager, measure_form
-from equiv.causes import Cause, likely_cause, name_cause, name_output_cause
+from equiv.causes import likely_cause, name_cause, name_output_cause
 from equiv.mapping import check_conv, check_feature_shape, check_linear
 from equiv.testing import faults
 
@@ -37,22 +36,6 @@ FACES = (
 )
 
 
-@dataclass(frozen=True)
-class Use:
-    """One callable with arguments that are right, made anew for each call."""
-
-    name: str
-    function: Callable[..., Any]
-    arguments: Callable[[], dict[str, Any]]
-
-    @property
-    def parameters(self) -> list[str]:
-        return list(self.arguments())
-
-    def call(self, **changed: Any) -> Any:
-        return self.function(**{**self.arguments(), **changed})
-
-
 CPU = TorchEager()
 ONCE = settings(
     database=None,
@@ -62,35 +45,6 @@ ONCE = settings(
     phases=[Phase.generate],
     suppress_health_check=list(HealthCheck),
 )
-
-
-def linear() -> nn.Linear:
-    layer = nn.Linear(12, 5, device="meta")
-    layer.weight = nn.Parameter(torch.arange(60.0).reshape(5, 12) - 30)
-    layer.bias = nn.Parameter(torch.arange(5.0))
-    return layer
-
-
-def conv() -> nn.Conv2d:
-    full = equiv.linear_to_full_conv(linear(), (3, 2, 2))
-    assert isinstance(full, nn.Conv2d)
-    return full
-
-
-def x() -> Tensor:
-    return torch.arange(60.0).reshape(5, 12) / 64
-
-
-def weight() -> Tensor:
-    return linear().weight.detach()
-
-
-def bias() -> Tensor:
-    return torch.arange(5.0)
-
-
-def y() -> Tensor:
-    return linear()(x()).detach()
 
 
 def drawn(strategy: Callable[..., Any]) -> Callable[..., Any]:
@@ -126,39 +80,6 @@ def from_recipe(**changed: Any) -> est.Case:
     return est.build_case(est.Recipe(**changed))
 
 
-def judged() -> dict[str, Any]:
-    return {
-        "result": y(),
-        "exact": numerics.exact_affine(x(), weight(), bias()),
-        "arithmetic": numerics.declared(torch.float32),
-    }
-
-
-def layer(**more: Any) -> dict[str, Any]:
-    return {"x": x(), "weight": weight(), "bias": bias(), **more}
-
-
-def doubles() -> dict[str, Any]:
-    return {name: value.double() for name, value in layer().items()}
-
-
-def arithmetic() -> dict[str, Any]:
-    found = numerics.declared(torch.float32)
-    return {name: getattr(found, name) for name in found.__dataclass_fields__}
-
-
-def probe() -> dict[str, Any]:
-    sizes = {"rows": 2, "in_features": 3, "out_features": 4}
-    options = {"device": "cpu", "unrounded": True, "reduction": None}
-    return {"seed": 1, "style": "dense", **sizes, "bias": True, "dtype": torch.float32, **options}
-
-
-def measured() -> dict[str, Any]:
-    sizes = {"rows": 2, "out_features": 2, "in_features": 4, "bias": True}
-    options = {"device": "cpu", "op": "any", "subject": "kernel", "order_limit": 4, "key": None}
-    return {"run": nn.functional.linear, "dtype": torch.float32, **sizes, **options}
-
-
 def form() -> dict[str, Any]:
     sizes = {"out_features": 2, "feature_shape": (2, 1, 1), "batch_shape": (2,), "bias": True}
     options = {"lay_input": None, "lay_weight": None, "order_limit": 4, "keep": False}
@@ -186,113 +107,290 @@ def run() -> report.Run:
 
 
 CHOICE: dict[str, Any] = {"laws": ["exact"], "forms": ["linear"], "dtypes": ["float32"]}
-VERDICT = equiv.compare(y(), y())
 
 USES = (
-    Use("equiv.linear_to_full_conv", equiv.linear_to_full_conv, lambda: {"linear": linear(), "feature_shape": (3, 2, 2), "share": False}),
-    Use("equiv.linear_to_pointwise_conv", equiv.linear_to_pointwise_conv, lambda: {"linear": linear(), "spatial_dims": 2, "share": False}),
-    Use("equiv.conv_to_linear", equiv.conv_to_linear, lambda: {"conv": conv(), "feature_shape": (3, 4, 4), "share": False}),
+    *right_numerics.USES,
+    Use(
+        "equiv.linear_to_full_conv",
+        equiv.linear_to_full_conv,
+        lambda: {"linear": linear(), "feature_shape": (3, 2, 2), "share": False},
+    ),
+    Use(
+        "equiv.linear_to_pointwise_conv",
+        equiv.linear_to_pointwise_conv,
+        lambda: {"linear": linear(), "spatial_dims": 2, "share": False},
+    ),
+    Use(
+        "equiv.conv_to_linear",
+        equiv.conv_to_linear,
+        lambda: {"conv": conv(), "feature_shape": (3, 4, 4), "share": False},
+    ),
     Use("equiv.to_feature_map", equiv.to_feature_map, lambda: {"x": x(), "feature_shape": (3, 2, 2)}),
     Use("equiv.to_channels", equiv.to_channels, lambda: {"x": x(), "spatial_dims": 2}),
-    Use("equiv.counterexample", equiv.counterexample, lambda: {"linear": linear(), "feature_shape": (3, 2, 2), "readout": None}),
-    Use("equiv.compare", equiv.compare, lambda: {"actual": y(), "expected": y(), "input": None, "weight": None, "bias": None, "layer": None, "arithmetic": None, "rtol": None, "atol": None}),
-    Use("equiv.compare", equiv.compare, lambda: {"actual": y(), "expected": y(), "input": x(), "layer": linear(), "arithmetic": None, "rtol": None, "atol": None}),
-    Use("equiv.compare", equiv.compare, lambda: {"actual": y(), "expected": y(), "input": x(), "weight": weight(), "bias": bias()}),
+    Use(
+        "equiv.counterexample",
+        equiv.counterexample,
+        lambda: {"linear": linear(), "feature_shape": (3, 2, 2), "readout": None},
+    ),
+    Use(
+        "equiv.compare",
+        equiv.compare,
+        lambda: {
+            "actual": y(),
+            "expected": y(),
+            "input": None,
+            "weight": None,
+            "bias": None,
+            "layer": None,
+            "arithmetic": None,
+            "rtol": None,
+            "atol": None,
+        },
+    ),
+    Use(
+        "equiv.compare",
+        equiv.compare,
+        lambda: {
+            "actual": y(),
+            "expected": y(),
+            "input": x(),
+            "layer": linear(),
+            "arithmetic": None,
+            "rtol": None,
+            "atol": None,
+        },
+    ),
+    Use(
+        "equiv.compare",
+        equiv.compare,
+        lambda: {"actual": y(), "expected": y(), "input": x(), "weight": weight(), "bias": bias()},
+    ),
     Use("equiv.compare", equiv.compare, lambda: {"actual": y(), "expected": y(), "input": x(), "layer": conv()}),
-    Use("equiv.assert_equivalent", equiv.assert_equivalent, lambda: {"candidate": conv(), "reference": linear(), "input": x(), "feature_shape": None, "seed": 0, "rtol": None, "atol": None}),
-    Use("equiv.assert_equivalent", equiv.assert_equivalent, lambda: {"candidate": conv(), "reference": linear(), "input": None, "feature_shape": (3, 2, 2), "seed": 0}),
+    Use(
+        "equiv.assert_equivalent",
+        equiv.assert_equivalent,
+        lambda: {
+            "candidate": conv(),
+            "reference": linear(),
+            "input": x(),
+            "feature_shape": None,
+            "seed": 0,
+            "rtol": None,
+            "atol": None,
+        },
+    ),
+    Use(
+        "equiv.assert_equivalent",
+        equiv.assert_equivalent,
+        lambda: {"candidate": conv(), "reference": linear(), "input": None, "feature_shape": (3, 2, 2), "seed": 0},
+    ),
     Use("equiv.certify", equiv.certify, certified),
-    Use("equiv.certify", equiv.certify, lambda: {"candidate": lambda x: x @ weight().T, "reference": lambda x: x @ weight().T, "in_features": 12, "dtype": torch.float32}),
-    Use("equiv.Verdict", equiv.Verdict, lambda: {"outcome": equiv.Outcome.IDENTICAL, "explanation": "same", "dtype": "float32", "shape": (5, 5)}),
-    Use("equiv.Outcome", equiv.Outcome, lambda: {"value": VERDICT.outcome.value}),
-    Use("equiv.NotEquivalent", equiv.NotEquivalent, lambda: {"verdict": VERDICT}),
-    Use("equiv.Cause", Cause, lambda: {"name": "x", "sentence": "y", "fix": "z"}),
-    Use("equiv.mapping.check_conv", check_conv, lambda: {"conv": conv(), "name": "conv"}),
-    Use("equiv.mapping.check_linear", check_linear, lambda: {"linear": linear(), "name": "linear"}),
-    Use("equiv.mapping.check_feature_shape", check_feature_shape, lambda: {"feature_shape": (3, 2, 2), "name": "shape"}),
+    Use(
+        "equiv.certify",
+        equiv.certify,
+        lambda: {
+            "candidate": lambda x: x @ weight().T,
+            "reference": lambda x: x @ weight().T,
+            "in_features": 12,
+            "dtype": torch.float32,
+        },
+    ),
+    Use(
+        "equiv.Verdict",
+        equiv.Verdict,
+        lambda: {"outcome": equiv.Outcome.IDENTICAL, "explanation": "same", "dtype": "float32", "shape": (5, 5)},
+    ),
+    Use("equiv.mapping.check_conv", check_conv, lambda: {"conv": conv()}),
+    Use("equiv.mapping.check_linear", check_linear, lambda: {"linear": linear()}),
+    Use("equiv.mapping.check_feature_shape", check_feature_shape, lambda: {"feature_shape": (3, 2, 2)}),
     Use("equiv.causes.likely_cause", likely_cause, lambda: {"actual": 2 * y(), **layer(feature_shape=(3, 2, 2))}),
-    Use("equiv.causes.name_cause", name_cause, lambda: {"candidate_weight": -weight(), "reference_weight": weight(), "feature_shape": (3, 2, 2), "candidate_bias": bias(), "reference_bias": 2 * bias()}),
-    Use("equiv.causes.name_output_cause", name_output_cause, lambda: {"actual": 2 * y(), "expected_exact": y().double(), **layer(feature_shape=(3, 2, 2), bound=torch.full((5, 5), 1e-3))}),
+    Use(
+        "equiv.causes.name_cause",
+        name_cause,
+        lambda: {
+            "candidate_weight": -weight(),
+            "reference_weight": weight(),
+            "feature_shape": (3, 2, 2),
+            "candidate_bias": bias(),
+            "reference_bias": 2 * bias(),
+        },
+    ),
+    Use(
+        "equiv.causes.name_output_cause",
+        name_output_cause,
+        lambda: {
+            "actual": 2 * y(),
+            "expected_exact": y().double(),
+            **layer(feature_shape=(3, 2, 2), bound=torch.full((5, 5), 1e-3)),
+        },
+    ),
     Use("equiv.backends.TorchEager", TorchEager, lambda: {"device": "cpu"}),
     Use("equiv.backends.measure_form", measure_form, form),
-    Use("equiv.numerics.Arithmetic", numerics.Arithmetic, arithmetic),
-    Use("equiv.numerics.Arithmetic.error", numerics.declared(torch.float32).error, lambda: {"terms": 3, "magnitude": torch.ones(2, dtype=torch.float64), "fewest": 0}),
-    Use("equiv.numerics.Reference", numerics.Reference, lambda: layer(gradient=False)),
-    Use("equiv.numerics.Reference.assess", numerics.Reference(**layer()).assess, lambda: {"result": y(), "arithmetic": numerics.declared(torch.float32)}),
-    Use("equiv.numerics.Reference.is_attained", numerics.Reference(**layer()).is_attained, lambda: {"result": y(), "arithmetic": numerics.declared(torch.float32)}),
-    Use("equiv.numerics.Exact.stays_below", numerics.exact_affine(**layer()).stays_below, lambda: {"arithmetic": numerics.declared(torch.float32)}),
-    Use("equiv.numerics.address_coded_weight", numerics.address_coded_weight, lambda: {"out_features": 2, "in_features": 3, "dtype": torch.float32, "device": "cpu"}),
-    Use("equiv.numerics.assess", numerics.assess, lambda: {"result": y(), **layer(arithmetic=numerics.declared(torch.float32))}),
-    Use("equiv.numerics.assess", numerics.assess, lambda: {"result": y().int(), **{k: v.int() for k, v in layer().items()}, "arithmetic": None}),
-    Use("equiv.numerics.bit_equal", numerics.bit_equal, lambda: {"a": y(), "b": y()}),
-    Use("equiv.numerics.same_bits", numerics.same_bits, lambda: {"a": y(), "b": y()}),
-    Use("equiv.numerics.declared", numerics.declared, lambda: {"dtype": torch.float32, "device": "cpu", "op": "any"}),
-    Use("equiv.numerics.dot_double_double", numerics.dot_double_double, doubles),
-    Use("equiv.numerics.entry_range", numerics.entry_range, lambda: {"dtype": torch.float32}),
-    Use("equiv.numerics.exact_affine", numerics.exact_affine, layer),
-    Use("equiv.numerics.exact_affine", numerics.exact_affine, doubles),
-    Use("equiv.numerics.exact_case", numerics.exact_case, probe),
-    Use("equiv.numerics.exact_integers", numerics.exact_integers, lambda: {k: v.round() for k, v in layer().items()}),
-    Use("equiv.numerics.exact_integers", numerics.exact_integers, lambda: {k: v.round().to(torch.complex64) for k, v in layer().items()}),
-    Use("equiv.numerics.exact_range", numerics.exact_range, lambda: {"dtype": torch.float32, "unrounded": False}),
-    Use("equiv.numerics.forget", numerics.forget, dict),
-    Use("equiv.numerics.format_of", numerics.format_of, lambda: {"dtype": torch.float32}),
-    Use("equiv.numerics.judge", numerics.judge, judged),
-    Use("equiv.numerics.judge", numerics.judge, lambda: {**judged(), "within": None}),
-    Use("equiv.numerics.measure", numerics.measure, measured),
-    Use("equiv.numerics.one_hot_rows", numerics.one_hot_rows, lambda: {"indices": torch.tensor([2, 0]), "in_features": 3, "dtype": torch.float32, "device": "cpu"}),
-    Use("equiv.numerics.ordinal", numerics.ordinal, lambda: {"values": y()}),
-    Use("equiv.numerics.round_down", numerics.round_down, lambda: {"values": y().double(), "dtype": torch.float16}),
-    Use("equiv.numerics.round_up", numerics.round_up, lambda: {"values": y().double(), "dtype": torch.float16}),
-    Use("equiv.numerics.round_nearest", numerics.round_nearest, lambda: {"values": y().double(), "dtype": torch.float16}),
-    Use("equiv.numerics.tolerance", numerics.tolerance, lambda: layer(arithmetic=None)),
     Use("equiv.strategies.all_layouts", est.all_layouts, lambda: {"ndim": 2, "dtype": torch.float32}),
-    Use("equiv.strategies.batch_shapes", drawn(est.batch_shapes), lambda: {"min_dims": 0, "max_dims": 2, "max_side": 4, "max_rows": 4, "allow_empty": True}),
+    Use(
+        "equiv.strategies.batch_shapes",
+        drawn(est.batch_shapes),
+        lambda: {"min_dims": 0, "max_dims": 2, "max_side": 4, "max_rows": 4, "allow_empty": True},
+    ),
     Use("equiv.strategies.build_case", est.build_case, lambda: {"recipe": est.Recipe(**recipe())}),
     Use("equiv.strategies.Recipe", from_recipe, recipe),
-    Use("equiv.strategies.Recipe", from_recipe, lambda: {**recipe(), "x": est.Values("probe"), "weight": est.Values("probe"), "style": "dense"}),
-    Use("equiv.strategies.cases", drawn(est.cases), lambda: {"dtype": torch.float32, "device": "cpu", "spatial_dims": (1, 2), "max_features": 8, "max_out": 4, "max_rows": 4, "max_work": 4096, "min_positions": 1, "batch_dims": (0, 2), "allow_empty": True, "bias": None, "kinds": None, "exact": False, "gradients": False, "layouts": False}),
+    Use(
+        "equiv.strategies.Recipe",
+        from_recipe,
+        lambda: {**recipe(), "x": est.Values("probe"), "weight": est.Values("probe"), "style": "dense"},
+    ),
+    Use(
+        "equiv.strategies.cases",
+        drawn(est.cases),
+        lambda: {
+            "dtype": torch.float32,
+            "device": "cpu",
+            "spatial_dims": (1, 2),
+            "max_features": 8,
+            "max_out": 4,
+            "max_rows": 4,
+            "max_work": 4096,
+            "min_positions": 1,
+            "batch_dims": (0, 2),
+            "allow_empty": True,
+            "bias": None,
+            "kinds": None,
+            "exact": False,
+            "gradients": False,
+            "layouts": False,
+        },
+    ),
     Use("equiv.strategies.devices", drawn(est.devices), lambda: {"kinds": None}),
     Use("equiv.strategies.dtypes", drawn(est.dtypes), lambda: {"kinds": ("float",), "device": "cpu"}),
-    Use("equiv.strategies.feature_shapes", drawn(est.feature_shapes), lambda: {"spatial_dims": (1, 2), "max_features": 8, "min_positions": 1}),
+    Use(
+        "equiv.strategies.feature_shapes",
+        drawn(est.feature_shapes),
+        lambda: {"spatial_dims": (1, 2), "max_features": 8, "min_positions": 1},
+    ),
     Use("equiv.strategies.kinds_for", est.kinds_for, lambda: {"dtype": torch.float32}),
-    Use("equiv.strategies.layers", drawn(est.layers), lambda: {"in_features": 2, "out_features": 3, "dtype": torch.float32, "device": "cpu", "bias": None, "kinds": None, "requires_grad": None}),
+    Use(
+        "equiv.strategies.layers",
+        drawn(est.layers),
+        lambda: {
+            "in_features": 2,
+            "out_features": 3,
+            "dtype": torch.float32,
+            "device": "cpu",
+            "bias": None,
+            "kinds": None,
+            "requires_grad": None,
+        },
+    ),
     Use("equiv.strategies.layouts", drawn(est.layouts), lambda: {"ndim": 2, "dtype": torch.float32, "kinds": None}),
-    Use("equiv.strategies.tensors", drawn(est.tensors), lambda: {"shape": (2, 3), "dtype": torch.float32, "device": "cpu", "kinds": None, "layouts": False, "requires_grad": False}),
-    Use("equiv.strategies.Layout", lambda t, kind, variant: est.Layout(kind, variant).apply(t), lambda: {"kind": "step", "variant": 0, "t": x()}),
-    Use("equiv.strategies.Values", lambda shape, dtype, device, **of: est.Values(**of).tensor(shape, dtype, device), lambda: {"kind": "normals", "seed": 1, "window": est.Window(), "edits": ((1, 2.0),), "shape": (2, 3), "dtype": torch.float32, "device": "cpu"}),
-    Use("equiv.strategies.Window", lambda **of: est.Values("normals", window=est.Window(**of)).tensor((9,), torch.float32), lambda: {"end": 5, "length": 4, "ends": 1}),
-    Use("equiv.laws.check_case", laws.check_case, lambda: {"law": "exact", "case": from_recipe(**{**recipe(), "x": est.Values("probe"), "weight": est.Values("probe"), "style": "dense"}), "backend": CPU, "forms": ["linear"]}),
+    Use(
+        "equiv.strategies.tensors",
+        drawn(est.tensors),
+        lambda: {
+            "shape": (2, 3),
+            "dtype": torch.float32,
+            "device": "cpu",
+            "kinds": None,
+            "layouts": False,
+            "requires_grad": False,
+        },
+    ),
+    Use(
+        "equiv.strategies.Layout",
+        lambda t, kind, variant: est.Layout(kind, variant).apply(t),
+        lambda: {"kind": "step", "variant": 0, "t": x()},
+    ),
+    Use(
+        "equiv.strategies.Values",
+        lambda shape, dtype, device, **of: est.Values(**of).tensor(shape, dtype, device),
+        lambda: {
+            "kind": "normals",
+            "seed": 1,
+            "window": est.Window(),
+            "edits": ((1, 2.0),),
+            "shape": (2, 3),
+            "dtype": torch.float32,
+            "device": "cpu",
+        },
+    ),
+    Use(
+        "equiv.strategies.Window",
+        lambda **of: est.Values("normals", window=est.Window(**of)).tensor((9,), torch.float32),
+        lambda: {"end": 5, "length": 4, "ends": 1},
+    ),
+    Use(
+        "equiv.laws.check_case",
+        laws.check_case,
+        lambda: {
+            "law": "exact",
+            "case": from_recipe(
+                **{**recipe(), "x": est.Values("probe"), "weight": est.Values("probe"), "style": "dense"}
+            ),
+            "backend": CPU,
+            "forms": ["linear"],
+        },
+    ),
     Use("equiv.laws.items", laws.items, lambda: {"backends": [CPU], **CHOICE}),
-    Use("equiv.laws.law", laws.law, lambda: {"number": 99, "title": "none", "draw": lambda _: None, "forms": ("linear",), "kinds": ("float",), "weight": 1.0, "needs_torch": False}),
+    Use(
+        "equiv.laws.law",
+        laws.law,
+        lambda: {
+            "number": 99,
+            "title": "none",
+            "draw": lambda _: None,
+            "forms": ("linear",),
+            "kinds": ("float",),
+            "weight": 1.0,
+            "needs_torch": False,
+        },
+    ),
     Use("equiv.laws.profile_of", laws.profile_of, lambda: {"name": "dev"}),
-    Use("equiv.laws.run_item", laws.run_item, lambda: {"item": item(), "profile": "dev", "examples": 1, "seed": 1, "arithmetic": "declared"}),
+    Use(
+        "equiv.laws.run_item",
+        laws.run_item,
+        lambda: {"item": item(), "profile": "dev", "examples": 1, "seed": 1, "arithmetic": "declared"},
+    ),
     Use("equiv.testing.Check", testing.Check, lambda: {"item": item()}),
-    Use("equiv.testing.check_backend", testing.check_backend, lambda: {"backend": CPU, **CHOICE, "profile": "dev", "examples": 1, "seed": 1, "arithmetic": "declared"}),
+    Use(
+        "equiv.testing.check_backend",
+        testing.check_backend,
+        lambda: {"backend": CPU, **CHOICE, "profile": "dev", "examples": 1, "seed": 1, "arithmetic": "declared"},
+    ),
     Use("equiv.testing.checks", testing.checks, lambda: {"backend": CPU, **CHOICE}),
     Use("equiv.testing.devices_under_test", testing.devices_under_test, dict),
-    Use("equiv.testing.parametrize_with_laws", testing.parametrize_with_laws, lambda: {"backend": CPU, **CHOICE, "expected_failures": None, "skips": None}),
-    Use("equiv.testing.faults.find", faults.find, lambda: {"fault": "pairwise", "profile": "dev", "seed": 1, "examples": 1, "laws": ["exact"], "dtypes": ["float32"]}),
+    Use(
+        "equiv.testing.parametrize_with_laws",
+        testing.parametrize_with_laws,
+        lambda: {"backend": CPU, **CHOICE, "expected_failures": None, "skips": None},
+    ),
+    Use(
+        "equiv.testing.faults.find",
+        faults.find,
+        lambda: {
+            "fault": "pairwise",
+            "profile": "dev",
+            "seed": 1,
+            "examples": 1,
+            "laws": ["exact"],
+            "dtypes": ["float32"],
+        },
+    ),
     Use("equiv.testing.faults.inject", faults.inject, lambda: {"name": "bias-doubled"}),
     Use("equiv.report.check_target", report.check_target, lambda: {"target": "-", "option": "--json"}),
     Use("equiv.report.check_targets", report.check_targets, lambda: {"targets": {"json": "-"}}),
     Use("equiv.report.ratio_text", report.ratio_text, lambda: {"ratio": 0.5}),
     Use("equiv.report.summary_lines", report.summary_lines, lambda: {"run": run()}),
-    Use("equiv.report.table_lines", report.table_lines, lambda: {"columns": ("a", "b"), "rows": [("1", "2")], "width": 80, "left": 1, "gap": 2}),
+    Use(
+        "equiv.report.table_lines",
+        report.table_lines,
+        lambda: {"columns": ("a", "b"), "rows": [("1", "2")], "width": 80, "left": 1, "gap": 2},
+    ),
     Use("equiv.report.write_json", report.write_json, lambda: {"payload": {}, "target": "-", "option": "--json"}),
     Use("equiv.report.write_run", report.write_run, lambda: {"run": run(), "targets": {"json": "-"}}),
 )
 
 
-"""Numbers of examples and of cases are as large as somebody wants them."""
-SLOW = {"examples": ("2**31", "2**40", "2**62", "seventeen")}
-
-
-def public_callables() -> Iterator[tuple[str, Any]]:
-    """Every function and class in the ``__all__`` of a face, under its name there."""
+def public_names() -> Iterator[tuple[str, Any]]:
+    """Every name in the ``__all__`` of a face, with what it stands for."""
     for face in FACES:
         module = importlib.import_module(face)
-        for name in module.__all__:
-            value = getattr(module, name)
-            if callable(value) and not isinstance(value, type(list[int])) and not inspect.ismodule(value):
-                yield f"{face}.{name}", value
+        yield from ((f"{face}.{name}", getattr(module, name)) for name in module.__all__)
