@@ -17,7 +17,7 @@ from equiv.numerics import format_of
 
 _ROWS = 2**22  # entries of a matrix that are compared at once
 _FIRST, _OUTPUTS, _TERMS = 16, 512, 2**22  # results on which a mistake is refuted, and confirmed; terms of these
-_POSITIONS = 48  # output positions whose inputs are taken for rows
+_POSITIONS, _PRODUCTS = 48, 2**26  # output positions whose inputs are taken for rows, and products of these
 _GROUPS = 4
 
 
@@ -139,7 +139,8 @@ def _of_rows(seen: _Seen, conv: Conv) -> Cause | None:
     """What goes wrong between a window and the results at its position: one dense layer for each group."""
     generator = torch.Generator().manual_seed(0)
     places, groups = seen.window.places, conv.groups
-    p = torch.unique(torch.cat([seen.some % places, torch.randperm(places, generator=generator)])[:_POSITIONS])
+    most = max(4, min(_POSITIONS, _PRODUCTS // max(1, seen.weight[0].numel() * len(seen.weight) * len(seen.x))))
+    p = torch.unique(torch.cat([seen.some % places, torch.randperm(places, generator=generator)])[:most])
     outs, causes = len(seen.weight) // groups, []
     if not seen.x.is_floating_point():
         return None
