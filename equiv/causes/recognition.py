@@ -54,13 +54,15 @@ def recognised(y: Outputs) -> Iterator[tuple[Cause, float]]:
     found = _in_wide_sums(y) or min(in_low_sums(y, *_sampled(y)), key=lambda fit: fit.distance, default=None)
     if found is None:
         return
-    profile, note = found.profile, ""
+    profile, distance, note = found.profile, found.distance, ""
+    if profile.sums != y.dtype and profile.results == _SINGLE:
+        distance = 0.0  # outputs of float64 that are numbers of float32 say all: sums in it are off as much as rounding
     if profile.x == profile.weight == _TF32 and all(torch.equal(_HALF(t), _TF32(t)) for t in (y.xs, y.ws)):
         note = "or to float16, which rounds these values alike"
     formats = {rounding.format for rounding in profile.roundings}
     wanted = _BITS if "steps" in formats or len(formats) > 1 else _KNOWN_BITS
-    if _bits(y, found.distance) >= wanted:
-        yield cause_of_profile(profile, y.dtype, note), found.distance
+    if _bits(y, distance) >= wanted:
+        yield cause_of_profile(profile, y.dtype, note), distance
 
 
 def _settled(operands: list[Operand], results: Kept) -> tuple[Kept, Kept, Kept]:
@@ -147,7 +149,8 @@ def _in_wide_sums(y: Outputs) -> Fit | None:
     shape = len(xs), len(rows), len(ws), len(outs)
     h, size = ((t.flatten(0, 1) @ u.flatten(0, 1).T).view(shape) for t, u in ((x, w), (x.abs(), w.abs())))
     a, e_size = (t[rows][:, outs][:, None] for t in (y.a, y.size))  # (r, 1, o)
-    sums = {torch.float32, y.dtype} if format_of(y.dtype).precision > 24 else {torch.float32}
+    sums = [torch.float32, y.dtype] if format_of(y.dtype).precision > 24 else [torch.float32]
+    narrow = [torch.equal(_SINGLE(t), t) for t in (y.xs, y.ws, y.b)]
     found: list[tuple[float, float, Profile]] = []
     for bias, kept, acc in combinations(bs, _results(y), sums):
         b = bias.values[:, 0]
@@ -156,7 +159,7 @@ def _in_wide_sums(y: Outputs) -> Fit | None:
         off = ((a - (h + b if kept is None else kept(h + b))) / e_size).square().mean((1, 3)).sqrt()  # (X, W)
         for i, j in ((a - (h + b)).abs() <= error).all(3).all(1).nonzero().tolist():
             profile = Profile(*_settled([xs[i], ws[j], bias], kept), acc, kept)
-            if profile.roundings or acc != y.dtype:
+            if profile.roundings and (acc == y.dtype or y.dtype != torch.float64 or _can_be_summed(profile, narrow)):
                 found.append((float(off[i, j]), _cost(profile), profile))
     close = sorted(found, key=lambda f: f[0])[:_SHORT]
     few = sorted(found, key=lambda f: f[1:2] + f[0:1])[:_SHORT]
@@ -168,6 +171,12 @@ def _in_wide_sums(y: Outputs) -> Fit | None:
             return best
         left.remove(best)
     return None
+
+
+def _can_be_summed(profile: Profile, narrow: list[bool]) -> bool:
+    """Whether what is summed in float32 are numbers of float32, and the results are."""
+    operands = zip((profile.x, profile.weight, profile.bias), narrow, strict=True)
+    return profile.results is not None and all(fits or kept is not None for kept, fits in operands)
 
 
 def _half_steps(size: Tensor, kept: Kept, dtype: torch.dtype) -> Tensor:
