@@ -10,15 +10,14 @@ from torch import Tensor
 
 from equiv.causes.mistakes import Cause
 from equiv.causes.outputs import likely_cause
-from equiv.causes.permutations import same
-from equiv.causes.windows import Mistaken, mistaken, terms_of, window_of
+from equiv.causes.windows import Mistaken, Window, mistaken, terms_of, window_of
 from equiv.dtypes import is_inexact
 from equiv.mapping import Conv
 from equiv.numerics import format_of
 
 _ROWS = 2**22  # entries of a matrix that are compared at once
 _FIRST, _OUTPUTS, _TERMS = 16, 512, 2**22  # results on which a mistake is refuted, and confirmed; terms of these
-_POSITIONS = 48  # output positions whose inputs are taken for rows
+_POSITIONS, _PRODUCTS = 48, 2**26  # output positions whose inputs are taken for rows, and products of these
 _GROUPS = 4
 
 
@@ -27,39 +26,34 @@ def own_kernel(matrix: Tensor, conv: Conv, shape: tuple[int, ...]) -> Tensor | N
 
     Every weight is read where its tap alone lands on an input.
     """
-    reads, n = window_of(conv, shape[1:]).reads(), math.prod(shape)
-    alone = (reads[:, :, None] == reads[:, None, :]).sum(-1) == 1
-    free = (reads >= 0) & alone
+    window, weight = window_of(conv, shape[1:]), conv.weight.detach().cpu().flatten(2)
+    reads = window.reads(torch.arange(window.places))
+    free = (reads >= 0) & ((reads[:, :, None] == reads[:, None, :]).sum(-1) == 1)
     if not bool(free.any(0).all()):
         return None
-    at = free.to(torch.uint8).argmax(0)  # (T,), an output position for every tap
-    weight = conv.weight.detach().cpu()
-    outs = torch.arange(len(weight))[:, None] * len(reads)
-    index, _ = terms_of(weight.flatten(2), reads, conv.groups, n, (outs + at).flatten())
-    taps = torch.arange(len(at)).repeat(len(weight))
-    index = index.view(len(index), -1, len(at))[torch.arange(len(index)), :, taps]  # (O*T, Cg)
-    kernel = matrix[(outs + at).flatten()[:, None], index].view(len(weight), len(at), -1).transpose(1, 2).contiguous()
-    right = Mistaken(Cause("none", ""), reads)
-    return kernel.flatten(1) if _is_matrix(matrix, right, kernel, conv.groups, range(1)) else None
+    outs, taps = len(weight), weight.shape[2]
+    rows = (torch.arange(outs)[:, None] * window.places + free.to(torch.uint8).argmax(0)).flatten()  # of every (o, tap)
+    index, _ = terms_of(weight, window, conv.groups, rows)
+    index = index.view(outs, taps, -1, taps).diagonal(dim1=1, dim2=3).permute(0, 2, 1).flatten(0, 1)  # (O*T, Cg)
+    kernel = matrix[rows[:, None], index].view(outs, taps, -1).transpose(1, 2).contiguous()
+    right = Mistaken(Cause("none", ""), window)
+    return kernel.flatten(1) if _is_matrix(matrix, right, kernel, conv.groups, [0]) else None
 
 
 def matrix_cause(matrix: Tensor, conv: Conv, shape: tuple[int, ...]) -> Mistaken | None:
     """The mistaken convolution whose dense matrix on maps ``shape`` is ``matrix`` (O*P, C*Q), bit for bit."""
-    weight = conv.weight.detach().cpu().flatten(2)
-    window = window_of(conv, shape[1:])
-    right = Mistaken(Cause("none", ""), window.reads())
-    every = torch.arange(len(matrix))
-    wrong = (matrix != right.matrix(weight, conv.groups, math.prod(shape), every)).any(1).nonzero().flatten()
-    first = wrong[:1].tolist() or [0]
-    return next((m for m in mistaken(conv, shape) if _is_matrix(matrix, m, weight, conv.groups, first)), None)
+    weight, groups = conv.weight.detach().cpu().flatten(2), conv.groups
+    right = Mistaken(Cause("none", ""), window_of(conv, shape[1:]))
+    wrong = (row for row in range(len(matrix)) if not right.fits(matrix, weight, groups, torch.tensor([row])))
+    first = [next(wrong, 0)]
+    return next((m for m in mistaken(conv, shape) if _is_matrix(matrix, m, weight, groups, first)), None)
 
 
-def _is_matrix(matrix: Tensor, mistake: Mistaken, weight: Tensor, groups: int, first: list[int] | range) -> bool:
+def _is_matrix(matrix: Tensor, mistake: Mistaken, weight: Tensor, groups: int, first: list[int]) -> bool:
     """Whether a matrix is that of a mistake; some rows are compared first."""
     rows, n = matrix.shape
-    step = max(1, _ROWS // n)
-    parts = [torch.tensor(list(first)), *torch.split(torch.arange(rows), step)]
-    return all(same(matrix[part], mistake.matrix(weight, groups, n, part)) for part in parts)
+    parts = [torch.tensor(first), *torch.split(torch.arange(rows), max(1, _ROWS // n))]
+    return all(mistake.fits(matrix, weight, groups, part) for part in parts)
 
 
 def sliding_cause(actual: Tensor, conv: Conv, x: Tensor, expected: Tensor | None = None) -> Cause | None:
@@ -85,6 +79,8 @@ def sliding_cause(actual: Tensor, conv: Conv, x: Tensor, expected: Tensor | None
     with torch.device("cpu"), torch.no_grad():
         try:
             seen = _Seen.of(actual, conv, x, expected)
+            if _distance(seen, Mistaken(Cause("none", ""), seen.window), conv, seen.some)[0]:
+                return None
             return _of_rows(seen, conv) or _of_windows(seen, conv)
         except (ValueError, RuntimeError):
             return None
@@ -98,7 +94,7 @@ class _Seen(NamedTuple):
     shape: tuple[int, ...]
     weight: Tensor  # (O, Cg, T), wide
     bias: Tensor  # (O,), wide
-    reads: Tensor  # (P, T), of the right convolution
+    window: Window  # of the right convolution
     some: Tensor  # indices into O*P
 
     @classmethod
@@ -119,7 +115,7 @@ class _Seen(NamedTuple):
             tuple(x.shape[1:]),
             weight,
             bias,
-            window.reads(),
+            window,
             _outputs(apart.amax(0), window.positions, weight),
         )
 
@@ -142,13 +138,14 @@ def _outputs(apart: Tensor, positions: tuple[int, ...], weight: Tensor) -> Tenso
 def _of_rows(seen: _Seen, conv: Conv) -> Cause | None:
     """What goes wrong between a window and the results at its position: one dense layer for each group."""
     generator = torch.Generator().manual_seed(0)
-    places, groups = len(seen.reads), conv.groups
-    p = torch.unique(torch.cat([seen.some % places, torch.randperm(places, generator=generator)])[:_POSITIONS])
+    places, groups = seen.window.places, conv.groups
+    most = max(4, min(_POSITIONS, _PRODUCTS // max(1, seen.weight[0].numel() * len(seen.weight) * len(seen.x))))
+    p = torch.unique(torch.cat([seen.some % places, torch.randperm(places, generator=generator)])[:most])
     outs, causes = len(seen.weight) // groups, []
     if not seen.x.is_floating_point():
         return None
     for group in range(min(groups, _GROUPS)):
-        index, _ = terms_of(seen.weight, seen.reads, groups, seen.x.shape[1], group * outs * places + p)
+        index, _ = terms_of(seen.weight, seen.window, groups, group * outs * places + p)
         rows = _padded(seen.x)[:, index].flatten(0, 1)  # (N*p, Cg*T)
         at = slice(group * outs, (group + 1) * outs)
         actual = seen.actual.view(len(seen.x), -1, places)[:, at][:, :, p].transpose(1, 2).flatten(0, 1)
@@ -162,9 +159,8 @@ def _of_rows(seen: _Seen, conv: Conv) -> Cause | None:
 
 def _of_windows(seen: _Seen, conv: Conv) -> Cause | None:
     """What goes wrong in reading or writing the maps."""
-    right = Mistaken(Cause("none", ""), seen.reads)
     best: Cause | None = None
-    _, far = _distance(seen, right, conv, seen.some)
+    _, far = _distance(seen, Mistaken(Cause("none", ""), seen.window), conv, seen.some)
     for mistake in mistaken(conv, seen.shape):
         for some in (seen.some[:_FIRST], seen.some):
             fits, distance = _distance(seen, mistake, conv, some)
@@ -180,11 +176,10 @@ def _of_windows(seen: _Seen, conv: Conv) -> Cause | None:
 
 def _distance(seen: _Seen, mistake: Mistaken, conv: Conv, some: Tensor) -> tuple[bool, float]:
     """Whether a mistake gives these results, within the rounding of right kernels, and how closely."""
-    n = seen.x.shape[1]
     wanted = some if mistake.outputs is None else mistake.outputs[some]
-    index, w = terms_of(seen.weight, mistake.reads, conv.groups, n, wanted)
+    index, w = terms_of(seen.weight, mistake.window, conv.groups, wanted)
     x = seen.x if mistake.inputs is None else seen.x[:, mistake.inputs]
-    b = seen.bias[wanted // len(mistake.reads)]
+    b = seen.bias[wanted // mistake.window.places]
     terms = _padded(x)[:, index] * w  # (N, some, Cg*T)
     h, a = terms.sum(-1) + b, seen.actual[:, some]
     if not is_inexact(a.dtype):

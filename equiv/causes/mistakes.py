@@ -161,8 +161,8 @@ _MISTAKES = {
     ),
     "rounding-stochastic": _Mistake("results are either neighbour of the exact sum, as if rounded at random"),
     # Where a convolution reads and writes, see equiv.causes.windows
-    "padding-mode": _Mistake("padded with {mode} instead of {right}", 'conv.padding_mode = "{right}"'),
-    "padding-shifted": _Mistake("padded by {before} before the first entry instead of {right}{words}"),
+    "padding-mode": _Mistake("padding mode {mode} instead of {right}", 'conv.padding_mode = "{right}"'),
+    "padding-shifted": _Mistake("padding before the first entry of {before} instead of {right}{words}"),
     "stride-wrong": _Mistake("stride {stride} instead of {right}"),
     "dilation-wrong": _Mistake("dilation {dilation} instead of {right}"),
     "outputs-order": _Mistake("the results are in another order: {sentence}"),
@@ -234,9 +234,11 @@ def _orders(plain: Tensor, shape: tuple[int, ...]) -> Iterator[ColumnMistake]:
         moved = _listed([right[axis] for axis in axes if order[axis] != axis])
         index = plain.view(shape).permute(order).reshape(-1)
         back = tuple(order.index(axis) for axis in axes)
+        moved_sizes = tuple(shape[axis] for axis in order)
+        inverse = plain.view(moved_sizes).permute(back).reshape(-1)
         for how, wrong, sizes, undo in (
-            (f"the columns are in the order {words}", index, tuple(shape[axis] for axis in order), back),
-            (f"columns in the order {right} were read as {words}", torch.argsort(index), shape, order),
+            (f"the columns are in the order {words}", index, moved_sizes, back),
+            (f"columns in the order {right} were read as {words}", inverse, shape, order),
         ):
             undone = f".permute({_joined((0, *(axis + 1 for axis in undo)))})"
             cause = cause_of(name, order=words, right=right, axes=moved, how=how, sizes=_joined(sizes), undo=undone)

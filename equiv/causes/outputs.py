@@ -10,6 +10,7 @@ from equiv.causes.directions import name_misrounding
 from equiv.causes.hypotheses import Outputs, output_causes
 from equiv.causes.mistakes import Cause
 from equiv.causes.roundings import ROUNDINGS
+from equiv.dtypes import is_inexact
 from equiv.errors import EquivError
 from equiv.mapping import FeatureShape, check_feature_shape, check_product
 from equiv.numerics import format_of
@@ -43,7 +44,8 @@ def likely_cause(
         exact = rows @ matrix.T if offset is None else rows @ matrix.T + offset
         size = rows.abs() @ matrix.abs().T
         terms = (rows != 0).double() @ (matrix != 0).double().T
-        bound = 4 * format_of(actual.dtype).u * exact.abs() + (terms + 1) * 2.0**-24 * size
+        u = format_of(actual.dtype).u
+        bound = 4 * u * exact.abs() + (terms + 1) * min(u, 2.0**-24) * size
         found = name_output_cause(
             actual.detach().cpu(), exact, x=rows, weight=matrix, bias=offset, feature_shape=feature_shape, bound=bound
         )
@@ -103,10 +105,11 @@ def name_output_cause(
         if outputs.explained_by(outputs.expected):
             return None
         best, far = None, outputs.distance(outputs.e)
+        as_right = format_of(actual.dtype).u if is_inexact(actual.dtype) else 0.0
         for found in output_causes(outputs, shape):
             if found.distance <= far / 2:
                 best, far = found.cause, found.distance
-            if far == 0:
+            if best is not None and far <= as_right:  # profiles come last, and cost most
                 break
         return best
 

@@ -45,7 +45,7 @@ class Profile:
         flushes = base.flushes_inputs or "bfloat16" in formats  # as kernels of bfloat16 do
         return replace(
             base,
-            name=f"{base.name.split(',')[0]}, {self.words()}",
+            name=f"{base.name.split(',')[0]}, {self.words(dtype)}",
             u=sums.u,
             accumulator_max=sums.max,
             underflow=format_of(torch.float32).min_normal if flushes else sums.min_subnormal,
@@ -60,8 +60,8 @@ class Profile:
             results=self.results,
         )
 
-    def words(self) -> str:
-        """The profile in one clause for each format."""
+    def words(self, dtype: torch.dtype) -> str:
+        """The profile of a layer of ``dtype`` in one clause for each format."""
         parts: dict[str, list[str]] = {}
         for what, kept in (("inputs", self.x), ("weights", self.weight), ("bias", self.bias)):
             if kept is not None:
@@ -69,7 +69,9 @@ class Profile:
         verbs = {to: "is" if what == ["bias"] else "are" for to, what in parts.items()}
         clauses = [f"{_listed(what)} {verbs[to]} rounded to {to}" for to, what in parts.items()]
         sums = dtype_name(self.sums)
-        clauses.append(f"sums are {sums}" if self.results else f"sums and results are {sums}")
+        clauses.append(
+            f"sums and results are {sums}" if not self.results and dtype == self.sums else f"sums are {sums}"
+        )
         clauses += [f"results are rounded to {self.results}"] if self.results else []
         return ", ".join(clauses)
 
@@ -89,7 +91,7 @@ def cause_of_profile(profile: Profile, dtype: torch.dtype, note: str = "") -> Ca
         kind = "output-rounded"
     name = f"{kind}-{_slug(formats)}" if formats != {"TF32 (cut off)"} or kind != "rounded" else "truncated-tf32"
     mended = low or (profile.x is not None and profile.weight is not None and profile.bias is None)
-    clauses = filter(None, (profile.words(), note, known_as(profile)))
+    clauses = filter(None, (profile.words(dtype), note, known_as(profile)))
     fix = SETTINGS.get(name, "") if mended else ""
     return Cause(name, ", ".join(clauses), fix).computed_in(profile.arithmetic(dtype))
 

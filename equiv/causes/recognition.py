@@ -22,7 +22,7 @@ from equiv.causes.low_sums import Fit, in_low_sums
 from equiv.causes.mistakes import Cause
 from equiv.causes.profiles import Kept, Profile, cause_of_profile, known_as
 from equiv.causes.steps import common_step, steps_of
-from equiv.numerics import Reference, Rounding, format_of, rounding_to
+from equiv.numerics import Reference, Rounding, format_of, ordinal, rounding_to
 
 if TYPE_CHECKING:
     from equiv.causes.hypotheses import Outputs
@@ -51,16 +51,18 @@ def recognised(y: Outputs) -> Iterator[tuple[Cause, float]]:
     """The profile that explains every output, if one does, as a cause with its distance."""
     if not y.a.numel() or not _is_near(y):
         return
-    found = _best(_in_wide_sums(y)) or min(in_low_sums(y, *_sampled(y)), key=lambda fit: fit.distance, default=None)
+    found = _in_wide_sums(y) or min(in_low_sums(y, *_sampled(y)), key=lambda fit: fit.distance, default=None)
     if found is None:
         return
-    profile, note = found.profile, ""
+    profile, distance, note = found.profile, found.distance, ""
+    if profile.sums != y.dtype and profile.results == _SINGLE:
+        distance = 0.0  # outputs of float64 that are numbers of float32 say all: sums in it are off as much as rounding
     if profile.x == profile.weight == _TF32 and all(torch.equal(_HALF(t), _TF32(t)) for t in (y.xs, y.ws)):
         note = "or to float16, which rounds these values alike"
     formats = {rounding.format for rounding in profile.roundings}
     wanted = _BITS if "steps" in formats or len(formats) > 1 else _KNOWN_BITS
-    if _bits(y, found.distance) >= wanted:
-        yield cause_of_profile(profile, y.dtype, note), found.distance
+    if _bits(y, distance) >= wanted:
+        yield cause_of_profile(profile, y.dtype, note), distance
 
 
 def _settled(operands: list[Operand], results: Kept) -> tuple[Kept, Kept, Kept]:
@@ -98,17 +100,28 @@ def _formats(dtype: torch.dtype) -> list[Rounding]:
     return [kept for kept in every if _PRECISION[kept.format] < format_of(dtype).precision]
 
 
-def _different(values: Tensor, tried: list[Rounding]) -> list[Operand]:
-    """The values (m, n) as they are and under each rounding that changes them, each result once."""
-    found = [Operand(None, values.double())]
+def _different(values: Tensor, tried: list[Rounding], some: Tensor) -> list[Operand]:
+    """The values (m, n) as they are and under each rounding that changes them, each result once; ``some`` rows of it.
+
+    Which results are the same is told by 64-bit sums of their bits, so that no copy of them is kept.
+    """
+    generator = torch.Generator().manual_seed(0)
+    odd = torch.randint(-(2**62), 2**62, (values.shape[1],), generator=generator) * 2 + 1
+    more = torch.randint(-(2**62), 2**62, (len(values),), generator=generator) * 2 + 1
+    found = [Operand(None, values[some].double())]
+    known = {_key(values, odd, more): 0}
     for rounding in tried:
-        kept = rounding(values).double()
-        like = next((k for k, other in enumerate(found) if torch.equal(kept, other.values)), None)
-        if like is None:
-            found.append(Operand(rounding, kept))
-        elif rounding == _HALF and found[like].rounding == _TF32:
-            found[like] = found[like]._replace(half_too=True)
+        kept = rounding(values)
+        place = known.setdefault(_key(kept, odd, more), len(found))
+        if place == len(found):
+            found.append(Operand(rounding, kept[some].double()))
+        elif rounding == _HALF and found[place].rounding == _TF32:
+            found[place] = found[place]._replace(half_too=True)
     return found
+
+
+def _key(values: Tensor, odd: Tensor, more: Tensor) -> int:
+    return int(((ordinal(values) * odd).sum(1) * more).sum())
 
 
 def _results(y: Outputs) -> list[Kept]:
@@ -125,32 +138,45 @@ def _results(y: Outputs) -> list[Kept]:
     return found
 
 
-def _in_wide_sums(y: Outputs) -> Iterator[Fit]:
-    """Profiles with sums in float32, or in the wider dtype of the layer, that are not refuted by some outputs."""
+def _in_wide_sums(y: Outputs) -> Fit | None:
+    """The best profile with sums in float32, or in the wider dtype of the layer, that all outputs lie in."""
     rows, outs = _sampled(y)
     x, w, b = (t.to(y.dtype) for t in (y.xs, y.ws, y.b))
-    xs = _different(x, [*_formats(y.dtype), *steps_of(x, weights=False)])
-    ws = _different(w, [*_formats(y.dtype), *steps_of(w, weights=True)])
-    bs = _different(b[None], _formats(y.dtype))
-    x, w = torch.stack([t.values[rows] for t in xs]), torch.stack([t.values[outs] for t in ws])  # (X, r, n), (W, o, n)
+    xs = _different(x, [*_formats(y.dtype), *steps_of(x, weights=False)], rows)
+    ws = _different(w, [*_formats(y.dtype), *steps_of(w, weights=True)], outs)
+    bs = _different(b[:, None], _formats(y.dtype), outs)
+    x, w = torch.stack([t.values for t in xs]), torch.stack([t.values for t in ws])  # (X, r, n), (W, o, n)
     shape = len(xs), len(rows), len(ws), len(outs)
     h, size = ((t.flatten(0, 1) @ u.flatten(0, 1).T).view(shape) for t, u in ((x, w), (x.abs(), w.abs())))
     a, e_size = (t[rows][:, outs][:, None] for t in (y.a, y.size))  # (r, 1, o)
-    sums = {torch.float32, y.dtype} if format_of(y.dtype).precision > 24 else {torch.float32}
+    sums = [torch.float32, y.dtype] if format_of(y.dtype).precision > 24 else [torch.float32]
+    narrow = [torch.equal(_SINGLE(t), t) for t in (y.xs, y.ws, y.b)]
     found: list[tuple[float, float, Profile]] = []
     for bias, kept, acc in combinations(bs, _results(y), sums):
-        b = bias.values[0, outs]
+        b = bias.values[:, 0]
         error = 1.01 * (x.shape[-1] + 5) * (format_of(acc).u + 2.0**-52) * (size + b.abs())
         error = error + _half_steps(a.abs() + h.abs(), kept, y.dtype)
         off = ((a - (h + b if kept is None else kept(h + b))) / e_size).square().mean((1, 3)).sqrt()  # (X, W)
         for i, j in ((a - (h + b)).abs() <= error).all(3).all(1).nonzero().tolist():
             profile = Profile(*_settled([xs[i], ws[j], bias], kept), acc, kept)
-            if profile.roundings or acc != y.dtype:
+            if profile.roundings and (acc == y.dtype or y.dtype != torch.float64 or _can_be_summed(profile, narrow)):
                 found.append((float(off[i, j]), _cost(profile), profile))
     close = sorted(found, key=lambda f: f[0])[:_SHORT]
     few = sorted(found, key=lambda f: f[1:2] + f[0:1])[:_SHORT]
-    for _, _, profile in {id(f[2]): f for f in (*few, *close)}.values():
-        yield from _in_full(y, profile)
+    fits = [_fit(y, profile) for _, _, profile in {id(f[2]): f for f in (*few, *close)}.values()]
+    left = sorted((fit for fit in fits if fit is not None), key=lambda fit: (_cost(fit.profile), fit.distance))
+    while left:
+        best = _best(left)
+        if _is_inside(y, best.profile):
+            return best
+        left.remove(best)
+    return None
+
+
+def _can_be_summed(profile: Profile, narrow: list[bool]) -> bool:
+    """Whether what is summed in float32 are numbers of float32, and the results are."""
+    operands = zip((profile.x, profile.weight, profile.bias), narrow, strict=True)
+    return profile.results is not None and all(fits or kept is not None for kept, fits in operands)
 
 
 def _half_steps(size: Tensor, kept: Kept, dtype: torch.dtype) -> Tensor:
@@ -173,19 +199,23 @@ def _spread(count: int, wanted: int, first: int) -> Tensor:
     return torch.tensor(sorted({first, *range(0, count, -(-count // wanted))}))
 
 
-def _in_full(y: Outputs, profile: Profile) -> Iterator[Fit]:
-    """The profile, if all outputs lie in the envelope of its arithmetic, and most rounded ones are its very own."""
-    arithmetic, kept = profile.arithmetic(y.dtype), profile.results
+def _is_inside(y: Outputs, profile: Profile) -> bool:
+    """Whether all outputs lie in the envelope of its arithmetic."""
     reference = Reference(*(t.to(y.dtype) for t in (y.xs, y.ws, y.b)))
-    if not reference.assess(y.a.to(y.dtype), arithmetic).all_inside:
-        return
+    return reference.assess(y.a.to(y.dtype), profile.arithmetic(y.dtype)).all_inside
+
+
+def _fit(y: Outputs, profile: Profile) -> Fit | None:
+    """How closely a profile gives all outputs; None where it rounds results and most are not its very own."""
     x, w, b = (t if kept is None else kept(t.to(y.dtype)).to(y.wide) for t, kept in _operands(y, profile))
+    products, kept = x @ w.T, profile.results
     if kept is None:
-        yield Fit(profile, y.distance(x @ w.T + b))
-        return
-    ends = [end.to(y.dtype).to(y.wide) for end in (kept(x @ w.T + b), kept(kept(x @ w.T) + b))]
-    if max(float((y.a == end).double().mean()) for end in ends) >= _SAME:
-        yield Fit(profile, min(map(y.distance, ends)), _of_flips(y, kept))
+        return Fit(profile, y.distance(products + b))
+    ends = [end.to(y.dtype).to(y.wide) for end in (kept(products + b), kept(kept(products) + b))]
+    narrower = _PRECISION[kept.format] < format_of(profile.sums).precision
+    if narrower and max(float((y.a == end).double().mean()) for end in ends) < _SAME:
+        return None
+    return Fit(profile, min(map(y.distance, ends)), _of_flips(y, kept))
 
 
 def _of_flips(y: Outputs, kept: Rounding) -> float:
@@ -200,11 +230,11 @@ def _operands(y: Outputs, profile: Profile) -> tuple[tuple[Tensor, Kept], ...]:
     return (y.xs, profile.x), (y.ws, profile.weight), (y.b, profile.bias)
 
 
-def _best(fits: Iterator[Fit]) -> Fit | None:
-    """The one with the fewest roundings, unless another is twice as close."""
-    best: Fit | None = None
-    for fit in sorted(fits, key=lambda fit: (_cost(fit.profile), fit.distance)):
-        if best is None or fit.distance + fit.doubt < best.distance / 2:
+def _best(fits: list[Fit]) -> Fit:
+    """The first, which has the fewest roundings, unless another is twice as close."""
+    best = fits[0]
+    for fit in fits[1:]:
+        if fit.distance + fit.doubt < best.distance / 2:
             best = fit
     return best
 

@@ -72,22 +72,28 @@ def name_cause(
         _bias_or_zeros("candidate_bias", candidate_bias, r), _bias_or_zeros("reference_bias", reference_bias, r)
     )
     with torch.device("cpu"):
-        bias_differs = not same(b, c)
         if same(w, r):
-            return _bias_cause(b, c) if bias_differs else None
-        if len(w) > 1 and bias_differs and w.dtype == b.dtype:
-            rows = matching(torch.cat([w, b[:, None]], 1), torch.cat([r, c[:, None]], 1))
-            if rows is not None:
-                return _permuted("outputs-permuted", rows).beside(_permuted("bias-permuted", rows))
-        cause = next(_weight_causes(w, r, shape), None)
-        if cause is None and conv is not None and conv.weight.dtype == w.dtype:
-            return _conv_cause(w, r, b, c, conv, shape)
-        if cause is None or not bias_differs:
-            return cause
-        for name in _STORED if cause.arithmetic is not None else ():
-            if same(w, rounded(r, name)) and same(b, rounded(c, name)):
-                return _rounded(name, "weights and bias", ROUNDING_OF[name], bias=True)
-        return cause.beside(_bias_cause(b, c) or cause_of("bias-unknown"))
+            return None if same(b, c) else _bias_cause(b, c)
+        if conv is not None and conv.weight.dtype == w.dtype and conv.weight[0].numel() < w.shape[1]:
+            cause = _conv_cause(w, r, b, c, conv, shape)  # it slides
+            if cause is not None:
+                return cause
+        return _weight_cause(w, r, b, c, shape)
+
+
+def _weight_cause(w: Tensor, r: Tensor, b: Tensor, c: Tensor, shape: tuple[int, ...]) -> Cause | None:
+    """The mistake that turns r into w, which differ somewhere, with what is known of the bias."""
+    if same(b, c):
+        return next(_weight_causes(w, r, shape), None)
+    if len(w) > 1 and w.dtype == b.dtype:
+        rows = matching(torch.cat([w, b[:, None]], 1), torch.cat([r, c[:, None]], 1))
+        if rows is not None:
+            return _permuted("outputs-permuted", rows).beside(_permuted("bias-permuted", rows))
+    cause = next(_weight_causes(w, r, shape), None)
+    for name in _STORED if cause is not None and cause.arithmetic is not None else ():
+        if same(w, rounded(r, name)) and same(b, rounded(c, name)):
+            return _rounded(name, "weights and bias", ROUNDING_OF[name], bias=True)
+    return None if cause is None else cause.beside(_bias_cause(b, c) or cause_of("bias-unknown"))
 
 
 def _conv_cause(w: Tensor, r: Tensor, b: Tensor, c: Tensor, conv: Conv, shape: tuple[int, ...]) -> Cause | None:

@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 
 from equiv.causes.mistakes import Cause, cause_of, column_mistakes
+from equiv.causes.permutations import same
 from equiv.mapping import Conv, pads_and_positions
+from equiv.numerics import format_of
 
 _MODES = ("zeros", "reflect", "replicate", "circular")
 _ROLLS = 8  # channels by which an input may be shifted
@@ -36,15 +38,20 @@ class Window:
     positions: tuple[int, ...]
     mode: str
 
-    def reads(self) -> Tensor:
-        """Which input each tap of each output reads: ``(P, T)``, -1 for a padded zero."""
-        place = torch.zeros(1, 1, dtype=torch.int64)
+    @property
+    def places(self) -> int:
+        """P."""
+        return math.prod(self.positions)
+
+    def reads(self, at: Tensor) -> Tensor:
+        """Which input each tap reads at some of the output positions: ``(len(at), T)``, -1 for a padded zero."""
+        place = torch.zeros(len(at), 1, dtype=torch.int64)
         for i, size in enumerate(self.spatial):
-            start = torch.arange(self.positions[i])[:, None] * self.stride[i] - self.before[i]
-            index = self._inside(start + torch.arange(self.kernel[i]) * self.dilation[i], size)
-            both = place[:, None, :, None] * size + index[None, :, None, :]
-            outside = (place < 0)[:, None, :, None] | (index < 0)[None, :, None, :]
-            place = torch.where(outside, -1, both).reshape(len(place) * len(index), -1)
+            here = at // math.prod(self.positions[i + 1 :]) % self.positions[i]
+            taps = torch.arange(self.kernel[i]) * self.dilation[i]
+            index = self._inside((here * self.stride[i] - self.before[i])[:, None] + taps, size)
+            outside = (place < 0)[:, :, None] | (index < 0)[:, None, :]
+            place = torch.where(outside, -1, place[:, :, None] * size + index[:, None, :]).flatten(1)
         return place
 
     def _inside(self, index: Tensor, size: int) -> Tensor:
@@ -60,34 +67,44 @@ class Window:
 
 @dataclass(frozen=True, eq=False)
 class Mistaken:
-    """A convolution with one mistake: its cause, what its taps read, and the orders of its input and results."""
+    """A convolution with one mistake: its cause, its window, and the orders of its input and results."""
 
     cause: Cause
-    reads: Tensor
+    window: Window
     inputs: Tensor | None = None  # it computes with x[:, inputs] for flattened maps x (N, C*Q)
     outputs: Tensor | None = None  # it returns y[:, outputs] for flattened results y (N, O*P)
 
-    def matrix(self, weight: Tensor, groups: int, n: int, rows: Tensor) -> Tensor:
-        """Rows of its dense matrix ``(len(rows), n)``, from ``weight`` (O, Cg, T); sums of taps in float64."""
-        wanted = rows if self.outputs is None else self.outputs[rows]
-        index, w = terms_of(weight, self.reads, groups, n, wanted)
-        dense = torch.zeros(len(rows), n + 1, dtype=torch.float64 if w.is_floating_point() else w.dtype)
-        dense.scatter_add_(1, index, w.to(dense.dtype))
-        dense = dense[:, :n].to(weight.dtype)
-        return dense if self.inputs is None else dense[:, torch.argsort(self.inputs)]
+    def fits(self, matrix: Tensor, weight: Tensor, groups: int, rows: Tensor) -> bool:
+        """Whether these rows of a dense matrix (O*P, C*Q) are its own, for ``weight`` (O, Cg, T).
+
+        An entry that one tap lands on must be equal; a sum of several may be rounded in any order.
+        """
+        n = matrix.shape[1]
+        seen = matrix[rows] if self.inputs is None else matrix[rows][:, self.inputs]
+        index, w = terms_of(weight, self.window, groups, rows if self.outputs is None else self.outputs[rows])
+        wide = w.to(torch.float64 if w.is_floating_point() else w.dtype)
+        dense = wide.new_zeros(len(rows), n + 1).scatter_add_(1, index, wide)[:, :n]
+        exact = dense.to(weight.dtype)
+        if not w.is_floating_point():
+            return same(seen, exact)
+        sizes, taps = (
+            dense.new_zeros(len(rows), n + 1).scatter_add_(1, index, terms)[:, :n]
+            for terms in (wide.abs(), torch.ones_like(wide))
+        )
+        near = (taps > 1) & ((seen.double() - dense).abs() <= taps * format_of(weight.dtype).u * sizes)
+        return same(seen.masked_fill(near, 0.0), exact.masked_fill(near, 0.0))
 
 
-def terms_of(weight: Tensor, reads: Tensor, groups: int, n: int, outputs: Tensor) -> tuple[Tensor, Tensor]:
-    """The terms of some of the O*P results: which of n inputs each reads, n for a padded zero, and its weight.
+def terms_of(weight: Tensor, window: Window, groups: int, outputs: Tensor) -> tuple[Tensor, Tensor]:
+    """The terms of some of the O*P results: which of C*Q inputs each reads, C*Q for a padded zero, and its weight.
 
     ``weight`` is (O, Cg, T); both results are ``(len(outputs), Cg*T)``.
     """
-    positions, channels = len(reads), weight.shape[1]
-    o, p = outputs // positions, outputs % positions
-    first = (o // (len(weight) // groups)) * channels
-    size = n // (channels * groups)  # Q
-    index = (first[:, None] + torch.arange(channels))[:, :, None] * size + reads[p][:, None, :]
-    return torch.where(reads[p][:, None, :] < 0, n, index).flatten(1), weight[o].flatten(1)
+    channels, size = weight.shape[1], math.prod(window.spatial)
+    o, reads = outputs // window.places, window.reads(outputs % window.places)[:, None, :]
+    channel = (o // (len(weight) // groups))[:, None] * channels + torch.arange(channels)
+    index = torch.where(reads < 0, groups * channels * size, channel[:, :, None] * size + reads)
+    return index.flatten(1), weight[o].flatten(1)
 
 
 def window_of(conv: Conv, spatial: tuple[int, ...]) -> Window:
@@ -103,21 +120,15 @@ def window_of(conv: Conv, spatial: tuple[int, ...]) -> Window:
 
 
 def mistaken(conv: Conv, shape: tuple[int, ...]) -> Iterator[Mistaken]:
-    """Every mistake of this module, each with another matrix than the convolution has on maps ``(C, *spatial)``."""
+    """Every mistake of this module, on maps ``(C, *spatial)``; some may make no difference."""
     window = window_of(conv, shape[1:])
-    right = window.reads()
+    results = len(conv.weight), *window.positions
     for cause, other in _windows(window):
-        reads = other.reads()
-        if not torch.equal(reads, right):
-            yield Mistaken(cause, reads)
-    for cause, index in _orders((len(conv.weight), *window.positions), "outputs"):
-        yield Mistaken(cause, right, outputs=index)
-    for cause, index in _orders(shape, "input"):
-        yield Mistaken(cause, right, inputs=index)
-    for cause, index in _channels(shape, conv.groups, "input"):
-        yield Mistaken(cause, right, inputs=index)
-    for cause, index in _channels((len(conv.weight), *window.positions), conv.groups, "outputs"):
-        yield Mistaken(cause, right, outputs=index)
+        yield Mistaken(cause, other)
+    for cause, index in (*_orders(results, "outputs"), *_channels(results, conv.groups, "outputs")):
+        yield Mistaken(cause, window, outputs=index)
+    for cause, index in (*_orders(shape, "input"), *_channels(shape, conv.groups, "input")):
+        yield Mistaken(cause, window, inputs=index)
 
 
 def _windows(right: Window) -> Iterator[tuple[Cause, Window]]:

@@ -16,6 +16,7 @@ from equiv.causes.roundings import ROUNDINGS, rounded
 
 FACTS = {
     **dict.fromkeys(("order", "right", "axes", "how", "turn", "moved", "scaled", "what", "when", "versus"), "words"),
+    **dict.fromkeys(("mode", "before", "words", "stride", "dilation", "sentence"), "words"),
     "sizes": "3, 2, 4",
     "undo": "[1]",
     "shape": (5, 5),
