@@ -36,7 +36,7 @@ from equiv.numerics.settled import Terms, is_ieee, last_bit, settled_error, two_
 
 _SAFETY = 2.0  # times the largest error in the worst orders
 _OFF, _ONE_OF = 6, 64  # how many results must be off, and which share of all
-_NAMED = 4  # how many must be off for a name, where a single one proves a defect
+_NAMED, _AMONG = 2, 16  # how many must be off, of how many, for a name where a single one proves a defect
 _TIES = 3  # how many where all of them are ties
 _SAMPLED = 64  # outputs whose terms are summed in several orders
 _TAKEN = 2**25  # terms that are taken one by one
@@ -223,4 +223,4 @@ def _is_shown(name: str, sums: Sums, off: Tensor, is_proved: bool) -> bool:
     if name == STOCHASTIC:
         above = sums.result[off].double() > exact
         return bool(above.any()) and not bool(above.all()) and _is_clear(different, len(off))
-    return (is_proved and different >= _NAMED) or _is_clear(different, len(off))
+    return (is_proved and different >= _NAMED and len(off) >= _AMONG) or _is_clear(different, len(off))
