@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -36,11 +36,15 @@ from equiv.numerics.settled import Terms, is_ieee, last_bit, settled_error, two_
 
 _SAFETY = 2.0  # times the largest error in the worst orders
 _OFF, _ONE_OF = 6, 64  # how many results must be off, and which share of all
-_NAMED = 4  # how many must be off for a name, where a single one proves a defect
+_NAMED, _AMONG = 2, 16  # how many must be off, of how many, for a name where a single one proves a defect
 _TIES = 3  # how many where all of them are ties
 _SAMPLED = 64  # outputs whose terms are summed in several orders
 _TAKEN = 2**25  # terms that are taken one by one
 _BLOCK = 2**20
+_SEARCHED = 16  # terms by which outputs are sorted out first
+
+
+Places: TypeAlias = tuple[Tensor, ...]  # rows and outputs
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,15 +94,23 @@ class Rounded:
         apart = self.bias is not None and self.arithmetic.bias_rounding == "either"
         return (False, True) if apart else (False,)
 
-    def sums(self, error: Tensor) -> Sums:
-        """Results and exact sums with what these may be off by."""
-        bias = torch.zeros(1, dtype=torch.float64) if self.bias is None else self.bias.double()
-        return Sums(self.result, self.exact, bias.expand_as(self.exact), error)
+    @cached_property
+    def last_bits(self) -> tuple[Tensor, Tensor]:
+        """Of some of the inputs ``(N, k)`` and weights ``(O, k)``."""
+        some = slice(0, None, max(1, self.x.shape[1] // _SEARCHED))
+        x, w = (last_bit(t[:, some].double()).int() for t in (self.x, self.weight))
+        return x, w
 
-    def terms_at(self, rows: Tensor, outputs: Tensor) -> Terms:
+    def sums(self, at: Places, error: Tensor) -> Sums:
+        """Results and exact sums of some outputs, with what these may be off by."""
+        return Sums(self.result[at], self.exact[at], self._bias_at(at), error)
+
+    def terms_at(self, at: Places) -> Terms:
         """The terms of some outputs."""
-        bias = torch.zeros(len(rows)) if self.bias is None else self.bias[outputs]
-        return Terms(self.x[rows].double(), self.weight[outputs].double(), bias.double())
+        return Terms(self.x[at[0]].double(), self.weight[at[1]].double(), self._bias_at(at))
+
+    def _bias_at(self, at: Places) -> Tensor:
+        return torch.zeros(len(at[1])).double() if self.bias is None else self.bias[at[1]].double()
 
 
 class Misrounding(NamedTuple):
@@ -122,80 +134,108 @@ def misrounding(seen: Rounded) -> Misrounding | None:
     """What is not rounded to nearest, proved or by the pattern of all results; None for nothing."""
     if not is_ieee(seen.arithmetic):
         return None
-    nearest = [_unlike(seen, apart) for apart in seen.ways]
-    if not all(bool(unlike.any()) for unlike in nearest):
+    unlike = [(apart, _unlike(seen, apart)) for apart in seen.ways]
+    unlike.sort(key=lambda way: int(way[1].sum()))
+    proved: list[Misrounding] = []
+    for apart, where in unlike:
+        found = _off(seen, apart, where)
+        if found is None:
+            break
+        proved.append(found)
+    is_proved = len(proved) == len(unlike)
+    if not is_proved and not _may_show(seen, [where for _, where in unlike]):
         return None
-    error, lower, upper = _proved_error(seen, torch.stack(nearest).any(0))
-    proved = _off(seen, error, lower, upper)
-    is_proved = bool(proved.off.any())
-    if not is_proved and not _may_show(seen, nearest):
+    largest = _largest_error(seen) if seen.result.dtype.itemsize == 2 else None
+    ways = [_off(seen, apart, where, largest) for apart, where in unlike]
+    if not all(ways):
         return None
-    if seen.result.dtype.itemsize == 2:
-        error = torch.minimum(error, _largest_error(seen))
-    found = _off(seen, error, lower, upper)
-    sums = Sums(*(each[seen.judged] for each in seen.sums(error)))
-    off = found.off[seen.judged]
-    name = next((name for name in explaining_roundings(sums) if _is_shown(name, sums, off, is_proved)), None)
-    if name is not None:
-        return found._replace(name=name)
-    return proved if is_proved else None
+    refuted = sorted((way for way in ways if way is not None), key=lambda way: int(way.off.sum()))
+    found = refuted[0]
+    at = seen.judged.nonzero(as_tuple=True)
+    error = _bound(seen, at) if largest is None else torch.minimum(_bound(seen, at), largest[at])
+    is_unlike = torch.stack([where for _, where in unlike]).any(0)[at]
+    error[is_unlike] = torch.minimum(error[is_unlike], _settled(seen, tuple(i[is_unlike] for i in at))[0])
+    sums = seen.sums(at, error)
+    off = {TIES_AWAY: refuted[-1].off[at]}  # one that comes after a rounding before the bias shows in that way alone
+    for name in explaining_roundings(sums):
+        if _is_shown(name, sums, off.get(name, found.off[at]), is_proved):
+            return found._replace(name=name)
+    return min(proved, key=lambda way: int(way.off.sum())) if is_proved else None
 
 
 def _unlike(seen: Rounded, apart: bool) -> Tensor:
-    """Where a result is not the exact value rounded to nearest."""
-    nearest, _ = nearest_bounds(seen.sums(torch.zeros_like(seen.exact)), apart=apart)
-    return seen.judged & (seen.result.double() != nearest)
+    """Where a result is not the exact value rounded to nearest, and this may tell something."""
+    if seen.result.dtype.itemsize > 2:
+        return seen.judged & (seen.result != seen.exact.to(seen.result.dtype)) & _is_small(seen)
+    bias = torch.zeros(1, dtype=torch.float64) if seen.bias is None else seen.bias.double()
+    sums = Sums(seen.result, seen.exact, bias.expand_as(seen.exact), torch.zeros_like(seen.exact))
+    return seen.judged & (seen.result.double() != nearest_bounds(sums, apart=apart)[0])
 
 
-def _off(seen: Rounded, error: Tensor, least: Tensor, most: Tensor) -> Misrounding:
-    """The results that rounding to nearest of sums within their error does not give, in the way with the fewest."""
-    values, found = seen.result.double(), []
-    for apart in seen.ways:
-        lower, upper = nearest_bounds(seen.sums(error), apart=apart)
-        lower, upper = torch.maximum(lower, least), torch.minimum(upper, most)
-        found.append(Misrounding(None, seen.judged & ((values < lower) | (values > upper)), lower, upper))
-    return min(found, key=lambda each: int(each.off.sum()))
+def _off(seen: Rounded, apart: bool, unlike: Tensor, largest: Tensor | None = None) -> Misrounding | None:
+    """The results that rounding to nearest does not give, of those that are not the nearest; None for none."""
+    at = unlike.nonzero(as_tuple=True)
+    error, least, most = _settled(seen, at)
+    error = torch.minimum(error, _bound(seen, at) if largest is None else torch.minimum(_bound(seen, at), largest[at]))
+    ends = nearest_bounds(seen.sums(at, error), apart=apart)
+    values, lower, upper = seen.result[at].double(), torch.maximum(ends[0], least), torch.minimum(ends[1], most)
+    off = (values < lower) | (values > upper)
+    if not bool(off.any()):
+        return None
+    nothing = torch.zeros_like(seen.exact)
+    found = (torch.zeros_like(unlike).index_put(at, off), *(nothing.index_put(at, end) for end in (lower, upper)))
+    return Misrounding(None, *found)
 
 
-def _proved_error(seen: Rounded, candidates: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """How far accumulators may be from the exact sums, and bounds of results, infinite where none are known.
+def _bound(seen: Rounded, at: Places) -> Tensor:
+    """How far accumulators may be from the exact sums, in any order; infinite where this does not settle a result."""
+    size, terms = seen.magnitude[at], seen.terms[at]
+    if seen.result.dtype.itemsize > 2:
+        one = (terms <= 1) & (size > 2.0**30 * seen.arithmetic.underflow) & (seen.result.dtype == torch.float32)
+        return torch.where(one, 0.0, math.inf).double()
+    error = seen.arithmetic.error(terms, size) * (1 + 2.0**-30)
+    return (error + (seen.x.shape[1] + 4) * 2.0**-52 * size).masked_fill(terms <= 1, 0.0)
 
-    The bound of the envelope for 16-bit results; for others, and where candidates are settled, what that leaves.
-    """
-    if seen.result.dtype.itemsize == 2:
-        error = seen.arithmetic.error(seen.terms, seen.magnitude) + (seen.x.shape[1] + 4) * 2.0**-52 * seen.magnitude
-        error = error.masked_fill(seen.terms <= 1, 0.0)
-    else:
-        one = (seen.terms <= 1) & (seen.result.dtype == torch.float32)
-        error = torch.where(one & (seen.magnitude > 2.0**30 * seen.arithmetic.underflow), 0.0, math.inf).double()
-    lower, upper = torch.full_like(error, -math.inf), torch.full_like(error, math.inf)
-    rows, outputs = _some_candidates(seen, candidates)
-    step = max(1, _BLOCK // max(1, seen.x.shape[1]))
-    for start in range(0, len(rows), step):
-        at = rows[start : start + step], outputs[start : start + step]
-        terms = seen.terms_at(*at)
-        error[at] = torch.minimum(error[at], settled_error(terms, seen.arithmetic))
-        lower[at], upper[at] = two_term_bounds(terms, seen.arithmetic)
+
+def _settled(seen: Rounded, at: Places) -> tuple[Tensor, Tensor, Tensor]:
+    """Error of the accumulator and bounds of the result of some outputs, infinite where they are not settled."""
+    error = torch.full((len(at[0]),), math.inf, dtype=torch.float64)
+    lower, upper = -error, error.clone()
+    which = _may_be_settled(seen, at).nonzero()[:, 0]
+    n = max(1, seen.x.shape[1])
+    which = which[:: max(1, -(-len(which) * n // _TAKEN))]
+    for start in range(0, len(which), step := max(1, _BLOCK // n)):
+        few = which[start : start + step]
+        terms = seen.terms_at(tuple(i[few] for i in at))
+        error[few] = settled_error(terms, seen.arithmetic)
+        lower[few], upper[few] = two_term_bounds(terms, seen.arithmetic)
     return error, lower, upper
 
 
-def _some_candidates(seen: Rounded, candidates: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows and outputs of those whose terms may leave no choice, as far as some of the terms show."""
-    n = seen.x.shape[1]
-    some = torch.arange(0, n, max(1, n // 4))[:4]
-    x, w = seen.x[:, some].double(), seen.weight[:, some].double()
-    last = (last_bit(x)[:, None, :] + last_bit(w)[None, :, :]).amin(2) if n else torch.zeros_like(candidates).long()
-    fine = torch.ldexp(seen.magnitude, (-last).clamp(-1000, 1000)) <= 2 / seen.arithmetic.u
-    rows, outputs = (candidates & (fine | (seen.terms <= 2))).nonzero(as_tuple=True)
-    every = max(1, -(-len(rows) * n // _TAKEN))
-    return rows[::every], outputs[::every]
+def _is_small(seen: Rounded) -> Tensor:
+    """Bool ``(N, O)``; two terms at most, or a magnitude that one of the terms allows to be settled."""
+    few = seen.terms <= 2
+    if not seen.x.shape[1]:
+        return few
+    x, w = (torch.exp2(last[:, 0].clamp(-500, 500).double()) for last in seen.last_bits)
+    return few | (seen.magnitude <= (x * (2 / seen.arithmetic.u))[:, None] * w)
+
+
+def _may_be_settled(seen: Rounded, at: Places) -> Tensor:
+    """Whether the terms of some outputs may leave no choice, as far as a few of them show."""
+    few = seen.terms[at] <= 2
+    if not seen.x.shape[1]:
+        return few
+    last = (seen.last_bits[0][at[0]] + seen.last_bits[1][at[1]]).amin(1)
+    size = torch.exp2(last.clamp(-1000, 1000).double()) * (2 / seen.arithmetic.u)  # no smaller for all terms
+    return few | (seen.magnitude[at] <= size)
 
 
 def _largest_error(seen: Rounded) -> Tensor:
     """``e`` of every output: how far float32 sums of these terms lie from the exact ones, and as much again."""
     count = min(_SAMPLED, seen.exact.numel())
     k = torch.arange(count)
-    share = summation_error(seen.terms_at(k * len(seen.x) // count, k * 7919 % len(seen.weight)).all)
+    share = summation_error(seen.terms_at((k * len(seen.x) // count, k * 7919 % len(seen.weight))).all)
     return _SAFETY * share * seen.arithmetic.u * seen.magnitude
 
 
@@ -205,8 +245,12 @@ def _may_show(seen: Rounded, nearest: list[Tensor]) -> bool:
         return False
     if _is_clear(min(int(unlike.sum()) for unlike in nearest), seen.exact.numel()):
         return True
-    sums = seen.sums(torch.zeros_like(seen.exact))
-    return all(any(n >= _TIES for n in explained_by(TIES_AWAY, Sums(*(each[at] for each in sums)))) for at in nearest)
+    for where in nearest:
+        at = where.nonzero(as_tuple=True)
+        count = max(explained_by(TIES_AWAY, seen.sums(at, torch.zeros(len(at[0]), dtype=torch.float64))))
+        if count < max(_TIES, len(at[0]) // 2):
+            return False
+    return True
 
 
 def _is_clear(count: int, total: int) -> bool:
@@ -223,4 +267,4 @@ def _is_shown(name: str, sums: Sums, off: Tensor, is_proved: bool) -> bool:
     if name == STOCHASTIC:
         above = sums.result[off].double() > exact
         return bool(above.any()) and not bool(above.all()) and _is_clear(different, len(off))
-    return (is_proved and different >= _NAMED) or _is_clear(different, len(off))
+    return (is_proved and different >= _NAMED and len(off) >= _AMONG) or _is_clear(different, len(off))

@@ -59,7 +59,7 @@ def settled_error(terms: Terms, arithmetic: Arithmetic) -> Tensor:
     error = torch.where(on_grid, 0.0, math.inf)
     if arithmetic.output.itemsize == 2 and bool(of_two.any()):
         s, lost = two_sum(*_both(terms))
-        error = torch.where(of_two & ~on_grid, (s.float().double() - s).abs() + lost.abs(), error)
+        error = torch.where(of_two & ~on_grid, (s.float().double() - s).abs() + 2 * lost.abs(), error)
     return error.double()
 
 

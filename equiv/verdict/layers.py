@@ -16,7 +16,7 @@ from torch.nn.parameter import is_lazy
 
 from equiv.arguments import check_integer, check_tensor
 from equiv.backends import Function
-from equiv.causes import name_cause
+from equiv.causes import Cause, name_cause, name_misrounding
 from equiv.dtypes import DTYPES, dtype_name, dtype_names, is_inexact
 from equiv.errors import EquivError
 from equiv.mapping import (
@@ -39,6 +39,7 @@ from equiv.verdict.results import Mismatch, compare_rows
 
 _ONE_HOTS = 256
 _ROWS = 32
+_NAMED = 2**22  # weights of a layer whose rounding is named on further inputs
 
 
 @plain_torch()
@@ -128,13 +129,16 @@ def assert_equivalent(  # noqa: PLR0913 - the options are the interface
         _check_input(layer, input)
     weight, bias = layer.weight.detach(), _bias(layer)
     alternatives = _alternatives(left, right)
-    for words, x, columns in _inputs(layer, input, seed):
+    inputs = _inputs(layer, input, seed)
+    for words, x, columns in inputs:
         actual, expected = (side.run(x) for side in (left, right))
         rows = Comparison(actual, expected, x, weight, bias, arithmetic, tolerances, alternative_weights=alternatives)
         verdict, wrong = _judged(rows, columns)
         if not verdict.equivalent:
-            rows = rows.exchanged() if wrong is not None and wrong.of_expected else rows
-            cause = None if wrong is None else cause_of_outputs(rows, wrong.output, shape, _conv(right, left))
+            side = right if wrong is not None and wrong.of_expected else left
+            rows = rows.exchanged() if side is right else rows
+            further = ((x, side.run(x)) for _, x, _ in inputs)
+            cause = None if wrong is None else _cause(rows, wrong.output, shape, _conv(right, left), further)
             words += "".join(f", the {side.name}{side.asked}" for side in (left, right) if side.asked)
             raise NotEquivalent(replace(verdict, explanation=f"{words}, {verdict.explanation}", cause=cause))
 
@@ -215,6 +219,22 @@ def _alternatives(left: _Side, right: _Side) -> tuple[Alternatives, Alternatives
     of_function: Alternatives = (None,) if known is None else (None, known)
     first, second = (of_function if side.dense is None else (side.taps,) for side in (left, right))
     return first, second
+
+
+def _cause(
+    rows: Comparison,
+    worst: int,
+    shape: tuple[int, ...],
+    conv: Conv | None,
+    further: Iterator[tuple[Tensor, Tensor]],
+) -> Cause | None:
+    """The likely cause; a wrong rounding that few results leave open may show in further results ``(x, y)``."""
+    weight, bias = rows.weight, rows.bias
+    found = cause_of_outputs(rows, worst, shape, conv)
+    if found is not None or weight.dtype not in (torch.float16, torch.bfloat16) or weight.numel() > _NAMED:
+        return found
+    named = (name_misrounding(y, x=x, weight=weight, bias=bias) for x, y in further if y.shape == (len(x), len(weight)))
+    return next((cause for cause in named if cause is not None), None)
 
 
 def _judged(rows: Comparison, columns: Tensor | None) -> tuple[Verdict, Mismatch | None]:

@@ -11,8 +11,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from equiv.numerics import Arithmetic, Assessment, Rounded, misrounding
+from equiv.numerics import Arithmetic, Assessment, Misrounding, Rounded, misrounding
 from equiv.verdict.arguments import Comparison
+
+_OUTPUTS = 2**18  # taken at once
 
 
 def held_to_nearest(
@@ -25,16 +27,23 @@ def held_to_nearest(
     several = any(weight is not None for tried in rows.alternative_weights for weight in tried)
     if arithmetic is None or not result.is_floating_point() or several:
         return found, None
-    usable = ~found.undecided & found.exact.isfinite() & found.magnitude.isfinite()
-    weights = rows.weight, rows.bias
-    seen = Rounded(result, rows.input, *weights, found.exact, found.magnitude, found.terms, usable, arithmetic)
-    wrong = misrounding(seen)
-    if wrong is None:
-        return found, None
-    at = (wrong.off & found.inside).nonzero(as_tuple=True)
-    lower, upper, values = wrong.lower[at], wrong.upper[at], result[at].double()
-    beyond = torch.where(values > upper, values - upper, lower - values)
-    bounds = {"inside": torch.zeros_like(at[0], dtype=torch.bool), "lower": lower, "upper": upper}
-    changes = {**bounds, "ratio": 1 + beyond / values.abs()}
-    changed = {name: getattr(found, name).index_put(at, new) for name, new in changes.items()}
-    return replace(found, **changed), wrong.name
+    name, step = None, max(1, _OUTPUTS // max(1, len(rows.weight)))
+    for start in range(0, len(result), step):
+        at = slice(start, start + step)
+        usable = ~found.undecided[at] & found.exact[at].isfinite() & found.magnitude[at].isfinite()
+        known = found.exact[at], found.magnitude[at], found.terms[at], usable
+        wrong = misrounding(Rounded(result[at], rows.input[at], rows.weight, rows.bias, *known, arithmetic))
+        if wrong is not None:
+            found, name = _with(found, result, wrong, start), name or wrong.name
+    return found, name
+
+
+def _with(found: Assessment, result: Tensor, wrong: Misrounding, start: int) -> Assessment:
+    """What was found, but for the rows from ``start`` on."""
+    off = wrong.off & found.inside[start : start + len(wrong.off)]
+    lower, upper, (row, output) = wrong.lower[off], wrong.upper[off], off.nonzero(as_tuple=True)
+    at = row + start, output
+    values = result[at].double()
+    ratio = 1 + torch.where(values > upper, values - upper, lower - values) / values.abs()
+    changes = {"inside": torch.zeros_like(values, dtype=torch.bool), "lower": lower, "upper": upper, "ratio": ratio}
+    return replace(found, **{name: getattr(found, name).index_put(at, new) for name, new in changes.items()})
