@@ -18,6 +18,9 @@ from equiv.mapping.convert import (
 )
 from equiv.mapping.convert import undrawn as undrawn
 from equiv.mapping.dense_matrix import tap_weights as tap_weights
+from equiv.mapping.dense_matrix import taps_as_dense as taps_as_dense
+from equiv.mapping.geometry import Axis as Axis
+from equiv.mapping.geometry import axes_read as axes_read
 from equiv.mapping.geometry import covers as covers
 from equiv.mapping.geometry import geometry_of as geometry_of
 from equiv.mapping.geometry import has_valid_attributes as has_valid_attributes

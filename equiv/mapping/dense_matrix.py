@@ -87,6 +87,30 @@ def tap_weights(conv: Conv, shape: tuple[int, ...]) -> Tensor | None:
     return blocks.permute(3, 0, 1, 4, 2).reshape(len(weight) * len(places), -1)
 
 
+def taps_as_dense(weight: Tensor, read: list[int]) -> Tensor:
+    """The weights of one output position as its dense layer has them, each at the first tap that reads its input.
+
+    Args:
+        weight: ``(O, Cg, T)`` of the convolution.
+        read: For every tap which input it reads, by any number; negative for a padded zero.
+
+    Returns:
+        ``(O, Cg, T)``: where several taps read one input the first has their sum, rounded once, and the others zero,
+        as have taps that read a padded zero.
+
+    Example:
+        >>> taps_as_dense(torch.tensor([[[1.0, 2.0, 4.0]]]), [7, 7, -1]).tolist()
+        [[[3.0, 0.0, 0.0]]]
+    """
+    dense = torch.zeros_like(weight)
+    for place in {place for place in read if place >= 0}:
+        taps = [tap for tap, other in enumerate(read) if other == place]
+        for part, target in zip(_real_parts(weight), _real_parts(dense), strict=True):
+            terms = part[..., taps]
+            target[..., taps[0]] = terms[..., 0] if len(taps) == 1 else _sum_rounded_once(terms)
+    return dense
+
+
 def _fill(dense: Tensor, weight: Tensor, places: Tensor, *, groups: int) -> None:
     """Write the convolution's matrix into zeros.
 

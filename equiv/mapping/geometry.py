@@ -7,7 +7,7 @@ Knows the attributes of a convolution, and nothing of its values: the matrix tha
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -118,6 +118,40 @@ def covers(layer: nn.Linear | Conv, shape: tuple[int, ...]) -> bool:
     return one_window and layer.groups == 1 and layer.weight.shape[1:] == shape
 
 
+class Axis(NamedTuple):
+    """One axis of a map as a kernel moves along it.
+
+    Attributes:
+        reads: Which entry lies at each index of the padded axis, -1 for a padded zero; int64.
+        stride: From one output position to the next.
+        dilation: From one tap to the next.
+        taps: How many there are.
+        positions: How many outputs there are.
+    """
+
+    reads: Tensor
+    stride: int
+    dilation: int
+    taps: int
+    positions: int
+
+
+def axes_read(conv: Conv, spatial: tuple[int, ...]) -> list[Axis]:
+    """Every axis of a map of sizes ``spatial``; tap k of output p reads the padded index ``p*stride + k*dilation``.
+
+    Example:
+        >>> axes_read(nn.Conv1d(1, 1, 2, padding=1, padding_mode="circular"), (3,))[0].reads.tolist()
+        [2, 0, 1, 2, 0]
+    """
+    pads, positions = pads_and_positions(conv, spatial)
+    strides, dilations, taps = _per_axis(conv, "stride"), _per_axis(conv, "dilation"), conv.weight.shape[2:]
+    entries = (
+        _unpadded(torch.arange(-before, size + after, device="cpu"), size, conv.padding_mode)
+        for size, (before, after) in zip(spatial, pads, strict=True)
+    )
+    return [Axis(*values) for values in zip(entries, strides, dilations, taps, positions, strict=True)]
+
+
 def inputs_read(conv: Conv, spatial: tuple[int, ...]) -> Tensor:
     """Which input position each (output position, tap) reads: int64 ``(P, T)``, -1 where it reads a padded zero.
 
@@ -125,20 +159,24 @@ def inputs_read(conv: Conv, spatial: tuple[int, ...]) -> Tensor:
         >>> inputs_read(nn.Conv1d(1, 1, 2, padding=1), (2,)).tolist()
         [[-1, 0], [0, 1], [1, -1]]
     """
-    pads, positions = pads_and_positions(conv, spatial)
-    kernel, rank = conv.weight.shape[2:], len(spatial)
-    strides, dilations = _per_axis(conv, "stride"), _per_axis(conv, "dilation")
+    rank = len(spatial)
     place = torch.zeros((1,) * (2 * rank), dtype=torch.int64, device="cpu")
     inside = torch.ones((1,) * (2 * rank), dtype=torch.bool, device="cpu")
-    for i, size in enumerate(spatial):
-        start = torch.arange(positions[i], device="cpu")[:, None] * strides[i] - pads[i][0]
-        index = _unpadded(start + torch.arange(kernel[i], device="cpu") * dilations[i], size, conv.padding_mode)
+    axes = axes_read(conv, spatial)
+    for i, (size, axis) in enumerate(zip(spatial, axes, strict=True)):
+        index = axis.reads[_windows(axis)]
         shape = [1] * (2 * rank)
         shape[i], shape[rank + i] = index.shape
         index = index.view(shape)
         place = place * size + index
         inside = inside & (index >= 0)
-    return torch.where(inside, place, -1).reshape(math.prod(positions), -1)
+    return torch.where(inside, place, -1).reshape(math.prod(axis.positions for axis in axes), -1)
+
+
+def _windows(axis: Axis) -> Tensor:
+    """Which padded index each (output position, tap) reads: int64 ``(P, T)`` of one axis."""
+    first = torch.arange(axis.positions, device="cpu")[:, None] * axis.stride
+    return first + torch.arange(axis.taps, device="cpu") * axis.dilation
 
 
 def _unpadded(index: Tensor, size: int, mode: str) -> Tensor:

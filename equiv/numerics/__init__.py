@@ -18,6 +18,7 @@ from equiv.numerics.reference import dot_double_double, exact_integers
 from equiv.numerics.reference import fast_two_sum as fast_two_sum
 from equiv.numerics.reference import two_product as two_product
 from equiv.numerics.reference import two_sum as two_sum
+from equiv.numerics.splitting import dot_integers as dot_integers
 
 # Listed: for users. Imported under their own names above: for the other packages of equiv.
 __all__ = [

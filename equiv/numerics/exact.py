@@ -17,7 +17,8 @@ from torch import Tensor
 
 from equiv.numerics.arithmetic import Arithmetic
 from equiv.numerics.formats import format_of, subnormals_kept
-from equiv.numerics.reference import dot_double_double
+from equiv.numerics.reference import dot_double_double, two_sum
+from equiv.numerics.splitting import dot_wide, slices_pay
 
 
 @dataclass(frozen=True)
@@ -111,8 +112,8 @@ def exact_affine(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Exact
     subnormal = _subnormal_mass(*sizes, min_normal=format_of(dtype).min_normal)
     low: Tensor | None = None
     if dtype == torch.float64:
-        value, low = dot_double_double(x, weight, b)
-        uncertainty = (x.shape[-1] + 4) * 2.0**-100 * magnitude + 4 * format_of(dtype).min_subnormal
+        value, low, slack = _double_double(x, weight, b, magnitude, terms)
+        uncertainty = (x.shape[-1] + 4) * 2.0**-100 * magnitude + 4 * format_of(dtype).min_subnormal + slack
         exact = (terms == 0) | ((terms == 1) & (magnitude > 2.0**-960))
         uncertainty = uncertainty.masked_fill(exact, 0.0)
     else:
@@ -123,6 +124,19 @@ def exact_affine(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Exact
     largest = x.shape[-1] * sizes[0].largest * sizes[1].largest + (sizes[2].largest if b is not None else 0.0)
     reach = 1.001 * largest * (1 + (x.shape[-1] + 1) * 2.0**-7)
     return Exact(value, low, uncertainty, magnitude, terms, b, subnormal, classes, fewest=fewest, reach=reach)
+
+
+def _double_double(
+    x: Tensor, weight: Tensor, b: Tensor | None, magnitude: Tensor, terms: Tensor
+) -> tuple[Tensor, Tensor, Tensor | float]:
+    """The outputs as two words, and a bound on their error beside that of double-double itself."""
+    if not slices_pay(x, weight):
+        return *dot_double_double(x, weight, b), 0.0
+    high, low, slack = dot_wide(x, weight, magnitude, terms)
+    if b is not None:
+        high, error = two_sum(high, b.expand_as(high))
+        high, low = two_sum(high, low + error)
+    return high, low, slack
 
 
 @dataclass(frozen=True)
