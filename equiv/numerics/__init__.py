@@ -3,6 +3,7 @@
 from equiv.dtypes import COMPLEX, DTYPES, FLOATS, INTEGERS
 from equiv.numerics.arithmetic import OPS, Arithmetic, declared
 from equiv.numerics.envelope import Judgement, judge
+from equiv.numerics.exact import Classes as Classes
 from equiv.numerics.exact import Exact, exact_affine
 from equiv.numerics.formats import Format, bit_equal, format_of, ordinal, round_down, round_nearest, round_up, same_bits
 from equiv.numerics.formats import from_ordinal as from_ordinal

@@ -81,6 +81,11 @@ class Patches:
         view = slab.as_strided(sizes, (channels * channel, channel, *taps, batch, *moves), slab.storage_offset())
         return view.reshape(groups, channels * math.prod(self.kernel), box.columns)
 
+    def row(self, x: Tensor, sample: int, position: tuple[int, ...], group: int) -> Tensor:
+        """What one output reads: ``(1, n)``."""
+        box = Box(slice(sample, sample + 1), tuple(slice(at, at + 1) for at in position))
+        return self.unfolded(self.slab(x, box, slice(group, group + 1)), box, 1).view(1, -1)
+
     def reads_at(self, position: tuple[int, ...]) -> list[int]:
         """Which input of a channel each tap of one output position reads, on the flattened map; -1 for a padded zero.
 

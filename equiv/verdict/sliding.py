@@ -1,0 +1,203 @@
+"""Results of a convolution that slides over its input, judged a tile at a time.
+
+A tile is a block of weights times a box of output positions: a few MiB, whatever the size of the map. Each output is
+held against what ``equiv.numerics`` knows of the sum of its own terms; no dense matrix is built.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from equiv.causes import Cause
+from equiv.dtypes import is_inexact
+from equiv.mapping import conv_to_linear
+from equiv.numerics import Arithmetic, same_bits
+from equiv.verdict.arguments import Comparison, Maps, on_cpu
+from equiv.verdict.as_dense import AsDense
+from equiv.verdict.blocks import cause_of_outputs
+from equiv.verdict.patches import Box, Patches
+from equiv.verdict.sums import Block, Judge, block_of, judge_of
+from equiv.verdict.tally import Found, Tally
+
+_OUTPUTS = 2**16  # of a tile: each of some ten float64 tensors takes half a MiB
+_LEAST_BYTES, _MOST_BYTES = 2**20, 2**24  # for the weights of a block, and for the inputs of a box
+
+Arithmetics = tuple["Arithmetic | None", "Arithmetic | None"]
+
+
+def tally_of(maps: Maps, arithmetics: Arithmetics, tolerances: tuple[float, float] | None) -> Tally:
+    """Every output of both results, each in its arithmetic."""
+    patches, tally = Patches(maps.conv, tuple(maps.input.shape[1:])), Tally()
+    dense = AsDense(maps, patches)
+    flushes = any(arithmetic is not None and arithmetic.flushes_inputs for arithmetic in arithmetics)
+    if not maps.actual.numel():
+        return tally
+    blocks, columns = _steps(maps, patches)
+    for groups, channels in blocks:
+        block = block_of(maps.weight, maps.bias, groups, channels)
+        for box in patches.boxes(len(maps.input), columns):
+            judge = judge_of(patches, maps.input, box, block, flushes=flushes)
+            _add(tally, _Tile(maps, dense, block, box, (groups.start, channels.start)), judge, arithmetics, tolerances)
+    return tally
+
+
+def _steps(maps: Maps, patches: Patches) -> tuple[list[tuple[slice, slice]], int]:
+    """The blocks of weights, as groups and channels of a group; and how many columns a box has."""
+    groups, outputs, n = maps.weight.shape
+    tensors = (maps.actual, maps.input, maps.weight)
+    given = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    most = min(max(given // 4, _LEAST_BYTES), _MOST_BYTES) // 8  # entries in float64
+    some = min(outputs, max(16, most // (2 * n)))
+    columns = max(16, min(most // n, _OUTPUTS // some, math.prod(patches.positions) * len(maps.input)))
+    together = 1 if some < outputs else max(1, min(groups, _OUTPUTS // (some * columns), most // (n * columns)))
+    blocks = [
+        (slice(g, min(g + together, groups)), slice(o, min(o + some, outputs)))
+        for g in range(0, groups, together)
+        for o in range(0, outputs, some)
+    ]
+    return blocks, columns
+
+
+class _Tile(NamedTuple):
+    """Where a tile lies; ``first`` is its first group and its first channel in that."""
+
+    maps: Maps
+    dense: AsDense
+    block: Block
+    box: Box
+    first: tuple[int, int]
+
+    def of(self, results: Tensor) -> Tensor:
+        """The tile of results ``(B, O, *positions)``: ``(channels, R)``."""
+        start = self.start
+        some = slice(start, start + self.block.weight.shape[0] * self.block.weight.shape[1])
+        tile: Tensor = results[(self.box.samples, some, *self.box.positions)]
+        return tile.transpose(0, 1).reshape(-1, self.box.columns)
+
+    @property
+    def start(self) -> int:
+        """The first channel of the tile."""
+        return self.first[0] * self.maps.weight.shape[1] + self.first[1]
+
+    def flats(self, at: Tensor) -> Tensor:
+        """The places in the whole result of places in the tile."""
+        shape = self.maps.actual.shape
+        rows, column = at // self.box.columns, at % self.box.columns
+        flat, step = torch.zeros_like(at), 1
+        parts = zip(self.box.positions[::-1], self.box.sizes[:0:-1], shape[:1:-1], strict=True)
+        for part, size, whole in parts:
+            flat += (column % size + part.start) * step
+            column, step = column // size, step * whole
+        return flat + ((column + self.box.samples.start) * shape[1] + self.start + rows) * step
+
+
+def _add(
+    tally: Tally, tile: _Tile, judge: Judge, arithmetics: Arithmetics, tolerances: tuple[float, float] | None
+) -> None:
+    y, e = tile.of(tile.maps.actual), tile.of(tile.maps.expected)
+    same = same_bits(y.to(e.dtype), e)
+    found = _found(tile, judge, y, arithmetics[0], tally.ratio.score)
+    if y.dtype == e.dtype and arithmetics[0] == arithmetics[1] and bool(same.all()):
+        other = found
+    else:
+        other = _found(tile, judge, e, arithmetics[1], tally.ratio.score)
+    apart, breaks = (None, torch.zeros((), dtype=torch.bool)) if tolerances is None else _apart(y, e, tolerances)
+    tally.add(same.flatten(), (found, other), apart, breaks, tile.flats)
+
+
+def _found(tile: _Tile, judge: Judge, result: Tensor, arithmetic: Arithmetic | None, least: float) -> Found:
+    found = judge(result, arithmetic, least)
+    if bool(found.inside.all()):
+        return found
+    return tile.dense.better(found, result, tile.box, tile.first, arithmetic)
+
+
+def _apart(y: Tensor, e: Tensor, tolerances: tuple[float, float]) -> tuple[Tensor, Tensor]:
+    """``|y - e|``, infinite where it is no number, and which of them exceed the caller's tolerance; flat."""
+    wide = torch.complex128 if y.is_complex() else torch.float64
+    a, b = y.to(wide).flatten(), e.to(wide).flatten()
+    close = torch.isclose(a, b, rtol=tolerances[0], atol=tolerances[1], equal_nan=True)
+    return (a - b).abs().nan_to_num(math.inf, math.inf), ~close
+
+
+class Place(NamedTuple):
+    """One output: sample, channel, position, and its group."""
+
+    sample: int
+    channel: int
+    position: tuple[int, ...]
+    group: int
+
+
+def place_of(maps: Maps, flat: int) -> Place:
+    """Where an output stands."""
+    sample, channel, *position = _position(flat, tuple(maps.actual.shape))
+    return Place(sample, channel, tuple(position), channel // maps.weight.shape[1])
+
+
+def one_output(given: Comparison, maps: Maps, flat: int) -> Comparison:
+    """The comparison of one output, as rows: its own terms, and the dense layer's where that has others."""
+    patches, at = Patches(maps.conv, tuple(maps.input.shape[1:])), place_of(maps, flat)
+    weight = maps.weight.flatten(0, 1)[at.channel : at.channel + 1]
+    merged = AsDense(maps, patches).weight_at(at.position, weight) if is_inexact(weight.dtype) else None
+    tried = (None,) if merged is None else (None, merged)
+    index = (at.sample, at.channel, *at.position)
+    return Comparison(
+        maps.actual[index].view(1, 1),
+        maps.expected[index].view(1, 1),
+        patches.row(maps.input, at.sample, at.position, at.group),
+        weight,
+        None if maps.bias is None else maps.bias[at.channel : at.channel + 1],
+        given.arithmetic,
+        given.tolerances,
+        alternative_weights=(tried, tried),
+    )
+
+
+_WHOLE = 2**22  # weights of the dense layer up to which it takes part in finding a cause
+_COLUMNS = 64
+
+
+def cause_of_sliding(maps: Maps, worst: int) -> Cause | None:
+    """The likely mistake in ``maps.actual``, whose output ``worst`` is furthest off.
+
+    Of a small convolution, what explains the outputs of its dense layer. Of a large one, what explains those of some
+    samples and positions, the worst and 63 spread over all, as a layer over what they read: ``(C/G, *kernel)``.
+    """
+    shape = tuple(maps.input.shape[1:])
+    outputs = math.prod(maps.actual.shape[1:])
+    if outputs * math.prod(shape) <= _WHOLE:
+        dense, x = conv_to_linear(maps.conv, shape), maps.input.flatten(1)
+        rows = Comparison(maps.actual.flatten(1), maps.expected.flatten(1), x, on_cpu(dense.weight), None)
+        rows = replace(rows, bias=None if dense.bias is None else on_cpu(dense.bias))
+        return cause_of_outputs(rows, worst % outputs, shape)
+    patches, at = Patches(maps.conv, shape), place_of(maps, worst)
+    per_group, count = maps.weight.shape[1], math.prod(patches.positions) * len(maps.input)
+    chosen = {(at.sample, at.position)}
+    for flat in range(0, count, -(-count // (_COLUMNS - 1))):
+        sample, rest = divmod(flat, math.prod(patches.positions))
+        chosen.add((sample, _position(rest, patches.positions)))
+    channels = slice(at.group * per_group, (at.group + 1) * per_group)
+    picked = sorted(chosen)
+    outputs_at = [(sample, channels, *position) for sample, position in picked]
+    rows = Comparison(
+        torch.stack([maps.actual[place] for place in outputs_at]),
+        torch.stack([maps.expected[place] for place in outputs_at]),
+        torch.cat([patches.row(maps.input, sample, position, at.group) for sample, position in picked]),
+        maps.weight[at.group],
+        None if maps.bias is None else maps.bias[channels],
+    )
+    return cause_of_outputs(rows, at.channel % per_group, (patches.channels, *patches.kernel))
+
+
+def _position(flat: int, sizes: tuple[int, ...]) -> tuple[int, ...]:
+    places = []
+    for size in sizes[::-1]:
+        flat, place = divmod(flat, size)
+        places.append(place)
+    return tuple(places[::-1])
