@@ -48,6 +48,7 @@ class Patches:
         self.terms = self.channels * math.prod(self.kernel)
         self.is_padded = any(bool((axis.reads < 0).any()) for axis in self.axes)
         self.repeats = any(_repeats(axis) for axis in self.axes)
+        self._ends = [_ends_of_runs(axis.reads.tolist()) for axis in self.axes]
 
     def boxes(self, batch: int, columns: int) -> Iterator[Box]:
         """All samples and positions in boxes of at most about this many columns."""
@@ -66,8 +67,12 @@ class Patches:
         """The part of ``x`` ``(B, C, *spatial)`` that a box reads, padded: ``(samples, channels, *sizes)``."""
         slab = x[box.samples, groups.start * self.channels : groups.stop * self.channels]
         for i, (axis, part) in enumerate(zip(self.axes, box.positions, strict=True)):
-            reach = (axis.taps - 1) * axis.dilation + 1
-            slab = _taken(slab, 2 + i, axis.reads[part.start * axis.stride : (part.stop - 1) * axis.stride + reach])
+            start = part.start * axis.stride
+            stop = (part.stop - 1) * axis.stride + (axis.taps - 1) * axis.dilation + 1
+            if self._ends[i][start] >= stop:
+                slab = slab.narrow(2 + i, int(axis.reads[start]), stop - start)
+            else:
+                slab = _taken(slab, 2 + i, axis.reads[start:stop])
         return slab
 
     def unfolded(self, slab: Tensor, box: Box, groups: int) -> Tensor:
@@ -105,11 +110,18 @@ def _repeats(axis: Axis) -> bool:
     return bool(((read[:, 1:] == read[:, :-1]) & (read[:, 1:] >= 0)).any())
 
 
+def _ends_of_runs(reads: list[int]) -> list[int]:
+    """For each index of a padded axis up to where the entries that are read follow each other, no zeros among them."""
+    ends = [0] * len(reads)
+    for at in range(len(reads) - 1, -1, -1):
+        if reads[at] >= 0:
+            follows = at + 1 < len(reads) and reads[at + 1] == reads[at] + 1
+            ends[at] = ends[at + 1] if follows else at + 1
+    return ends
+
+
 def _taken(values: Tensor, dim: int, reads: Tensor) -> Tensor:
     """The entries that are read along an axis, zeros where that is -1."""
-    first, size = int(reads[0]), len(reads)
-    if first >= 0 and torch.equal(reads, torch.arange(first, first + size, device="cpu")):
-        return values.narrow(dim, first, size)
     values = values.index_select(dim, reads.clamp(min=0))
     outside = (reads < 0).nonzero().flatten()
     return values.index_fill_(dim, outside, 0) if len(outside) else values

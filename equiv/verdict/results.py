@@ -147,8 +147,10 @@ def _compare_sliding(given: Comparison, conv: Conv, shape: tuple[int, ...]) -> V
         if tally.total and verdict.outcome is not Outcome.IDENTICAL:
             one = one_output(given, maps, tally.worst)
             index = _index(tally.worst, verdict.shape, math.prod(maps.actual.shape[1:]))
-            entry = _entry(0, one, (1,), assess_both(one, (arithmetic, other))[0])
-            verdict = replace(verdict, worst=replace(entry, index=index))
+            found = assess_both(one, (arithmetic, other))
+            verdict = replace(verdict, worst=replace(_entry(0, one, (1,), found[0]), index=index))
+            if not tally.outside:
+                verdict = replace(verdict, max_ratio=max(each.max_ratio for each in found))
         text = explained(verdict, arithmetic, tally.outside, tally.breaks) + blamed(tally.mine, tally.theirs)
         verdict = replace(verdict, explanation=f"{text} {arithmetic.note}" if arithmetic and arithmetic.note else text)
         return replace(verdict, cause=cause_of_sliding(maps, tally.mine_ratio.flat)) if tally.mine else verdict

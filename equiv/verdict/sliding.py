@@ -14,17 +14,18 @@ import torch
 from torch import Tensor
 
 from equiv.causes import Cause
-from equiv.dtypes import is_inexact
+from equiv.dtypes import SIGNED_OF_SIZE, is_inexact
 from equiv.mapping import conv_to_linear
 from equiv.numerics import Arithmetic, same_bits
 from equiv.verdict.arguments import Comparison, Maps, on_cpu
 from equiv.verdict.as_dense import AsDense
 from equiv.verdict.blocks import cause_of_outputs
 from equiv.verdict.patches import Box, Patches
-from equiv.verdict.sums import Block, Judge, block_of, judge_of
+from equiv.verdict.sums import Block, Inputs, Judge, block_of, judge_of
 from equiv.verdict.tally import Found, Tally
 
 _OUTPUTS = 2**16  # of a tile: each of some ten float64 tensors takes half a MiB
+_SMALL = 2**17  # outputs up to which the largest ratio is that of the very envelope, not of E
 _LEAST_BYTES, _MOST_BYTES = 2**20, 2**24  # for the weights of a block, and for the inputs of a box
 
 Arithmetics = tuple["Arithmetic | None", "Arithmetic | None"]
@@ -38,10 +39,14 @@ def tally_of(maps: Maps, arithmetics: Arithmetics, tolerances: tuple[float, floa
     if not maps.actual.numel():
         return tally
     blocks, columns = _steps(maps, patches)
+    boxes = list(patches.boxes(len(maps.input), columns))
+    inputs: Inputs | None = None
     for groups, channels in blocks:
         block = block_of(maps.weight, maps.bias, groups, channels)
-        for box in patches.boxes(len(maps.input), columns):
-            judge = judge_of(patches, maps.input, box, block, flushes=flushes)
+        for box in boxes:
+            if inputs is None or len(boxes) > 1 or channels.start == 0:
+                inputs = Inputs(patches, maps.input, box, groups)
+            judge = judge_of(inputs, block, flushes=flushes)
             _add(tally, _Tile(maps, dense, block, box, (groups.start, channels.start)), judge, arithmetics, tolerances)
     return tally
 
@@ -51,7 +56,7 @@ def _steps(maps: Maps, patches: Patches) -> tuple[list[tuple[slice, slice]], int
     groups, outputs, n = maps.weight.shape
     tensors = (maps.actual, maps.input, maps.weight)
     given = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-    most = min(max(given // 4, _LEAST_BYTES), _MOST_BYTES) // 8  # entries in float64
+    most = min(max(given // 2, _LEAST_BYTES), _MOST_BYTES) // 8  # entries in float64
     some = min(outputs, max(16, most // (2 * n)))
     columns = max(16, min(most // n, _OUTPUTS // some, math.prod(patches.positions) * len(maps.input)))
     together = 1 if some < outputs else max(1, min(groups, _OUTPUTS // (some * columns), most // (n * columns)))
@@ -76,8 +81,8 @@ class _Tile(NamedTuple):
         """The tile of results ``(B, O, *positions)``: ``(channels, R)``."""
         start = self.start
         some = slice(start, start + self.block.weight.shape[0] * self.block.weight.shape[1])
-        tile: Tensor = results[(self.box.samples, some, *self.box.positions)]
-        return tile.transpose(0, 1).reshape(-1, self.box.columns)
+        place: tuple[slice, ...] = (self.box.samples, some, *self.box.positions)
+        return results[place].transpose(0, 1).reshape(-1, self.box.columns)
 
     @property
     def start(self) -> int:
@@ -100,14 +105,28 @@ def _add(
     tally: Tally, tile: _Tile, judge: Judge, arithmetics: Arithmetics, tolerances: tuple[float, float] | None
 ) -> None:
     y, e = tile.of(tile.maps.actual), tile.of(tile.maps.expected)
-    same = same_bits(y.to(e.dtype), e)
-    found = _found(tile, judge, y, arithmetics[0], tally.ratio.score)
-    if y.dtype == e.dtype and arithmetics[0] == arithmetics[1] and bool(same.all()):
+    least = tally.ratio.score if tile.maps.actual.numel() > _SMALL else 0.0
+    found = _found(tile, judge, y, arithmetics[0], least)
+    differ = _differ(y, e, found.at)
+    if y.dtype == e.dtype and arithmetics[0] == arithmetics[1] and not int(torch.count_nonzero(differ)):
         other = found
     else:
-        other = _found(tile, judge, e, arithmetics[1], tally.ratio.score)
-    apart, breaks = (None, torch.zeros((), dtype=torch.bool)) if tolerances is None else _apart(y, e, tolerances)
-    tally.add(same.flatten(), (found, other), apart, breaks, tile.flats)
+        other = _found(tile, judge, e, arithmetics[1], least)
+    tally.add(differ, (found, other), None if tolerances is None else _apart(y, e, tolerances), tile.flats)
+
+
+def _differ(y: Tensor, e: Tensor, judged: Tensor) -> Tensor:
+    """Zero or False where the bits are the same, flat; two that are no numbers are, and they are among those judged."""
+    y = y.to(e.dtype)
+    if y.is_complex():
+        return ~same_bits(y, e).flatten()
+    if not y.is_floating_point():
+        return (y ^ e).flatten()
+    bits = SIGNED_OF_SIZE[y.itemsize]
+    differ = (y.view(bits) ^ e.view(bits)).flatten()
+    if len(judged):
+        differ[judged[y.flatten()[judged].isnan() & e.flatten()[judged].isnan()]] = 0
+    return differ
 
 
 def _found(tile: _Tile, judge: Judge, result: Tensor, arithmetic: Arithmetic | None, least: float) -> Found:
@@ -184,7 +203,7 @@ def cause_of_sliding(maps: Maps, worst: int) -> Cause | None:
         chosen.add((sample, _position(rest, patches.positions)))
     channels = slice(at.group * per_group, (at.group + 1) * per_group)
     picked = sorted(chosen)
-    outputs_at = [(sample, channels, *position) for sample, position in picked]
+    outputs_at: list[tuple[int | slice, ...]] = [(sample, channels, *position) for sample, position in picked]
     rows = Comparison(
         torch.stack([maps.actual[place] for place in outputs_at]),
         torch.stack([maps.expected[place] for place in outputs_at]),

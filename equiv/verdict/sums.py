@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import NamedTuple
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor
@@ -17,10 +17,14 @@ from torch import Tensor
 from equiv.dtypes import is_inexact
 from equiv.numerics import Arithmetic, Classes, Exact, Reference, dot_integers, exact_affine, format_of, judge
 from equiv.verdict.patches import Box, Patches
-from equiv.verdict.tally import Found
+from equiv.verdict.tally import NOTHING, Found
 
 Judge = Callable[[Tensor, "Arithmetic | None", float], Found]
-"""Judges a result ``(channels, R)`` in its arithmetic; outputs whose ratio is below the float may be left out."""
+"""Judges a result ``(channels, R)`` in its arithmetic. Outputs inside whose ratio is below the float may be left out.
+
+A positive float also asks for no more than the largest share of ``E`` where all are inside: the ratio, but for the
+rounding of the envelope's end.
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,32 +52,68 @@ def block_of(weight: Tensor, bias: Tensor | None, groups: slice, channels: slice
     """A block of ``weight`` ``(G, O/G, n)`` and ``bias`` ``(O,)``."""
     some = weight[groups, channels]
     offset = None if bias is None else bias.view(len(weight), -1, 1)[groups, channels]
-    finite = all(bool(t.isfinite().all()) for t in (some, offset) if t is not None)
-    if not some.is_floating_point() or some.dtype == torch.float64 or not finite:
+    if not some.is_floating_point() or some.dtype == torch.float64:
+        return Block(groups, some, offset, None, None, True)
+    least, largest = (float(end) for end in torch.aminmax(some))
+    if not (math.isfinite(least) and math.isfinite(largest)) or (offset is not None and not offset.isfinite().all()):
         return Block(groups, some, offset, None, None, True)
     wide = some.double()
-    least, largest = (float(end) for end in torch.aminmax(wide))
-    has_zeros = least <= 0 <= largest and bool((wide == 0).any())
+    has_zeros = least <= 0 <= largest and int(torch.count_nonzero(some)) < some.numel()
     return Block(groups, some, offset, wide, wide if least >= 0 else wide.abs(), has_zeros)
 
 
-def judge_of(patches: Patches, x: Tensor, box: Box, block: Block, *, flushes: bool) -> Judge:
+class Inputs:
+    """What some groups of a layer read at a box of positions."""
+
+    def __init__(self, patches: Patches, x: Tensor, box: Box, groups: slice) -> None:
+        self._patches, self.box = patches, box
+        self.groups = groups.stop - groups.start
+        self.slab = patches.slab(x, box, groups)
+
+    @cached_property
+    def range(self) -> tuple[float, float]:
+        """The smallest and the largest of them; NaN if one is."""
+        least, largest = torch.aminmax(self.slab)
+        return float(least), float(largest)
+
+    @cached_property
+    def columns(self) -> Tensor:
+        """In their dtype, ``(g, n, R)``."""
+        return self._patches.unfolded(self.slab, self.box, self.groups)
+
+    @cached_property
+    def wide(self) -> Tensor:
+        """In float64."""
+        return self._patches.unfolded(self.slab.double(), self.box, self.groups)
+
+    @cached_property
+    def sizes(self) -> Tensor:
+        """Their magnitudes, in float64."""
+        return self.wide if self.range[0] >= 0 else self.wide.abs()
+
+    @cached_property
+    def counted(self) -> Tensor | float:
+        """How many of each column are not zero: ``(g, 1, R)``, or the same number for all."""
+        if self._patches.terms and (self.range[0] > 0 or self.range[1] < 0):
+            return float(self._patches.terms)
+        some = (self.slab != 0).float()
+        some = some.reshape(len(some), self.groups, -1, *some.shape[2:]).sum(2)  # counts below 2^24 are exact
+        return self._patches.unfolded(some, self.box, self.groups).sum(1, keepdim=True).double()
+
+
+def judge_of(inputs: Inputs, block: Block, *, flushes: bool) -> Judge:
     """What judges results of a block of channels at a box of positions; ``flushes`` where subnormals may be lost."""
-    slab = patches.slab(x, box, block.groups)
-    groups = len(block.weight)
-    if block.wide is not None and not (flushes and _has_subnormals(slab, block.weight, block.bias)):
-        least, largest = (float(end) for end in torch.aminmax(slab))
-        if math.isfinite(least) and math.isfinite(largest):
-            counted = _nonzero_inputs(patches, slab, box, groups) if least <= 0 <= largest else None
-            return _of_sums(_sums(patches.unfolded(slab.double(), box, groups), block, counted, least))
-    rows = patches.unfolded(slab, box, groups).transpose(1, 2)  # (g, R, n)
+    finite = block.wide is not None and all(math.isfinite(end) for end in inputs.range)
+    if finite and not (flushes and _has_subnormals(inputs.slab, block.weight, block.bias)):
+        return _of_sums(_sums(inputs, block))
+    rows = inputs.columns.transpose(1, 2)  # (g, R, n)
     layers = [
         (part, weight, None if block.bias is None else block.bias[i, :, 0])
         for i, (part, weight) in enumerate(zip(rows, block.weight, strict=True))
     ]
-    if not is_inexact(x.dtype):
+    if not is_inexact(rows.dtype):
         return _of_integers(torch.cat([_integers(*layer) for layer in layers]))
-    if x.is_complex():
+    if rows.is_complex():
         return _together([_of_reference(Reference(*layer)) for layer in layers])
     return _together([_of_sums(_turned(exact_affine(*layer))) for layer in layers])
 
@@ -83,33 +123,25 @@ def _has_subnormals(*tensors: Tensor | None) -> bool:
     return any(bool(((t != 0) & (t.abs() < limit)).any()) for t in tensors if t is not None)
 
 
-def _nonzero_inputs(patches: Patches, slab: Tensor, box: Box, groups: int) -> Tensor:
-    """How many inputs of each column are not zero: float64 ``(g, 1, R)``."""
-    channels = (slab != 0).reshape(len(slab), groups, -1, *slab.shape[2:]).sum(2, dtype=torch.float64)
-    return patches.unfolded(channels, box, groups).sum(1, keepdim=True)
-
-
-def _sums(columns: Tensor, block: Block, counted: Tensor | None, least: float) -> Exact:
-    """Exact outputs ``(g*o, R)`` of finite columns ``(g, n, R)`` in float64, which is written into.
+def _sums(inputs: Inputs, block: Block) -> Exact:
+    """Exact outputs ``(g*o, R)`` of finite inputs.
 
     ``uncertainty`` is one number, in units of the magnitude; ``terms`` is ``(1, R)`` where all channels have as many.
     """
     assert block.wide is not None
     assert block.sizes is not None
-    groups, n, size = columns.shape
-    value = block.wide @ columns
+    groups, n, size = inputs.wide.shape
+    bias = None if block.bias is None else block.bias.double()
+    value = _product(block.wide, inputs.wide, bias)
+    magnitude = _product(block.sizes, inputs.sizes, None if bias is None else bias.abs())
     if block.has_zeros:
-        terms = ((block.wide != 0).float() @ (columns != 0).float()).double()  # counts below 2^24 are exact
+        terms = ((block.wide != 0).float() @ (inputs.wide != 0).float()).double()
     else:
-        terms = columns.new_full((groups, 1, size), float(n)) if counted is None else counted
-    magnitude = block.sizes @ (columns if least >= 0 else columns.abs_())
-    bias = None
-    if block.bias is not None:
-        bias = block.bias.double()
-        value += bias
-        magnitude += bias.abs()
-        terms = terms + (1.0 if bool((bias != 0).all()) else (bias != 0).double())
-    if terms.shape[:2] != value.shape[:2] and groups > 1:
+        counted = inputs.counted
+        terms = value.new_full((groups, 1, size), counted) if isinstance(counted, float) else counted
+    if bias is not None:
+        terms = terms + (1.0 if int(torch.count_nonzero(bias)) == bias.numel() else (bias != 0).double())
+    if groups > 1:
         terms = terms.expand(value.shape)
     return Exact(
         value.flatten(0, 1),
@@ -121,6 +153,10 @@ def _sums(columns: Tensor, block: Block, counted: Tensor | None, least: float) -
         None,
         None,
     )
+
+
+def _product(weight: Tensor, columns: Tensor, bias: Tensor | None) -> Tensor:
+    return weight @ columns if bias is None else torch.baddbmm(bias, weight, columns)
 
 
 def _turned(exact: Exact) -> Exact:
@@ -186,67 +222,95 @@ def _of_reference(reference: Reference) -> Judge:
 
 
 def _of_sums(exact: Exact) -> Judge:
-    known: dict[Arithmetic, _Error | None] = {}
+    known: dict[Arithmetic, Tensor | None] = {}
 
     def found(result: Tensor, arithmetic: Arithmetic | None, least: float) -> Found:
         assert arithmetic is not None
         if arithmetic not in known:
-            known[arithmetic] = _error(exact, arithmetic)
-        error = known[arithmetic]
-        at = torch.arange(result.numel(), device="cpu") if error is None else _unsure(result, exact, error, least)
+            known[arithmetic] = _inverse_error(exact, arithmetic)
+        inverse = known[arithmetic]
+        if inverse is None:
+            at = torch.arange(result.numel(), device="cpu")
+        else:
+            share, largest = _shares(result, exact, inverse)
+            if largest < 1 and least > 0:
+                return _top(share, largest) if largest > least else NOTHING
+            at = _unsure(share, largest, least, _slack(exact, arithmetic) if result.itemsize >= 4 else None)
         judged = judge(result.flatten()[at], _at(exact, at), arithmetic)
         return Found(at, judged.inside, judged.undecided, judged.ratio)
 
     return found
 
 
-class _Error(NamedTuple):
-    """``E`` ``(o, R)``, short of what the reference leaves open; and by how much of itself an end may be rounded."""
-
-    size: Tensor
-    slack: float
+_TINY = 2.0**-1000  # in place of an E of 0: what is not the exact value itself is far outside
 
 
-_TINY = 2.0**-1070  # in place of an E of 0: what is not the exact value itself is far outside
+@lru_cache(maxsize=32)
+def _table(arithmetic: Arithmetic, most: int) -> tuple[Tensor, Tensor]:
+    """``E = a*S + b`` for K from 0 to ``most`` terms: ``a`` and ``b``, float64."""
+    terms = torch.arange(most + 1, dtype=torch.float64, device="cpu")
+    first, second = (arithmetic.error(terms, torch.full_like(terms, size), fewest=2) for size in (1, 2))
+    several = terms > 1
+    return torch.where(several, second - first, 0.0), torch.where(several, 2 * first - second, 0.0).clamp_(min=_TINY)
 
 
-def _error(exact: Exact, arithmetic: Arithmetic) -> _Error | None:
-    """None where outputs may overflow or are no numbers: there all of them are judged in full."""
+def _inverse_error(exact: Exact, arithmetic: Arithmetic) -> Tensor | None:
+    """``1/E`` ``(o, R)``, short of what the reference leaves open.
+
+    None where outputs may overflow or are no numbers: there all of them are judged in full.
+    """
     if exact.classes is not None or exact.subnormal is not None or not exact.magnitude.numel():
         return None
-    largest = float(exact.magnitude.amax()) * (1 + 2 * float(exact.terms.amax()) * arithmetic.u)
-    if not largest < arithmetic.accumulator_max:
+    most = int(exact.terms.amax())
+    if not float(exact.magnitude.amax()) * (1 + 2 * most * arithmetic.u) < arithmetic.accumulator_max:
         return None
-    one = torch.ones_like(exact.terms)
-    first, second = (arithmetic.error(exact.terms, size * one, fewest=2) for size in (1, 2))  # affine in the size
-    several = exact.terms > 1
-    slope = torch.where(several, second - first, 0.0)
-    rest = torch.where(several, 2 * first - second, _TINY)
-    least = float(torch.where(several, slope, 1.0).amin())
-    slack = 1.01 * format_of(arithmetic.output).u / least + 0.01
-    return _Error(torch.addcmul(rest, exact.magnitude, slope), slack)
+    slope, rest = _table(arithmetic, 2 ** max(4, most.bit_length()))
+    terms = exact.terms.to(torch.int64)
+    return torch.addcmul(rest[terms], exact.magnitude, slope[terms]).reciprocal_()
 
 
-def _unsure(result: Tensor, exact: Exact, error: _Error, least: float) -> Tensor:
-    """The outputs that may lie outside, or may have a ratio of ``least`` or more and no less than the others here.
+def _slack(exact: Exact, arithmetic: Arithmetic) -> float:
+    """How far, as a share of ``E``, an end may be moved by its rounding, for outputs of two terms or more."""
+    slope, _ = _table(arithmetic, 2 ** max(4, int(exact.terms.amax()).bit_length()))
+    fewest = max(2, int(exact.terms.amin()))
+    return 1.01 * format_of(arithmetic.output).u / float(slope[fewest]) + 0.01
 
-    Rounding is monotonic: what lies within ``E`` of the exact value, or rounds from there, lies between the rounded
-    ends. The ratio is the distance over that to the rounded end, which is ``E`` up to half an ulp.
+
+def _shares(result: Tensor, exact: Exact, inverse: Tensor) -> tuple[Tensor, float]:
+    """How far each output is from the exact value as a share of ``E``, and the largest of them.
+
+    Rounding is monotonic: what lies within ``E`` of the exact value lies between the rounded ends, and so does a number
+    of 16 bits to which something within ``E`` rounds; of these only the distance beyond that counts.
     """
-    y = result.double()
-    distance = y - exact.value
+    distance = result.double() - exact.value
     if exact.low is not None:
         distance -= exact.low
     distance.abs_()
     if result.itemsize < 4:
-        share = distance.sub_(_half_step(result)).div_(error.size)
+        distance -= _half_step(result)
+    share = distance.mul_(inverse)
+    return share, float(share.amax())
+
+
+def _top(share: Tensor, largest: float) -> Found:
+    """The outputs with the largest share, by that."""
+    at = (share == largest).flatten().nonzero().flatten()
+    right = torch.ones(len(at), dtype=torch.bool, device="cpu")
+    return Found(at, right, ~right, share.flatten()[at])
+
+
+def _unsure(share: Tensor, largest: float, least: float, slack: float | None) -> Tensor:
+    """The outputs that may lie outside, or may have a ratio of ``least`` or more and no less than the others here.
+
+    The ratio is the distance over that to the rounded end: the share, up to ``slack`` of it. In 16 bits it is no more
+    than the share.
+    """
+    if slack is None:
         bar = min(1.0, least)
+    elif largest < math.inf:
+        bar = min(1.0, (1 - slack) * max(least, largest / (1 + slack)))
     else:
-        share = distance.div_(error.size)
-        largest = float(share.amax())
-        if largest < 1 and largest <= least * (1 - error.slack):
-            return torch.zeros(0, dtype=torch.int64, device="cpu")
-        bar = min(1.0, (1 - error.slack) * max(least, largest / (1 + error.slack))) if largest < math.inf else 1.0
+        bar = 1.0
     unsure = ~(share < bar) if bar > 0 else ~(share <= 0)
     return unsure.flatten().nonzero().flatten()
 

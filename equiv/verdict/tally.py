@@ -31,8 +31,14 @@ class Found(NamedTuple):
     @property
     def is_plain(self) -> bool:
         """Whether nothing is outside or undecided."""
-        return bool(self.inside.all()) and not bool(self.undecided.any())
+        return not len(self.at) or (bool(self.inside.all()) and not bool(self.undecided.any()))
 
+
+NOTHING = Found(
+    torch.zeros(0, dtype=torch.int64, device="cpu"),
+    *(torch.zeros(0, dtype=torch.bool, device="cpu") for _ in range(2)),
+    torch.zeros(0, dtype=torch.float64, device="cpu"),
+)
 
 Flats = Callable[[Tensor], Tensor]
 """From places in a part to places in the whole result."""
@@ -74,33 +80,42 @@ class Tally:
     furthest: Best = field(default_factory=Best)
     first_undecided: Best = field(default_factory=Best)
 
-    def add(self, same: Tensor, pair: tuple[Found, Found], apart: Tensor | None, breaks: Tensor, flats: Flats) -> None:
-        """One part: ``same`` bits, both results as judged, how far apart they are and which break the tolerances."""
+    def add(
+        self, differ: Tensor, pair: tuple[Found, Found], breaks: tuple[Tensor, Tensor] | None, flats: Flats
+    ) -> None:
+        """One part.
+
+        Args:
+            differ: Zero or False where both results have the same bits, flat.
+            pair: Both results as judged.
+            breaks: How far they are apart, and which of them break the tolerances; None without tolerances.
+            flats: From places in the part to those in the whole.
+        """
         found, other = pair
-        count = same.numel()
-        self.total += count
-        for mine in pair:  # outside counts for more than any ratio inside
+        self.total += differ.numel()
+        for mine in (mine for mine in pair if len(mine.at)):  # outside counts for more than any ratio inside
             self.ratio.offer(torch.where(mine.inside, mine.ratio, mine.ratio + 1), mine.at, flats)
-        self.mine_ratio.offer(found.ratio, found.at, flats)
-        if apart is None and found.is_plain and other.is_plain:
-            self.identical += int(same.sum())
+        if breaks is None and found.is_plain and other.is_plain:
+            self.identical += differ.numel() - int(torch.count_nonzero(differ))
             return
-        outside, undecided = (torch.zeros(count, dtype=torch.bool, device="cpu") for _ in range(2))
+        same = differ == 0
+        outside, undecided = torch.zeros_like(same), torch.zeros_like(same)
         for mine in pair:
             outside[mine.at[~mine.inside]] = True
         undecided[found.at[found.undecided]] = True
         undecided &= ~outside & ~same
+        apart, broken = (differ, torch.zeros_like(same)) if breaks is None else breaks
+        self.mine_ratio.offer(found.ratio, found.at, flats)
         self.mine += int((~found.inside).sum())
         self.theirs += int((~other.inside).sum())
         self.outside += int(outside.sum())
-        self.breaks += int(breaks.sum())
-        self.identical += int((same & ~outside & ~breaks).sum())
-        self.different += int((outside | breaks).sum())
-        self.undecided += int((undecided & ~breaks).sum())
-        places = torch.arange(count, device="cpu")
-        self.first_undecided.offer(torch.ones(int(undecided.sum())), places[undecided], flats)
-        if apart is not None:
-            self.furthest.offer(apart[breaks], places[breaks], flats)
+        self.breaks += int(broken.sum())
+        self.identical += int((same & ~outside & ~broken).sum())
+        self.different += int((outside | broken).sum())
+        self.undecided += int((undecided & ~broken).sum())
+        places = torch.arange(len(same), device="cpu")
+        self.first_undecided.offer(undecided[undecided].double(), places[undecided], flats)
+        self.furthest.offer(apart[broken].double(), places[broken], flats)
 
     @property
     def counts(self) -> dict[str, int]:
