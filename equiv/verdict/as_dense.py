@@ -1,8 +1,8 @@
 """Results of a sliding convolution that its dense layer may have given: they are as right.
 
 A padding mode may repeat inputs. The convolution then adds several taps of one input, its dense layer their sum,
-rounded once. That layer also multiplies inputs outside the window by zeros, so that one that is not finite makes NaN,
-and has no product of a padded zero, which an infinite weight makes NaN.
+rounded once. It has no product of a padded zero, which an infinite weight makes NaN. And it multiplies inputs outside
+the window by zeros, so that one that is not finite makes NaN: there the two disagree, and outputs are undecided.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class AsDense:
                 inside[some], undecided[some] = inside[some] | right.inside, undecided[some] | right.undecided
                 ratio[some[taken]] = right.ratio[taken]
             spoilt = (y != y) & self._reads_more_than(sample, group, position)
-            inside[some[spoilt]], ratio[some[spoilt]] = True, 0.0
+            inside[some[spoilt]], undecided[some[spoilt]], ratio[some[spoilt]] = True, True, 0.0
         return Found(found.at, inside, undecided, ratio)
 
     def _judged(

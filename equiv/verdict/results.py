@@ -31,7 +31,7 @@ from equiv.verdict.arguments import (
 from equiv.verdict.blocks import assess_both, cause_of_outputs
 from equiv.verdict.explanation import blamed, explained, without_layer
 from equiv.verdict.outcome import Entry, Outcome, Verdict
-from equiv.verdict.sliding import cause_of_sliding, one_output, tally_of
+from equiv.verdict.sliding import SMALL, cause_of_sliding, one_output, tally_of
 
 
 def compare(  # noqa: PLR0913 - the options are the interface
@@ -149,7 +149,7 @@ def _compare_sliding(given: Comparison, conv: Conv, shape: tuple[int, ...]) -> V
             index = _index(tally.worst, verdict.shape, math.prod(maps.actual.shape[1:]))
             found = assess_both(one, (arithmetic, other))
             verdict = replace(verdict, worst=replace(_entry(0, one, (1,), found[0]), index=index))
-            if not tally.outside:
+            if not tally.outside and maps.actual.numel() > SMALL:
                 verdict = replace(verdict, max_ratio=max(each.max_ratio for each in found))
         text = explained(verdict, arithmetic, tally.outside, tally.breaks) + blamed(tally.mine, tally.theirs)
         verdict = replace(verdict, explanation=f"{text} {arithmetic.note}" if arithmetic and arithmetic.note else text)

@@ -24,8 +24,8 @@ from equiv.verdict.patches import Box, Patches
 from equiv.verdict.sums import Block, Inputs, Judge, block_of, judge_of
 from equiv.verdict.tally import Found, Tally
 
-_OUTPUTS = 2**16  # of a tile: each of some ten float64 tensors takes half a MiB
-_SMALL = 2**17  # outputs up to which the largest ratio is that of the very envelope, not of E
+_OUTPUTS = 2**17  # of a tile, and half of it for small layers: each of some six float64 tensors takes a MiB
+SMALL = 2**17  # outputs up to which the largest ratio is that of the very envelope, not of E
 _LEAST_BYTES, _MOST_BYTES = 2**20, 2**24  # for the weights of a block, and for the inputs of a box
 
 Arithmetics = tuple["Arithmetic | None", "Arithmetic | None"]
@@ -57,9 +57,10 @@ def _steps(maps: Maps, patches: Patches) -> tuple[list[tuple[slice, slice]], int
     tensors = (maps.actual, maps.input, maps.weight)
     given = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     most = min(max(given // 2, _LEAST_BYTES), _MOST_BYTES) // 8  # entries in float64
+    tile = _OUTPUTS if given > 2**23 else _OUTPUTS // 2
     some = min(outputs, max(16, most // (2 * n)))
-    columns = max(16, min(most // n, _OUTPUTS // some, math.prod(patches.positions) * len(maps.input)))
-    together = 1 if some < outputs else max(1, min(groups, _OUTPUTS // (some * columns), most // (n * columns)))
+    columns = max(16, min(most // n, tile // some, math.prod(patches.positions) * len(maps.input)))
+    together = 1 if some < outputs else max(1, min(groups, tile // (some * columns), most // (n * columns)))
     blocks = [
         (slice(g, min(g + together, groups)), slice(o, min(o + some, outputs)))
         for g in range(0, groups, together)
@@ -105,7 +106,7 @@ def _add(
     tally: Tally, tile: _Tile, judge: Judge, arithmetics: Arithmetics, tolerances: tuple[float, float] | None
 ) -> None:
     y, e = tile.of(tile.maps.actual), tile.of(tile.maps.expected)
-    least = tally.ratio.score if tile.maps.actual.numel() > _SMALL else 0.0
+    least = tally.ratio.score if tile.maps.actual.numel() > SMALL else 0.0
     found = _found(tile, judge, y, arithmetics[0], least)
     differ = _differ(y, e, found.at)
     if y.dtype == e.dtype and arithmetics[0] == arithmetics[1] and not int(torch.count_nonzero(differ)):

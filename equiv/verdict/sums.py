@@ -96,7 +96,7 @@ class Inputs:
         """How many of each column are not zero: ``(g, 1, R)``, or the same number for all."""
         if self._patches.terms and (self.range[0] > 0 or self.range[1] < 0):
             return float(self._patches.terms)
-        some = (self.slab != 0).float()
+        some = self.slab.float().sign().abs_()
         some = some.reshape(len(some), self.groups, -1, *some.shape[2:]).sum(2)  # counts below 2^24 are exact
         return self._patches.unfolded(some, self.box, self.groups).sum(1, keepdim=True).double()
 

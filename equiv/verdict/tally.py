@@ -102,7 +102,7 @@ class Tally:
         outside, undecided = torch.zeros_like(same), torch.zeros_like(same)
         for mine in pair:
             outside[mine.at[~mine.inside]] = True
-        undecided[found.at[found.undecided]] = True
+            undecided[mine.at[mine.undecided]] = True
         undecided &= ~outside & ~same
         apart, broken = (differ, torch.zeros_like(same)) if breaks is None else breaks
         self.mine_ratio.offer(found.ratio, found.at, flats)
