@@ -7,6 +7,8 @@ the window by zeros, so that one that is not finite makes NaN: there the two dis
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -22,9 +24,7 @@ class AsDense:
 
     def __init__(self, maps: Maps, patches: Patches) -> None:
         self._maps, self._patches = maps, patches
-        weight = maps.weight
-        drops = patches.is_padded and not bool((weight - weight == 0).all())
-        self._differs = patches.repeats or drops
+        self._differs = patches.repeats or (patches.is_padded and not _is_finite(maps.weight))
         self._not_finite: list[int | None] = [None] * len(maps.input)
 
     def weight_at(self, position: tuple[int, ...], weight: Tensor) -> Tensor | None:
@@ -100,6 +100,11 @@ class AsDense:
         read = sorted({*self._patches.reads_at(position)} - {-1})
         window = x[group * size : (group + 1) * size].flatten(1)[:, read]
         return int((~window.isfinite()).sum()) < count
+
+
+def _is_finite(values: Tensor) -> bool:
+    parts = torch.view_as_real(values) if values.is_complex() else values
+    return all(math.isfinite(float(end)) for end in torch.aminmax(parts))
 
 
 def _place(box: Box, column: int) -> tuple[int, tuple[int, ...]]:

@@ -25,7 +25,7 @@ from equiv.verdict.sums import Block, Inputs, Judge, block_of, judge_of
 from equiv.verdict.tally import Found, Tally
 
 _OUTPUTS = 2**17  # of a tile, and half of it for small layers: each of some six float64 tensors takes a MiB
-SMALL = 2**17  # outputs up to which the largest ratio is that of the very envelope, not of E
+SMALL = 2**15  # outputs up to which the largest ratio is that of the very envelope, not of E
 _LEAST_BYTES, _MOST_BYTES = 2**20, 2**24  # for the weights of a block, and for the inputs of a box
 
 Arithmetics = tuple["Arithmetic | None", "Arithmetic | None"]
@@ -83,7 +83,8 @@ class _Tile(NamedTuple):
         start = self.start
         some = slice(start, start + self.block.weight.shape[0] * self.block.weight.shape[1])
         place: tuple[slice, ...] = (self.box.samples, some, *self.box.positions)
-        return results[place].transpose(0, 1).reshape(-1, self.box.columns)
+        tile: Tensor = results[place]
+        return tile.transpose(0, 1).reshape(-1, self.box.columns)
 
     @property
     def start(self) -> int:
@@ -94,25 +95,27 @@ class _Tile(NamedTuple):
         """The places in the whole result of places in the tile."""
         shape = self.maps.actual.shape
         rows, column = at // self.box.columns, at % self.box.columns
-        flat, step = torch.zeros_like(at), 1
+        flat: Tensor = torch.zeros_like(at)
+        step = 1
         parts = zip(self.box.positions[::-1], self.box.sizes[:0:-1], shape[:1:-1], strict=True)
         for part, size, whole in parts:
             flat += (column % size + part.start) * step
             column, step = column // size, step * whole
-        return flat + ((column + self.box.samples.start) * shape[1] + self.start + rows) * step
+        flat += ((column + self.box.samples.start) * shape[1] + self.start + rows) * step
+        return flat
 
 
 def _add(
     tally: Tally, tile: _Tile, judge: Judge, arithmetics: Arithmetics, tolerances: tuple[float, float] | None
 ) -> None:
     y, e = tile.of(tile.maps.actual), tile.of(tile.maps.expected)
-    least = tally.ratio.score if tile.maps.actual.numel() > SMALL else 0.0
-    found = _found(tile, judge, y, arithmetics[0], least)
+    least, exactly = tally.ratio.score, tile.maps.actual.numel() <= SMALL
+    found = _found(tile, judge, y, (arithmetics[0], least, exactly))
     differ = _differ(y, e, found.at)
     if y.dtype == e.dtype and arithmetics[0] == arithmetics[1] and not int(torch.count_nonzero(differ)):
         other = found
     else:
-        other = _found(tile, judge, e, arithmetics[1], least)
+        other = _found(tile, judge, e, (arithmetics[1], least, exactly))
     tally.add(differ, (found, other), None if tolerances is None else _apart(y, e, tolerances), tile.flats)
 
 
@@ -130,11 +133,11 @@ def _differ(y: Tensor, e: Tensor, judged: Tensor) -> Tensor:
     return differ
 
 
-def _found(tile: _Tile, judge: Judge, result: Tensor, arithmetic: Arithmetic | None, least: float) -> Found:
-    found = judge(result, arithmetic, least)
+def _found(tile: _Tile, judge: Judge, result: Tensor, asked: tuple[Arithmetic | None, float, bool]) -> Found:
+    found = judge(result, *asked)
     if bool(found.inside.all()):
         return found
-    return tile.dense.better(found, result, tile.box, tile.first, arithmetic)
+    return tile.dense.better(found, result, tile.box, tile.first, asked[0])
 
 
 def _apart(y: Tensor, e: Tensor, tolerances: tuple[float, float]) -> tuple[Tensor, Tensor]:

@@ -19,11 +19,11 @@ from equiv.numerics import Arithmetic, Classes, Exact, Reference, dot_integers, 
 from equiv.verdict.patches import Box, Patches
 from equiv.verdict.tally import NOTHING, Found
 
-Judge = Callable[[Tensor, "Arithmetic | None", float], Found]
+Judge = Callable[[Tensor, "Arithmetic | None", float, bool], Found]
 """Judges a result ``(channels, R)`` in its arithmetic. Outputs inside whose ratio is below the float may be left out.
 
-A positive float also asks for no more than the largest share of ``E`` where all are inside: the ratio, but for the
-rounding of the envelope's end.
+Unless the last argument asks for it exactly, a ratio inside may be the share of ``E``: as if the envelope's ends were
+not rounded.
 """
 
 
@@ -38,6 +38,7 @@ class Block:
         wide: The weight in float64, for real dtypes narrower than that and finite weights; else None.
         sizes: Its magnitudes; the same tensor where no weight is negative.
         has_zeros: Whether some weight is zero.
+        largest: The largest magnitude of ``wide``.
     """
 
     groups: slice
@@ -46,6 +47,7 @@ class Block:
     wide: Tensor | None
     sizes: Tensor | None
     has_zeros: bool
+    largest: float = math.inf
 
 
 def block_of(weight: Tensor, bias: Tensor | None, groups: slice, channels: slice) -> Block:
@@ -59,7 +61,7 @@ def block_of(weight: Tensor, bias: Tensor | None, groups: slice, channels: slice
         return Block(groups, some, offset, None, None, True)
     wide = some.double()
     has_zeros = least <= 0 <= largest and int(torch.count_nonzero(some)) < some.numel()
-    return Block(groups, some, offset, wide, wide if least >= 0 else wide.abs(), has_zeros)
+    return Block(groups, some, offset, wide, wide if least >= 0 else wide.abs(), has_zeros, max(-least, largest))
 
 
 class Inputs:
@@ -96,7 +98,8 @@ class Inputs:
         """How many of each column are not zero: ``(g, 1, R)``, or the same number for all."""
         if self._patches.terms and (self.range[0] > 0 or self.range[1] < 0):
             return float(self._patches.terms)
-        some = self.slab.float().sign().abs_()
+        some = self.slab.float().sign()
+        some = some if self.range[0] >= 0 else some.abs_()
         some = some.reshape(len(some), self.groups, -1, *some.shape[2:]).sum(2)  # counts below 2^24 are exact
         return self._patches.unfolded(some, self.box, self.groups).sum(1, keepdim=True).double()
 
@@ -152,7 +155,16 @@ def _sums(inputs: Inputs, block: Block) -> Exact:
         None if bias is None else bias.flatten(0, 1),
         None,
         None,
+        reach=_reach(inputs, block, bias),
     )
+
+
+def _reach(inputs: Inputs, block: Block, bias: Tensor | None) -> float:
+    """As in :class:`equiv.numerics.Exact`."""
+    n = inputs.wide.shape[1]
+    largest = n * block.largest * max(map(abs, inputs.range))
+    largest += 0.0 if bias is None else float(bias.abs().amax())
+    return 1.001 * largest * (1 + (n + 1) * 2.0**-7)
 
 
 def _product(weight: Tensor, columns: Tensor, bias: Tensor | None) -> Tensor:
@@ -188,9 +200,9 @@ def _together(judges: list[Judge]) -> Judge:
     if len(judges) == 1:
         return judges[0]
 
-    def found(result: Tensor, arithmetic: Arithmetic | None, least: float) -> Found:
+    def found(result: Tensor, arithmetic: Arithmetic | None, least: float, exactly: bool) -> Found:
         parts = result.chunk(len(judges))
-        each = [judges[i](part, arithmetic, least) for i, part in enumerate(parts)]
+        each = [judges[i](part, arithmetic, least, exactly) for i, part in enumerate(parts)]
         moved = [one._replace(at=one.at + i * parts[0].numel()) for i, one in enumerate(each)]
         return Found(*(torch.cat(entries) for entries in zip(*moved, strict=True)))
 
@@ -198,7 +210,7 @@ def _together(judges: list[Judge]) -> Judge:
 
 
 def _of_integers(exact: Tensor) -> Judge:
-    def found(result: Tensor, _arithmetic: Arithmetic | None, _least: float) -> Found:
+    def found(result: Tensor, _arithmetic: Arithmetic | None, _least: float, _exactly: bool) -> Found:
         at = (result != exact).flatten().nonzero().flatten()
         wrong = torch.zeros(len(at), dtype=torch.bool, device="cpu")
         return Found(at, wrong, wrong, torch.full(at.shape, math.inf, dtype=torch.float64, device="cpu"))
@@ -213,7 +225,7 @@ def _integers(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _of_reference(reference: Reference) -> Judge:
-    def found(result: Tensor, arithmetic: Arithmetic | None, _least: float) -> Found:
+    def found(result: Tensor, arithmetic: Arithmetic | None, _least: float, _exactly: bool) -> Found:
         judged = reference.assess(result.T, arithmetic)
         at = torch.arange(result.numel(), device="cpu")
         return Found(at, *(part.T.flatten() for part in (judged.inside, judged.undecided, judged.ratio)))
@@ -224,7 +236,7 @@ def _of_reference(reference: Reference) -> Judge:
 def _of_sums(exact: Exact) -> Judge:
     known: dict[Arithmetic, Tensor | None] = {}
 
-    def found(result: Tensor, arithmetic: Arithmetic | None, least: float) -> Found:
+    def found(result: Tensor, arithmetic: Arithmetic | None, least: float, exactly: bool) -> Found:
         assert arithmetic is not None
         if arithmetic not in known:
             known[arithmetic] = _inverse_error(exact, arithmetic)
@@ -233,9 +245,12 @@ def _of_sums(exact: Exact) -> Judge:
             at = torch.arange(result.numel(), device="cpu")
         else:
             share, largest = _shares(result, exact, inverse)
-            if largest < 1 and least > 0:
-                return _top(share, largest) if largest > least else NOTHING
-            at = _unsure(share, largest, least, _slack(exact, arithmetic) if result.itemsize >= 4 else None)
+            slack = _slack(exact, arithmetic) if exactly and result.itemsize >= 4 else 0.0
+            if largest < 1 and largest <= least * (1 - slack):
+                return NOTHING
+            if largest < 1 and not exactly:
+                return _top(share, largest)
+            at = _unsure(share, largest, least, slack)
         judged = judge(result.flatten()[at], _at(exact, at), arithmetic)
         return Found(at, judged.inside, judged.undecided, judged.ratio)
 
@@ -262,7 +277,9 @@ def _inverse_error(exact: Exact, arithmetic: Arithmetic) -> Tensor | None:
     if exact.classes is not None or exact.subnormal is not None or not exact.magnitude.numel():
         return None
     most = int(exact.terms.amax())
-    if not float(exact.magnitude.amax()) * (1 + 2 * most * arithmetic.u) < arithmetic.accumulator_max:
+    if not exact.stays_below(arithmetic) and not (
+        float(exact.magnitude.amax()) * (1 + 2 * most * arithmetic.u) < arithmetic.accumulator_max
+    ):
         return None
     slope, rest = _table(arithmetic, 2 ** max(4, most.bit_length()))
     terms = exact.terms.to(torch.int64)
@@ -282,7 +299,7 @@ def _shares(result: Tensor, exact: Exact, inverse: Tensor) -> tuple[Tensor, floa
     Rounding is monotonic: what lies within ``E`` of the exact value lies between the rounded ends, and so does a number
     of 16 bits to which something within ``E`` rounds; of these only the distance beyond that counts.
     """
-    distance = result.double() - exact.value
+    distance = result.to(torch.float64, copy=True).sub_(exact.value)
     if exact.low is not None:
         distance -= exact.low
     distance.abs_()
@@ -299,18 +316,14 @@ def _top(share: Tensor, largest: float) -> Found:
     return Found(at, right, ~right, share.flatten()[at])
 
 
-def _unsure(share: Tensor, largest: float, least: float, slack: float | None) -> Tensor:
+def _unsure(share: Tensor, largest: float, least: float, slack: float) -> Tensor:
     """The outputs that may lie outside, or may have a ratio of ``least`` or more and no less than the others here.
 
-    The ratio is the distance over that to the rounded end: the share, up to ``slack`` of it. In 16 bits it is no more
-    than the share.
+    The ratio is the distance over that to the rounded end: the share, up to ``slack`` of it. In 16 bits, where it is 0,
+    it is no more than the share.
     """
-    if slack is None:
-        bar = min(1.0, least)
-    elif largest < math.inf:
-        bar = min(1.0, (1 - slack) * max(least, largest / (1 + slack)))
-    else:
-        bar = 1.0
+    below = largest / (1 + slack) if slack > 0 and largest < math.inf else 0.0
+    bar = min(1.0, (1 - slack) * max(least, below)) if largest < math.inf else 1.0
     unsure = ~(share < bar) if bar > 0 else ~(share <= 0)
     return unsure.flatten().nonzero().flatten()
 

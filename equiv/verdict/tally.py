@@ -34,10 +34,9 @@ class Found(NamedTuple):
         return not len(self.at) or (bool(self.inside.all()) and not bool(self.undecided.any()))
 
 
+_NONE = torch.zeros(0, dtype=torch.bool, device="cpu")
 NOTHING = Found(
-    torch.zeros(0, dtype=torch.int64, device="cpu"),
-    *(torch.zeros(0, dtype=torch.bool, device="cpu") for _ in range(2)),
-    torch.zeros(0, dtype=torch.float64, device="cpu"),
+    torch.zeros(0, dtype=torch.int64, device="cpu"), _NONE, _NONE, torch.zeros(0, dtype=torch.float64, device="cpu")
 )
 
 Flats = Callable[[Tensor], Tensor]
