@@ -81,12 +81,12 @@ def dot_wide(x: Tensor, weight: Tensor, magnitude: Tensor, terms: Tensor) -> tup
         terms: ``(N, O)``, how many products are not zero, or more.
 
     Returns:
-        High word, low word and a bound on the error, each ``(N, O)``. The bound is at most ``2**-61 * magnitude``,
-        1/256 of one rounding, and 0 where no more than one product is not zero; what double-double leaves open (see
-        :func:`dot_double_double`) comes on top.
+        High word, low word and a bound on the error, each ``(N, O)``. The bound is at most
+        ``2**-61 * terms * magnitude``, 1/256 of what right kernels may be off, and 0 where no more than one product is
+        not zero; what double-double leaves open (see :func:`dot_double_double`) comes on top.
     """
     high, low, bound = dot_in_slices(x, weight)
-    poor = ~(bound <= magnitude * 2.0**-61) | (terms <= 1)
+    poor = ~(bound <= magnitude * (terms * 2.0**-61)) | (terms <= 1)
     poor &= terms > 0
     rows, outputs = poor.any(1).nonzero().flatten(), poor.any(0).nonzero().flatten()
     if len(rows):

@@ -28,6 +28,9 @@ _OUTPUTS = 2**17  # of a tile, and half of it for small layers: each of some six
 SMALL = 2**15  # outputs up to which the largest ratio is that of the very envelope, not of E
 _LEAST_BYTES, _MOST_BYTES = 2**20, 2**24  # for the weights of a block, and for the inputs of a box
 
+_COPIES = {torch.float64: 4, torch.complex64: 3, torch.complex128: 6, torch.int64: 4, torch.int32: 2}
+"""How many float64 tensors are made of the weights of a block and of the inputs of a box, where more than two are."""
+
 Arithmetics = tuple["Arithmetic | None", "Arithmetic | None"]
 
 
@@ -56,8 +59,8 @@ def _steps(maps: Maps, patches: Patches) -> tuple[list[tuple[slice, slice]], int
     groups, outputs, n = maps.weight.shape
     tensors = (maps.actual, maps.input, maps.weight)
     given = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-    most = min(max(given // 2, _LEAST_BYTES), _MOST_BYTES) // 8  # entries in float64
-    tile = _OUTPUTS if given > 2**23 else _OUTPUTS // 2
+    most = min(max(given // 2, _LEAST_BYTES), _MOST_BYTES) // (8 * _COPIES.get(maps.actual.dtype, 1))
+    tile = (_OUTPUTS if given > 2**23 else _OUTPUTS // 2) // min(4, _COPIES.get(maps.actual.dtype, 1))
     some = min(outputs, max(16, most // (2 * n)))
     columns = max(16, min(most // n, tile // some, math.prod(patches.positions) * len(maps.input)))
     together = 1 if some < outputs else max(1, min(groups, tile // (some * columns), most // (n * columns)))
