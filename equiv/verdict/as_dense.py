@@ -12,6 +12,7 @@ import math
 import torch
 from torch import Tensor
 
+from equiv.dtypes import is_inexact
 from equiv.mapping import taps_as_dense
 from equiv.numerics import Arithmetic, Reference
 from equiv.verdict.arguments import Maps
@@ -24,14 +25,22 @@ class AsDense:
 
     def __init__(self, maps: Maps, patches: Patches) -> None:
         self._maps, self._patches = maps, patches
-        self._differs = patches.repeats or (patches.is_padded and not _is_finite(maps.weight))
+        drops = patches.is_padded and not _is_finite(maps.weight)
+        self._others = [patches.repeating(axis, padded=drops) for axis in range(len(patches.axes))]
         self._not_finite: list[int | None] = [None] * len(maps.input)
+
+    def _may_differ(self, box: Box) -> Tensor:
+        """At which columns the dense layer may have other weights: bool ``(R,)``."""
+        differs = torch.zeros(box.sizes, dtype=torch.bool, device="cpu")
+        for axis, (others, part) in enumerate(zip(self._others, box.positions, strict=True)):
+            differs |= others[part].view(-1, *(1,) * (len(box.positions) - 1 - axis))
+        return differs.flatten()
 
     def weight_at(self, position: tuple[int, ...], weight: Tensor) -> Tensor | None:
         """``weight`` ``(o, n)`` as the dense layer has it at an output position; None where that is no other."""
-        read = self._patches.reads_at(position) if self._differs else []
-        if len({*read}) == len(read) and min(read, default=0) >= 0:
+        if not any(bool(others[at]) for others, at in zip(self._others, position, strict=True)):
             return None
+        read = self._patches.reads_at(position)
         return taps_as_dense(weight.reshape(len(weight), -1, len(read)), read).flatten(1)
 
     def _first(self, position: tuple[int, ...]) -> Tensor:
@@ -46,8 +55,11 @@ class AsDense:
 
         ``first`` is the group and the channel, counted within it, of the first row.
         """
-        wrong = (~found.inside).nonzero().flatten()
-        if not len(wrong) or not (result.is_floating_point() or result.is_complex()):
+        if not is_inexact(result.dtype):
+            return found
+        spoilt = (result != result).flatten()[found.at]
+        wrong = (~found.inside & (spoilt | self._may_differ(box)[found.at % box.columns])).nonzero().flatten()
+        if not len(wrong):
             return found
         inside, undecided, ratio = found.inside.clone(), found.undecided.clone(), found.ratio.clone()
         rows, columns = found.at[wrong] // box.columns, found.at[wrong] % box.columns

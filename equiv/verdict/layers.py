@@ -27,6 +27,7 @@ from equiv.mapping import (
     check_linear,
     check_product,
     conv_to_linear,
+    geometry_of,
     tap_weights,
 )
 from equiv.numerics import gap_words, one_hot_rows, same_bits
@@ -34,7 +35,8 @@ from equiv.text import counted, first_line
 from equiv.verdict.arguments import Alternatives, Comparison, tolerances_of
 from equiv.verdict.blocks import at_outputs, cause_of_outputs, outputs_to_judge
 from equiv.verdict.outcome import Entry, NotEquivalent, Outcome, Verdict
-from equiv.verdict.results import compare_rows
+from equiv.verdict.results import compare_rows, compare_sliding
+from equiv.verdict.sliding_layers import is_large, maps_to_try
 
 _ONE_HOTS = 256
 _ROWS = 32
@@ -60,7 +62,9 @@ def assert_equivalent(
     on one-hot inputs (256 of them where there are more features), on 32 inputs of -1, 0 and 1 and on 32 normal ones.
     In float64, complex128 and integers, where exact results of a layer above some 2^20 weights would take minutes,
     they are judged at the outputs where the two differ most and at others spread over all, and the verdict says at how
-    many. For all inputs and every weight, see :func:`equiv.certify`.
+    many. A convolution whose dense layer would have more than 2^24 weights is judged as it slides, on fewer maps, where
+    ``feature_shape`` is given and the other side is a function or has the same stride, padding, dilation and groups.
+    For all inputs and every weight, see :func:`equiv.certify`.
 
     Args:
         candidate: A Linear, a convolution, or a function of a batch: ``(N, n)`` or ``(N, C, *spatial)`` ->
@@ -95,6 +99,8 @@ def assert_equivalent(
     tolerances = tolerances_of(rtol, atol)
     given = None if feature_shape is None else check_feature_shape(feature_shape)
     shape = given or _kernel_shape(candidate, reference)
+    if _judged_sliding((candidate, reference), given, (input, seed), tolerances):
+        return
     left, right = (_side(name, f, shape) for name, f in (("candidate", candidate), ("reference", reference)))
     layer = right.dense if right.dense is not None else left.dense
     if layer is None:
@@ -104,8 +110,7 @@ def assert_equivalent(
             "reference: expected at least one side to be a Linear or a convolution, got two functions; pass the layer "
             "whose weights define the right results, or take equiv.certify, which reads two functions"
         )
-    if shape is None:
-        shape = (layer.in_features, 1)
+    shape = shape or (layer.in_features, 1)
     if given is None and math.prod(shape) != layer.in_features:
         raise EquivError(
             f"feature_shape: expected (C, *spatial) with product {layer.in_features}, got none, and the convolution's "
@@ -116,7 +121,7 @@ def assert_equivalent(
     if left.dense is not None and right.dense is not None:
         _same_parameters(left.dense, right.dense, shape)
     if input is not None:
-        _check_input(layer, input)
+        _check_input(layer, input, layer.in_features)
     weight, bias = layer.weight.detach(), _bias(layer)
     alternatives = _alternatives(left, right)
     for words, x, columns in _inputs(layer, input, seed):
@@ -126,6 +131,54 @@ def assert_equivalent(
         if not verdict.equivalent:
             cause = None if worst is None else cause_of_outputs(rows, worst, shape)
             raise NotEquivalent(replace(verdict, explanation=f"{words}, {verdict.explanation}", cause=cause))
+
+
+def _judged_sliding(
+    functions: tuple[Any, Any],
+    shape: tuple[int, ...] | None,
+    inputs: tuple[Tensor | None, int],
+    tolerances: tuple[float, float] | None,
+) -> bool:
+    """Whether a convolution defines the right results whose dense layer is too large: then both were judged on maps."""
+    conv = None if shape is None else _too_large(functions, shape)
+    if conv is None or shape is None:
+        return False
+    left, right = (_Side(name, f) for name, f in zip(("candidate", "reference"), functions, strict=True))
+    given, seed = inputs
+    if given is not None:
+        _check_input(conv, given, math.prod(shape))
+    bias = None if conv.bias is None else conv.bias.detach()
+    for words, x in maps_to_try(conv, shape, given, seed):
+        rows = x.flatten(1)
+        actual, expected = (side.run(rows, shape, as_map=True) for side in (left, right))
+        results = Comparison(actual, expected, rows, conv.weight.detach(), bias, None, tolerances, conv.out_channels)
+        verdict = compare_sliding(results, conv, shape)
+        if not verdict.equivalent:
+            raise NotEquivalent(replace(verdict, explanation=f"{words}, {verdict.explanation}"))
+    return True
+
+
+def _too_large(functions: tuple[Any, Any], shape: tuple[int, ...]) -> Conv | None:
+    """The convolution that defines the right results, where its dense layer is too large to be built.
+
+    Two convolutions must be one function by their own weights. Where they differ in stride and such, both are taken as
+    dense layers, whatever the size.
+    """
+    layers = [side for side in functions[::-1] if isinstance(side, nn.Linear | Conv) and not _is_function(side)]
+    convs = [check_conv(side) for side in layers if isinstance(side, Conv)]
+    if not convs or len(convs) < len(layers) or convs[0].weight.dtype not in DTYPES or convs[0].weight.is_meta:
+        return None
+    right, left = convs[0], convs[-1]
+    if not is_large(right, shape) or geometry_of(left) != geometry_of(right):
+        return None
+    for name in ("weight", "bias"):
+        a, b = _parameter(left, name), _parameter(right, name)
+        wrong = ~(same_bits(a, b) | (a == b))
+        if bool(wrong.any()):
+            verdict = _parameter_verdict(name, a, b, wrong)
+            text = verdict.explanation.replace(" once both are written as one dense layer", "")
+            raise NotEquivalent(replace(verdict, explanation=text))
+    return right
 
 
 @dataclass(frozen=True, eq=False)
@@ -275,7 +328,7 @@ def _parameter_verdict(name: str, a: Tensor, b: Tensor, wrong: Tensor) -> Verdic
     return Verdict(Outcome.DIFFERENT, text, dtype_name(a.dtype), tuple(a.shape), counts, worst=entry)
 
 
-def _parameter(layer: nn.Linear, name: str) -> Tensor:
+def _parameter(layer: nn.Linear | Conv, name: str) -> Tensor:
     value = getattr(layer, name)
     if value is None:
         return torch.zeros(layer.weight.shape[0], dtype=layer.weight.dtype)
@@ -308,8 +361,8 @@ def _inputs(layer: nn.Linear, given: Tensor | None, seed: int) -> Iterator[tuple
         yield "on one input without a batch of others", normal[:1], None
 
 
-def _check_input(layer: nn.Linear, given: Tensor) -> None:
-    n, dtype = layer.in_features, layer.weight.dtype
+def _check_input(layer: nn.Linear | Conv, given: Tensor, n: int) -> None:
+    dtype = layer.weight.dtype
     if given.dtype != dtype or given.ndim == 0 or given.numel() % n:
         raise EquivError(
             f"input: expected a tensor of {dtype_name(dtype)} with {n} features a row, got {dtype_name(given.dtype)} "

@@ -47,7 +47,6 @@ class Patches:
         self.kernel = tuple(conv.weight.shape[2:])
         self.terms = self.channels * math.prod(self.kernel)
         self.is_padded = any(bool((axis.reads < 0).any()) for axis in self.axes)
-        self.repeats = any(_repeats(axis) for axis in self.axes)
         self._ends = [_ends_of_runs(axis.reads.tolist()) for axis in self.axes]
 
     def boxes(self, batch: int, columns: int) -> Iterator[Box]:
@@ -86,6 +85,14 @@ class Patches:
         view = slab.as_strided(sizes, (channels * channel, channel, *taps, batch, *moves), slab.storage_offset())
         return view.reshape(groups, channels * math.prod(self.kernel), box.columns)
 
+    def repeating(self, axis: int, *, padded: bool) -> Tensor:
+        """Which positions along an axis read an entry twice or, if asked, a padded zero: bool ``(P,)``."""
+        reads, stride, dilation, taps, positions = self.axes[axis]
+        first = torch.arange(positions, device="cpu")[:, None] * stride
+        read = reads[first + torch.arange(taps, device="cpu") * dilation].sort(1).values
+        twice = (read[:, 1:] == read[:, :-1]) & (read[:, 1:] >= 0)
+        return twice.any(1) | ((read[:, 0] < 0) & padded)
+
     def row(self, x: Tensor, sample: int, position: tuple[int, ...], group: int) -> Tensor:
         """What one output reads: ``(1, n)``."""
         box = Box(slice(sample, sample + 1), tuple(slice(at, at + 1) for at in position))
@@ -101,13 +108,6 @@ class Patches:
             reads = axis.reads[at * axis.stride :: axis.dilation][: axis.taps].tolist()
             numbers = [-1 if min(number, read) < 0 else number * size + read for number in numbers for read in reads]
         return numbers
-
-
-def _repeats(axis: Axis) -> bool:
-    """Whether some output reads an entry twice."""
-    first = torch.arange(axis.positions, device="cpu")[:, None] * axis.stride
-    read = axis.reads[first + torch.arange(axis.taps, device="cpu") * axis.dilation].sort(1).values
-    return bool(((read[:, 1:] == read[:, :-1]) & (read[:, 1:] >= 0)).any())
 
 
 def _ends_of_runs(reads: list[int]) -> list[int]:

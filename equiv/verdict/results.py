@@ -73,6 +73,10 @@ def compare(  # noqa: PLR0913 - the options are the interface
     Raises:
         EquivError: Arguments that do not fit together, or a dtype that is not served.
 
+    A convolution takes some ten times as long as its forward pass in float32, and up to a hundred times in other dtypes
+    (docs/performance.md). The memory is a few MiB, or what input, weight and result take together where that is more.
+    Where results differ, finding the likely mistake takes up to some 200 MiB besides.
+
     Example:
         >>> linear = torch.nn.Linear(64, 3)
         >>> x = torch.rand(5, 64)
@@ -95,7 +99,7 @@ def compare(  # noqa: PLR0913 - the options are the interface
         return _without_layer(on_cpu(actual), on_cpu(expected), tolerances)
     comparison = Comparison(*(actual, expected, input, weight, bias), arithmetic, tolerances)
     if conv is not None:
-        return _compare_sliding(replace(comparison, channels=conv.out_channels), conv, map_shape)
+        return compare_sliding(replace(comparison, channels=conv.out_channels), conv, map_shape)
     verdict, mismatch = compare_rows(comparison)
     if mismatch is None:
         return verdict
@@ -125,7 +129,7 @@ def compare_rows(given: Comparison) -> tuple[Verdict, Mismatch | None]:
     return verdict, Mismatch(rows, int(found.ratio.nan_to_num(math.inf, math.inf).amax(0).argmax()))
 
 
-def _compare_sliding(given: Comparison, conv: Conv, shape: tuple[int, ...]) -> Verdict:
+def compare_sliding(given: Comparison, conv: Conv, shape: tuple[int, ...]) -> Verdict:
     """:func:`compare` for a convolution that slides over maps of ``shape``."""
     if trimmed(given.actual.shape) != trimmed(given.expected.shape):
         return _shapes_differ(given.actual, given.expected)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -186,7 +186,7 @@ def one_output(given: Comparison, maps: Maps, flat: int) -> Comparison:
 
 
 _WHOLE = 2**22  # weights of the dense layer up to which it takes part in finding a cause
-_COLUMNS = 64
+_PART, _COLUMNS = 2**20, 64  # weights and positions that take part where it is larger
 
 
 def cause_of_sliding(maps: Maps, worst: int) -> Cause | None:
@@ -203,22 +203,29 @@ def cause_of_sliding(maps: Maps, worst: int) -> Cause | None:
         rows = replace(rows, bias=None if dense.bias is None else on_cpu(dense.bias))
         return cause_of_outputs(rows, worst % outputs, shape)
     patches, at = Patches(maps.conv, shape), place_of(maps, worst)
-    per_group, count = maps.weight.shape[1], math.prod(patches.positions) * len(maps.input)
-    chosen = {(at.sample, at.position)}
-    for flat in range(0, count, -(-count // (_COLUMNS - 1))):
-        sample, rest = divmod(flat, math.prod(patches.positions))
-        chosen.add((sample, _position(rest, patches.positions)))
-    channels = slice(at.group * per_group, (at.group + 1) * per_group)
-    picked = sorted(chosen)
-    outputs_at: list[tuple[int | slice, ...]] = [(sample, channels, *position) for sample, position in picked]
+    picked = _some_places(maps, patches, at)
+    per_group = maps.weight.shape[1]
+    channels = torch.arange(at.group * per_group, (at.group + 1) * per_group, device="cpu")
+    step = -(-maps.weight[0].numel() // _PART)
+    channels = channels[(channels - at.channel) % step == 0]
+    indices: list[tuple[Any, ...]] = [(sample, channels, *position) for sample, position in picked]
     rows = Comparison(
-        torch.stack([maps.actual[place] for place in outputs_at]),
-        torch.stack([maps.expected[place] for place in outputs_at]),
+        torch.stack([maps.actual[index] for index in indices]),
+        torch.stack([maps.expected[index] for index in indices]),
         torch.cat([patches.row(maps.input, sample, position, at.group) for sample, position in picked]),
-        maps.weight[at.group],
+        maps.weight.flatten(0, 1)[channels],
         None if maps.bias is None else maps.bias[channels],
     )
-    return cause_of_outputs(rows, at.channel % per_group, (patches.channels, *patches.kernel))
+    return cause_of_outputs(rows, channels.tolist().index(at.channel), (patches.channels, *patches.kernel))
+
+
+def _some_places(maps: Maps, patches: Patches, worst: Place) -> list[tuple[int, tuple[int, ...]]]:
+    """Samples and positions: the worst and others."""
+    count = math.prod(patches.positions)
+    chosen = {(worst.sample, worst.position)}
+    for flat in range(0, count * len(maps.input), -(-count * len(maps.input) // (_COLUMNS - 1))):
+        chosen.add((flat // count, _position(flat % count, patches.positions)))
+    return sorted(chosen)
 
 
 def _position(flat: int, sizes: tuple[int, ...]) -> tuple[int, ...]:

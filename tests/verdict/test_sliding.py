@@ -335,3 +335,28 @@ def test_results_and_inputs_that_do_not_fit_each_other_are_refused_as_before():
     small = nn.Conv2d(4, 6, 5)
     with pytest.raises(equiv.EquivError, match=r"^layer: expected a convolution that fits a map \(4, 4, 4\), got"):
         compare(y, y, input=x[..., :4, :4], layer=small)
+
+
+def test_functions_and_layers_are_judged_against_a_convolution_of_any_size():
+    conv, x = conv_of(64, 96, 3, (28, 28), padding=1)
+    shape = (64, 28, 28)
+    equiv.assert_equivalent(lambda x: channels_last(conv, x), conv, feature_shape=shape)
+    equiv.assert_equivalent(conv, lambda x: rounded_once(conv, x), x, feature_shape=shape)
+    twin, _ = conv_of(64, 96, 3, (28, 28), padding=1)
+    equiv.assert_equivalent(twin, conv, feature_shape=shape)
+    twin.weight.data[95, 63, 2, 2] = torch.nextafter(twin.weight[95, 63, 2, 2], torch.tensor(9.0))
+    with pytest.raises(
+        equiv.NotEquivalent, match=r"1 of 55,296 entries of the weight differs; the first, weight\[95, 63"
+    ):
+        equiv.assert_equivalent(twin, conv, feature_shape=shape)
+    for wrong in (kernel_flipped, position_repeated, lambda conv, x: 1.0001 * conv(x)):
+        with pytest.raises(equiv.NotEquivalent, match=r"^DIFFERENT: on"):
+            equiv.assert_equivalent(lambda x, wrong=wrong: wrong(conv, x.expand(2, *shape)), conv, feature_shape=shape)
+
+
+def test_one_wrong_weight_of_a_function_shows_on_lattices_of_ones():
+    conv, _ = conv_of(3, 32, 3, (64, 64), padding=1)
+    other, _ = conv_of(3, 32, 3, (64, 64), padding=1)
+    other.weight.data[5, :, 0, 0] *= 1 + 2**-22
+    with pytest.raises(equiv.NotEquivalent, match="lattices of ones"):
+        equiv.assert_equivalent(lambda x: other(x), conv, feature_shape=(3, 64, 64))
