@@ -3,6 +3,8 @@
 from equiv.dtypes import COMPLEX, DTYPES, FLOATS, INTEGERS
 from equiv.numerics.arithmetic import OPS, Arithmetic, declared
 from equiv.numerics.envelope import Judgement, judge
+from equiv.numerics.exact import SMALL_FACTORS as SMALL_FACTORS
+from equiv.numerics.exact import Classes as Classes
 from equiv.numerics.exact import Exact, exact_affine
 from equiv.numerics.formats import Format, bit_equal, format_of, ordinal, round_down, round_nearest, round_up, same_bits
 from equiv.numerics.formats import from_ordinal as from_ordinal
@@ -23,6 +25,7 @@ from equiv.numerics.reference import two_sum as two_sum
 from equiv.numerics.roundings import Rounding
 from equiv.numerics.roundings import rounding_to as rounding_to
 from equiv.numerics.settled import last_bit as last_bit
+from equiv.numerics.splitting import dot_integers as dot_integers
 from equiv.numerics.surroundings import gradients_recorded as gradients_recorded
 from equiv.numerics.surroundings import plain_torch as plain_torch
 from equiv.numerics.surroundings import subnormals_kept as subnormals_kept

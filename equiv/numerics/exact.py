@@ -20,7 +20,8 @@ from equiv.dtypes import FLOATS
 from equiv.numerics.arithmetic import Arithmetic, check_arithmetic
 from equiv.numerics.checks import check_layer
 from equiv.numerics.formats import format_of
-from equiv.numerics.reference import dot_by_terms, is_moderate, summed_products
+from equiv.numerics.reference import dot_by_terms, is_moderate, summed_products, two_sum
+from equiv.numerics.splitting import dot_wide, slices_pay
 from equiv.numerics.surroundings import subnormals_kept
 
 
@@ -124,11 +125,15 @@ def exact_affine(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Exact
     subnormal = _subnormal_mass(*sizes, min_normal=format_of(dtype).min_normal)
     low: Tensor | None = None
     if dtype == torch.float64:
-        value, low = summed_exactly(x, weight, b, sizes)
+        slack: Tensor | float = 0.0
+        if slices_pay(x, weight):
+            value, low, slack = _in_slices(x, weight, b, magnitude, terms)
+        else:
+            value, low = summed_exactly(x, weight, b, sizes)
         if low is None:
             uncertainty = torch.zeros_like(magnitude)
         else:
-            uncertainty = (x.shape[-1] + 4) ** 2 * 2.0**-103 * magnitude + 4 * format_of(dtype).min_subnormal
+            uncertainty = (x.shape[-1] + 4) ** 2 * 2.0**-103 * magnitude + 4 * format_of(dtype).min_subnormal + slack
             if fewest <= 1:
                 few = torch.as_tensor(terms, device=magnitude.device)
                 exact = (few == 0) | ((few == 1) & (magnitude > 2.0**-960))
@@ -150,6 +155,17 @@ def exact_affine(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Exact
         reach=reach,
         factors=largest_factors(sizes[0], sizes[1]),
     )
+
+
+def _in_slices(
+    x: Tensor, weight: Tensor, b: Tensor | None, magnitude: Tensor, terms: Tensor | float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The outputs as two words, and a bound on their error beside that of double-double itself."""
+    high, low, slack = dot_wide(x, weight, magnitude, torch.as_tensor(terms, device=x.device).expand_as(magnitude))
+    if b is not None:
+        high, error = two_sum(high, b.expand_as(high))
+        high, low = two_sum(high, low + error)
+    return high, low, slack
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,7 @@ def _scaled_block(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     exponent = exponent_x[:, None].long() + exponent_w[None].long()
     exponent = torch.where(high == 0, -(1 << 20), exponent)
     top = exponent.amax(-1).clamp(min=-2200)
-    scale = _power_of_two(exponent - top[..., None])
+    scale = power_of_two(exponent - top[..., None])
     high, low = _summed(high * scale, low * scale)
     return _scaled(high, top), _scaled(low, top)
 
@@ -118,10 +118,10 @@ def _summed(high: Tensor, low: Tensor) -> tuple[Tensor, Tensor]:
 def _scaled(values: Tensor, exponent: Tensor) -> Tensor:
     """``values * 2**exponent`` in steps that stay in range until the last."""
     third = exponent // 3
-    return values * _power_of_two(third) * _power_of_two(third) * _power_of_two(exponent - 2 * third)
+    return values * power_of_two(third) * power_of_two(third) * power_of_two(exponent - 2 * third)
 
 
-def _power_of_two(exponent: Tensor) -> Tensor:
+def power_of_two(exponent: Tensor) -> Tensor:
     """``2.0**exponent`` exactly, for int64 exponents up to 1023; 0.0 below ``_FLOOR``."""
     power = ((exponent.clamp(_FLOOR, 1023) + 1023) << 52).view(torch.float64)
     return torch.where(exponent < _FLOOR, 0.0, power)

@@ -1,8 +1,7 @@
 """What :func:`equiv.compare` accepts: results, a layer and its input, tolerances; and all of them as rows on the CPU.
 
-A convolution becomes the dense layer that it is on the input's map. Where its padding mode repeats inputs, several taps
-land on one of them, and an entry of that layer's weight is their sum, rounded: the convolution itself adds other terms,
-which :func:`equiv.mapping.tap_weights` lays side by side. Every refusal is one sentence that names the argument.
+A convolution that covers its map with one kernel is rows too. Any other slides over a map, and is judged in patches
+(``equiv.verdict.patches``). Every refusal is one sentence that names the argument.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from equiv.arguments import check_tensor
 from equiv.dtypes import DTYPES, dtype_name, dtype_names, is_inexact
 from equiv.errors import EquivError
-from equiv.mapping import Conv, check_conv, check_linear, conv_to_linear, is_unpadded, pads_and_positions, tap_weights
+from equiv.mapping import Conv, check_conv, check_linear, is_unpadded, pads_and_positions
 from equiv.numerics import Arithmetic
 from equiv.text import shown
 
@@ -66,12 +65,40 @@ class Comparison:
 
 
 class LayerTensors(NamedTuple):
-    """A layer as it is held against its results; the last two as in :class:`Comparison`."""
+    """A layer as it is held against its results.
+
+    Attributes:
+        weight: As it was passed, or the layer's.
+        bias: The same.
+        conv: A convolution that slides over its input, else None.
+        shape: ``(C, *spatial)`` of that input.
+    """
 
     weight: Tensor | None
     bias: Tensor | None
-    channels: int | None = None
-    alternatives: Alternatives = (None,)
+    conv: Conv | None = None
+    shape: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Maps:
+    """Two results of one sliding convolution, on the CPU.
+
+    Attributes:
+        actual: ``(B, O, *positions)``.
+        expected: The same.
+        input: ``(B, C, *spatial)``.
+        weight: ``(G, O/G, n)`` for n terms of an output.
+        bias: ``(O,)`` or None.
+        conv: The convolution.
+    """
+
+    actual: Tensor
+    expected: Tensor
+    input: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    conv: Conv
 
 
 def check_results(actual: Tensor, expected: Tensor) -> None:
@@ -147,11 +174,10 @@ def layer_tensors(
     if conv.groups == 1 and tuple(conv.weight.shape[2:]) == shape[1:] and is_unpadded(conv):
         return LayerTensors(conv.weight, conv.bias)
     try:
-        dense = conv_to_linear(conv, shape)
+        pads_and_positions(conv, shape[1:])
     except EquivError as error:
         raise EquivError(f"layer: expected a convolution that fits a map {shape}, got {conv}: {error}") from error
-    taps = tap_weights(conv, shape)  # the results may be the convolution's, or its dense layer's
-    return LayerTensors(dense.weight, dense.bias, conv.out_channels, (None,) if taps is None else (None, taps))
+    return LayerTensors(conv.weight, conv.bias, conv, shape)
 
 
 def _map_given(conv: Conv, x: object, actual: Tensor) -> tuple[int, ...] | None:
@@ -173,15 +199,7 @@ def _map_given(conv: Conv, x: object, actual: Tensor) -> tuple[int, ...] | None:
 def rows_of(given: Comparison) -> Comparison:
     """The same as results ``(N, O)``, input ``(N, n)`` and weight ``(O, n)`` on the CPU, which fit each other."""
     actual, x, weight, bias = given.actual, given.input, given.weight, given.bias
-    for name, value in (("input", x), ("weight", weight), ("bias", bias)):
-        if value is None:
-            continue
-        check_tensor(name, value, advice="pass what the kernel was given")
-        if value.dtype != actual.dtype:
-            raise EquivError(
-                f"{name}: expected the dtype of actual, {dtype_name(actual.dtype)}, got {dtype_name(value.dtype)}; the "
-                "envelope belongs to one dtype, so pass what the kernel was given"
-            )
+    _check_dtypes(given)
     if weight.ndim < 2 or weight.shape[0] == 0:
         raise EquivError(
             f"weight: expected shape (O, n) or (O, C, *kernel) with O of at least 1, got {tuple(weight.shape)}; "
@@ -200,6 +218,37 @@ def rows_of(given: Comparison) -> Comparison:
         weight=w,
         bias=None if bias is None else on_cpu(bias),
     )
+
+
+def maps_of(given: Comparison, conv: Conv, shape: tuple[int, ...]) -> Maps:
+    """The same for a convolution that slides over maps of ``shape``, ``(C, *spatial)``; views where that can be."""
+    _check_dtypes(given)
+    positions = pads_and_positions(conv, shape[1:])[1]
+    outputs = conv.out_channels * math.prod(positions)
+    batch = _batch_of(given, outputs, math.prod(shape))
+    weight, bias = on_cpu(given.weight), given.bias
+    return Maps(
+        on_cpu(given.actual).reshape(batch, conv.out_channels, *positions),
+        on_cpu(given.expected).reshape(batch, conv.out_channels, *positions),
+        on_cpu(given.input).reshape(batch, *shape),
+        weight.reshape(conv.groups, conv.out_channels // conv.groups, -1),
+        None if bias is None else on_cpu(bias),
+        conv,
+    )
+
+
+def _check_dtypes(given: Comparison) -> None:
+    """Refuse input, weight and bias that are not tensors of the dtype of ``actual``."""
+    dtype = given.actual.dtype
+    for name, value in (("input", given.input), ("weight", given.weight), ("bias", given.bias)):
+        if value is None:
+            continue
+        check_tensor(name, value, advice="pass what the kernel was given")
+        if value.dtype != dtype:
+            raise EquivError(
+                f"{name}: expected the dtype of actual, {dtype_name(dtype)}, got {dtype_name(value.dtype)}; the "
+                "envelope belongs to one dtype, so pass what the kernel was given"
+            )
 
 
 def _batch_of(given: Comparison, outputs: int, n: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from equiv.causes import rounding_cause
-from equiv.numerics import Arithmetic, Assessment
+from equiv.numerics import Arithmetic
 from equiv.text import counted
 from equiv.verdict.outcome import Outcome, Verdict
 
@@ -65,9 +65,8 @@ def without_layer(verdict: Verdict, *, integers: bool) -> str:
     )
 
 
-def blamed(found: Assessment, other: Assessment) -> str:
-    """Which of the two results is outside, where it is not ``actual`` alone."""
-    mine, theirs = int((~found.inside).sum()), int((~other.inside).sum())
+def blamed(mine: int, theirs: int) -> str:
+    """Which of the two results is outside, where it is not ``actual`` alone: at how many outputs each is."""
     if theirs == 0:
         return ""
     if mine == 0:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,7 @@ from equiv.mapping import (
     check_linear,
     check_product,
     conv_to_linear,
+    geometry_of,
     tap_weights,
 )
 from equiv.numerics import Arithmetic, gap_words, one_hot_rows, plain_torch, same_bits
@@ -35,7 +37,8 @@ from equiv.verdict.arguments import Alternatives, Comparison, check_arithmetic, 
 from equiv.verdict.blocks import at_outputs, cause_of_outputs, outputs_to_judge
 from equiv.verdict.outcome import Entry, NotEquivalent, Outcome, Verdict
 from equiv.verdict.probes import rounding_probes
-from equiv.verdict.results import Mismatch, compare_rows
+from equiv.verdict.results import Mismatch, compare_rows, compare_sliding
+from equiv.verdict.sliding_layers import is_large, maps_to_try
 
 _ONE_HOTS = 256
 _ROWS = 32
@@ -65,7 +68,9 @@ def assert_equivalent(  # noqa: PLR0913 - the options are the interface
     rounded once, many of them ties, on 32 inputs of -1, 0 and 1 and on 32 normal ones.
     In float64, complex128 and integers, where exact results of a layer above some 2^20 weights would take minutes,
     they are judged at the outputs where the two differ most and at others spread over all, and the verdict says at how
-    many. For all inputs and every weight, see :func:`equiv.certify`.
+    many. A convolution whose dense layer would have more than 2^24 weights is judged as it slides, on fewer maps, where
+    ``feature_shape`` is given and the other side is a function or has the same stride, padding, dilation and groups.
+    For all inputs and every weight, see :func:`equiv.certify`.
 
     Args:
         candidate: A Linear, a convolution, or a function of a batch: ``(N, n)`` or ``(N, C, *spatial)`` ->
@@ -105,6 +110,8 @@ def assert_equivalent(  # noqa: PLR0913 - the options are the interface
     given = None if feature_shape is None else check_feature_shape(feature_shape)
     shape = given or _kernel_shape(candidate, reference)
     named, as_map = (("candidate", candidate), ("reference", reference)), given is not None
+    if _judged_sliding((candidate, reference), given, (input, seed), (arithmetic, tolerances)):
+        return
     left, right = (_side(Function(name, f, shape, as_map=as_map)) for name, f in named)
     layer = right.dense if right.dense is not None else left.dense
     if layer is None:
@@ -114,8 +121,7 @@ def assert_equivalent(  # noqa: PLR0913 - the options are the interface
             "reference: expected at least one side to be a Linear or a convolution, got two functions; pass the layer "
             "whose weights define the right results, or take equiv.certify, which reads two functions"
         )
-    if shape is None:
-        shape = (layer.in_features, 1)
+    shape = shape or (layer.in_features, 1)
     if given is None and math.prod(shape) != layer.in_features:
         raise EquivError(
             f"feature_shape: expected (C, *spatial) with product {layer.in_features}, got none, and the convolution's "
@@ -126,7 +132,7 @@ def assert_equivalent(  # noqa: PLR0913 - the options are the interface
     if left.dense is not None and right.dense is not None:
         _same_parameters(left, right, shape)
     if input is not None:
-        _check_input(layer, input)
+        _check_input(layer, input, layer.in_features)
     weight, bias = layer.weight.detach(), _bias(layer)
     alternatives = _alternatives(left, right)
     inputs = _inputs(layer, input, seed)
@@ -141,6 +147,56 @@ def assert_equivalent(  # noqa: PLR0913 - the options are the interface
             cause = None if wrong is None else _cause(rows, wrong.output, shape, _conv(right, left), further)
             words += "".join(f", the {side.name}{side.asked}" for side in (left, right) if side.asked)
             raise NotEquivalent(replace(verdict, explanation=f"{words}, {verdict.explanation}", cause=cause))
+
+
+def _judged_sliding(
+    functions: tuple[Any, Any],
+    shape: tuple[int, ...] | None,
+    inputs: tuple[Tensor | None, int],
+    judged: tuple[Arithmetic | None, tuple[float, float] | None],
+) -> bool:
+    """Whether a convolution defines the right results whose dense layer is too large: then both were judged on maps."""
+    conv = None if shape is None else _too_large(functions, shape)
+    if conv is None or shape is None:
+        return False
+    named = zip(("candidate", "reference"), functions, strict=True)
+    left, right = (_Side(name, Function(name, f, shape, as_map=True)) for name, f in named)
+    given, seed = inputs
+    if given is not None:
+        _check_input(conv, given, math.prod(shape))
+    bias = None if conv.bias is None else conv.bias.detach()
+    for words, x in maps_to_try(conv, shape, given, seed):
+        rows = x.flatten(1)
+        actual, expected = (side.run(rows) for side in (left, right))
+        results = Comparison(actual, expected, rows, conv.weight.detach(), bias, *judged, conv.out_channels)
+        verdict = compare_sliding(results, conv, shape)
+        if not verdict.equivalent:
+            words += "".join(f", the {side.name}{side.asked}" for side in (left, right) if side.asked)
+            raise NotEquivalent(replace(verdict, explanation=f"{words}, {verdict.explanation}"))
+    return True
+
+
+def _too_large(functions: tuple[Any, Any], shape: tuple[int, ...]) -> Conv | None:
+    """The convolution that defines the right results, where its dense layer is too large to be built.
+
+    Two convolutions must be one function by their own weights. Where they differ in stride and such, both are taken as
+    dense layers, whatever the size.
+    """
+    layers = [side for side in functions[::-1] if isinstance(side, nn.Linear | Conv) and not _is_function(side)]
+    convs = [check_conv(side) for side in layers if isinstance(side, Conv)]
+    if not convs or len(convs) < len(layers) or convs[0].weight.dtype not in DTYPES or convs[0].weight.is_meta:
+        return None
+    right, left = convs[0], convs[-1]
+    if not is_large(right, shape) or geometry_of(left) != geometry_of(right):
+        return None
+    for name in ("weight", "bias"):
+        a, b = _parameter(left, name), _parameter(right, name)
+        wrong = ~(same_bits(a, b) | (a == b))
+        if bool(wrong.any()):
+            verdict = _parameter_verdict(name, a, b, wrong)
+            text = verdict.explanation.replace(" once both are written as one dense layer", "")
+            raise NotEquivalent(replace(verdict, explanation=text))
+    return right
 
 
 @dataclass(frozen=True, eq=False)
@@ -306,7 +362,7 @@ def _parameter_verdict(name: str, a: Tensor, b: Tensor, wrong: Tensor) -> Verdic
     return Verdict(Outcome.DIFFERENT, text, dtype_name(a.dtype), tuple(a.shape), counts, worst=entry)
 
 
-def _parameter(layer: nn.Linear, name: str) -> Tensor:
+def _parameter(layer: nn.Linear | Conv, name: str) -> Tensor:
     value = getattr(layer, name)
     if value is None:
         return torch.zeros(layer.weight.shape[0], dtype=layer.weight.dtype)
@@ -342,8 +398,8 @@ def _inputs(layer: nn.Linear, given: Tensor | None, seed: int) -> Iterator[tuple
         yield "on one input without a batch of others", normal[:1], None
 
 
-def _check_input(layer: nn.Linear, given: Tensor) -> None:
-    n, dtype = layer.in_features, layer.weight.dtype
+def _check_input(layer: nn.Linear | Conv, given: Tensor, n: int) -> None:
+    dtype = layer.weight.dtype
     if given.dtype != dtype or given.ndim == 0 or given.numel() % n:
         raise EquivError(
             f"input: expected a tensor of {dtype_name(dtype)} with {n} features a row, got {dtype_name(given.dtype)} "

@@ -22,6 +22,7 @@ from equiv.verdict.arguments import (
     check_arithmetic,
     check_results,
     layer_tensors,
+    maps_of,
     on_cpu,
     rows_of,
     tolerances_of,
@@ -31,6 +32,7 @@ from equiv.verdict.blocks import assess_both, cause_of_outputs
 from equiv.verdict.explanation import blamed, explained, without_layer
 from equiv.verdict.outcome import Entry, Outcome, Verdict
 from equiv.verdict.rounding import held_to_nearest
+from equiv.verdict.sliding import SMALL, cause_of_sliding, one_output, tally_of
 
 
 @plain_torch()
@@ -59,10 +61,11 @@ def compare(  # noqa: PLR0913 - the options are the interface
         input: ``(*batch, n)`` or ``(*batch, C, *spatial)``; dtype of ``actual``.
         weight: ``(O, n)`` or ``(O, C, *kernel)``; dtype of ``actual``.
         bias: ``(O,)`` or None.
-        layer: A plain Linear or convolution, instead of weight and bias. A convolution is read as the dense layer that
-            it is on maps of the input's size; an input of rows is read as flattened maps of the kernel's size. Its
-            results, ``(*batch, O, *positions)``, may come flattened. A layer that computes anything else, such as one
-            with forward hooks or a weight that is computed, is refused.
+        layer: A plain Linear or convolution, instead of weight and bias. A convolution is judged at every output
+            position, of any real size: in a few MiB, or less than its input, weight and result take; an input of rows
+            is read as flattened maps of the kernel's size. Its results, ``(*batch, O, *positions)``, may come
+            flattened, and may be those of its dense layer. A layer that computes anything else, such as one with
+            forward hooks or a weight that is computed, is refused.
         arithmetic: What the kernel of ``actual`` computes in; by default what is declared for its dtype and device.
             ``equiv.numerics.measure(...).arithmetic`` is what it was found to compute in; where that is weaker than
             declared, the explanation says so.
@@ -71,6 +74,10 @@ def compare(  # noqa: PLR0913 - the options are the interface
 
     Raises:
         EquivError: Arguments that do not fit together, or a dtype that is not served.
+
+    A convolution takes some ten times as long as its forward pass in float32, and up to a hundred times in other dtypes
+    (docs/performance.md). The memory is a few MiB, or what input, weight and result take together where that is more.
+    Where results differ, finding the likely mistake takes up to some 200 MiB besides.
 
     Example:
         >>> linear = torch.nn.Linear(64, 3)
@@ -81,7 +88,7 @@ def compare(  # noqa: PLR0913 - the options are the interface
     """
     check_results(actual, expected)
     layer, input = plain_form(layer, input)
-    weight, bias, channels, alternatives = layer_tensors(layer, weight, bias, input, actual)
+    weight, bias, conv, map_shape = layer_tensors(layer, weight, bias, input, actual)
     tolerances = tolerances_of(rtol, atol)
     check_arithmetic(arithmetic)
     if input is None or weight is None:
@@ -93,11 +100,9 @@ def compare(  # noqa: PLR0913 - the options are the interface
                 "bits alone"
             )
         return _without_layer(on_cpu(actual), on_cpu(expected), tolerances)
-    comparison = Comparison(
-        *(actual, expected, input, weight, bias),
-        *(arithmetic, tolerances, channels),
-        alternative_weights=(alternatives, alternatives),
-    )
+    comparison = Comparison(*(actual, expected, input, weight, bias), arithmetic, tolerances)
+    if conv is not None:
+        return compare_sliding(replace(comparison, channels=conv.out_channels), conv, map_shape)
     verdict, mismatch = compare_rows(comparison)
     if mismatch is None:
         return verdict
@@ -123,11 +128,7 @@ def compare_rows(given: Comparison) -> tuple[Verdict, Mismatch | None]:
     check_results(given.actual, given.expected)
     if trimmed(given.actual.shape) != trimmed(given.expected.shape):
         return _shapes_differ(given.actual, given.expected), None
-    rows = rows_of(given)
-    other_arithmetic = None
-    if is_inexact(rows.weight.dtype):
-        rows = replace(rows, arithmetic=given.arithmetic or declared(given.actual.dtype, given.actual.device))
-        other_arithmetic = declared(given.expected.dtype, given.expected.device)
+    rows, other_arithmetic = _with_arithmetic(given, rows_of(given))
     with subnormals_kept():
         found, other = assess_both(rows, (rows.arithmetic, other_arithmetic))
         found, rounding = held_to_nearest(rows, rows.actual, found, rows.arithmetic)
@@ -139,6 +140,49 @@ def compare_rows(given: Comparison) -> tuple[Verdict, Mismatch | None]:
         return verdict, None
     rows = rows.exchanged() if of_expected else rows
     return verdict, Mismatch(rows, int(wrong.ratio.nan_to_num(math.inf, math.inf).amax(0).argmax()), of_expected)
+
+
+def compare_sliding(given: Comparison, conv: Conv, shape: tuple[int, ...]) -> Verdict:
+    """:func:`compare` for a convolution that slides over maps of ``shape``."""
+    if trimmed(given.actual.shape) != trimmed(given.expected.shape):
+        return _shapes_differ(given.actual, given.expected)
+    maps = maps_of(given, conv, shape)
+    given, other = _with_arithmetic(given, given)
+    arithmetic = given.arithmetic
+    with torch.no_grad(), subnormals_kept():
+        tally = tally_of(maps, (arithmetic, other), given.tolerances)
+        verdict = Verdict(
+            tally.outcome,
+            "",
+            dtype_name(given.actual.dtype),
+            tuple(given.actual.shape),
+            tally.counts,
+            max_ratio=tally.max_ratio,
+            arithmetic=_name(arithmetic),
+            conditions=_words(given.tolerances, tally.breaks, tally.total),
+        )
+        if tally.total and verdict.outcome is not Outcome.IDENTICAL:
+            one = one_output(given, maps, tally.worst)
+            index = _index(tally.worst, verdict.shape, math.prod(maps.actual.shape[1:]))
+            found = assess_both(one, (arithmetic, other))
+            verdict = replace(verdict, worst=replace(_entry(0, one, (1,), found[0]), index=index))
+            if not tally.outside and maps.actual.numel() > SMALL:
+                verdict = replace(verdict, max_ratio=max(each.max_ratio for each in found))
+        text = explained(verdict, arithmetic, tally.outside, tally.breaks) + blamed(tally.mine, tally.theirs)
+        verdict = replace(verdict, explanation=f"{text} {arithmetic.note}" if arithmetic and arithmetic.note else text)
+        return replace(verdict, cause=cause_of_sliding(maps, tally.mine_ratio.flat)) if tally.mine else verdict
+
+
+def _with_arithmetic(given: Comparison, rows: Comparison) -> tuple[Comparison, Arithmetic | None]:
+    """``rows`` with the arithmetic of ``actual``, and that of ``expected``; None for integers."""
+    if not is_inexact(given.actual.dtype):
+        return rows, None
+    mine = given.arithmetic or declared(given.actual.dtype, given.actual.device)
+    return replace(rows, arithmetic=mine), declared(given.expected.dtype, given.expected.device)
+
+
+def _name(arithmetic: Arithmetic | None) -> str:
+    return arithmetic.name if arithmetic else "integers modulo 2**bits"
 
 
 def _map_of(shape: tuple[int, ...], rows: int, n: int) -> tuple[int, ...]:
@@ -164,7 +208,7 @@ def _verdict(
         shape,
         counts,
         max_ratio=float(ratio.max()) if ratio.numel() else 0.0,
-        arithmetic=arithmetic.name if arithmetic else "integers modulo 2**bits",
+        arithmetic=_name(arithmetic),
         conditions=conditions,
     )
     if y.numel() and verdict.outcome is not Outcome.IDENTICAL:
@@ -174,7 +218,8 @@ def _verdict(
         elif not bool(outside.any()) and bool(undecided.any()):
             score = undecided.double()
         verdict = replace(verdict, worst=_entry(int(score.flatten().argmax()), rows, shape, found))
-    text = explained(verdict, arithmetic, int(outside.sum()), int(breaks.sum()), rounding) + blamed(found, other)
+    text = explained(verdict, arithmetic, int(outside.sum()), int(breaks.sum()), rounding)
+    text += blamed(int((~found.inside).sum()), int((~other.inside).sum()))
     return replace(verdict, explanation=f"{text} {arithmetic.note}" if arithmetic and arithmetic.note else text)
 
 
@@ -263,5 +308,11 @@ def _conditions(y: Tensor, e: Tensor, tolerances: tuple[float, float] | None) ->
     rtol, atol = tolerances
     wide = torch.complex128 if y.is_complex() else torch.float64
     close = torch.isclose(y.to(wide), e.to(wide), rtol=rtol, atol=atol, equal_nan=True)
-    state = "holds" if bool(close.all()) else f"is exceeded at {int((~close).sum()):,} of {y.numel():,} outputs"
-    return (f"rtol={rtol:g}, atol={atol:g}: {state}",), ~close
+    return _words(tolerances, int((~close).sum()), y.numel()), ~close
+
+
+def _words(tolerances: tuple[float, float] | None, breaks: int, total: int) -> tuple[str, ...]:
+    if tolerances is None:
+        return ()
+    state = f"is exceeded at {breaks:,} of {total:,} outputs" if breaks else "holds"
+    return (f"rtol={tolerances[0]:g}, atol={tolerances[1]:g}: {state}",)
