@@ -83,7 +83,7 @@ def check_terms(terms: object, magnitude: object, fewest: object) -> None:
     sizes = check_values("magnitude", magnitude, (torch.float64,))
     check_integer("fewest", fewest, least=0)
     if not isinstance(terms, Tensor):
-        check_integer("terms", terms, least=0)
+        check_number("terms", terms, advice="pass how many terms are not zero")
         return
     check_values("terms", terms, FLOATS + INTEGERS)
     check_device_of("terms", terms, "magnitude", sizes)
@@ -104,13 +104,13 @@ def check_broadcast(name: str, value: Tensor, other: str, shape: tuple[int, ...]
 def check_fields(record: Any) -> None:
     """Refuse fields of a dataclass that are not what their annotation says: str, int, float, bool or torch.dtype.
 
-    Numbers are at least 0.
+    Numbers are at least 0, and finite unless the default is not.
     """
     for field in fields(record):
         value, kind = getattr(record, field.name), str(field.type)
         if kind == "str":
             check_words(field.name, value)
-        elif kind == "float":
+        elif kind == "float" and not (isinstance(value, float) and value == field.default):
             check_number(field.name, value, advice="pass what equiv.numerics.declared(dtype) has there")
         elif kind == "int":
             check_integer(field.name, value, least=0)

@@ -19,6 +19,7 @@ from equiv.mapping import Conv, plain_form
 from equiv.numerics import Arithmetic, Assessment, declared, plain_torch, same_bits, subnormals_kept
 from equiv.verdict.arguments import (
     Comparison,
+    Maps,
     check_arithmetic,
     check_results,
     layer_tensors,
@@ -32,7 +33,7 @@ from equiv.verdict.blocks import assess_both, cause_of_outputs
 from equiv.verdict.explanation import blamed, explained, without_layer
 from equiv.verdict.outcome import Entry, Outcome, Verdict
 from equiv.verdict.rounding import held_to_nearest
-from equiv.verdict.sliding import SMALL, cause_of_sliding, one_output, tally_of
+from equiv.verdict.sliding import SMALL, cause_of_sliding, one_output, some_outputs, tally_of
 
 
 @plain_torch()
@@ -170,7 +171,35 @@ def compare_sliding(given: Comparison, conv: Conv, shape: tuple[int, ...]) -> Ve
                 verdict = replace(verdict, max_ratio=max(each.max_ratio for each in found))
         text = explained(verdict, arithmetic, tally.outside, tally.breaks) + blamed(tally.mine, tally.theirs)
         verdict = replace(verdict, explanation=f"{text} {arithmetic.note}" if arithmetic and arithmetic.note else text)
+        if not tally.outside and maps.actual.is_floating_point() and tally.total:
+            return _held_to_nearest(verdict, maps, given)
         return replace(verdict, cause=cause_of_sliding(maps, tally.mine_ratio.flat)) if tally.mine else verdict
+
+
+def _held_to_nearest(verdict: Verdict, maps: Maps, given: Comparison) -> Verdict:
+    """The verdict on a sliding convolution, unless some of its results, taken together, are not rounded to nearest."""
+    rows, places = some_outputs(maps, 0, alone=True)
+    some, mismatch = compare_rows(replace(rows, arithmetic=given.arithmetic))
+    if mismatch is None or some.worst is None:
+        return verdict
+    off = some.counts["different"]
+    of_identical = int(same_bits(rows.actual.to(rows.expected.dtype), rows.expected).sum()) - some.counts["identical"]
+    counts = {**verdict.counts, "different": off, "identical": verdict.counts["identical"] - of_identical}
+    counts["rounding"] -= off - of_identical
+    row, output = (*some.worst.index, 0)[:2]
+    flat = places[row * len(rows.weight) + output]
+    worst = replace(some.worst, index=_index(flat, verdict.shape, math.prod(maps.actual.shape[1:])))
+    text = f"judged together at {len(places):,} of {verdict.counts['total']:,} outputs: {some.explanation}"
+    cause = cause_of_outputs(mismatch.rows, mismatch.output, tuple(maps.conv.weight.shape[1:]))
+    return replace(
+        some,
+        shape=verdict.shape,
+        conditions=verdict.conditions,
+        counts=counts,
+        worst=worst,
+        explanation=text,
+        cause=cause,
+    )
 
 
 def _with_arithmetic(given: Comparison, rows: Comparison) -> tuple[Comparison, Arithmetic | None]:

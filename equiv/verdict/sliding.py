@@ -205,21 +205,47 @@ def cause_of_sliding(maps: Maps, worst: int) -> Cause | None:
         rows = Comparison(maps.actual.flatten(1), maps.expected.flatten(1), x, on_cpu(dense.weight), None)
         rows = replace(rows, bias=None if dense.bias is None else on_cpu(dense.bias))
         return cause_of_outputs(rows, worst % outputs, shape)
-    patches, at = Patches(maps.conv, shape), place_of(maps, worst)
+    rows, chosen = some_outputs(maps, worst)
+    return cause_of_outputs(rows, chosen.index(worst) % len(rows.weight), tuple(maps.conv.weight.shape[1:]))
+
+
+def some_outputs(maps: Maps, first: int, *, alone: bool = False) -> tuple[Comparison, list[int]]:
+    """Outputs of one group, ``first`` and others, as rows over what they read; and where they stand in the result.
+
+    ``alone`` leaves out positions that read an input more than once.
+    """
+    patches, at = Patches(maps.conv, tuple(maps.input.shape[1:])), place_of(maps, first)
     picked = _some_places(maps, patches, at)
+    if alone:
+        picked = [place for place in picked if not _reads_twice(patches.reads_at(place[1]))]
     per_group = maps.weight.shape[1]
     channels = torch.arange(at.group * per_group, (at.group + 1) * per_group, device="cpu")
     step = -(-maps.weight[0].numel() // _PART)
     channels = channels[(channels - at.channel) % step == 0]
     indices: list[tuple[Any, ...]] = [(sample, channels, *position) for sample, position in picked]
+    sizes = tuple(maps.actual.shape)
+    none, n = maps.actual.new_zeros(0, len(channels)), maps.weight.shape[2]
     rows = Comparison(
-        torch.stack([maps.actual[index] for index in indices]),
-        torch.stack([maps.expected[index] for index in indices]),
-        torch.cat([patches.row(maps.input, sample, position, at.group) for sample, position in picked]),
+        torch.stack([maps.actual[index] for index in indices]) if indices else none,
+        torch.stack([maps.expected[index] for index in indices]) if indices else none.to(maps.expected.dtype),
+        torch.cat([patches.row(maps.input, s, p, at.group) for s, p in picked]) if picked else none.new_zeros(0, n),
         maps.weight.flatten(0, 1)[channels],
         None if maps.bias is None else maps.bias[channels],
     )
-    return cause_of_outputs(rows, channels.tolist().index(at.channel), (patches.channels, *patches.kernel))
+    places = ((sample, channel, *position) for sample, position in picked for channel in channels.tolist())
+    return rows, [_flat(place, sizes) for place in places]
+
+
+def _flat(place: tuple[int, ...], sizes: tuple[int, ...]) -> int:
+    flat = 0
+    for index, size in zip(place, sizes, strict=True):
+        flat = flat * size + index
+    return flat
+
+
+def _reads_twice(reads: list[int]) -> bool:
+    inside = [place for place in reads if place >= 0]
+    return len(inside) > len(set(inside))
 
 
 def _some_places(maps: Maps, patches: Patches, worst: Place) -> list[tuple[int, tuple[int, ...]]]:
