@@ -211,10 +211,10 @@ def check_several(argument: str, value: object, expected: str, advice: str) -> l
     Example:
         >>> check_several("laws", "forward", "ids of laws", "pass a list, also for one")
         Traceback (most recent call last):
-        equiv.errors.EquivError: laws: expected a tuple or list of ids of laws, got 'forward'; pass a list, also for one
+        equiv.errors.EquivError: laws: expected a tuple of ids of laws, got 'forward'; pass a list, also for one
     """
     if not isinstance(value, (tuple, list, set, frozenset, range)):
-        raise refusal(argument, f"a tuple or list of {expected}", value, advice)
+        raise refusal(argument, f"a tuple of {expected}", value, advice)
     return list(value)
 
 

@@ -103,11 +103,20 @@ def _read_options(config: pytest.Config) -> None:
     dtypes, devices, report = given["dtypes"], given["devices"], given["report"]
     options.dtypes = None if dtypes is None else tuple(parse_dtypes("--equiv-dtypes", _words(dtypes)))
     options.devices = Options.devices if devices is None else _devices(devices)
-    if report is not None and (Path(report).is_dir() or not Path(report).absolute().parent.is_dir()):
+    if report is not None and not hasattr(config, "workerinput"):
+        _check_report(report)
+
+
+def _check_report(report: str) -> None:
+    from equiv.report import check_target
+    from equiv.text import shown
+
+    if os.path.isdir(report) or not os.path.isdir(os.path.dirname(os.path.abspath(report))):
         raise EquivError(
-            f"--equiv-report: expected a file in a folder that exists, got {report!r:.120}; create the folder, or name "
-            "a file in one"
+            f"--equiv-report: expected a file in a folder that exists, got {shown(report, 120)}; create the folder, or "
+            "name a file in one"
         )
+    check_target(os.path.abspath(report), option="--equiv-report")
 
 
 def _seed_of_hypothesis(text: str | None) -> int | None:

@@ -472,6 +472,10 @@ OPTIONS: list[tuple[list[str], tuple[str, ...]]] = [
     (["--equiv-devices", ""], ("--equiv-devices: expected", "got ''", "write one or more")),
     (["--equiv-report", "."], ("--equiv-report: expected a file", "got '.'")),
     (["--equiv-report", "no/such/report.json"], ("--equiv-report: expected a file", "create the folder")),
+    (["--equiv-report", "x" * 300], ("--equiv-report: expected a file", "name too long")),
+    (["--equiv-report", "a\0b"], ("--equiv-report: expected a file", "null byte")),
+    (["--equiv-profile", "\x1b[31m"], ("--equiv-profile: expected one of", r"got '\x1b[31m'")),
+    (["--equiv-dtypes", "\ud800"], ("--equiv-dtypes: expected one of", r"got '\ud800'")),
 ]
 
 

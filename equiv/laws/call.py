@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from equiv.backends import Backend
+from equiv.text import quoted
 
 
 @dataclass
@@ -126,7 +127,7 @@ class Broken(AssertionError):  # noqa: N818 - what it says is that a law is brok
 
 def raised(error: Exception, call: Call, *, condition: str = "", where: str = "") -> Broken:
     """A call that ended in an exception; ``where`` says in or under what, if not in the plain call."""
-    what = f"raises {type(error).__name__}{where and ' '}{where}: {error}"
+    what = f"raises {type(error).__name__}{where and ' '}{where}: {quoted(error)}"
     return Broken(what, form=call.form, call=call, condition=condition, error=error)
 
 

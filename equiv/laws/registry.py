@@ -14,6 +14,7 @@ from equiv.arguments import check_bool, check_choices, check_integer, check_numb
 from equiv.backends import FORMS
 from equiv.laws.call import Broken
 from equiv.laws.trial import Trial
+from equiv.text import quoted
 
 Check = Callable[[Trial, Any], None]
 
@@ -82,7 +83,7 @@ class Law:
             raise
         except Exception as error:
             form = trial.forms[0] if len(trial.forms) == 1 else "all"
-            what = f"returns what the check cannot handle, {type(error).__name__}: {error}"
+            what = f"returns what the check cannot handle, {type(error).__name__}: {quoted(error)}"
             raise Broken(what, form=form, error=error) from error
 
 

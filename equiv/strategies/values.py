@@ -162,9 +162,7 @@ class Values:
 
     def _checked_edits(self, dtype: torch.dtype) -> list[tuple[int, Any]]:
         found, expected = [], "pairs of a flat index and a value"
-        for pair in (
-            check_several("edits", self.edits, expected, "pass such as ((0, 1.0),)") if self.edits != () else ()
-        ):
+        for pair in check_several("edits", self.edits, expected, "pass such as ((0, 1.0),)"):
             index = as_integer(pair[0]) if isinstance(pair, (tuple, list)) and len(pair) == 2 else None
             try:
                 value = None if index is None else torch.tensor(pair[1], dtype=dtype)
