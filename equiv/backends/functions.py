@@ -69,7 +69,7 @@ class Function:
     """
 
     def __init__(self, name: str, call: Any, shape: tuple[int, ...] | None = None, *, as_map: bool = False) -> None:
-        self.name, self.call = name, call
+        self.name, self.call, self._as_map = name, call, as_map
         self.takes_map = shape is not None and (isinstance(call, Conv) or (as_map and not isinstance(call, nn.Linear)))
         # Of (n, 1) it is not known whether it is a map; rows are called so as well.
         self.shape = shape if self.takes_map or (shape is not None and shape[1:] != (1,)) else None
@@ -248,11 +248,11 @@ class Function:
         if taken is not None and taken.dtype is not None:
             other = dtype_name(taken.dtype)
             advice = f"it takes {other}, which does not hold all values of {dtype_name(x.dtype)}: compare it in {other}"
-        elif self._is_layer:
-            advice = "give it attributes and an input shape (feature_shape=) with which torch runs it"
         else:
-            advice = "make it run on such a batch" if hopeless else "it refuses other batches, ranks and arrays as well"
-            advice += "" if self.takes_map else "; pass feature_shape= if it takes maps"
+            advice = "it refuses other batches, ranks and arrays as well"
+            if hopeless:
+                advice = "correct its attributes" if self._is_layer else "make it run on such a batch"
+            advice += "" if self._as_map else "; pass feature_shape= if it takes maps"
         return EquivError(f"{self.name}: expected to run on {refused.input}, got {refused.words}; {advice}")
 
     def _changed(self, refused: _RefusedError) -> EquivError:
