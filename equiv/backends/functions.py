@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional
+from torch.nn.parameter import is_lazy
 from torch.utils.dlpack import from_dlpack
 
 from equiv.backends.twins import Twin, shallow
@@ -68,15 +69,25 @@ class Function:
     """
 
     def __init__(self, name: str, call: Any, shape: tuple[int, ...] | None = None, *, as_map: bool = False) -> None:
-        self.name, self.call = name, call
+        self.name, self.call, self._as_map = name, call, as_map
         self.takes_map = shape is not None and (isinstance(call, Conv) or (as_map and not isinstance(call, nn.Linear)))
         # Of (n, 1) it is not known whether it is a map; rows are called so as well.
         self.shape = shape if self.takes_map or (shape is not None and shape[1:] != (1,)) else None
         self._is_layer = _is_layer(call)
-        self._runs = Twin(call) if isinstance(call, nn.Module) else call
+        self._runs = self._twin(call) if isinstance(call, nn.Module) else call
         self._way: Way | None = None  # in which it is asked
         self._usual: Way | None = None
         self._ran: set[int] = set()  # numbers of rows of a call that ran
+
+    def _twin(self, module: nn.Module) -> Twin:
+        kind = type(module).__name__
+        try:
+            return Twin(module)
+        except Exception as error:
+            raise EquivError(
+                f"{self.name}: expected a module that torch has set up, got a {kind} that raises "
+                f"{type(error).__name__}: {quoted(error)}; call super().__init__() in its __init__ first"
+            ) from error
 
     @property
     def asked(self) -> str:
@@ -97,6 +108,10 @@ class Function:
             EquivError: It does not run in any way, or no longer as it did, or returns no tensor or array.
         """
         if self._way is None:
+            if isinstance(self.call, nn.Module) and any(map(is_lazy, self.call.parameters())):
+                kind = type(self.call).__name__  # to run it would give the caller's parameters their shapes
+                expected = f"expected initialized parameters, got a lazy {kind}; run it once on an example input first"
+                raise EquivError(f"{self.name}: {expected}")
             self._way = self._usual = Way(self.shape if self.takes_map and self.shape else (x.shape[1],))
         try:
             return self._in_pieces(self._way, x, parameters)
@@ -233,11 +248,11 @@ class Function:
         if taken is not None and taken.dtype is not None:
             other = dtype_name(taken.dtype)
             advice = f"it takes {other}, which does not hold all values of {dtype_name(x.dtype)}: compare it in {other}"
-        elif self._is_layer:
-            advice = "give it attributes and an input shape (feature_shape=) with which torch runs it"
         else:
-            advice = "make it run on such a batch" if hopeless else "it refuses other batches, ranks and arrays as well"
-            advice += "" if self.takes_map else "; pass feature_shape= if it takes maps"
+            advice = "it refuses other batches, ranks and arrays as well"
+            if hopeless:
+                advice = "correct its attributes" if self._is_layer else "make it run on such a batch"
+            advice += "" if self._as_map else "; pass feature_shape= if it takes maps"
         return EquivError(f"{self.name}: expected to run on {refused.input}, got {refused.words}; {advice}")
 
     def _changed(self, refused: _RefusedError) -> EquivError:

@@ -132,7 +132,7 @@ def _named(messages: Iterable[str], n: int) -> Iterator[Way]:
         sizes = tuple(map(int, re.findall(r"\d+", text)))
         for start in range(len(sizes)):
             if math.prod(sizes[start:]) == n and math.prod(sizes[:start]) > 0:
-                yield Way(sizes[start:], sizes[:start], math.prod(sizes[:start]))
+                yield Way(sizes[start:], (-1,) if start == 1 else sizes[:start], math.prod(sizes[:start]))
                 break
 
 

@@ -108,6 +108,7 @@ def side_of(name: str, given: object, shape: tuple[int, ...], as_map: bool) -> S
             f"{name}: expected a layer, a module or a function of a batch, got {type(given).__name__}; "
             "to compare two results use equiv.compare, for a session pass a function that runs it"
         )
+    function = Function(name, given, shape, as_map=as_map)
     if isinstance(given, nn.Module):
         kind = type(given).__name__
         for tensor in (*given.parameters(), *given.buffers()):
@@ -121,7 +122,6 @@ def side_of(name: str, given: object, shape: tuple[int, ...], as_map: bool) -> S
     takes_map = isinstance(given, Conv) or (as_map and not isinstance(given, nn.Linear))
     layer: Any = given
     plain = is_plain_layer(layer) and layer.weight.dtype in DTYPES and has_valid_attributes(layer)
-    function = Function(name, given, shape, as_map=as_map)
     return Side(name, given, layer if plain else None, shape if takes_map else (math.prod(shape),), function)
 
 

@@ -188,6 +188,31 @@ def test_a_function_of_sequences_must_keep_their_places_apart():
     assert certify(lambda x: LINEAR(x) if x.ndim == 3 and x.shape[1] > 1 else raises(ValueError("T"))(x), LINEAR)
 
 
+class NotSetUp(nn.Module):
+    def __init__(self):
+        pass
+
+
+@pytest.mark.parametrize("run", [certify, assert_equivalent])
+def test_modules_that_are_not_ready_are_refused_and_stay_as_they_are(run):
+    with pytest.raises(EquivError, match=r"^candidate: expected a module that torch has set up, got a NotSetUp that"):
+        run(NotSetUp(), LINEAR)
+    lazy = nn.Sequential(nn.LazyLinear(OUT))
+    with pytest.raises(EquivError, match=r"^candidate: expected initialized parameters, got a lazy Sequential; run it"):
+        run(lazy, LINEAR)
+    assert isinstance(lazy[0], nn.LazyLinear)
+    assert lazy[0].has_uninitialized_params()
+
+
+@pytest.mark.parametrize("run", [certify, assert_equivalent])
+def test_buffers_of_a_module_stay_as_they_are(run):
+    module = nn.Sequential(nn.BatchNorm1d(N), LINEAR)
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    with pytest.raises((NotEquivalent, AssertionError)):
+        assert run(module, LINEAR)
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+
+
 # --- dtypes -----------------------------------------------------------------------------------------------------------
 
 
