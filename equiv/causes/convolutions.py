@@ -8,17 +8,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from equiv.causes.mistakes import Cause
+from equiv.causes.mistakes import Cause, cause_of
 from equiv.causes.outputs import likely_cause
-from equiv.causes.windows import Mistaken, Window, mistaken, terms_of, window_of
+from equiv.causes.permutations import in_words, undone
+from equiv.causes.windows import Mistaken, Window, mistaken, right_at, terms_of, window_of
 from equiv.dtypes import is_inexact
 from equiv.mapping import Conv
 from equiv.numerics import format_of
 
-_ROWS = 2**22  # entries of a matrix that are compared at once
+_COMPARED = 2**22  # entries of a matrix that are compared at once
 _FIRST, _OUTPUTS, _TERMS = 16, 512, 2**22  # results on which a mistake is refuted, and confirmed; terms of these
-_POSITIONS, _PRODUCTS = 48, 2**26  # output positions whose inputs are taken for rows, and products of these
+_POSITIONS, _ROWS, _PRODUCTS = 48, 256, 2**26  # output positions whose inputs are taken for rows, rows, products
 _GROUPS = 4
+_SPARSE, _ENTRIES = 64, 8  # samples that are taken where they have fewer entries than this
 
 
 def own_kernel(matrix: Tensor, conv: Conv, shape: tuple[int, ...]) -> Tensor | None:
@@ -36,14 +38,13 @@ def own_kernel(matrix: Tensor, conv: Conv, shape: tuple[int, ...]) -> Tensor | N
     index, _ = terms_of(weight, window, conv.groups, rows)
     index = index.view(outs, taps, -1, taps).diagonal(dim1=1, dim2=3).permute(0, 2, 1).flatten(0, 1)  # (O*T, Cg)
     kernel = matrix[rows[:, None], index].view(outs, taps, -1).transpose(1, 2).contiguous()
-    right = Mistaken(Cause("none", ""), window)
-    return kernel.flatten(1) if _is_matrix(matrix, right, kernel, conv.groups, [0]) else None
+    return kernel.flatten(1) if _is_matrix(matrix, right_at(window), kernel, conv.groups, [0]) else None
 
 
 def matrix_cause(matrix: Tensor, conv: Conv, shape: tuple[int, ...]) -> Mistaken | None:
     """The mistaken convolution whose dense matrix on maps ``shape`` is ``matrix`` (O*P, C*Q), bit for bit."""
     weight, groups = conv.weight.detach().cpu().flatten(2), conv.groups
-    right = Mistaken(Cause("none", ""), window_of(conv, shape[1:]))
+    right = right_at(window_of(conv, shape[1:]))
     wrong = (row for row in range(len(matrix)) if not right.fits(matrix, weight, groups, torch.tensor([row])))
     first = [next(wrong, 0)]
     return next((m for m in mistaken(conv, shape) if _is_matrix(matrix, m, weight, groups, first)), None)
@@ -52,7 +53,7 @@ def matrix_cause(matrix: Tensor, conv: Conv, shape: tuple[int, ...]) -> Mistaken
 def _is_matrix(matrix: Tensor, mistake: Mistaken, weight: Tensor, groups: int, first: list[int]) -> bool:
     """Whether a matrix is that of a mistake; some rows are compared first."""
     rows, n = matrix.shape
-    parts = [torch.tensor(first), *torch.split(torch.arange(rows), max(1, _ROWS // n))]
+    parts = [torch.tensor(first), *torch.split(torch.arange(rows), max(1, _COMPARED // n))]
     return all(mistake.fits(matrix, weight, groups, part) for part in parts)
 
 
@@ -79,9 +80,9 @@ def sliding_cause(actual: Tensor, conv: Conv, x: Tensor, expected: Tensor | None
     with torch.device("cpu"), torch.no_grad():
         try:
             seen = _Seen.of(actual, conv, x, expected)
-            if _distance(seen, Mistaken(Cause("none", ""), seen.window), conv, seen.some)[0]:
+            if _distance(seen, right_at(seen.window), conv, seen.some)[0]:
                 return None
-            return _of_rows(seen, conv) or _of_windows(seen, conv)
+            return _of_rows(seen, conv) or _of_windows(seen, conv) or _of_permutations(seen, conv)
         except (ValueError, RuntimeError):
             return None
 
@@ -105,8 +106,10 @@ class _Seen(NamedTuple):
         apart = torch.zeros(rows.shape, dtype=torch.float64)
         if expected is not None:
             apart = (rows.to(wide) - expected.detach().cpu().reshape(rows.shape).to(wide)).abs().double()
-        worst = int(apart.nan_to_num(0.0).amax(1).argmax())
-        samples = sorted({worst, (worst + 1) % len(x)})
+        apart = apart.nan_to_num(0.0, 0.0, 0.0)
+        worst = int(apart.amax(1).argmax())
+        wanted = _SPARSE if int(x[worst].count_nonzero()) < _ENTRIES else 2  # one-hot inputs say little, each
+        samples = sorted({worst, *_spread(apart.amax(1), wanted)})
         weight = conv.weight.detach().cpu().to(wide).flatten(2)
         bias = torch.zeros(len(weight), dtype=wide) if conv.bias is None else conv.bias.detach().cpu().to(wide)
         return cls(
@@ -116,15 +119,22 @@ class _Seen(NamedTuple):
             weight,
             bias,
             window,
-            _outputs(apart.amax(0), window.positions, weight),
+            _outputs(apart[samples].amax(0), window.positions, weight[0].numel() * len(samples), len(weight)),
         )
 
 
-def _outputs(apart: Tensor, positions: tuple[int, ...], weight: Tensor) -> Tensor:
+def _spread(apart: Tensor, wanted: int) -> list[int]:
+    """So many samples: half of them the worst, the others anywhere."""
+    generator = torch.Generator().manual_seed(0)
+    worst = apart.topk(min(len(apart), wanted // 2)).indices
+    return [*worst.tolist(), *torch.randperm(len(apart), generator=generator)[: wanted - wanted // 2].tolist()]
+
+
+def _outputs(apart: Tensor, positions: tuple[int, ...], terms: int, outs: int) -> Tensor:
     """Results to look at: the worst, corners and borders, and others at random; in an order that mixes them."""
     generator = torch.Generator().manual_seed(0)
-    places, outs = math.prod(positions), len(weight)
-    count = max(_FIRST, min(_OUTPUTS, _TERMS // max(1, weight[0].numel())))
+    places = math.prod(positions)
+    count = max(_FIRST, min(_OUTPUTS, _TERMS // max(1, terms)))
     index = torch.stack(torch.meshgrid(*(torch.arange(size) for size in positions), indexing="ij")).flatten(1)
     last = torch.tensor(positions)[:, None] - 1
     border = ((index == 0) | (index == last)).any(0).nonzero().flatten()
@@ -139,7 +149,8 @@ def _of_rows(seen: _Seen, conv: Conv) -> Cause | None:
     """What goes wrong between a window and the results at its position: one dense layer for each group."""
     generator = torch.Generator().manual_seed(0)
     places, groups = seen.window.places, conv.groups
-    most = max(4, min(_POSITIONS, _PRODUCTS // max(1, seen.weight[0].numel() * len(seen.weight) * len(seen.x))))
+    samples, products = len(seen.x), seen.weight.numel()
+    most = max(4, min(_POSITIONS, _ROWS // samples, _PRODUCTS // max(1, products * samples)))
     p = torch.unique(torch.cat([seen.some % places, torch.randperm(places, generator=generator)])[:most])
     outs, causes = len(seen.weight) // groups, []
     if not seen.x.is_floating_point():
@@ -160,7 +171,7 @@ def _of_rows(seen: _Seen, conv: Conv) -> Cause | None:
 def _of_windows(seen: _Seen, conv: Conv) -> Cause | None:
     """What goes wrong in reading or writing the maps."""
     best: Cause | None = None
-    _, far = _distance(seen, Mistaken(Cause("none", ""), seen.window), conv, seen.some)
+    _, far = _distance(seen, right_at(seen.window), conv, seen.some)
     for mistake in mistaken(conv, seen.shape):
         for some in (seen.some[:_FIRST], seen.some):
             fits, distance = _distance(seen, mistake, conv, some)
@@ -172,6 +183,34 @@ def _of_windows(seen: _Seen, conv: Conv) -> Cause | None:
             if far == 0:
                 break
     return best
+
+
+def _of_permutations(seen: _Seen, conv: Conv) -> Cause | None:
+    """Channels or taps of the kernel in any other order, which is solved for: y = sum of m[c, d] * (w_c . x_d)."""
+    if conv.groups > 1 or not seen.x.is_floating_point():
+        return None
+    index, w = terms_of(seen.weight, seen.window, 1, seen.some)
+    rows, weight = _padded(seen.x)[:, index].view(len(seen.x), len(index), *seen.weight.shape[1:]), seen.weight
+    y = (seen.actual[:, seen.some].double() - seen.bias[seen.some // seen.window.places]).flatten()
+    w = w.view(rows.shape[1:])
+    sizes, kernel = weight.shape[1:], conv.weight.shape[1:]
+    plain = torch.arange(weight[0].numel()).view(sizes)
+    for dim, equations in ((0, "ect,nedt->necd"), (1, "ect,necs->nets")):
+        if not 1 < sizes[dim] ** 2 <= len(y) / 2:
+            continue
+        products = torch.einsum(equations, w, rows).reshape(len(y), -1)
+        found = torch.linalg.lstsq(products, y[:, None]).solution.view(sizes[dim], -1)
+        order = found.argmax(0)  # of the wrong kernel: place d holds what belongs to c
+        if len(torch.unique(order)) < len(order):
+            continue
+        by_channel = dim == 0 and sizes[1] > 1
+        place = order if by_channel else plain.index_select(dim, order).flatten()
+        name, of = ("channels-permuted", ", ".join(map(str, kernel))) if by_channel else ("inputs-permuted", "")
+        cause = cause_of(name, moved=in_words(place), undo=undone(place, 1), sizes=of)
+        changed = seen._replace(weight=weight.index_select(1 + dim, order))
+        if _distance(changed, right_at(seen.window), conv, seen.some)[0]:
+            return cause
+    return None
 
 
 def _distance(seen: _Seen, mistake: Mistaken, conv: Conv, some: Tensor) -> tuple[bool, float]:

@@ -95,6 +95,11 @@ class Mistaken:
         return same(seen.masked_fill(near, 0.0), exact.masked_fill(near, 0.0))
 
 
+def right_at(window: Window) -> Mistaken:
+    """The convolution without a mistake."""
+    return Mistaken(Cause("none", "the right convolution"), window)
+
+
 def terms_of(weight: Tensor, window: Window, groups: int, outputs: Tensor) -> tuple[Tensor, Tensor]:
     """The terms of some of the O*P results: which of C*Q inputs each reads, C*Q for a padded zero, and its weight.
 

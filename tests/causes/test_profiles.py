@@ -109,7 +109,10 @@ def test_a_layer_of_float16_that_sums_in_float16():
 
 def test_weights_in_steps_are_named_bit_for_bit():
     w, b = layer(0, 24, 8, 1, bias=True)[1:]
-    for stored, words in ((PROFILES["weights in int8"], "steps of 0.00"), (PROFILES["weights in int8 by row"], "in a row")):
+    for stored, words in (
+        (PROFILES["weights in int8"], "steps of 0.00"),
+        (PROFILES["weights in int8 by row"], "in a row"),
+    ):
         eye = torch.eye(24)
         cause = name_cause(stored[0](eye, w, None).T.contiguous(), w, (24, 1))
         assert cause.name == "rounded-steps"

@@ -84,12 +84,13 @@ def low_sums(dtype: torch.dtype, block: int = 1, *, operands: bool = True, bias_
 
 HALF, BRAIN = to(torch.float16), to(torch.bfloat16)
 
+_ALL = ("inputs", "weights", "results are rounded")
 PROFILES: dict[str, tuple[Kernel, str, tuple[str, ...]]] = {
     # the kernel, the name of the cause, and words of its sentence
-    "autocast to bfloat16": (autocast(torch.bfloat16), "computed-bfloat16", ("inputs", "weights", "results are rounded")),
-    "autocast to float16": (autocast(torch.float16), "computed-float16", ("inputs", "weights", "results are rounded")),
-    "half layer": (layer_of(torch.float16), "computed-float16", ("inputs", "weights", "results are rounded")),
-    "bfloat16 layer": (layer_of(torch.bfloat16), "computed-bfloat16", ("inputs", "weights", "results are rounded")),
+    "autocast to bfloat16": (autocast(torch.bfloat16), "computed-bfloat16", _ALL),
+    "autocast to float16": (autocast(torch.float16), "computed-float16", _ALL),
+    "half layer": (layer_of(torch.float16), "computed-float16", _ALL),
+    "bfloat16 layer": (layer_of(torch.bfloat16), "computed-bfloat16", _ALL),
     "bfloat16 operands": (kernel(BRAIN, BRAIN), "rounded-bfloat16", ("inputs and weights", "bfloat16")),
     "TF32": (kernel(tf32, tf32), "rounded-tf32", ("inputs and weights are rounded to TF32",)),
     "TF32, cut off": (kernel(tf32_cut, tf32_cut), "truncated-tf32", ("inputs and weights", "TF32 (cut off)")),
