@@ -1,8 +1,8 @@
 """Sums of products nearly exactly: double-double for real dtypes, integers modulo 2**64 for the others.
 
 The double-double product and sum are Dekker's and Knuth's error-free transformations (Ogita, Rump & Oishi, "Accurate
-sum and dot product", SIAM J. Sci. Comput. 26(6), 2005), carried out on whole tensors. No matrix kernel takes part, so a
-broken one cannot vouch for itself.
+sum and dot product", SIAM J. Sci. Comput. 26(6), 2005), carried out on whole tensors in a number of steps that does not
+depend on their sizes. No matrix kernel takes part, so a broken one cannot vouch for itself.
 """
 
 from __future__ import annotations
