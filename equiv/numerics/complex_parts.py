@@ -18,8 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from equiv.numerics.exact import Classes, Exact, Magnitudes, largest_factors, magnitudes, summed_exactly
+from equiv.numerics.exact import Classes, Exact, Magnitudes, largest_factors, magnitudes, sums_are_whole
 from equiv.numerics.formats import Format, format_of
+from equiv.numerics.reference import dot_by_terms, sum_of_words, summed_products
 
 
 def complex_affine(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> tuple[Exact, Tensor | int]:
@@ -49,27 +50,18 @@ def complex_affine(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> tup
     if b is not None:
         terms = terms + (1 if seen[2].least > 0 else (sums[2] != 0).double())
         magnitude = magnitude + 2 * sums[2]
-    low: Tensor | None = None
-    if x.dtype == torch.complex128:
-        value, low = _exactly(given[0], given[1], b, seen)
-        scale, least = ((2 * n + 4) ** 2 * 2.0**-103, 4 * fmt.min_subnormal) if low is not None else (0.0, 0.0)
-        uncertainty = scale * magnitude + least
-        uncertainty = (
-            uncertainty if full else uncertainty.masked_fill(torch.as_tensor(terms, device=magnitude.device) == 0, 0.0)
-        )
-    else:
-        value = _four_products(given[0], given[1])
-        value = value if b is None else value + b
-        uncertainty = (2 * n + 4) * 2.0**-52 * magnitude
+    known = torch.as_tensor(terms, device=x.device)
+    four, low, unsure = _four_products(given, seen, is_wide=x.dtype == torch.complex128)
+    value, low = _joined(four, low, b, len(x), len(weight))
+    uncertainty = unsure * magnitude + (0.0 if low is None else 4 * fmt.min_subnormal)
+    uncertainty = uncertainty if full else uncertainty.masked_fill(known == 0, 0.0)
     largest = 4 * n * seen[0].largest * seen[1].largest + sum(2 * size.largest for size in seen[2:])
     exact = Exact(
         value,
         low,
         uncertainty[:, None],
         magnitude[:, None],
-        3 * terms + 2
-        if full
-        else torch.where(torch.as_tensor(terms, device=x.device) > 0, 3 * terms + 2, 0.0)[:, None],
+        3 * terms + 2 if full else torch.where(known > 0, 3 * terms + 2, 0.0)[:, None],
         b,
         _lost_to_flushing(given, seen, sums, fmt),
         classes,
@@ -96,19 +88,35 @@ def apart(exact: Exact) -> tuple[Exact, Exact]:
     return one(0), one(1)
 
 
-def _four_products(x: Tensor, weight: Tensor) -> Tensor:
-    """Parts ``(2, N, n)`` and ``(2, O, n)`` -> ``(N, 2, O)``, through one real product of all with all."""
-    four = (x.flatten(0, 1) @ weight.flatten(0, 1).T).view(2, x.shape[1], 2, weight.shape[1])
-    return torch.stack([four[0, :, 0] - four[1, :, 1], four[0, :, 1] + four[1, :, 0]], 1)
+def _four_products(
+    given: list[Tensor], seen: list[Magnitudes], *, is_wide: bool
+) -> tuple[Tensor, Tensor | None, float]:
+    """All parts of the input times all of the weight, ``(2*N, 2*O)``, as one word or two, and their relative error."""
+    x, weight = (t.flatten(0, 1) for t in given[:2])
+    n = x.shape[1]
+    if not is_wide:
+        return x @ weight.T, None, (2 * n + 4) * 2.0**-52
+    if sums_are_whole(given, seen):
+        return dot_by_terms(x, weight), None, 0.0
+    moderate = all(size.is_moderate for size in seen)
+    return *summed_products(x, weight, None, moderate=moderate), (2 * n + 4) ** 2 * 2.0**-103
 
 
-def _exactly(x: Tensor, weight: Tensor, bias: Tensor | None, seen: list[Magnitudes]) -> tuple[Tensor, Tensor | None]:
-    """The same exactly, with the bias: each part as a real sum of 2n products."""
-    (xr, xi), (wr, wi) = x, weight
-    pairs = torch.cat([torch.cat([wr, -wi], 1), torch.cat([wi, wr], 1)])
-    value, low = summed_exactly(torch.cat([xr, xi], 1), pairs, None if bias is None else bias.flatten(), seen)
-    shape = (x.shape[1], 2, weight.shape[1])
-    return value.view(shape), None if low is None else low.view(shape)
+def _joined(
+    high: Tensor, low: Tensor | None, bias: Tensor | None, rows: int, outputs: int
+) -> tuple[Tensor, Tensor | None]:
+    """These products as both parts ``(N, 2, O)``, with the bias ``(2, O)``."""
+
+    def four(word: Tensor) -> tuple[Tensor, Tensor]:
+        real, imag = word.view(2, rows, 2, outputs)
+        return real, torch.stack([-imag[:, 1], imag[:, 0]], 1)
+
+    if low is None:
+        real, imag = four(high)
+        return (real + imag if bias is None else real + imag + bias), None
+    a, b = zip(four(high), four(low), strict=True)
+    words = sum_of_words(a, b)
+    return words if bias is None else sum_of_words(words, (bias, None))
 
 
 def _sums(sizes: Magnitudes) -> Tensor:

@@ -125,14 +125,15 @@ def exact_affine(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Exact
     subnormal = _subnormal_mass(*sizes, min_normal=format_of(dtype).min_normal)
     low: Tensor | None = None
     if dtype == torch.float64:
-        slack: Tensor | float = 0.0
-        if slices_pay(x, weight):
-            value, low, slack = _in_slices(x, weight, b, magnitude, terms)
+        if sums_are_whole([t for t in (x, weight, b) if t is not None], sizes):
+            value, uncertainty = dot_by_terms(x, weight), torch.zeros_like(magnitude)
+            value = value if b is None else value + b
         else:
-            value, low = summed_exactly(x, weight, b, sizes)
-        if low is None:
-            uncertainty = torch.zeros_like(magnitude)
-        else:
+            slack: Tensor | float = 0.0
+            if slices_pay(x, weight):
+                value, low, slack = _in_slices(x, weight, b, magnitude, terms)
+            else:
+                value, low = summed_products(x, weight, b, moderate=all(size.is_moderate for size in sizes))
             uncertainty = (x.shape[-1] + 4) ** 2 * 2.0**-103 * magnitude + 4 * format_of(dtype).min_subnormal + slack
             if fewest <= 1:
                 few = torch.as_tensor(terms, device=magnitude.device)
@@ -222,15 +223,10 @@ def largest_factors(x: Magnitudes, weight: Magnitudes) -> Tensor | None:
     return torch.maximum(x.entries.amax(-1)[:, None], weight.entries.amax(-1))
 
 
-def summed_exactly(
-    x: Tensor, weight: Tensor, bias: Tensor | None, sizes: list[Magnitudes]
-) -> tuple[Tensor, Tensor | None]:
-    """``x @ weight.T + bias`` of float64: integers of sums that float64 holds as they are, others in double-double."""
-    largest = x.shape[-1] * sizes[0].largest * sizes[1].largest + sum(size.largest for size in sizes[2:])
-    if largest <= 2.0**53 and all(torch.equal(t, t.trunc()) for t in (x, weight, bias) if t is not None):
-        value = dot_by_terms(x, weight)
-        return value if bias is None else value + bias, None
-    return summed_products(x, weight, bias, moderate=all(size.is_moderate for size in sizes))
+def sums_are_whole(tensors: list[Tensor], sizes: list[Magnitudes]) -> bool:
+    """Whether input, weight and bias, float64, are integers whose sums of 2n products float64 holds as they are."""
+    largest = 2 * tensors[0].shape[-1] * sizes[0].largest * sizes[1].largest + sum(size.largest for size in sizes[2:])
+    return largest <= 2.0**53 and all(torch.equal(t, t.trunc()) for t in tensors)
 
 
 def _subnormal_mass(x: Magnitudes, w: Magnitudes, b: Magnitudes | None = None, *, min_normal: float) -> Tensor | None:

@@ -92,12 +92,16 @@ class Reference:
         self._rounded: tuple[object, Reference] | None = None
         if x.is_complex():
             self.exact, self._terms = complex_affine(x, weight, bias)
-            self.value = torch.complex(*self.exact.value.unbind(1))
         elif x.is_floating_point():
             self.exact = exact_affine(x, weight, bias)
-            self.value = self.exact.value
         else:
             self.value = exact_integers(x, weight, bias).to(x.dtype)
+
+    @cached_property
+    def value(self) -> Tensor:
+        """The exact outputs ``(N, O)``: float64, complex128, or integers of the dtype itself."""
+        assert self.exact is not None
+        return self.exact.value if self._terms is None else torch.complex(*self.exact.value.unbind(1))
 
     @cached_property
     def parts(self) -> tuple[Exact, ...]:

@@ -1,8 +1,8 @@
 """Sums of products nearly exactly: double-double for real dtypes, integers modulo 2**64 for the others.
 
 The double-double product and sum are Dekker's and Knuth's error-free transformations (Ogita, Rump & Oishi, "Accurate
-sum and dot product", SIAM J. Sci. Comput. 26(6), 2005), carried out on whole tensors. No matrix kernel takes part, so a
-broken one cannot vouch for itself.
+sum and dot product", SIAM J. Sci. Comput. 26(6), 2005), carried out on whole tensors in a number of steps that does not
+depend on their sizes. No matrix kernel takes part, so a broken one cannot vouch for itself.
 """
 
 from __future__ import annotations
@@ -45,20 +45,19 @@ def dot_double_double(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> 
 
 def summed_products(x: Tensor, weight: Tensor, bias: Tensor | None, *, moderate: bool) -> tuple[Tensor, Tensor]:
     """:func:`dot_double_double` where it is known whether all entries are 0 or moderate."""
-    if bias is not None:  # one more term: bias * 1
-        x, weight = torch.cat([x, x.new_ones(len(x), 1)], 1), torch.cat([weight, bias[:, None]], 1)
     rows, outputs, n = x.shape[0], weight.shape[0], x.shape[1]
     block = _block if moderate else _scaled_block
     wide = max(1, _CHUNK // max(1, n))
     step_o = min(outputs, wide)
     step_r = max(1, wide // max(1, step_o))
     if step_o == outputs and step_r >= rows:
-        return block(x, weight)
+        return block(x, weight, bias)
     high, low = x.new_empty(rows, outputs), x.new_empty(rows, outputs)
     for r in range(0, rows, step_r):
         for o in range(0, outputs, step_o):
             here = slice(r, r + step_r), slice(o, o + step_o)
-            high[here], low[here] = block(x[here[0]], weight[here[1]])
+            part = None if bias is None else bias[here[1]]
+            high[here], low[here] = block(x[here[0]], weight[here[1]], part)
     return high, low
 
 
@@ -82,13 +81,31 @@ def is_moderate(least: float, largest: float) -> bool:
     return least >= 1 / _MODERATE and largest <= _MODERATE
 
 
-def _block(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """``(r, n)``, ``(o, n)`` -> both words of the sums over n, ``(r, o)``."""
-    return _summed(*two_product(x[:, None], weight[None]))
+def _block(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    """``(r, n)``, ``(o, n)``, ``(o,)`` -> both words of the sums over n, ``(r, o)``."""
+    words = _summed(*two_product(x[:, None], weight[None]))
+    return words if bias is None else sum_of_words(words, (bias, None))
 
 
-def _scaled_block(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+def sum_of_words(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor | None]) -> tuple[Tensor, Tensor]:
+    """The sum of two numbers in double-double; of the second, the low word may be missing.
+
+    Example:
+        >>> one = torch.ones((), dtype=torch.float64)
+        >>> [word.item() for word in sum_of_words((one, 2.0**-70 * one), (2.0**-60 * one, None))]
+        [1.0, 8.682087709356578e-19]
+    """
+    high, error = two_sum(a[0], b[0])
+    low = error + (a[1] if b[1] is None else a[1] + b[1])
+    return two_sum(high, low)
+
+
+def _scaled_block(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
     """The same with mantissas and exponents apart, the largest term of each output scaled to about 1."""
+    if bias is not None:  # one more term: bias * 1
+        x, weight = torch.cat([x, x.new_ones(len(x), 1)], 1), torch.cat([weight, bias[:, None]], 1)
+    if x.shape[-1] == 0:
+        return _block(x, weight, None)
     mantissa_x, exponent_x = torch.frexp(x)
     mantissa_w, exponent_w = torch.frexp(weight)
     high, low = two_product(mantissa_x[:, None], mantissa_w[None])  # (r, o, n)

@@ -137,3 +137,14 @@ def test_tolerance_covers_any_two_right_kernels_and_is_infinite_where_they_may_o
         results = [order(terms_of(x, w, b, accumulator_of(dtype))).to(dtype).double() for order in ORDERS]
         assert all(((p - q).abs() <= width).all() for p, q in itertools.combinations(results, 2))
     assert tolerance(torch.full((1, 2), 3e38), torch.ones(1, 2)).item() == math.inf
+
+
+def test_integers_with_a_bias_that_is_none_are_summed_in_two_words():
+    for dtype in (torch.float64, torch.complex128):
+        x, w = (Values("small_integers", seed).tensor((3, 8), dtype) for seed in (1, 2))
+        b = torch.full((3,), 2.0**-60, dtype=dtype)
+        reference = Reference(x, w, b)
+        assert reference.exact.low is not None
+        assert (reference.exact.value + reference.exact.low != reference.exact.low).any()
+        assert reference.exact.low.abs().amax() == 2.0**-60
+        assert Reference(x, w).exact.low is None
