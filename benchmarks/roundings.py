@@ -4,8 +4,8 @@
     python benchmarks/roundings.py --kernels 100 --functions    # assert_equivalent, on inputs of its own
 
 Kernels of 16-bit layers of 1 to 4,096 features and 256 outputs, with and without a bias, in eight wrong roundings and
-in right ones, each in one of several orders, the bias apart in half of them, from ``tests/helpers/rounding_kernels.py``.
-A wrong kernel that gives what a right one gives is counted as ``same``: nobody can tell them apart. Right ones alone get
+in right ones, each in one of several orders, the bias apart in half of them (``tests/helpers/rounding_kernels.py``). A
+wrong kernel that gives what a right one gives is counted as ``same``: nobody can tell them apart. Right ones alone get
 sums that cancel, down to where the order of summation decides about more than the rounding does.
 """
 
@@ -50,7 +50,7 @@ def values(kind: str, shape: tuple[int, int], g: torch.Generator) -> Tensor:
 
 
 def layers(name: str, count: int) -> Iterator[tuple[int, Layer]]:
-    """Layers with their number, of every kind of values; integers where ties are asked for, among whose sums are some."""
+    """Layers with their number, of every kind of values; integers where ties are looked for: some sums are ties."""
     kinds = {"ties away": ("integers",), "to nearest": (*VALUES, "cancelling")}.get(name, VALUES)
     for i in range(count):
         g = torch.Generator().manual_seed(i)
