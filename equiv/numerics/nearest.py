@@ -132,7 +132,8 @@ class Misrounding(NamedTuple):
 
 def misrounding(seen: Rounded) -> Misrounding | None:
     """What is not rounded to nearest, proved or by the pattern of all results; None for nothing."""
-    if not is_ieee(seen.arithmetic):
+    arithmetic, dtype = seen.arithmetic, seen.result.dtype
+    if not is_ieee(arithmetic) or arithmetic.output != dtype or arithmetic.u > format_of(torch.float32).u:
         return None
     unlike = [(apart, _unlike(seen, apart)) for apart in seen.ways]
     unlike.sort(key=lambda way: int(way[1].sum()))
@@ -145,7 +146,7 @@ def misrounding(seen: Rounded) -> Misrounding | None:
     is_proved = len(proved) == len(unlike)
     if not is_proved and not _may_show(seen, [where for _, where in unlike]):
         return None
-    largest = _largest_error(seen) if seen.result.dtype.itemsize == 2 else None
+    largest = _largest_error(seen) if dtype.itemsize == 2 else None
     ways = [_off(seen, apart, where, largest) for apart, where in unlike]
     if not all(ways):
         return None

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from equiv.numerics import bit_equal, round_down, round_nearest, round_up
 
+Rounding = Callable[[Tensor, torch.dtype], Tensor]
 Kernel = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
 
 
