@@ -205,7 +205,17 @@ def cause_of_sliding(maps: Maps, worst: int) -> Cause | None:
         rows = Comparison(maps.actual.flatten(1), maps.expected.flatten(1), x, on_cpu(dense.weight), None)
         rows = replace(rows, bias=None if dense.bias is None else on_cpu(dense.bias))
         return cause_of_outputs(rows, worst % outputs, shape)
-    patches, at = Patches(maps.conv, shape), place_of(maps, worst)
+    rows, output = some_rows(maps, worst)
+    return cause_of_outputs(rows, output, tuple(maps.conv.weight.shape[1:]))
+
+
+def some_rows(maps: Maps, worst: int) -> tuple[Comparison, int]:
+    """Some samples and positions as rows ``(M, n)`` of what they read, and which of the outputs ``worst`` is there.
+
+    The output ``worst`` of the whole result is among them; the others are spread over all, in the channels of its
+    group: all of these where they have no more than 2^20 weights.
+    """
+    patches, at = Patches(maps.conv, tuple(maps.input.shape[1:])), place_of(maps, worst)
     picked = _some_places(maps, patches, at)
     per_group = maps.weight.shape[1]
     channels = torch.arange(at.group * per_group, (at.group + 1) * per_group, device="cpu")
@@ -219,7 +229,7 @@ def cause_of_sliding(maps: Maps, worst: int) -> Cause | None:
         maps.weight.flatten(0, 1)[channels],
         None if maps.bias is None else maps.bias[channels],
     )
-    return cause_of_outputs(rows, channels.tolist().index(at.channel), (patches.channels, *patches.kernel))
+    return rows, channels.tolist().index(at.channel)
 
 
 def _some_places(maps: Maps, patches: Patches, worst: Place) -> list[tuple[int, tuple[int, ...]]]:
