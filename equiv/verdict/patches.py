@@ -11,6 +11,7 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -25,12 +26,12 @@ class Box:
     samples: slice
     positions: tuple[slice, ...]
 
-    @property
+    @cached_property
     def sizes(self) -> tuple[int, ...]:
         """How many samples, and positions along each axis."""
         return tuple(part.stop - part.start for part in (self.samples, *self.positions))
 
-    @property
+    @cached_property
     def columns(self) -> int:
         """R."""
         return math.prod(self.sizes)

@@ -21,10 +21,10 @@ from equiv.verdict.arguments import Comparison, Maps, on_cpu
 from equiv.verdict.as_dense import AsDense
 from equiv.verdict.blocks import cause_of_outputs
 from equiv.verdict.patches import Box, Patches
-from equiv.verdict.sums import Block, Inputs, Judge, block_of, judge_of
+from equiv.verdict.sums import Inputs, Judge, block_of, judge_of
 from equiv.verdict.tally import Found, Tally
 
-_OUTPUTS = 2**17  # of a tile, and half of it for small layers: each of some six float64 tensors takes a MiB
+_OUTPUTS = 2**17  # of a tile: each of some four float64 tensors takes a MiB
 SMALL = 2**15  # outputs up to which the largest ratio is that of the very envelope, not of E
 _LEAST_BYTES, _MOST_BYTES = 2**20, 2**24  # for the weights of a block, and for the inputs of a box
 
@@ -43,14 +43,17 @@ def tally_of(maps: Maps, arithmetics: Arithmetics, tolerances: tuple[float, floa
         return tally
     blocks, columns = _steps(maps, patches)
     boxes = list(patches.boxes(len(maps.input), columns))
-    inputs: Inputs | None = None
+    kept: Inputs | None = None  # of the only box
     for groups, channels in blocks:
         block = block_of(maps.weight, maps.bias, groups, channels)
+        kept = None if channels.start == 0 else kept
         for box in boxes:
-            if inputs is None or len(boxes) > 1 or channels.start == 0:
-                inputs = Inputs(patches, maps.input, box, groups)
-            judge = judge_of(inputs, block, flushes=flushes)
-            _add(tally, _Tile(maps, dense, block, box, (groups.start, channels.start)), judge, arithmetics, tolerances)
+            inputs = Inputs(patches, maps.input, box, groups) if kept is None else kept
+            tile = _Tile(maps, dense, tuple(block.weight.shape[:2]), box, (groups.start, channels.start))
+            _add(tally, tile, judge_of(inputs, block, flushes=flushes), arithmetics, tolerances)
+            kept = inputs if len(boxes) == 1 else None
+            del inputs  # before the next ones are unfolded
+        del block
     return tally
 
 
@@ -60,7 +63,7 @@ def _steps(maps: Maps, patches: Patches) -> tuple[list[tuple[slice, slice]], int
     tensors = (maps.actual, maps.input, maps.weight)
     given = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     most = min(max(given // 2, _LEAST_BYTES), _MOST_BYTES) // (8 * _COPIES.get(maps.actual.dtype, 1))
-    tile = (_OUTPUTS if given > 2**23 else _OUTPUTS // 2) // min(4, _COPIES.get(maps.actual.dtype, 1))
+    tile = _OUTPUTS // min(4, _COPIES.get(maps.actual.dtype, 1))
     some = min(outputs, max(16, most // (2 * n)))
     columns = max(16, min(most // n, tile // some, math.prod(patches.positions) * len(maps.input)))
     together = 1 if some < outputs else max(1, min(groups, tile // (some * columns), most // (n * columns)))
@@ -73,18 +76,18 @@ def _steps(maps: Maps, patches: Patches) -> tuple[list[tuple[slice, slice]], int
 
 
 class _Tile(NamedTuple):
-    """Where a tile lies; ``first`` is its first group and its first channel in that."""
+    """Where a tile lies: ``sizes`` groups and channels of each, from ``first`` on."""
 
     maps: Maps
     dense: AsDense
-    block: Block
+    sizes: tuple[int, ...]
     box: Box
     first: tuple[int, int]
 
     def of(self, results: Tensor) -> Tensor:
         """The tile of results ``(B, O, *positions)``: ``(channels, R)``."""
         start = self.start
-        some = slice(start, start + self.block.weight.shape[0] * self.block.weight.shape[1])
+        some = slice(start, start + math.prod(self.sizes))
         place: tuple[slice, ...] = (self.box.samples, some, *self.box.positions)
         tile: Tensor = results[place]
         return tile.transpose(0, 1).reshape(-1, self.box.columns)

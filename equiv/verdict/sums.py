@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -194,21 +195,14 @@ def _turned(exact: Exact) -> Exact:
 
 def _of_parts(exact: Exact, change: Callable[[Tensor], Tensor]) -> Exact:
     """The same with every tensor of the outputs' shape changed, and nothing said of all of them; the bias is kept."""
-    classes, factors = exact.classes, exact.factors
-    if classes is not None:
-        classes = Classes(*(change(getattr(classes, part.name)) for part in fields(classes)))
-    return Exact(
-        change(exact.value),
-        None if exact.low is None else change(exact.low),
-        change(exact.uncertainty),
-        change(exact.magnitude),
-        change(_terms(exact)),
-        exact.bias,
-        None if exact.subnormal is None else change(exact.subnormal),
-        classes,
-        exact.plain,
-        factors=None if factors is None else change(factors.expand(exact.value.shape)),
-    )
+    parts: dict[str, Any] = {"terms": change(_terms(exact))}
+    for name in (part.name for part in fields(exact) if part.name not in ("bias", "terms")):
+        part = getattr(exact, name)
+        if isinstance(part, Classes):
+            parts[name] = Classes(*(change(getattr(part, one.name)) for one in fields(part)))
+        elif isinstance(part, Tensor):
+            parts[name] = change(part)
+    return replace(exact, **parts, fewest=0, reach=math.inf)
 
 
 def _terms(exact: Exact) -> Tensor:

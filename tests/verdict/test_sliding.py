@@ -15,6 +15,7 @@ from torch.nn import functional as F  # noqa: N812 - the name that everybody giv
 import equiv
 from equiv import Outcome, compare
 from equiv.mapping import inputs_read, taps_as_dense
+from equiv.numerics import Reference, declared
 
 IDENTICAL, ROUNDING, DIFFERENT, UNDECIDED = Outcome.IDENTICAL, Outcome.ROUNDING, Outcome.DIFFERENT, Outcome.UNDECIDED
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
@@ -360,3 +361,27 @@ def test_one_wrong_weight_of_a_function_shows_on_lattices_of_ones():
     other.weight.data[5, :, 0, 0] *= 1 + 2**-22
     with pytest.raises(equiv.NotEquivalent, match="lattices of ones"):
         equiv.assert_equivalent(lambda x: other(x), conv, feature_shape=(3, 64, 64))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_the_ends_of_the_envelope_are_inside_and_the_numbers_beyond_them_are_not(dtype):
+    conv, x = conv_of(16, 24, 3, (40, 40), dtype=dtype, padding=1)
+    columns = F.unfold(x.double(), 3, padding=1).to(dtype)  # (2, n, P)
+    places = [(0, 0, 0), (0, 23, 39), (1, 5, 1599), (1, 11, 700), (0, 17, 41)]
+    for end, direction in (("upper", torch.inf), ("lower", -torch.inf)):
+        y = conv(x).flatten(2)
+        beyond = y.clone()
+        for sample, channel, position in places:
+            row, weight = columns[sample, :, position][None], conv.weight[channel].flatten()[None]
+            reference = Reference(row, weight, conv.bias[channel : channel + 1])
+            assessed = reference.assess(y[sample, channel, position].view(1, 1), declared(dtype))
+            edge = getattr(assessed, end).to(dtype)
+            y[sample, channel, position] = edge
+            further = torch.nextafter(edge, torch.tensor(direction, dtype=dtype))
+            if dtype == torch.float64:  # slices leave 1/256 of E open
+                further = torch.nextafter(edge + (edge - assessed.exact) / 100, torch.tensor(direction, dtype=dtype))
+            beyond[sample, channel, position] = further
+        shape = (2, 24, 40, 40)
+        assert compare(y.view(shape), y.view(shape), input=x, layer=conv)
+        found = compare(beyond.view(shape), y.view(shape), input=x, layer=conv)
+        assert found.counts["different"] == len(places), found
