@@ -156,6 +156,8 @@ def misrounding(seen: Rounded) -> Misrounding | None:
     error = _bound(seen, at) if largest is None else torch.minimum(_bound(seen, at), largest[at])
     is_unlike = torch.stack([where for _, where in unlike]).any(0)[at]
     error[is_unlike] = torch.minimum(error[is_unlike], _settled(seen, tuple(i[is_unlike] for i in at))[0])
+    if dtype == torch.float32:  # two terms are rounded as the ways say, and then known to within float64
+        error = torch.where(seen.terms[at] <= 2, seen.magnitude[at] * 2.0**-50, error)
     sums = seen.sums(at, error)
     off = {TIES_AWAY: refuted[-1].off[at]}  # one that comes after a rounding before the bias shows in that way alone
     for name in explaining_roundings(sums):
