@@ -22,6 +22,7 @@ from numerics_helpers import (
 )
 
 from equiv.dtypes import COMPLEX, FLOATS, INTEGERS
+from equiv.errors import EquivError
 from equiv.numerics import Reference, declared, format_of, tolerance
 from equiv.strategies import Values
 
@@ -106,7 +107,7 @@ def test_integers_are_exact_modulo_their_range(dtype):
 
 
 def test_floats_need_an_arithmetic():
-    with pytest.raises(TypeError, match="arithmetic"):
+    with pytest.raises(EquivError, match="^arithmetic: expected an equiv.numerics.Arithmetic, got None"):
         Reference(torch.ones(1, 1), torch.ones(1, 1)).assess(torch.ones(1, 1), None)
 
 
