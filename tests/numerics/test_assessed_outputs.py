@@ -107,7 +107,7 @@ def test_integers_are_exact_modulo_their_range(dtype):
 
 
 def test_floats_need_an_arithmetic():
-    with pytest.raises(EquivError, match="^arithmetic: expected an equiv.numerics.Arithmetic, got None"):
+    with pytest.raises(EquivError, match=r"^arithmetic: expected an equiv\.numerics\.Arithmetic, got None"):
         Reference(torch.ones(1, 1), torch.ones(1, 1)).assess(torch.ones(1, 1), None)
 
 
