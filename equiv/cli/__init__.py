@@ -1,6 +1,6 @@
 """The command ``equiv``. Here is only what must work before its packages are known to be installed.
 
-Exit codes: 0 all holds, 1 a law is broken, 2 usage or environment, 130 interrupted.
+Exit codes: 0 all holds, 1 a law is broken, 2 usage or environment, 130 interrupted, 141 a closed pipe.
 """
 
 from __future__ import annotations

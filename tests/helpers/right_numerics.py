@@ -47,15 +47,15 @@ USES = (
         numerics.declared(torch.float32).error,
         lambda: {"terms": 3, "magnitude": torch.ones(2, dtype=torch.float64), "fewest": 0},
     ),
-    Use("equiv.numerics.Reference", numerics.Reference, lambda: layer(gradient=False)),
+    Use("equiv.numerics.Reference", numerics.Reference, lambda: layer()),
     Use(
         "equiv.numerics.Reference.assess",
         numerics.Reference(**layer()).assess,
         lambda: {"result": y(), "arithmetic": numerics.declared(torch.float32)},
     ),
     Use(
-        "equiv.numerics.Reference.is_attained",
-        numerics.Reference(**layer()).is_attained,
+        "equiv.numerics.Reference.largest_ratio",
+        numerics.Reference(**layer()).largest_ratio,
         lambda: {"result": y(), "arithmetic": numerics.declared(torch.float32)},
     ),
     Use(
