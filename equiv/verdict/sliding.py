@@ -26,6 +26,7 @@ from equiv.verdict.tally import Found, Tally
 
 _OUTPUTS = 2**17  # of a tile: each of some four float64 tensors takes a MiB
 SMALL = 2**15  # outputs up to which the largest ratio is that of the very envelope, not of E
+_CACHED = 2**17  # float64 numbers: a MiB
 _LEAST_BYTES, _MOST_BYTES = 2**20, 2**24  # for the weights of a block, and for the inputs of a box
 
 _COPIES = {torch.float64: 4, torch.complex64: 3, torch.complex128: 6, torch.int64: 4, torch.int32: 2}
@@ -65,7 +66,8 @@ def _steps(maps: Maps, patches: Patches) -> tuple[list[tuple[slice, slice]], int
     most = min(max(given // 2, _LEAST_BYTES), _MOST_BYTES) // (8 * _COPIES.get(maps.actual.dtype, 1))
     tile = _OUTPUTS // min(4, _COPIES.get(maps.actual.dtype, 1))
     some = min(outputs, max(16, most // (2 * n)))
-    columns = max(16, min(most // n, tile // some, math.prod(patches.positions) * len(maps.input)))
+    most_columns = min(most, _CACHED) if some <= 8 else most  # few outputs: what they read should stay in the cache
+    columns = max(16, min(most_columns // n, tile // some, math.prod(patches.positions) * len(maps.input)))
     together = 1 if some < outputs else max(1, min(groups, tile // (some * columns), most // (n * columns)))
     blocks = [
         (slice(g, min(g + together, groups)), slice(o, min(o + some, outputs)))
