@@ -23,7 +23,7 @@ from equiv.strategies import Case
 CONVS: dict[int, Callable[..., torch.Tensor]] = {1: torch.conv1d, 2: torch.conv2d, 3: torch.conv3d}
 DTYPES = ("float32", "float64", "float16", "bfloat16", "complex64", "complex128", "int32")
 JUDGED = ("forward", "exact")
-MOST, LEAST_RATE = 2.0, 5.0
+MOST, LEAST_RATE = 2.0, 20.0
 Sizes = tuple[tuple[int, ...], int, int]  # feature shape, outputs, rows
 
 
@@ -130,7 +130,7 @@ def plain_rate(theirs: ModuleType, sizes: list[Sizes], elements: Any, repeats: i
 
 
 def report(dtypes: list[str], examples: int, repeats: int, theirs: ModuleType | None) -> bool:
-    """Both tables; whether float32 stays within the aims."""
+    """Both tables; whether law forward stays within the aims in every dtype."""
     print("An example of a law, milliseconds of processor time. floor: its draws, an empty body; calls: torch's own;")
     print("check: the law's, these calls included; all: the whole run; over: all / (floor + calls); beside: with")
     print("the draws of the very run, which share its caches.")
@@ -141,10 +141,11 @@ def report(dtypes: list[str], examples: int, repeats: int, theirs: ModuleType | 
         for name in JUDGED:
             found, met = cost(name, word, examples, repeats)
             table.row(word, name, *astuple(found))
+            if name == "forward":
+                right &= found.over <= MOST
             if (word, name) == ("float32", "forward"):
                 sizes, best = met, found.rate
-                right &= found.over <= MOST
-    print(f"aim: at most {MOST:.0f} in float32")
+    print(f"aim: at most {MOST:.0f} for law forward in every dtype")
     if theirs is None or not sizes:
         return right
     print("\nVerdicts a second at the sizes of law forward in float32, one core:")
