@@ -23,11 +23,11 @@ _BLOCKS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 
 class Fit(NamedTuple):
-    """A profile that explains the outputs, how closely, and which part of a distance says nothing."""
+    """A profile that explains the outputs, how closely, and how many rounded results are not its very own."""
 
     profile: Profile
     distance: float
-    doubt: float = 0.0
+    missed: int = 0
 
 
 class _Order(NamedTuple):

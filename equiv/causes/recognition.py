@@ -32,6 +32,7 @@ _ENTRIES = 2**19  # weights of these outputs
 _SHORT = 24  # combinations that are tried in full
 _NEAR = 0.25  # errors beyond this share of the size of the terms are none of roundings
 _SAME = 0.8  # the share of rounded results that must be the very same: few lie so near the middle of two
+_FLIPS = 3  # rounded results so near the middle of two that they may go either way: no evidence for fine steps
 _BITS, _KNOWN_BITS = 36.0, 20.0  # evidence that a profile needs: one of thousands, one of the few that engines have
 
 _TF32, _CUT = Rounding("TF32"), Rounding("TF32 (cut off)")
@@ -156,7 +157,8 @@ def _in_wide_sums(y: Outputs) -> Fit | None:
         b = bias.values[:, 0]
         error = 1.01 * (x.shape[-1] + 5) * (format_of(acc).u + 2.0**-52) * (size + b.abs())
         error = error + _half_steps(a.abs() + h.abs(), kept, y.dtype)
-        off = ((a - (h + b if kept is None else kept(h + b))) / e_size).square().mean((1, 3)).sqrt()  # (X, W)
+        ends = (h + b,) if kept is None else (kept(h + b), kept(kept(h) + b))
+        off = torch.stack([((a - end) / e_size).square().mean((1, 3)).sqrt() for end in ends]).amin(0)  # (X, W)
         for i, j in ((a - (h + b)).abs() <= error).all(3).all(1).nonzero().tolist():
             profile = Profile(*_settled([xs[i], ws[j], bias], kept), acc, kept)
             if profile.roundings and (acc == y.dtype or y.dtype != torch.float64 or _can_be_summed(profile, narrow)):
@@ -212,18 +214,10 @@ def _fit(y: Outputs, profile: Profile) -> Fit | None:
     if kept is None:
         return Fit(profile, y.distance(products + b))
     ends = [end.to(y.dtype).to(y.wide) for end in (kept(products + b), kept(kept(products) + b))]
-    narrower = _PRECISION[kept.format] < format_of(profile.sums).precision
-    if narrower and max(float((y.a == end).double().mean()) for end in ends) < _SAME:
+    missed = min(int((y.a != end).sum()) for end in ends)
+    if _PRECISION[kept.format] < format_of(profile.sums).precision and missed > (1 - _SAME) * y.a.numel():
         return None
-    return Fit(profile, min(map(y.distance, ends)), _of_flips(y, kept))
-
-
-def _of_flips(y: Outputs, kept: Rounding) -> float:
-    """The distance of three results that lie between two numbers of their format and go the other way: no evidence."""
-    step = kept.step if kept.format == "steps" else 2.0 * 2.0 ** -_PRECISION[kept.format]
-    sizes = 1.0 if kept.format == "steps" else y.a.abs()
-    shares = (step * sizes / y.size).nan_to_num(0.0, 0.0, 0.0).square().mean()
-    return math.sqrt(3 / y.a.numel() * float(shares))
+    return Fit(profile, min(map(y.distance, ends)), missed)
 
 
 def _operands(y: Outputs, profile: Profile) -> tuple[tuple[Tensor, Kept], ...]:
@@ -234,9 +228,15 @@ def _best(fits: list[Fit]) -> Fit:
     """The first, which has the fewest roundings, unless another is twice as close."""
     best = fits[0]
     for fit in fits[1:]:
-        if fit.distance + fit.doubt < best.distance / 2:
+        same_results = fit.profile.results is not None and fit.profile.results == best.profile.results
+        fine = same_results and any(kept is not None and kept.format == "steps" for kept in _factors(fit.profile))
+        if fit.distance < best.distance / 2 and not (fine and best.missed - fit.missed < _FLIPS):
             best = fit
     return best
+
+
+def _factors(profile: Profile) -> tuple[Kept, Kept]:
+    return profile.x, profile.weight
 
 
 def _cost(profile: Profile) -> float:
