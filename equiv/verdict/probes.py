@@ -14,9 +14,9 @@ from torch import Tensor
 
 from equiv.numerics import format_of, last_bit
 
-_COLUMNS = 4  # as few as show every output a weight that is not zero
+_COLUMNS = (2, 4)  # as few as show every output a weight that is not zero
 _SEARCHED = 256
-_FULL = 10  # rows of random mantissas for each column
+_TIES, _FULL = 20, 6  # rows of a column: mantissas that make ties, and random ones
 
 
 def rounding_probes(weight: Tensor, bias: Tensor | None, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -25,7 +25,7 @@ def rounding_probes(weight: Tensor, bias: Tensor | None, generator: torch.Genera
     Example:
         >>> x, columns = rounding_probes(torch.full((2, 64), 0.3).bfloat16(), None, torch.Generator().manual_seed(0))
         >>> (x.count_nonzero(1) <= 2).all().item(), len(columns)
-        (True, 4)
+        (True, 2)
     """
     fmt, n = format_of(weight.dtype), weight.shape[1]
     columns = _telling_columns(weight, generator)
@@ -47,19 +47,20 @@ def rounding_probes(weight: Tensor, bias: Tensor | None, generator: torch.Genera
 
 def _telling_columns(weight: Tensor, generator: torch.Generator) -> Tensor:
     """Columns which together give every output a weight that is not zero, as far as a few can; in order."""
-    n, count = weight.shape[1], min(_COLUMNS, weight.shape[1])
+    n, (least, most) = weight.shape[1], _COLUMNS
     tried = torch.randperm(n, generator=generator)[:_SEARCHED]
     some = weight[:, tried].cpu()
     telling = (some != 0) & some.isfinite()
     chosen: list[int] = []
     missing = torch.ones(len(weight), dtype=torch.bool)
-    for _ in range(count):
+    for count in range(min(n, most)):
+        if count >= least and not bool(missing.any()):
+            break
         shown = (telling & missing[:, None]).sum(0)
         shown[chosen] = -1
         best = int(shown.argmax())
         chosen.append(best)
         missing &= ~telling[:, best]
-        missing = missing if bool(missing.any()) else ~missing  # all are shown one: show them another
     return tried[chosen].sort().values
 
 
@@ -70,6 +71,7 @@ def _mantissas(precision: int) -> Tensor:
     modulo 4: away from zero is wrong there. For a factor congruent to 1 take ``2**k + 1``, for 3 ``2**k + 3``.
     """
     odd = sorted({3, 7, *(2**k + 1 for k in range(2, precision)), *(2**k + 3 for k in range(3, precision))})
+    odd = odd[:: -(-len(odd) // _TIES)]
     values = torch.tensor([value for value in odd if value < 2**precision], dtype=torch.float64)
     return torch.ldexp(values, 1 - torch.frexp(values).exponent)
 
