@@ -8,12 +8,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from equiv.arguments import check_tensor
 from equiv.causes.mistakes import Cause, cause_of
 from equiv.causes.outputs import likely_cause
 from equiv.causes.permutations import in_words, undone
 from equiv.causes.windows import Mistaken, Window, mistaken, right_at, terms_of, window_of
 from equiv.dtypes import is_inexact
-from equiv.mapping import Conv
+from equiv.errors import EquivError
+from equiv.mapping import Conv, check_conv
 from equiv.numerics import format_of
 
 _COMPARED = 2**22  # entries of a matrix that are compared at once
@@ -75,6 +77,12 @@ def sliding_cause(actual: Tensor, conv: Conv, x: Tensor, expected: Tensor | None
         >>> print(sliding_cause(wrong.detach(), conv, x))
         kernel-flipped: kernel flipped along H and W, turned by 180 degrees
     """
+    try:
+        conv = check_conv(conv)
+        for name, value in (("actual", actual), ("x", x), *[("expected", expected)] * (expected is not None)):
+            check_tensor(name, value)
+    except EquivError:
+        return None
     if actual.is_complex() or x.ndim != conv.weight.ndim or not len(x):
         return None
     with torch.device("cpu"), torch.no_grad():

@@ -5,8 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from equiv.arguments import check_dtype, check_tensor
 from equiv.causes.mistakes import Cause, cause_of
-from equiv.numerics import Arithmetic, Rounded, declared, exact_affine, misrounding, subnormals_kept
+from equiv.numerics import (
+    Arithmetic,
+    Rounded,
+    check_arithmetic,
+    declared,
+    exact_affine,
+    misrounding,
+    subnormals_kept,
+)
 
 
 def name_misrounding(
@@ -34,9 +43,11 @@ def name_misrounding(
     """
     with subnormals_kept():
         exact = exact_affine(x, weight, bias)
+        check_tensor("actual", actual, tuple(exact.value.shape), advice="pass rows (N, O), one for each input")
+        check_dtype("actual", actual.dtype, (x.dtype,), "pass what the kernel returned for x")
+        kept = declared(x.dtype) if arithmetic is None else check_arithmetic(arithmetic)
         if exact.classes is not None:
             return None
-        kept = arithmetic or declared(actual.dtype)
         usable = exact.magnitude * (1 + 2 * exact.terms * kept.u) < kept.accumulator_max
         terms = torch.as_tensor(exact.terms, dtype=torch.float64).expand(exact.value.shape)
         seen = Rounded(actual, x, weight, bias, exact.value, exact.magnitude, terms, usable, kept)

@@ -2,6 +2,7 @@
 
 from equiv.dtypes import COMPLEX, DTYPES, FLOATS, INTEGERS
 from equiv.numerics.arithmetic import OPS, Arithmetic, declared
+from equiv.numerics.arithmetic import check_arithmetic as check_arithmetic
 from equiv.numerics.envelope import Judgement, judge
 from equiv.numerics.exact import SMALL_FACTORS as SMALL_FACTORS
 from equiv.numerics.exact import Classes as Classes

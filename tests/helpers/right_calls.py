@@ -9,14 +9,14 @@ from typing import Any
 import right_numerics
 import torch
 from hypothesis import HealthCheck, Phase, find, settings
-from right_layer import Use, bias, conv, layer, linear, weight, x, y
+from right_layer import Use, bias, conv, layer, linear, projection, weight, x, y
 
 import equiv
 from equiv import laws, report, testing
 from equiv import strategies as est
 from equiv.backends import TorchEager, measure_form
-from equiv.causes import likely_cause, name_cause, name_output_cause
-from equiv.mapping import check_conv, check_feature_shape, check_linear
+from equiv.causes import likely_cause, name_cause, name_misrounding, name_output_cause, sliding_cause
+from equiv.mapping import check_conv, check_conv_transpose, check_feature_shape, check_linear
 from equiv.testing import faults
 
 FACES = (
@@ -121,6 +121,16 @@ USES = (
         lambda: {"linear": linear(), "spatial_dims": 2, "share": False},
     ),
     Use(
+        "equiv.linear_to_full_conv_transpose",
+        equiv.linear_to_full_conv_transpose,
+        lambda: {"linear": projection(), "feature_shape": (5, 2, 2), "share": False},
+    ),
+    Use(
+        "equiv.linear_to_pointwise_conv_transpose",
+        equiv.linear_to_pointwise_conv_transpose,
+        lambda: {"linear": linear(), "spatial_dims": 2, "share": False},
+    ),
+    Use(
         "equiv.conv_to_linear",
         equiv.conv_to_linear,
         lambda: {"conv": conv(), "feature_shape": (3, 4, 4), "share": False},
@@ -203,6 +213,17 @@ USES = (
     Use("equiv.mapping.check_conv", check_conv, lambda: {"conv": conv()}),
     Use("equiv.mapping.check_linear", check_linear, lambda: {"linear": linear()}),
     Use("equiv.mapping.check_feature_shape", check_feature_shape, lambda: {"feature_shape": (3, 2, 2)}),
+    Use(
+        "equiv.mapping.check_conv_transpose",
+        check_conv_transpose,
+        lambda: {"conv": equiv.linear_to_pointwise_conv_transpose(linear())},
+    ),
+    Use("equiv.causes.name_misrounding", name_misrounding, lambda: {"actual": y(), **layer(), "arithmetic": None}),
+    Use(
+        "equiv.causes.sliding_cause",
+        sliding_cause,
+        lambda: {"actual": torch.ones(2, 5, 3, 3), "conv": conv(), "x": torch.ones(2, 3, 4, 4), "expected": None},
+    ),
     Use("equiv.causes.likely_cause", likely_cause, lambda: {"actual": 2 * y(), **layer(feature_shape=(3, 2, 2))}),
     Use(
         "equiv.causes.name_cause",

@@ -35,6 +35,12 @@ def linear() -> nn.Linear:
     return layer
 
 
+def projection() -> nn.Linear:
+    layer = nn.Linear(3, 20, bias=False, device="meta")
+    layer.weight = nn.Parameter(torch.arange(60.0).reshape(20, 3))
+    return layer
+
+
 def conv() -> nn.Conv2d:
     full = equiv.linear_to_full_conv(linear(), (3, 2, 2))
     assert isinstance(full, nn.Conv2d)
