@@ -29,7 +29,7 @@ from equiv.certificate.operations import Structure, structure_of
 from equiv.certificate.repeated_taps import repeats_inputs
 from equiv.certificate.sides import Side, same_values
 from equiv.dtypes import is_inexact
-from equiv.numerics import Exact, Reference, declared, fast_two_sum, format_of, judge, two_product, two_sum
+from equiv.numerics import Arithmetic, Exact, Reference, declared, fast_two_sum, format_of, judge, two_product, two_sum
 from equiv.text import counted
 
 Parts: TypeAlias = tuple[Exact, ...]  # real and imaginary part, or the real value alone
@@ -52,9 +52,12 @@ class Sums(NamedTuple):
 class Superposition:
     """The inputs for maps from n features of one dtype, and what must come of them."""
 
-    def __init__(self, n: int, dtype: torch.dtype, device: torch.device, seed: int) -> None:
+    def __init__(
+        self, n: int, dtype: torch.dtype, device: torch.device, seed: int, arithmetic: Arithmetic | None = None
+    ) -> None:
         self.n, self.dtype, self.device, self.seed = n, dtype, device, seed
         self.inexact = is_inexact(dtype)
+        self._arithmetic = arithmetic
         self._generator = torch.Generator("cpu").manual_seed(seed & 0x7FFFFFFFFFFFFFFF)
         self.dense = self._dense_rows().to(device)
         # Mantissas (n,) in [1, 2), float64; the columns that are kept (m,); rows on these (R, m).
@@ -64,6 +67,11 @@ class Superposition:
         if self.inexact:
             self.mantissas = self._mantissas((n,)).to(device)
             self.kept, self.few = (t.to(device) for t in self._few_entries())
+
+    @property
+    def arithmetic(self) -> Arithmetic:
+        """What the kernels are judged in; of floating and complex dtypes alone."""
+        return self._arithmetic or declared(self.dtype, self.device)
 
     @property
     def count(self) -> int:
@@ -158,7 +166,7 @@ class Superposition:
 
     def bound(self, terms: Tensor | int, size: Tensor) -> Tensor:
         """Generous rounding of a few layers one after the other, in units of what the whole row holds."""
-        arithmetic = declared(self.dtype, self.device)
+        arithmetic = self.arithmetic
         u, out = arithmetic.u, format_of(self.dtype).u
         unit = _SLACK * (torch.as_tensor(terms, device=size.device) + 8) * u + 16 * (out + arithmetic.relative)
         return unit * size + arithmetic.underflow * _SLACK * (self.n + 8) + 8 * format_of(self.dtype).min_normal
@@ -207,7 +215,7 @@ class Superposition:
 
     def outside(self, y: Tensor, parts: Parts) -> tuple[Tensor, Tensor, Tensor]:
         """Where results lie outside the envelope, with its ends (of the real part)."""
-        arithmetic = declared(self.dtype, self.device)
+        arithmetic = self.arithmetic
         results = (y.real, y.imag) if y.is_complex() else (y,)
         found = [judge(part, exact, arithmetic) for part, exact in zip(results, parts, strict=True)]
         wrong = torch.stack([~f.inside for f in found]).any(0)
@@ -226,7 +234,7 @@ class Superposition:
 
     def _doubted(self, exact: Exact, doubts: Tensor, terms: Tensor | float) -> Exact:
         """The same with weights, and a subnormal bias, that are certain to within a doubt only."""
-        flushed = declared(self.dtype, self.device).flushes_inputs
+        flushed = self.arithmetic.flushes_inputs
         doubts = doubts + 2 * format_of(self.dtype).min_normal if flushed else doubts
         return replace(
             exact,

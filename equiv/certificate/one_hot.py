@@ -30,7 +30,7 @@ from equiv.certificate.repeated_taps import RepeatedTaps, Taps, judge_sums, repe
 from equiv.certificate.resume import State, check_origin, digest, is_covered, origin_of, sealed
 from equiv.certificate.sides import Difference, Differences, Side, same_values
 from equiv.errors import EquivError
-from equiv.numerics import declared, format_of
+from equiv.numerics import format_of
 
 _NAMED = 2**22  # entries of a matrix up to which what was read is kept, to name the cause of a difference
 
@@ -196,7 +196,9 @@ class Reader:
             several = Taps(*(values[:, rows, outputs] for values in sums))
             for other, y in enumerate(results):
                 at, bias = y[:, rows, outputs], self.zeros[other][outputs]
-                inside, wide = judge_sums(at, several, factor, bias, rounded=other != side)
+                inside, wide = judge_sums(
+                    at, several, factor, bias, rounded=other != side, arithmetic=self.inputs.arithmetic
+                )
                 right[rows, outputs] &= inside
                 width[rows, outputs] = torch.maximum(width[rows, outputs], wide)
         return right & (width > 0), width
@@ -213,7 +215,7 @@ class Reader:
         seen = ((bias == 0) | vanishes).all(0)
         column = _column(torch.where(vanishes, value, value - bias) / -scale)
         doubt = torch.where(seen, 0.0, (2 * fmt.u * value.abs().sum(0) + len(far) * fmt.min_subnormal) / scale)
-        if declared(self.dtype, self.device).flushes_inputs:
+        if self.inputs.arithmetic.flushes_inputs:
             doubt = torch.where(column.abs() < fmt.min_normal, doubt + 2 * fmt.min_normal, doubt)
         return seen, column, doubt
 
@@ -261,7 +263,7 @@ class Reader:
 
     def _flushes(self, a: Tensor, b: Tensor) -> Tensor:
         """Where one value is zero and the other subnormal, in a dtype whose kernels may flush; adds their number."""
-        if not self.inexact or not declared(self.dtype, self.device).flushes_inputs:
+        if not self.inexact or not self.inputs.arithmetic.flushes_inputs:
             return torch.zeros(a.shape, dtype=torch.bool, device=a.device)
         tiny = format_of(self.dtype).min_normal
         accepted = (a != b) & ((a == 0) | (b == 0)) & (torch.maximum(a.abs(), b.abs()) < tiny)
@@ -286,7 +288,7 @@ class Reader:
 
     @cached_property
     def _taps(self) -> list[RepeatedTaps]:
-        return [RepeatedTaps(side, self.outputs) for side in self.sides]
+        return [RepeatedTaps(side, self.outputs, self.inputs.arithmetic) for side in self.sides]
 
     def state(self) -> dict[str, Any]:
         """All that is needed to go on."""
@@ -320,7 +322,8 @@ class Reader:
     def origin(self) -> str:
         """A hash of all that the results of both sides depend on."""
         seen = [digest(values) for values in (self.inputs.dense, self.inputs.few, *self.zeros)]
-        facts = ("deterministic", self.inputs.seed, self.n, self.outputs, *seen)
+        arithmetic = self.inputs.arithmetic if self.inexact else None
+        facts = ("deterministic", self.inputs.seed, self.n, self.outputs, arithmetic, *seen)
         return origin_of(self.sides, self.dtype, self.device, *facts, values=True)
 
 

@@ -18,7 +18,15 @@ from torch import Tensor, nn
 
 from equiv.causes import Cause
 from equiv.certificate.affine import Superposition
-from equiv.certificate.arguments import check_fit, check_memory, check_options, device_of, dtypes_of, shape_of
+from equiv.certificate.arguments import (
+    check_arithmetic,
+    check_fit,
+    check_memory,
+    check_options,
+    device_of,
+    dtypes_of,
+    shape_of,
+)
 from equiv.certificate.one_hot import Reader
 from equiv.certificate.parameters import cause_of, compare_parameters, outputs_of
 from equiv.certificate.progress import Progress, printed
@@ -26,9 +34,10 @@ from equiv.certificate.random_integers import Pair, Plan, Weights, pair_of, plan
 from equiv.certificate.report import Certificate
 from equiv.certificate.resume import Checkpoint, State, check_origin, check_state, origin_of, sealed
 from equiv.certificate.sides import CAP, Difference, Differences, Layer, Side, side_of
-from equiv.dtypes import dtype_name
+from equiv.dtypes import dtype_name, is_inexact
 from equiv.errors import EquivError
 from equiv.mapping import geometry_of
+from equiv.numerics import Arithmetic, declared
 from equiv.text import counted
 
 _CHUNK_BYTES = 2**26
@@ -46,6 +55,7 @@ def certify(  # noqa: PLR0913 - its keyword options are the interface
     seed: int = 0,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
+    arithmetic: Arithmetic | None = None,
     chunk_bytes: int = _CHUNK_BYTES,
     progress: Progress | bool | None = None,
     resume: Mapping[str, Any] | None = None,
@@ -77,6 +87,8 @@ def certify(  # noqa: PLR0913 - its keyword options are the interface
         seed: Of the probes; the global random state is left as it was.
         dtype: Of the probes where no side has parameters; default float32.
         device: The same; default cpu.
+        arithmetic: What the kernels compute in; by default what is declared for the dtype and device.
+            ``equiv.numerics.measure(...).arithmetic`` is what a kernel was found to compute in.
         chunk_bytes: Bound on the probes and results that are held at once, in bytes.
         progress: Called as ``progress(done, total, state)`` after every chunk; returning False stops, and the
             certificate's ``state`` allows to go on. True writes how far it is to standard error.
@@ -121,6 +133,7 @@ def certify(  # noqa: PLR0913 - its keyword options are the interface
     sides = side_of("candidate", candidate, shape, by_map), side_of("reference", reference, shape, by_map)
     check_fit(sides, shape, given=by_map)
     dtypes, where = dtypes_of(sides, dtype), device_of(sides, device)
+    check_arithmetic(arithmetic, dtypes[0])
     if len(set(dtypes)) > 1:
         names = f"The candidate has parameters of {dtype_name(dtypes[0])}, the reference of {dtype_name(dtypes[1])}"
         return Certificate(False, "deterministic", 0, 0.0, "dtypes differ", f"{names}: other arithmetic.")
@@ -130,7 +143,7 @@ def certify(  # noqa: PLR0913 - its keyword options are the interface
     # Dropouts draw from the global random state.
     unchanged_random_state = torch.random.fork_rng(devices=devices, device_type=where.type if devices else "cuda")
     with file or nullcontext(), values, unchanged_random_state:
-        case = _Case(sides, shape, dtypes[0], where, chunk_bytes, seed, listener, state)
+        case = _Case(sides, shape, dtypes[0], where, arithmetic, chunk_bytes, seed, listener, state)
         return case.certify(method, error_probability)
 
 
@@ -142,6 +155,7 @@ class _Case:
     shape: tuple[int, ...]
     dtype: torch.dtype
     device: torch.device
+    arithmetic: Arithmetic | None  # None for what is declared
     chunk_bytes: int
     seed: int
     progress: Progress | None
@@ -183,7 +197,7 @@ class _Case:
         pair = pair_of(self.sides, self.layers, self.shape)
         if pair is None:
             return "two convolutions of different geometry cannot hold the same random matrix"
-        chosen = plan(pair.terms, self.dtype, self.device, pair.repeats, wanted)
+        chosen = plan(pair.terms, self.dtype, self.device, pair.repeats, wanted, self.arithmetic)
         if chosen is None:
             return f"{dtype_name(self.dtype)} is too narrow for exact sums of {pair.terms:,} terms"
         return chosen, pair
@@ -222,7 +236,8 @@ class _Case:
         )
 
     def _reader(self) -> Reader:
-        return Reader(self.sides, Superposition(self.n, self.dtype, self.device, self.seed), self.chunk_bytes)
+        inputs = Superposition(self.n, self.dtype, self.device, self.seed, self.arithmetic)
+        return Reader(self.sides, inputs, self.chunk_bytes)
 
     def _cause(self, reader: Reader, parameters: Differences) -> Cause | None:
         """From the parameters where they differ, else from what was read."""
@@ -280,7 +295,7 @@ class _Case:
 
     def _at_random(self, chosen: Plan, pair: Pair) -> Certificate:
         # Without the values of the weights: they are compared bit by bit in every run, and no draw depends on them.
-        facts = ("random", self.seed, self.shape, chosen, *map(geometry_of, pair.layers))
+        facts = ("random", self.seed, self.shape, chosen, self.arithmetic, *map(geometry_of, pair.layers))
         origin = origin_of(self.sides, self.dtype, self.device, *facts, values=False)
         state = sealed("random", origin, 0)
         if self.resume is not None:
@@ -365,6 +380,8 @@ class _Case:
                 weight = side.layer.weight
                 layout = "contiguous" if weight.is_contiguous() else f"strides {tuple(weight.stride())}"
                 found[side.name] = f"{type(side.layer).__name__} {layout}"
+        if is_inexact(self.dtype):
+            found["arithmetic"] = (self.arithmetic or declared(self.dtype, self.device)).name
         found["threads"] = torch.get_num_threads()
         found["mkldnn"] = "on" if torch.backends.mkldnn.enabled else "off"
         if self.device.type == "cuda":
