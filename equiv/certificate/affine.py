@@ -375,5 +375,11 @@ def widened(y: Tensor) -> Tensor:
     return y.to(torch.complex128 if y.is_complex() else torch.float64)
 
 
+def without_bias(side: Side) -> dict[str, Tensor]:
+    """What runs a plain layer with zeros in place of its bias."""
+    bias = side.call.bias
+    return {} if bias is None else {"bias": torch.zeros_like(bias, requires_grad=False)}
+
+
 def _short(value: Tensor) -> str:
     return f"{value.item():.6g}"

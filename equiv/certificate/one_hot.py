@@ -24,10 +24,11 @@ import torch
 from torch import Tensor
 
 from equiv.causes import Cause, name_cause
-from equiv.certificate.affine import AffineTest, Sums, Superposition, widened
+from equiv.certificate.affine import AffineTest, Sums, Superposition, widened, without_bias
 from equiv.certificate.progress import Progress
 from equiv.certificate.repeated_taps import RepeatedTaps, Taps, judge_sums, repeats_inputs, taps_of_function
 from equiv.certificate.resume import State, check_origin, digest, is_covered, origin_of, sealed
+from equiv.certificate.rounding import Misrounding, RoundingTest
 from equiv.certificate.sides import Difference, Differences, Side, same_values
 from equiv.errors import EquivError
 from equiv.numerics import format_of
@@ -66,6 +67,7 @@ class Reader:
         self.is_small = self.n * self.outputs <= _NAMED
         self._columns: list[tuple[Tensor, Tensor]] = []
         self.test = AffineTest(sides, self.zeros, inputs, self.rows)
+        self.misrounding: Misrounding | None = None
 
     @property
     def passes(self) -> int:
@@ -97,11 +99,13 @@ class Reader:
                 return False
         if not self.layers and self.test.not_affine is None:
             self.test.check_sums()
+        if not self.layers and self.test.not_affine is None and self.inexact:
+            self.misrounding = RoundingTest(self.test).run(weights_agree=not found.differences.count)
         return True
 
     def _read_layers(self, columns: Tensor) -> None:
         """Layers, with zero for their biases, which rounds nothing: a probe returns the column itself."""
-        a, b = (self._run(side, columns, 1, **_zero_bias(side)) for side in self.sides)
+        a, b = (self._run(side, columns, 1, **without_bias(side)) for side in self.sides)
         wrong = self._differ(a, b) & ~self._flushes(_column(a), _column(b))
         if self.inexact and any(repeats_inputs(side.layer) for side in self.sides) and bool(wrong.any()):
             right = [taps.allows(columns, y) for taps, y in zip(self._taps, (a, b), strict=True)]
@@ -325,11 +329,6 @@ class Reader:
         arithmetic = self.inputs.arithmetic if self.inexact else None
         facts = ("deterministic", self.inputs.seed, self.n, self.outputs, arithmetic, *seen)
         return origin_of(self.sides, self.dtype, self.device, *facts, values=True)
-
-
-def _zero_bias(side: Side) -> dict[str, Tensor]:
-    bias = side.call.bias
-    return {} if bias is None else {"bias": torch.zeros_like(bias, requires_grad=False)}
 
 
 def _column(results: Tensor) -> Tensor:

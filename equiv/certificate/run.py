@@ -221,7 +221,9 @@ class _Case:
         known = {difference[:2] for difference in read.named}
         named = (*read.named, *(d for d in parameters.named if d[:2] not in known))[:CAP]
         count = max(read.count, parameters.count, len(named))
-        differs = affine and count > 0  # what is no affine map has no coefficients
+        wrong = reader.misrounding
+        # What is no affine map has no coefficients, and what rounds otherwise returns others than it has.
+        differs = affine and wrong is None and count > 0
         reason, text = self._conclusion(reader, parameters, count, finished)
         return self._certificate(
             "deterministic",
@@ -230,7 +232,7 @@ class _Case:
             (reason, f"{text} {note}".strip()),
             differences=named if differs else (),
             difference_count=count if differs else 0,
-            cause=self._cause(reader, parameters) if differs else None,
+            cause=self._cause(reader, parameters) if differs else wrong and wrong.cause,
             resolution=reader.found.resolution,
             state=reader.state(),
         )
@@ -256,6 +258,9 @@ class _Case:
         if reader.test.not_affine is not None:
             advice = "Certify the layers between the non-linearities one by one: each of them is affine."
             return "not affine", f"The {reader.test.not_affine}. {advice}"
+        if reader.misrounding is not None:
+            wrong = reader.misrounding
+            return ("rounding differs" if wrong.name else "kernels differ"), f"The {wrong.text}."
         if count and self.layers is not None and not parameters.count:
             verb = "does" if count == 1 else "do"
             what = f"of {entries} that the kernels return for one-hot inputs {count:,} {verb} not"
