@@ -29,10 +29,12 @@ from equiv.certificate.progress import Progress
 from equiv.certificate.repeated_taps import RepeatedTaps, Taps, judge_sums, repeats_inputs, taps_of_function
 from equiv.certificate.resume import State, check_origin, digest, is_covered, origin_of, sealed
 from equiv.certificate.rounding import Misrounding, RoundingTest
+from equiv.certificate.scales import ScaleTest
 from equiv.certificate.sides import Difference, Differences, Side, same_values
 from equiv.errors import EquivError
 from equiv.numerics import format_of
 
+_BATCH = 512  # rows at once, of those that are no columns
 _NAMED = 2**22  # entries of a matrix up to which what was read is kept, to name the cause of a difference
 
 
@@ -63,10 +65,11 @@ class Reader:
         self.zeros = [self._at_zero(side) for side in sides]
         self.outputs = self.zeros[0].shape[0]
         size = self.dtype.itemsize * (self.n + 2 * self.outputs) + (0 if self.layers else 192 * self.outputs)
-        self.rows = max(1, min(self.n, chunk_bytes // size))
+        most = max(1, chunk_bytes // size)
+        self.rows = min(self.n, most)
         self.is_small = self.n * self.outputs <= _NAMED
         self._columns: list[tuple[Tensor, Tensor]] = []
-        self.test = AffineTest(sides, self.zeros, inputs, self.rows)
+        self.test = AffineTest(sides, self.zeros, inputs, min(most, _BATCH))
         self.misrounding: Misrounding | None = None
 
     @property
@@ -99,6 +102,8 @@ class Reader:
                 return False
         if not self.layers and self.test.not_affine is None:
             self.test.check_sums()
+            if self.inexact:
+                self.scales.check_dense()
         if not self.layers and self.test.not_affine is None and self.inexact:
             self.misrounding = RoundingTest(self.test).run(weights_agree=not found.differences.count)
         return True
@@ -147,6 +152,7 @@ class Reader:
                 self.test.check_lines(side, y, column, within, columns, scale)
             self.inputs.add(self.test.sums[side.name], columns, column, within)
         self.test.check_mantissas(self._one_hot(columns, 1), columns, second, doubts, scale / 2)
+        self.scales.check_columns(columns, list(second), doubts)
 
     def _read_integer_functions(self, columns: Tensor) -> None:
         """Integers are exact modulo ``2**bits``: a bias hides nothing."""
@@ -289,6 +295,11 @@ class Reader:
             return None
         a, b = (torch.cat(columns).T.contiguous() for columns in zip(*self._columns, strict=True))
         return name_cause(a, b, shape, *self.zeros)
+
+    @cached_property
+    def scales(self) -> ScaleTest:
+        """Asks functions of a floating or complex dtype for rows of many sizes."""
+        return ScaleTest(self.test)
 
     @cached_property
     def _taps(self) -> list[RepeatedTaps]:

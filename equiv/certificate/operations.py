@@ -37,26 +37,12 @@ _REPEATS = frozenset({"copy_", "cat", "stack", "index", "index_select", "gather"
 )
 _NOT_AFFINE = """clamp clamp_ clamp_min clamp_max round round_ floor ceil trunc relu relu_ hardtanh hardtanh_ threshold
 where maximum minimum bitwise_and bitwise_or bitwise_left_shift bitwise_right_shift lt le gt ge eq ne abs sign
-nan_to_num quantize_per_tensor fake_quantize_per_tensor_affine fake_quantize_per_tensor_affine_cachemask"""
-_HARMLESS = frozenset(f"{_MOVES} {_NOT_AFFINE}".split())
+nextafter nan_to_num quantize_per_tensor fake_quantize_per_tensor_affine fake_quantize_per_tensor_affine_cachemask"""
+_CONSTANTS = "scalar_tensor full full_like zeros zeros_like ones ones_like new_zeros new_ones new_full"
+_HARMLESS = frozenset(f"{_MOVES} {_NOT_AFFINE} {_CONSTANTS}".split())
 """What moves values, and what makes a map not affine, which the tests look for: neither rounds as a sum does."""
-_MADE = frozenset(
-    [
-        "zeros",
-        "ones",
-        "full",
-        "empty",
-        "arange",
-        "scalar_tensor",
-        "lift_fresh",
-        "fill",
-        "zero",
-        "copy",
-        "resize",
-        "frexp",
-    ]
-)
-"""What makes values, or takes them apart, and rounds nothing."""
+_EXACT = _HARMLESS.union(_REPEATS, ["arange", "new_empty", "empty", "lift_fresh", "fill_", "zero_", "resize_", "frexp"])
+"""What rounds nothing, besides additions of zero and products with powers of two."""
 _AROUND = _ADDITIONS.union(_REPEATS, f"{_MOVES} new_empty empty lift_fresh".split())
 """What may stand around a convolution of repeated inputs."""
 
@@ -113,7 +99,7 @@ def _is_exact(name: str, args: tuple[Any, ...]) -> bool:
         and abs(math.frexp(scalar)[0]) in (0, 0.5)
     ):
         return True
-    return name in _HARMLESS or name in _REPEATS or plain.removeprefix("new_").removesuffix("_like") in _MADE
+    return name in _EXACT
 
 
 def structure_of(run: Callable[[], Tensor]) -> Structure:

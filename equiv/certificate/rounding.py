@@ -27,6 +27,7 @@ from equiv.numerics import format_of, two_product, two_sum
 
 _SINGLE, _POWERS, _PAIRS = 256, 128, 160  # rows of one entry, of one power of two, of two
 _OUTPUTS = 256  # that are looked at
+_REACH = 20  # exponents of entries of middle size
 _INNER = 64  # roundings of the accumulator that a function with several operations may have
 _MANY = 8  # results that are not to nearest, to name the rounding of a function that may round several times
 
@@ -82,13 +83,18 @@ def rows_of_few(inputs: Superposition, weights: Tensor, bias: float) -> Rows:
     exact = torch.where(longest > 1, (precision - longest).clamp(min=1), precision)
     bits[alone:] = exact[first[alone:]]
     shift = integers(-6, 7, total) if bias else torch.zeros(total, dtype=torch.int64, device="cpu")
+    shift[:singles:4] = integers(-precision - 4, 0, len(shift[:singles:4]))
     shift[singles:alone] = integers(-precision - 3, precision + 4, powers)
     shift[alone:] = 0
     base = -torch.frexp(weights.abs().amax(1)).exponent.double() + (math.frexp(bias)[1] if bias else 0)
+    exponent = base[first] + shift
+    lowest, top = math.frexp(fmt.min_normal)[1] - 1, math.frexp(fmt.max)[1] - 2
+    exponent[1:singles:8] = integers(lowest, top, len(exponent[1:singles:8])).double()  # of any size
+    exponent[5:singles:8] = integers(max(lowest, -_REACH), min(top, _REACH), len(exponent[5:singles:8])).double()
     values = torch.zeros(total, 2, dtype=torch.float64, device="cpu")
-    values[:, 0] = mantissas(bits) * _power(base[first] + shift, fmt.max)
+    values[:, 0] = mantissas(bits) * torch.exp2(exponent.clamp(lowest, top))
     apart, other = integers(-1, precision + 3, pairs), second[alone:]
-    values[alone:, 1] = mantissas(exact[other]) * _power(base[other] - apart, fmt.max)
+    values[alone:, 1] = mantissas(exact[other]) * torch.exp2((base[other] - apart).clamp(lowest, top))
     values *= 2.0 * integers(0, 2, total, 2) - 1
     return Rows(usable[torch.stack([first, second], 1)], values)
 
@@ -97,11 +103,6 @@ def _bits(weights: Tensor) -> Tensor:
     """How many bits of a weight there are from the first to the last that is 1."""
     whole = (torch.frexp(weights).mantissa * 2.0**53).to(torch.int64).abs()
     return 53 - torch.log2((whole & -whole).double().clamp(min=1)).long()
-
-
-def _power(exponent: Tensor, largest: float) -> Tensor:
-    top = math.frexp(largest)[1] - 2
-    return torch.exp2(exponent.clamp(-min(top, 900), min(top, 900)))
 
 
 class RoundingTest:
@@ -120,7 +121,7 @@ class RoundingTest:
         if not len(outputs):
             return None
         biases = [zero.real.double()[outputs] for zero in self.test.zeros]
-        rows = rows_of_few(self.inputs, sizes[:, outputs].cpu(), max(float(b.abs().max()) for b in biases))
+        self.rows = rows = rows_of_few(self.inputs, sizes[:, outputs].cpu(), max(float(b.abs().max()) for b in biases))
         seen = self._results(rows, outputs)
         if bool(same_values(*seen).all()):
             return None
@@ -160,12 +161,14 @@ class RoundingTest:
 
     def _misrounding(self, name: str, direction: str | None, results: Results) -> Misrounding:
         row, output = (~results.nearest).nonzero()[0].tolist()
+        columns, entries = self.inputs.kept.cpu()[self.rows.places[row]].tolist(), self.rows.values[row].tolist()
+        at = " + ".join(f"{x:.9g}*e{column}" for x, column in zip(entries, columns, strict=True) if x)
         exact, nearest = results.exact[row, output].item(), results.rounded[row, output].item()
         dtype, wrong = dtype_name(self.inputs.dtype), int((~results.nearest).sum())
         text = (
-            f"{name} gives {results.seen[row, output].item():.9g} where the exact result is {exact:.9g} and the "
-            f"nearest {dtype} is {nearest:.9g}: of {int(results.valid.sum()):,} results that right kernels round once, "
-            f"{wrong:,} are not the nearest"
+            f"{name} gives {results.seen[row, output].item():.9g} at {at}, where the exact result is {exact:.9g} and "
+            f"the nearest {dtype} {nearest:.9g}: of {int(results.valid.sum()):,} results that right kernels round "
+            f"once, {wrong:,} are not the nearest"
         )
         if direction is None:
             text += (

@@ -258,9 +258,9 @@ class _Case:
         if reader.test.not_affine is not None:
             advice = "Certify the layers between the non-linearities one by one: each of them is affine."
             return "not affine", f"The {reader.test.not_affine}. {advice}"
-        if reader.misrounding is not None:
-            wrong = reader.misrounding
-            return ("rounding differs" if wrong.name else "kernels differ"), f"The {wrong.text}."
+        wrong = reader.misrounding
+        if wrong is not None and wrong.name is not None:
+            return "rounding differs", f"The {wrong.text}."
         if count and self.layers is not None and not parameters.count:
             verb = "does" if count == 1 else "do"
             what = f"of {entries} that the kernels return for one-hot inputs {count:,} {verb} not"
@@ -269,6 +269,8 @@ class _Case:
             return _what_differs(found.differences, parameters), _differ(count, f"{count:,} of {entries}")
         if reader.test.outside_envelope is not None:
             return "kernels differ", f"All {entries} agree bit for bit, but the {reader.test.outside_envelope}."
+        if wrong is not None:
+            return "kernels differ", f"The {wrong.text}."
         if not finished:
             read = f"Read {found.next:,} of {n:,} columns without a difference"
             return "not finished", f"{read}; to go on, pass the certificate's state as resume=."

@@ -112,7 +112,6 @@ def test_weights_of_more_bits_than_the_layer_has_are_found(dtype):
     linear = copy.deepcopy(wide).to(dtype)
     found = certify(lambda x: wide(x.float()).to(dtype), linear)
     assert found.reason == "kernels differ"
-    assert "or holds weights of more bits" in found.explanation
 
 
 def test_a_weight_off_by_one_ulp_is_no_rounding():
