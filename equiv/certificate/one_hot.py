@@ -47,6 +47,7 @@ class Reading:
     flushed: int = 0  # entries where one kernel treats a subnormal as zero, as the dtype's kernels may
     unseen: int = 0  # entries of which a bias hides the last bits
     sums: int = 0  # entries of functions that add several taps, accepted in any order
+    more: int = 0  # inputs besides columns, that functions were asked for
     resolution: float = 0.0  # the largest error that an unseen or added entry can hide
 
 
@@ -102,10 +103,14 @@ class Reader:
                 return False
         if not self.layers and self.test.not_affine is None:
             self.test.check_sums()
+            found.more += self.inputs.count
             if self.inexact:
                 self.scales.check_dense()
+                found.more += 2 * len(self.scales.exponents)
         if not self.layers and self.test.not_affine is None and self.inexact:
-            self.misrounding = RoundingTest(self.test).run(weights_agree=not found.differences.count)
+            rounding = RoundingTest(self.test)
+            self.misrounding = rounding.run(weights_agree=not found.differences.count)
+            found.more += rounding.count
         return True
 
     def _read_layers(self, columns: Tensor) -> None:
@@ -153,6 +158,7 @@ class Reader:
             self.inputs.add(self.test.sums[side.name], columns, column, within)
         self.test.check_mantissas(self._one_hot(columns, 1), columns, second, doubts, scale / 2)
         self.scales.check_columns(columns, list(second), doubts)
+        self.found.more += self.scales.rows_for(len(columns))
 
     def _read_integer_functions(self, columns: Tensor) -> None:
         """Integers are exact modulo ``2**bits``: a bias hides nothing."""
@@ -310,7 +316,14 @@ class Reader:
         found, sums = self.found, self.test.sums
         contents = {
             "named": [tuple(difference) for difference in found.differences.named],
-            "counts": [found.differences.weights, found.differences.biases, found.flushed, found.unseen, found.sums],
+            "counts": [
+                found.differences.weights,
+                found.differences.biases,
+                found.flushed,
+                found.unseen,
+                found.sums,
+                found.more,
+            ],
             "resolution": found.resolution,
             "not_affine": self.test.not_affine,
             "outside_envelope": self.test.outside_envelope,
@@ -326,9 +339,9 @@ class Reader:
         check_origin(state, "deterministic", self.origin)
         if not all(map(is_covered, self.sides)):
             return
-        weights, biases, flushed, unseen, sums = state["counts"]
+        weights, biases, flushed, unseen, sums, more = state["counts"]
         differences = Differences([Difference(*entry) for entry in state["named"]], weights, biases)
-        self.found = Reading(state["next"], differences, flushed, unseen, sums, state["resolution"])
+        self.found = Reading(state["next"], differences, flushed, unseen, sums, more, state["resolution"])
         self.test.not_affine, self.test.outside_envelope = state["not_affine"], state["outside_envelope"]
         for name, tensors in state["sums"].items():
             self.test.sums[name] = Sums(*(t.detach().to(self.device, copy=True) for t in tensors))

@@ -34,7 +34,7 @@ from equiv.numerics import declared
 from equiv.text import shown
 
 State = Mapping[str, Any]
-_VERSION = 2
+_VERSION = 3
 _EVERY = 1.0  # seconds between two writes
 _PIECE = 2**20  # entries that are hashed at once
 _INTERNAL = frozenset(vars(nn.Module()))

@@ -27,6 +27,7 @@ from equiv.numerics import format_of, two_product, two_sum
 
 _SINGLE, _POWERS, _PAIRS = 256, 128, 160  # rows of one entry, of one power of two, of two
 _OUTPUTS = 256  # that are looked at
+_MODERATE = 900  # exponents up to which two words of float64 hold products exactly
 _REACH = 20  # exponents of entries of middle size
 _INNER = 64  # roundings of the accumulator that a function with several operations may have
 _MANY = 8  # results that are not to nearest, to name the rounding of a function that may round several times
@@ -110,6 +111,7 @@ class RoundingTest:
 
     def __init__(self, test: AffineTest) -> None:
         self.test, self.inputs, self.sides = test, test.inputs, test.sides
+        self.count = 0  # of the rows that were asked for
 
     def run(self, weights_agree: bool) -> Misrounding | None:
         """The first function that does not round as it must; None as well where nothing can be told."""
@@ -122,6 +124,7 @@ class RoundingTest:
             return None
         biases = [zero.real.double()[outputs] for zero in self.test.zeros]
         self.rows = rows = rows_of_few(self.inputs, sizes[:, outputs].cpu(), max(float(b.abs().max()) for b in biases))
+        self.count = len(rows.values)
         seen = self._results(rows, outputs)
         if bool(same_values(*seen).all()):
             return None
@@ -222,9 +225,9 @@ class RoundingTest:
         total = products + bias
         narrow, terms = fmt.dtype.itemsize < 4, (a != 0).double() + (b != 0) + (bias != 0)
         size = a.abs() + b.abs() + bias.abs()
-        least, most = max(4 * fmt.min_normal, 2.0**-900), fmt.max / 4
+        least, most = max(4 * fmt.min_normal, 2.0**-_MODERATE), min(fmt.max / 4, 2.0**_MODERATE)
         known = torch.stack([_between(t, least, most) for t in (products, total, a)]).all(0)
-        known &= (b == 0) | _between(b, least, most)
+        known &= ((b == 0) | _between(b, least, most)) & (values.abs().amax(1, keepdim=True) <= 2.0**_MODERATE)
         known &= (bias == 0) | _between(bias.expand(total.shape), least, most)
         if narrow:
             known &= (products.float() == products) & (rest == 0)

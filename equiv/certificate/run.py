@@ -71,8 +71,12 @@ def certify(  # noqa: PLR0913 - its keyword options are the interface
 
     Functions, and modules other than plain layers, are always read column by column, and tested for being affine on the
     way: on the same input twice; on lines through 0, e_i and -2^K*e_i; at inputs of few and of many entries, of both
-    signs and many sizes, against the sum of their columns. Where such a function is one product of matrices, its
-    results must lie in the envelope of the weights that were read; integers agree modulo ``2**bits``. Where it is one
+    signs and of every size that the dtype has, against the sum of their columns. Where such a function is one product
+    of matrices, its results must lie in the envelope of the weights that were read; integers agree modulo ``2**bits``.
+    A sum that kernels of a layer round once, or once more where the bias comes apart, must be rounded to nearest:
+    results that another rounding explains are not equivalent, and the rounding is the cause. 16-bit results of a
+    function of which torch sees no operation, such as a session of another runtime, are those of a kernel of the layer
+    on the other side, rounded so; where torch sees that a function rounds several times, it may. Where it is one
     convolution of repeated inputs, entries that are sums of several taps must be right in some order of the sum. Layers
     in a row are compared entry by entry: what an inner layer rounds counts as a difference where weights cancel.
 
@@ -225,15 +229,18 @@ class _Case:
         # What is no affine map has no coefficients, and what rounds otherwise returns others than it has.
         differs = affine and wrong is None and count > 0
         reason, text = self._conclusion(reader, parameters, count, finished)
+        probes = 1 + reader.passes * reader.found.next + reader.found.more
+        rests = self.layers is None and reason == "equivalent"
         return self._certificate(
             "deterministic",
-            1 + reader.passes * reader.found.next,
+            probes,
             reader.rows,
             (reason, f"{text} {note}".strip()),
             differences=named if differs else (),
             difference_count=count if differs else 0,
             cause=self._cause(reader, parameters) if differs else wrong and wrong.cause,
             resolution=reader.found.resolution,
+            assumed=f"affine as far as {counted(probes, 'probe')} show" if rests else "",
             state=reader.state(),
         )
 
@@ -284,7 +291,8 @@ class _Case:
         else:
             text = (
                 "An affine map is fixed by them. That functions are affine cannot be proved by finitely many inputs; "
-                f"lines through 0, e_i and -2^K*e_i, and {reader.inputs.count} sums of both signs did not refute it."
+                "lines through 0, e_i and -2^K*e_i, and sums of both signs and of every size did not refute it. They "
+                "cannot show what the rounding of larger terms hides, nor what happens at single values."
             )
         certain = f"each is certain to within {found.resolution:.3g} only"
         if found.unseen:
