@@ -16,7 +16,7 @@ from torch import Tensor
 from equiv.certificate.operations import with_weights
 from equiv.certificate.sides import Layer, Side, dense_rows, resolved, same_values, with_parameters
 from equiv.mapping import conv_to_linear
-from equiv.numerics import Arithmetic, Exact, declared, format_of, judge
+from equiv.numerics import Arithmetic, Exact, declared, format_of, judge, round_nearest
 
 
 def repeats_inputs(layer: Layer | None) -> bool:
@@ -69,15 +69,20 @@ def judge_sums(
     size, biased = abs(factor) * taps.size + beside.abs(), beside != 0
     doubt = abs(factor) * taps.error + 2.0**-53 * size
     if rounded:
-        doubt = doubt + torch.where(biased, fmt.u * value.abs() + abs(factor) * fmt.min_subnormal, 0.0)
-    if arithmetic.flushes_inputs:
-        doubt = doubt + abs(factor) * taps.terms * fmt.min_normal
+        error = taps.error + arithmetic.error(taps.terms, taps.size)
+        once = [round_nearest(taps.total + far, fmt.dtype).double() for far in (-error, error)]
+        lost = torch.maximum(*((end - taps.total).abs() for end in once)).nan_to_num(torch.inf, torch.inf)
+        doubt = doubt + torch.where(biased, abs(factor) * lost, 0.0)
+    flushed = abs(factor) * taps.terms * fmt.min_normal if arithmetic.flushes_inputs else torch.zeros_like(doubt)
+    doubt = doubt + flushed
     terms = taps.terms + biased
     found = judge(y.real, Exact(value + beside, None, doubt, size, terms, beside, None, None), arithmetic)
     inside = found.inside.all(0)
     if y.is_complex():  # Im(w*1) and Im(w*i): from three products, as inexact as all parts together
         imaginary = torch.stack([-value[1], value[0]]) + bias.imag.double()
         reach = (2 * terms + 10) * fmt.u * (size.sum(0) + bias.imag.double().abs())
+        reach = reach + flushed.sum(0) + 2 * (terms + 1) * arithmetic.underflow
+        reach = reach + fmt.min_normal if arithmetic.flushes_outputs else reach
         inside &= ((y.imag.double() - imaginary).abs() <= reach).all(0)
     return inside, (found.upper - found.lower).amax(0)
 
