@@ -235,8 +235,11 @@ class RoundingTest:
             error = torch.where(exact, 0.0, arithmetic.error(terms, size))
         else:  # the sum of a product and a bias is rounded in this dtype itself, or in a wider one
             known &= (b == 0) | (bias == 0)
-            exact = two_sum(products, bias.expand(total.shape))[1] + rest == 0
-            error = torch.where(exact, 0.0, 2.0**-53 * size if fmt.precision < 53 else 0.0)
+            low, lost = two_sum(two_sum(products, bias.expand(total.shape))[1], rest)
+            # A bias far below a tie of the product decides it where the two are added at once.
+            error = torch.where(lost != 0, 2.0**-51 * low.abs(), 0.0)
+            if fmt.precision < 53:
+                error = torch.where(low != 0, 2.0**-53 * size, error)
         products, rest, error = (
             torch.where(known, t, fill) for t, fill in ((products, 1.0), (rest, 0.0), (error, 0.0))
         )
