@@ -29,7 +29,7 @@ from equiv.certificate.operations import Structure, structure_of
 from equiv.certificate.repeated_taps import repeats_inputs
 from equiv.certificate.sides import Side, same_values
 from equiv.dtypes import is_inexact
-from equiv.numerics import Exact, Reference, declared, fast_two_sum, format_of, judge, two_product, two_sum
+from equiv.numerics import Arithmetic, Exact, Reference, declared, fast_two_sum, format_of, judge, two_product, two_sum
 from equiv.text import counted
 
 Parts: TypeAlias = tuple[Exact, ...]  # real and imaginary part, or the real value alone
@@ -52,9 +52,12 @@ class Sums(NamedTuple):
 class Superposition:
     """The inputs for maps from n features of one dtype, and what must come of them."""
 
-    def __init__(self, n: int, dtype: torch.dtype, device: torch.device, seed: int) -> None:
+    def __init__(
+        self, n: int, dtype: torch.dtype, device: torch.device, seed: int, arithmetic: Arithmetic | None = None
+    ) -> None:
         self.n, self.dtype, self.device, self.seed = n, dtype, device, seed
         self.inexact = is_inexact(dtype)
+        self._arithmetic = arithmetic
         self._generator = torch.Generator("cpu").manual_seed(seed & 0x7FFFFFFFFFFFFFFF)
         self.dense = self._dense_rows().to(device)
         # Mantissas (n,) in [1, 2), float64; the columns that are kept (m,); rows on these (R, m).
@@ -64,6 +67,11 @@ class Superposition:
         if self.inexact:
             self.mantissas = self._mantissas((n,)).to(device)
             self.kept, self.few = (t.to(device) for t in self._few_entries())
+
+    @property
+    def arithmetic(self) -> Arithmetic:
+        """What the kernels are judged in; of floating and complex dtypes alone."""
+        return self._arithmetic or declared(self.dtype, self.device)
 
     @property
     def count(self) -> int:
@@ -99,7 +107,8 @@ class Superposition:
         normals[2] *= 2.0 ** self._integers(-8, 9, (self.n,))
         if self.dtype.is_complex:
             signs, normals = signs * (1 - 2j), torch.complex(normals, self._normals())
-        return torch.cat([signs.to(self.dtype), normals.to(self.dtype)])
+        mantissas = self._mantissas((2, self.n)) * (2.0 * self._integers(0, 2, (2, self.n)) - 1)
+        return torch.cat([rows.to(self.dtype) for rows in (signs, normals, mantissas)])
 
     def _whole_range(self) -> Tensor:
         """Four dense rows, and four of one to four entries, of all integers that the dtype holds."""
@@ -158,7 +167,7 @@ class Superposition:
 
     def bound(self, terms: Tensor | int, size: Tensor) -> Tensor:
         """Generous rounding of a few layers one after the other, in units of what the whole row holds."""
-        arithmetic = declared(self.dtype, self.device)
+        arithmetic = self.arithmetic
         u, out = arithmetic.u, format_of(self.dtype).u
         unit = _SLACK * (torch.as_tensor(terms, device=size.device) + 8) * u + 16 * (out + arithmetic.relative)
         return unit * size + arithmetic.underflow * _SLACK * (self.n + 8) + 8 * format_of(self.dtype).min_normal
@@ -207,7 +216,7 @@ class Superposition:
 
     def outside(self, y: Tensor, parts: Parts) -> tuple[Tensor, Tensor, Tensor]:
         """Where results lie outside the envelope, with its ends (of the real part)."""
-        arithmetic = declared(self.dtype, self.device)
+        arithmetic = self.arithmetic
         results = (y.real, y.imag) if y.is_complex() else (y,)
         found = [judge(part, exact, arithmetic) for part, exact in zip(results, parts, strict=True)]
         wrong = torch.stack([~f.inside for f in found]).any(0)
@@ -226,7 +235,7 @@ class Superposition:
 
     def _doubted(self, exact: Exact, doubts: Tensor, terms: Tensor | float) -> Exact:
         """The same with weights, and a subnormal bias, that are certain to within a doubt only."""
-        flushed = declared(self.dtype, self.device).flushes_inputs
+        flushed = self.arithmetic.flushes_inputs
         doubts = doubts + 2 * format_of(self.dtype).min_normal if flushed else doubts
         return replace(
             exact,
@@ -308,6 +317,17 @@ class AffineTest:
         for start in range(0, len(self.inputs.few), self.rows):
             self._check_few(slice(start, start + self.rows))
 
+    def check_rows(self, x: Tensor, sums: dict[str, Sums]) -> None:
+        """Run rows of a floating or complex dtype, of which each side's columns make ``sums``."""
+        results = [side.run(x) for side in self.sides]
+        for side, y, zero in zip(self.sides, results, self.zeros, strict=True):
+            found = sums[side.name]
+            if side.layer is None:
+                bound = self.inputs.bound_of_rows(x, found.size + found.doubts + widened(zero).abs())
+                self._check_affine(side, x, y, found.total + widened(zero), bound)
+            if self._is_single(side):
+                self._check_envelope(side, x, y, self.inputs.dense_expected(found, zero), results)
+
     def _check_few(self, some: slice) -> None:
         few, n = self.inputs.few[some], self.inputs.n
         x = few.new_zeros(len(few), n).index_copy_(1, self.inputs.kept, few)
@@ -322,7 +342,10 @@ class AffineTest:
     def _check_affine(self, side: Side, x: Tensor, y: Tensor, expected: Tensor, bound: Tensor) -> None:
         """Note the first result further than ``bound`` from what the entries of its input give one by one."""
         inexact = self.inputs.inexact
-        found = (~((widened(y) - expected).abs() <= bound) if inexact else y != expected).nonzero()
+        # Where sums may overflow, the bound is infinite, and right kernels may return anything.
+        found = (
+            ~((widened(y) - expected).abs() <= bound) & (bound < torch.inf) if inexact else y != expected
+        ).nonzero()
         if self.not_affine is None and len(found):
             row, output = found[0].tolist()
             self.not_affine = (
@@ -368,6 +391,12 @@ class AffineTest:
 def widened(y: Tensor) -> Tensor:
     """The same values in float64 or complex128."""
     return y.to(torch.complex128 if y.is_complex() else torch.float64)
+
+
+def without_bias(side: Side) -> dict[str, Tensor]:
+    """What runs a plain layer with zeros in place of its bias."""
+    bias = side.call.bias
+    return {} if bias is None else {"bias": torch.zeros_like(bias, requires_grad=False)}
 
 
 def _short(value: Tensor) -> str:

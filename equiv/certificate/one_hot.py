@@ -24,15 +24,18 @@ import torch
 from torch import Tensor
 
 from equiv.causes import Cause, name_cause
-from equiv.certificate.affine import AffineTest, Sums, Superposition, widened
+from equiv.certificate.affine import AffineTest, Sums, Superposition, widened, without_bias
 from equiv.certificate.progress import Pace, Progress
 from equiv.certificate.repeated_taps import RepeatedTaps, Taps, judge_sums, repeats_inputs, taps_of_function
 from equiv.certificate.resume import State, check_origin, digest, is_covered, origin_of, sealed
+from equiv.certificate.rounding import Misrounding, RoundingTest
+from equiv.certificate.scales import ScaleTest
 from equiv.certificate.sides import Difference, Differences, Side, same_values
 from equiv.errors import EquivError
 from equiv.mapping import Conv
-from equiv.numerics import declared, format_of
+from equiv.numerics import format_of
 
+_BATCH = 512  # rows at once, of those that are no columns
 _NAMED = 2**22  # entries of a matrix up to which what was read is kept, to name the cause of a difference
 
 
@@ -45,6 +48,7 @@ class Reading:
     flushed: int = 0  # entries where one kernel treats a subnormal as zero, as the dtype's kernels may
     unseen: int = 0  # entries of which a bias hides the last bits
     sums: int = 0  # entries of functions that add several taps, accepted in any order
+    more: int = 0  # inputs besides columns, that functions were asked for
     resolution: float = 0.0  # the largest error that an unseen or added entry can hide
 
 
@@ -63,10 +67,12 @@ class Reader:
         self.zeros = [self._at_zero(side) for side in sides]
         self.outputs = self.zeros[0].shape[0]
         size = self.dtype.itemsize * (self.n + 2 * self.outputs) + (0 if self.layers else 192 * self.outputs)
-        self.rows = max(1, min(self.n, chunk_bytes // size))
+        most = max(1, chunk_bytes // size)
+        self.rows = min(self.n, most)
         self.is_small = self.n * self.outputs <= _NAMED
         self._columns: list[tuple[Tensor, Tensor]] = []
-        self.test = AffineTest(sides, self.zeros, inputs, self.rows)
+        self.test = AffineTest(sides, self.zeros, inputs, min(most, _BATCH))
+        self.misrounding: Misrounding | None = None
 
     @property
     def passes(self) -> int:
@@ -99,11 +105,19 @@ class Reader:
                 return False
         if not self.layers and self.test.not_affine is None:
             self.test.check_sums()
+            found.more += self.inputs.count
+            if self.inexact:
+                self.scales.check_dense()
+                found.more += 2 * len(self.scales.exponents)
+        if not self.layers and self.test.not_affine is None and self.inexact:
+            rounding = RoundingTest(self.test)
+            self.misrounding = rounding.run(weights_agree=not found.differences.count)
+            found.more += rounding.count
         return True
 
     def _read_layers(self, columns: Tensor) -> None:
         """Layers, with zero for their biases, which rounds nothing: a probe returns the column itself."""
-        a, b = (self._run(side, columns, 1, **_zero_bias(side)) for side in self.sides)
+        a, b = (self._run(side, columns, 1, **without_bias(side)) for side in self.sides)
         wrong = self._differ(a, b) & ~self._flushes(_column(a), _column(b))
         if self.inexact and any(repeats_inputs(side.layer) for side in self.sides) and bool(wrong.any()):
             right = [taps.allows(columns, y) for taps, y in zip(self._taps, (a, b), strict=True)]
@@ -145,6 +159,8 @@ class Reader:
                 self.test.check_lines(side, y, column, within, columns, scale)
             self.inputs.add(self.test.sums[side.name], columns, column, within)
         self.test.check_mantissas(self._one_hot(columns, 1), columns, second, doubts, scale / 2)
+        self.scales.check_columns(columns, list(second), doubts)
+        self.found.more += self.scales.rows_for(len(columns))
 
     def _read_integer_functions(self, columns: Tensor) -> None:
         """Integers are exact modulo ``2**bits``: a bias hides nothing."""
@@ -198,7 +214,9 @@ class Reader:
             several = Taps(*(values[:, rows, outputs] for values in sums))
             for other, y in enumerate(results):
                 at, bias = y[:, rows, outputs], self.zeros[other][outputs]
-                inside, wide = judge_sums(at, several, factor, bias, rounded=other != side)
+                inside, wide = judge_sums(
+                    at, several, factor, bias, rounded=other != side, arithmetic=self.inputs.arithmetic
+                )
                 right[rows, outputs] &= inside
                 width[rows, outputs] = torch.maximum(width[rows, outputs], wide)
         return right & (width > 0), width
@@ -215,7 +233,7 @@ class Reader:
         seen = ((bias == 0) | vanishes).all(0)
         column = _column(torch.where(vanishes, value, value - bias) / -scale)
         doubt = torch.where(seen, 0.0, (2 * fmt.u * value.abs().sum(0) + len(far) * fmt.min_subnormal) / scale)
-        if declared(self.dtype, self.device).flushes_inputs:
+        if self.inputs.arithmetic.flushes_inputs:
             doubt = torch.where(column.abs() < fmt.min_normal, doubt + 2 * fmt.min_normal, doubt)
         return seen, column, doubt
 
@@ -263,7 +281,7 @@ class Reader:
 
     def _flushes(self, a: Tensor, b: Tensor) -> Tensor:
         """Where one value is zero and the other subnormal, in a dtype whose kernels may flush; adds their number."""
-        if not self.inexact or not declared(self.dtype, self.device).flushes_inputs:
+        if not self.inexact or not self.inputs.arithmetic.flushes_inputs:
             return torch.zeros(a.shape, dtype=torch.bool, device=a.device)
         tiny = format_of(self.dtype).min_normal
         accepted = (a != b) & ((a == 0) | (b == 0)) & (torch.maximum(a.abs(), b.abs()) < tiny)
@@ -292,15 +310,27 @@ class Reader:
         return name_cause(a, b, shape, bias, other, conv=conv if isinstance(conv, Conv) else None)
 
     @cached_property
+    def scales(self) -> ScaleTest:
+        """Asks functions of a floating or complex dtype for rows of many sizes."""
+        return ScaleTest(self.test)
+
+    @cached_property
     def _taps(self) -> list[RepeatedTaps]:
-        return [RepeatedTaps(side, self.outputs) for side in self.sides]
+        return [RepeatedTaps(side, self.outputs, self.inputs.arithmetic) for side in self.sides]
 
     def state(self) -> dict[str, Any]:
         """All that is needed to go on."""
         found, sums = self.found, self.test.sums
         contents = {
             "named": [tuple(difference) for difference in found.differences.named],
-            "counts": [found.differences.weights, found.differences.biases, found.flushed, found.unseen, found.sums],
+            "counts": [
+                found.differences.weights,
+                found.differences.biases,
+                found.flushed,
+                found.unseen,
+                found.sums,
+                found.more,
+            ],
             "resolution": found.resolution,
             "not_affine": self.test.not_affine,
             "outside_envelope": self.test.outside_envelope,
@@ -316,9 +346,9 @@ class Reader:
         check_origin(state, "deterministic", self.origin)
         if not all(map(is_covered, self.sides)):
             return
-        weights, biases, flushed, unseen, sums = state["counts"]
+        weights, biases, flushed, unseen, sums, more = state["counts"]
         differences = Differences([Difference(*entry) for entry in state["named"]], weights, biases)
-        self.found = Reading(state["next"], differences, flushed, unseen, sums, state["resolution"])
+        self.found = Reading(state["next"], differences, flushed, unseen, sums, more, state["resolution"])
         self.test.not_affine, self.test.outside_envelope = state["not_affine"], state["outside_envelope"]
         for name, tensors in state["sums"].items():
             self.test.sums[name] = Sums(*(t.detach().to(self.device, copy=True) for t in tensors))
@@ -327,13 +357,9 @@ class Reader:
     def origin(self) -> str:
         """A hash of all that the results of both sides depend on."""
         seen = [digest(values) for values in (self.inputs.dense, self.inputs.few, *self.zeros)]
-        facts = ("deterministic", self.inputs.seed, self.n, self.outputs, *seen)
+        arithmetic = self.inputs.arithmetic if self.inexact else None
+        facts = ("deterministic", self.inputs.seed, self.n, self.outputs, arithmetic, *seen)
         return origin_of(self.sides, self.dtype, self.device, *facts, values=True)
-
-
-def _zero_bias(side: Side) -> dict[str, Tensor]:
-    bias = side.call.bias
-    return {} if bias is None else {"bias": torch.zeros_like(bias, requires_grad=False)}
 
 
 def _column(results: Tensor) -> Tensor:

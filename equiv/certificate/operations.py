@@ -11,6 +11,7 @@ they are, is what the function returns with ones, or with magnitudes, in place o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,9 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from equiv.dtypes import is_inexact
 from equiv.errors import EquivError
+from equiv.numerics import format_of
 
 _PRODUCTS = {
     **dict.fromkeys(("mm", "bmm", "mv", "dot", "sum", "convolution"), 0),
@@ -34,9 +37,12 @@ _REPEATS = frozenset({"copy_", "cat", "stack", "index", "index_select", "gather"
 )
 _NOT_AFFINE = """clamp clamp_ clamp_min clamp_max round round_ floor ceil trunc relu relu_ hardtanh hardtanh_ threshold
 where maximum minimum bitwise_and bitwise_or bitwise_left_shift bitwise_right_shift lt le gt ge eq ne abs sign
-nan_to_num quantize_per_tensor fake_quantize_per_tensor_affine fake_quantize_per_tensor_affine_cachemask"""
-_HARMLESS = frozenset(f"{_MOVES} {_NOT_AFFINE}".split())
+nextafter nan_to_num quantize_per_tensor fake_quantize_per_tensor_affine fake_quantize_per_tensor_affine_cachemask"""
+_CONSTANTS = "scalar_tensor full full_like zeros zeros_like ones ones_like new_zeros new_ones new_full"
+_HARMLESS = frozenset(f"{_MOVES} {_NOT_AFFINE} {_CONSTANTS}".split())
 """What moves values, and what makes a map not affine, which the tests look for: neither rounds as a sum does."""
+_EXACT = _HARMLESS.union(_REPEATS, ["arange", "new_empty", "empty", "lift_fresh", "fill_", "zero_", "resize_", "frexp"])
+"""What rounds nothing, besides additions of zero and products with powers of two."""
 _AROUND = _ADDITIONS.union(_REPEATS, f"{_MOVES} new_empty empty lift_fresh".split())
 """What may stand around a convolution of repeated inputs."""
 
@@ -47,17 +53,23 @@ class Structure:
 
     single: bool  # one product of matrices, or one sum, with at most one addition, and nothing else that rounds
     convolves: bool  # it calls a convolution, or that is not known
+    is_seen: bool  # torch carries out some of it, with operations that may round
+    rounds_often: bool  # several of these round to the dtype of the result, or a narrower one, and it is not single
     repeats: bool  # it is one convolution, of inputs that may be repeated before, so that several taps land on one
 
 
 class _Seen(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own methods have no types
-    """Notes operations and how many additions they hold; ``weights`` changes those of convolutions, in float64."""
+    """Notes operations, how many additions they hold, and the precisions that they round to.
+
+    ``weights`` changes those of convolutions, in float64.
+    """
 
     def __init__(self, weights: Callable[[Tensor], Tensor] | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.weights = weights
         self.names: list[str] = []
         self.additions = 0
+        self.roundings: list[int] = []  # significant bits of the result of every operation that may round
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.__name__.partition(".")[0]
@@ -68,7 +80,26 @@ class _Seen(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own 
         self.additions += _PRODUCTS.get(name, 0) + (name in _ADDITIONS)
         if self.weights is not None and func is torch.ops.aten.convolution.default:
             args = (args[0].double(), self.weights(args[1]).double(), None, *args[3:])
-        return func(*args, **(kwargs or {}))
+        y = func(*args, **(kwargs or {}))
+        if isinstance(y, Tensor) and is_inexact(y.dtype) and not _is_exact(name, args):
+            self.roundings.append(format_of(y.dtype).precision)
+        return y
+
+
+def _is_exact(name: str, args: tuple[Any, ...]) -> bool:
+    """Whether an operation rounds nothing: it moves or makes values, adds zero, or multiplies by a power of two."""
+    plain = name.removesuffix("_")
+    scalar = args[1] if len(args) > 1 and isinstance(args[1], (int, float)) else None
+    if plain in ("add", "sub") and scalar == 0:
+        return True
+    if (
+        plain in ("mul", "div")
+        and scalar is not None
+        and math.isfinite(scalar)
+        and abs(math.frexp(scalar)[0]) in (0, 0.5)
+    ):
+        return True
+    return name in _EXACT
 
 
 def structure_of(run: Callable[[], Tensor], several: Callable[[], Tensor] | None = None) -> Structure:
@@ -79,14 +110,16 @@ def structure_of(run: Callable[[], Tensor], several: Callable[[], Tensor] | None
     seen = _Seen()
     try:
         with torch.no_grad(), seen:
-            run()
+            dtype = run().dtype
         repeats = _repeats(several or run, seen)
     except EquivError:
-        return Structure(False, True, False)
+        return Structure(False, True, False, False, False)
     products = sum(name in _PRODUCTS for name in seen.names)
     known = _HARMLESS.union(_PRODUCTS, _ADDITIONS).issuperset(seen.names)
     single = known and products == 1 and seen.additions <= 1
-    return Structure(single, not products or "convolution" in seen.names, repeats)
+    precision = format_of(dtype).precision if is_inexact(dtype) else 0
+    often = not single and sum(bits <= precision for bits in seen.roundings) > 1
+    return Structure(single, not products or "convolution" in seen.names, bool(seen.roundings), often, repeats)
 
 
 def with_weights(run: Callable[[], Tensor], weights: Callable[[Tensor], Tensor]) -> Tensor:

@@ -35,7 +35,7 @@ from equiv.certificate.repeated_taps import repeats_inputs
 from equiv.certificate.sides import Difference, Layer, Side, with_parameters
 from equiv.dtypes import is_inexact
 from equiv.mapping import conv_to_linear, covers, geometry_of
-from equiv.numerics import declared, entry_range, exact_range, format_of
+from equiv.numerics import Arithmetic, declared, entry_range, exact_range, format_of
 
 _PLACES = 2**20
 _RADII = (1, 2, 3, 5, 8, 13, 21, 55, 2**8, 2**12, 2**16)
@@ -65,11 +65,19 @@ class Plan:
         return self.miss**self.draws
 
 
-def plan(terms: int, dtype: torch.dtype, device: torch.device, repeats: int, wanted: float) -> Plan | None:
+def plan(
+    terms: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    repeats: int,
+    wanted: float,
+    arithmetic: Arithmetic | None = None,
+) -> Plan | None:
     """The cheapest way to stay below an error probability, or None where the dtype is too narrow for exact sums.
 
     ``terms`` is the length of the longest sum; one entry of the dense matrix is a sum of at most ``repeats`` weights.
-    In integer dtypes a draw halves the probability, hardly more: 1e-12 takes 42 draws instead of 3.
+    ``arithmetic`` is what the kernels compute in, by default what is declared: no sum is exact in an accumulator that
+    is narrower. In integer dtypes a draw halves the probability, hardly more: 1e-12 takes 42 draws instead of 3.
 
     Example:
         >>> found = plan(25088, torch.float32, torch.device("cpu"), 1, 1e-12)
@@ -77,8 +85,11 @@ def plan(terms: int, dtype: torch.dtype, device: torch.device, repeats: int, wan
         (3, True)
     """
     if is_inexact(dtype):
+        arithmetic = arithmetic or declared(dtype, device)
+        if arithmetic.u > declared(dtype, device).u:
+            return None
         largest = min(entry_range(dtype), 2**53) // (repeats * (2 if dtype.is_complex else 1))
-        if declared(dtype, device).relative and dtype == torch.float32:
+        if arithmetic.relative and format_of(dtype).dtype == torch.float32:
             largest = min(largest, 2**7)  # what TF32 and bfloat16 products still hold
         kinds = _of_sixteen_bits if format_of(dtype).precision < 24 else _of_floats
         plans = kinds(terms, dtype, largest)

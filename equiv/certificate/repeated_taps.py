@@ -16,7 +16,7 @@ from torch import Tensor
 from equiv.certificate.operations import with_weights
 from equiv.certificate.sides import Layer, Side, dense_rows, resolved, same_values, with_parameters
 from equiv.mapping import conv_to_linear
-from equiv.numerics import Exact, declared, format_of, judge
+from equiv.numerics import Arithmetic, Exact, declared, format_of, judge, round_nearest
 
 
 def repeats_inputs(layer: Layer | None) -> bool:
@@ -56,26 +56,33 @@ def taps_of_function(side: Side, rows: list[Tensor]) -> Taps | None:
     return Taps(total, size.abs(), terms, (terms + 2) * 2.0**-53 * (size.abs() + bias))
 
 
-def judge_sums(y: Tensor, taps: Taps, factor: float, bias: Tensor, *, rounded: bool) -> tuple[Tensor, Tensor]:
+def judge_sums(
+    y: Tensor, taps: Taps, factor: float, bias: Tensor, *, rounded: bool, arithmetic: Arithmetic | None = None
+) -> tuple[Tensor, Tensor]:
     """Where results at ``factor * e_i``, shaped as ``taps``, are right, and how wide the envelope is: ``(c, O)`` both.
 
     They are sums of ``factor`` times the taps and of the bias ``(O,)``, in any order. ``rounded`` means that the taps
     may have been rounded to one weight before the bias came, as those of the dense layer are.
     """
-    fmt, arithmetic = format_of(y.dtype), declared(y.dtype, y.device)
+    fmt, arithmetic = format_of(y.dtype), arithmetic or declared(y.dtype, y.device)
     value, beside = factor * taps.total, bias.real.double()
     size, biased = abs(factor) * taps.size + beside.abs(), beside != 0
     doubt = abs(factor) * taps.error + 2.0**-53 * size
     if rounded:
-        doubt = doubt + torch.where(biased, fmt.u * value.abs() + abs(factor) * fmt.min_subnormal, 0.0)
-    if arithmetic.flushes_inputs:
-        doubt = doubt + abs(factor) * taps.terms * fmt.min_normal
+        error = taps.error + arithmetic.error(taps.terms, taps.size)
+        once = [round_nearest(taps.total + far, fmt.dtype).double() for far in (-error, error)]
+        lost = torch.maximum(*((end - taps.total).abs() for end in once)).nan_to_num(torch.inf, torch.inf)
+        doubt = doubt + torch.where(biased, abs(factor) * lost, 0.0)
+    flushed = abs(factor) * taps.terms * fmt.min_normal if arithmetic.flushes_inputs else torch.zeros_like(doubt)
+    doubt = doubt + flushed
     terms = taps.terms + biased
     found = judge(y.real, Exact(value + beside, None, doubt, size, terms, beside, None, None), arithmetic)
     inside = found.inside.all(0)
     if y.is_complex():  # Im(w*1) and Im(w*i): from three products, as inexact as all parts together
         imaginary = torch.stack([-value[1], value[0]]) + bias.imag.double()
         reach = (2 * terms + 10) * fmt.u * (size.sum(0) + bias.imag.double().abs())
+        reach = reach + flushed.sum(0) + 2 * (terms + 1) * arithmetic.underflow
+        reach = reach + fmt.min_normal if arithmetic.flushes_outputs else reach
         inside &= ((y.imag.double() - imaginary).abs() <= reach).all(0)
     return inside, (found.upper - found.lower).amax(0)
 
@@ -83,9 +90,9 @@ def judge_sums(y: Tensor, taps: Taps, factor: float, bias: Tensor, *, rounded: b
 class RepeatedTaps:
     """One plain layer of a floating or complex dtype, and the sums of its taps."""
 
-    def __init__(self, side: Side, outputs: int) -> None:
+    def __init__(self, side: Side, outputs: int, arithmetic: Arithmetic) -> None:
         assert side.layer is not None
-        self.layer, self.shape = side.layer, side.shape
+        self.layer, self.shape, self.arithmetic = side.layer, side.shape, arithmetic
         weight = resolved(self.layer.weight)
         self.dense = dense_rows(self.layer, side.shape).reshape(outputs, -1)
         self.taps: Taps | None = None
@@ -107,7 +114,8 @@ class RepeatedTaps:
             parts = [own.real, -own.imag] if own.is_complex() else [own]
             return torch.stack([same_values(y.real, w) for y, w in zip(results, parts, strict=True)]).all(0)
         taps = Taps(*(matrix[:, columns] for matrix in self.taps))
-        return taps.several & judge_sums(results, taps, 1.0, results.new_zeros(()), rounded=False)[0]
+        none = results.new_zeros(())
+        return taps.several & judge_sums(results, taps, 1.0, none, rounded=False, arithmetic=self.arithmetic)[0]
 
     def _matrix(self, weight: Tensor) -> Tensor:
         return conv_to_linear(with_parameters(self.layer, weight, None), self.shape).weight.detach()

@@ -18,7 +18,15 @@ from torch import Tensor, nn
 
 from equiv.causes import Cause
 from equiv.certificate.affine import Superposition
-from equiv.certificate.arguments import check_fit, check_memory, check_options, device_of, dtypes_of, shape_of
+from equiv.certificate.arguments import (
+    check_arithmetic,
+    check_fit,
+    check_memory,
+    check_options,
+    device_of,
+    dtypes_of,
+    shape_of,
+)
 from equiv.certificate.one_hot import Reader
 from equiv.certificate.parameters import cause_of, cause_of_results, compare_parameters, outputs_of
 from equiv.certificate.progress import Progress, printed
@@ -26,10 +34,10 @@ from equiv.certificate.random_integers import Pair, Plan, Weights, pair_of, plan
 from equiv.certificate.report import Certificate
 from equiv.certificate.resume import Checkpoint, State, check_origin, check_state, origin_of, sealed
 from equiv.certificate.sides import CAP, Difference, Differences, Layer, Side, side_of
-from equiv.dtypes import dtype_name
+from equiv.dtypes import dtype_name, is_inexact
 from equiv.errors import EquivError
 from equiv.mapping import geometry_of
-from equiv.numerics import plain_torch
+from equiv.numerics import Arithmetic, declared, plain_torch
 from equiv.text import counted
 
 _CHUNK_BYTES = 2**26
@@ -48,6 +56,7 @@ def certify(  # noqa: PLR0913 - its keyword options are the interface
     seed: int = 0,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
+    arithmetic: Arithmetic | None = None,
     chunk_bytes: int = _CHUNK_BYTES,
     progress: Progress | bool | None = None,
     resume: Mapping[str, Any] | None = None,
@@ -69,8 +78,12 @@ def certify(  # noqa: PLR0913 - its keyword options are the interface
 
     Functions, and modules other than plain layers, are always read column by column, and tested for being affine on the
     way: on the same input twice; on lines through 0, e_i and -2^K*e_i; at inputs of few and of many entries, of both
-    signs and many sizes, against the sum of their columns. Where such a function is one product of matrices, its
-    results must lie in the envelope of the weights that were read; integers agree modulo ``2**bits``. Where it is one
+    signs and of every size that the dtype has, against the sum of their columns. Where such a function is one product
+    of matrices, its results must lie in the envelope of the weights that were read; integers agree modulo ``2**bits``.
+    A sum that kernels of a layer round once, or once more where the bias comes apart, must be rounded to nearest:
+    results that another rounding explains are not equivalent, and the rounding is the cause. 16-bit results of a
+    function of which torch sees no operation, such as a session of another runtime, are those of a kernel of the layer
+    on the other side, rounded so; where torch sees that a function rounds several times, it may. Where it is one
     convolution of repeated inputs, entries that are sums of several taps must be right in some order of the sum. Layers
     in a row are compared entry by entry: what an inner layer rounds counts as a difference where weights cancel.
 
@@ -85,6 +98,8 @@ def certify(  # noqa: PLR0913 - its keyword options are the interface
         seed: Of the probes; the global random state is neither read nor set.
         dtype: Of the probes where no side has parameters; default float32.
         device: The same; default cpu.
+        arithmetic: What the kernels compute in; by default what is declared for the dtype and device.
+            ``equiv.numerics.measure(...).arithmetic`` is what a kernel was found to compute in.
         chunk_bytes: Bound on the probes and results that are held at once, in bytes.
         progress: Called as ``progress(done, total, state)`` after every chunk; returning False stops, and the
             certificate's ``state`` allows to go on. True writes how far it is to standard error.
@@ -129,13 +144,14 @@ def certify(  # noqa: PLR0913 - its keyword options are the interface
     sides = side_of("candidate", candidate, shape, by_map), side_of("reference", reference, shape, by_map)
     check_fit(sides, shape, given=by_map)
     dtypes, where = dtypes_of(sides, dtype), device_of(sides, device)
+    check_arithmetic(arithmetic, dtypes[0])
     if len(set(dtypes)) > 1:
         names = f"The candidate has parameters of {dtype_name(dtypes[0])}, the reference of {dtype_name(dtypes[1])}"
         return Certificate(False, "deterministic", 0, 0.0, "dtypes differ", f"{names}: other arithmetic.")
     # Under a default device of meta nothing that is made on the way would have values.
     values = torch.device("cpu") if torch.get_default_device().type == "meta" else nullcontext()
     with file or nullcontext(), values:
-        case = _Case(sides, shape, dtypes[0], where, chunk_bytes, seed, listener, state)
+        case = _Case(sides, shape, dtypes[0], where, arithmetic, chunk_bytes, seed, listener, state)
         return case.certify(method, error_probability)
 
 
@@ -147,6 +163,7 @@ class _Case:
     shape: tuple[int, ...]
     dtype: torch.dtype
     device: torch.device
+    arithmetic: Arithmetic | None  # None for what is declared
     chunk_bytes: int
     seed: int
     progress: Progress | None
@@ -188,7 +205,7 @@ class _Case:
         pair = pair_of(self.sides, self.layers, self.shape)
         if pair is None:
             return "two convolutions of different geometry cannot hold the same random matrix"
-        chosen = plan(pair.terms, self.dtype, self.device, pair.repeats, wanted)
+        chosen = plan(pair.terms, self.dtype, self.device, pair.repeats, wanted, self.arithmetic)
         if chosen is None:
             return f"{dtype_name(self.dtype)} is too narrow for exact sums of {pair.terms:,} terms"
         return chosen, pair
@@ -212,25 +229,33 @@ class _Case:
         known = {difference[:2] for difference in read.named}
         named = (*read.named, *(d for d in parameters.named if d[:2] not in known))[:CAP]
         count = max(read.count, parameters.count, len(named))
-        differs = affine and count > 0  # what is no affine map has no coefficients
+        wrong = reader.misrounding
+        # What is no affine map has no coefficients, and what rounds otherwise returns others than it has.
+        differs = affine and wrong is None and count > 0
         cause = self._cause(reader, parameters) if differs or not affine else None
+        if cause is None and wrong is not None:
+            cause = wrong.cause
         reason, text = self._conclusion(reader, parameters, count, finished)
         if cause is not None and not affine:
             text = f"The {reader.test.not_affine}. It is the same layer, computed in other formats."
+        probes = 1 + reader.passes * reader.found.next + reader.found.more
+        rests = self.layers is None and reason == "equivalent"
         return self._certificate(
             "deterministic",
-            1 + reader.passes * reader.found.next,
+            probes,
             reader.rows,
             (reason, f"{text} {note}".strip()),
             differences=named if differs else (),
             difference_count=count if differs else 0,
             cause=cause,
             resolution=reader.found.resolution,
+            assumed=f"affine as far as {counted(probes, 'probe')} show" if rests else "",
             state=reader.state(),
         )
 
     def _reader(self) -> Reader:
-        return Reader(self.sides, Superposition(self.n, self.dtype, self.device, self.seed), self.chunk_bytes)
+        inputs = Superposition(self.n, self.dtype, self.device, self.seed, self.arithmetic)
+        return Reader(self.sides, inputs, self.chunk_bytes)
 
     def _cause(self, reader: Reader, parameters: Differences) -> Cause | None:
         """From the parameters where they differ, from results where these are not affine, else from what was read."""
@@ -251,6 +276,9 @@ class _Case:
         if reader.test.not_affine is not None:
             advice = "Certify the layers between the non-linearities one by one: each of them is affine."
             return "not affine", f"The {reader.test.not_affine}. {advice}"
+        wrong = reader.misrounding
+        if wrong is not None and wrong.name is not None:
+            return "rounding differs", f"The {wrong.text}."
         if count and self.layers is not None and not parameters.count:
             verb = "does" if count == 1 else "do"
             what = f"of {entries} that the kernels return for one-hot inputs {count:,} {verb} not"
@@ -259,6 +287,8 @@ class _Case:
             return _what_differs(found.differences, parameters), _differ(count, f"{count:,} of {entries}")
         if reader.test.outside_envelope is not None:
             return "kernels differ", f"All {entries} agree bit for bit, but the {reader.test.outside_envelope}."
+        if wrong is not None:
+            return "kernels differ", f"The {wrong.text}."
         if not finished:
             read = f"Read {found.next:,} of {n:,} columns without a difference"
             return "not finished", f"{read}; to go on, pass the certificate's state as resume=."
@@ -272,7 +302,8 @@ class _Case:
         else:
             text = (
                 "An affine map is fixed by them. That functions are affine cannot be proved by finitely many inputs; "
-                f"lines through 0, e_i and -2^K*e_i, and {reader.inputs.count} sums of both signs did not refute it."
+                "lines through 0, e_i and -2^K*e_i, and sums of both signs and of every size did not refute it. They "
+                "cannot show what the rounding of larger terms hides, nor what happens at single values."
             )
         certain = f"each is certain to within {found.resolution:.3g} only"
         if found.unseen:
@@ -290,7 +321,7 @@ class _Case:
 
     def _at_random(self, chosen: Plan, pair: Pair) -> Certificate:
         # Without the values of the weights: they are compared bit by bit in every run, and no draw depends on them.
-        facts = ("random", self.seed, self.shape, chosen, *map(geometry_of, pair.layers))
+        facts = ("random", self.seed, self.shape, chosen, self.arithmetic, *map(geometry_of, pair.layers))
         origin = origin_of(self.sides, self.dtype, self.device, *facts, values=False)
         state = sealed("random", origin, 0)
         if self.resume is not None:
@@ -377,6 +408,8 @@ class _Case:
                 found[side.name] = f"{type(side.layer).__name__} {layout}"
             elif side.function.asked:
                 found[side.name] = f"asked {side.function.asked}"
+        if is_inexact(self.dtype):
+            found["arithmetic"] = (self.arithmetic or declared(self.dtype, self.device)).name
         found["threads"] = torch.get_num_threads()
         found["mkldnn"] = "on" if torch.backends.mkldnn.enabled else "off"
         if self.device.type == "cuda":

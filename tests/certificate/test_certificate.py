@@ -188,7 +188,9 @@ def test_a_bias_hides_nothing_from_a_function_but_in_float16(dtype):
 def test_a_function_without_parameters_takes_in_features():
     found = certify(lambda x: x.sum(1, keepdim=True), lambda x: x @ torch.ones(7, 1), in_features=7)
     assert found, found
-    assert found.probes == 22
+    assert found.probes > 22 + 2048 // 2
+    assert str(found).startswith(f"EQUIVALENT, affine as far as {found.probes:,} probes show. All 8 entries")
+    assert found.to_dict()["assumed"] == f"affine as far as {found.probes:,} probes show"
     found = certify(lambda x: x.double().sum(1, keepdim=True), lambda x: x @ torch.ones(7, 1), in_features=7)
     assert found.reason == "dtypes differ"
 

@@ -6,6 +6,7 @@ import copy
 import itertools
 import math
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from equiv import EquivError, certify
 from equiv.certificate.operations import structure_of
 from equiv.certificate.repeated_taps import Taps, judge_sums
 from equiv.mapping import tap_weights
-from equiv.numerics import format_of
+from equiv.numerics import declared, format_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:Complex modules are a new feature")
 CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -303,3 +304,25 @@ def test_complex_taps_are_added_in_any_order(dtype, mode):
         entry = tuple((taps_on(conv, SHAPE) == 1).nonzero()[seed].tolist()) if mode == "reflect" else (0, 0)
         dense.weight[entry] *= 1.001 + 0.001j * (seed % 2)
         assert certified(conv, dense, SHAPE).differences[0][:2] == entry
+
+
+def test_a_tap_off_by_one_ulp_of_a_sum_that_is_exact_is_found():
+    conv, dense, shape = drawn(268)  # bfloat16, bias -6: taps of -9 on an input become -9.0625, the next number
+    conv.weight[0, 0, 1, 1] *= 1 + 1 / 16
+    found = certified(conv, dense, shape)
+    assert (found.reason, found.difference_count) == ("weights differ", 16)
+
+
+def test_imaginary_parts_may_be_flushed_where_the_arithmetic_says_so():
+    least = format_of(torch.complex64).min_normal
+    taps = Taps(
+        *(torch.tensor(t, dtype=torch.float64).view(2, 1, 1) for t in ([0.0, 0.0], [0.0, least / 2], [0.0, 2.0])),
+        torch.zeros(()),
+    )
+    taps = taps._replace(total=torch.tensor([[[0.0]], [[least / 2]]], dtype=torch.float64))
+    flushed = torch.zeros(2, 1, 1, dtype=torch.complex64)
+    bias = torch.zeros(1, dtype=torch.complex64)
+    known = declared(torch.complex64)
+    flushing = replace(known, flushes_inputs=True, flushes_outputs=True, underflow=least)
+    assert bool(judge_sums(flushed, taps, 1.0, bias, rounded=False, arithmetic=flushing)[0].all())
+    assert not bool(judge_sums(flushed, taps, 1.0, bias, rounded=False, arithmetic=known)[0].any())
