@@ -2,7 +2,8 @@
 
 - Dense rows of full mantissas, times powers of two over the whole range of exponents.
 - Every column at such sizes, with both signs, and at the integers up to 16: a few columns in a row, as many as it takes
-  to have no more rows than there are columns, or 2,048.
+  to have no more rows than there are columns, or 2,048. Where columns are read a few at a time, as of a slow function
+  whose certificate is kept every second, each is asked at some of the sizes, and all together at all of them.
 
 What they must give follows from the columns that were read, as `equiv.certificate.affine` says. They cannot show what
 the rounding of larger terms hides, and no finite number of inputs shows what happens at a single value.
@@ -42,7 +43,15 @@ class ScaleTest:
 
     def rows_for(self, columns: int) -> int:
         """How many rows a chunk of so many columns takes."""
-        return self.levels * -(-columns // self.width)
+        return len(self._levels(0, columns)) * -(-columns // self.width)
+
+    def _levels(self, first: int, count: int) -> Tensor:
+        """Which sizes a chunk of columns is asked at: all, or its share where it is no whole group of columns."""
+        everything = torch.arange(self.levels, device="cpu")
+        if count >= min(self.width, self.inputs.n):
+            return everything
+        share = -(-self.levels * count // self.width)
+        return everything.roll(-(first * self.levels // self.width))[:share]
 
     def check_dense(self) -> None:
         """The last dense rows, times powers of two."""
@@ -85,7 +94,7 @@ class ScaleTest:
         values = torch.cat([sizes * signs, whole[:, None].expand(-1, count).double()])
         if self.inputs.dtype.is_complex:
             values = values * torch.tensor([1, 1j], device="cpu")[torch.arange(len(values), device="cpu") % 2, None]
-        return values.to(self.inputs.dtype)
+        return values[self._levels(first, count)].to(self.inputs.dtype)
 
     def _sums(self, values: Tensor, column: Tensor, doubt: Tensor, groups: int) -> Sums:
         """What rows of a group each make of these values ``(l, c)``: ``(l * groups, O)``."""

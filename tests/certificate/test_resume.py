@@ -442,7 +442,7 @@ def test_chunks_without_a_listener_are_as_large_as_memory_allows(monkeypatch):
 
     certify(run, linear)
     assert max(batches) == 2000
-    assert len({size for size in batches if size > 100}) == 1
+    assert {size for size in batches if size > 512} == {2000}  # rows that are no columns come in smaller batches
 
 
 def test_a_pace_halves_and_doubles(monkeypatch):
@@ -479,7 +479,7 @@ def test_what_was_read_before_an_error_is_kept(tmp_path, monkeypatch):
     linear, file, clock = layer(300, 3), tmp_path / "layer.pt", Clock(monkeypatch)
     options = {"feature_shape": (300, 1), "checkpoint": file, "chunk_bytes": 300 * 400}
     with pytest.raises(EquivError, match="as it did before, got OSError: the device is gone"):
-        certify(Session(linear, 15), linear, **options)
+        certify(Session(linear, 30), linear, **options)
     assert clock.now == 0.0
     kept = torch.load(file, weights_only=True)["next"]
     assert 60 < kept < 300
