@@ -91,7 +91,7 @@ def sliding_cause(actual: Tensor, conv: Conv, x: Tensor, expected: Tensor | None
             if _distance(seen, right_at(seen.window), conv, seen.some)[0]:
                 return None
             return _of_rows(seen, conv) or _of_windows(seen, conv) or _of_permutations(seen, conv)
-        except (ValueError, RuntimeError):
+        except (ValueError, RuntimeError, IndexError):
             return None
 
 

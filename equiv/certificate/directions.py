@@ -63,25 +63,17 @@ def _half_where_odd(at: Between) -> Tensor:
     return torch.where(cut_is_odd, _ties_away(at), _toward_zero(at))
 
 
-DIRECTIONS: dict[str, tuple[Callable[[Between], Tensor], str]] = {
-    "toward-zero": (_toward_zero, "results are rounded toward zero: what is beyond their last bit is cut off"),
-    "away-from-zero": (_away_from_zero, "results are rounded away from zero"),
-    "down": (lambda at: at.low, "results are rounded down, toward minus infinity"),
-    "up": (lambda at: at.high, "results are rounded up, toward plus infinity"),
-    "ties-away": (_ties_away, "results are rounded to nearest with ties away from zero, not to even"),
-    "to-odd": (_to_odd, "results are rounded to odd: where they are not exact, their last bit is 1"),
-    "half-where-odd": (
-        _half_where_odd,
-        "results are rounded to nearest only where the last bit kept is 1, elsewhere what is beyond it is cut off",
-    ),
+DIRECTIONS: dict[str, Callable[[Between], Tensor]] = {
+    "toward-zero": _toward_zero,
+    "away-from-zero": _away_from_zero,
+    "down": lambda at: at.low,
+    "up": lambda at: at.high,
+    "ties-away": _ties_away,
+    "to-odd": _to_odd,
+    "half-where-odd": _half_where_odd,
 }
-"""Each rounding to one value: how it chooses, and a sentence."""
+"""Each rounding to one value: how it chooses. The names are those of :func:`equiv.causes.rounding_cause`."""
 STOCHASTIC = "stochastic"
-SENTENCES = {name: sentence for name, (_, sentence) in DIRECTIONS.items()} | {
-    STOCHASTIC: "results are rounded to either neighbour, at times to the one further away: a stochastic rounding, "
-    "or several roundings in a row"
-}
-
 
 _ASKED = 8  # results of an output that say how it rounds
 
@@ -148,14 +140,14 @@ class Results:
 
         The neighbours of the sum, or of the bias and a neighbour of the products.
         """
-        ways = (None, DIRECTIONS["down"][0], DIRECTIONS["up"][0])
-        ends = [self.explained(DIRECTIONS[end][0], first) for first in ways for end in ("down", "up")]
+        ways = (None, DIRECTIONS["down"], DIRECTIONS["up"])
+        ends = [self.explained(DIRECTIONS[end], first) for first in ways for end in ("down", "up")]
         asked, wrong = self.valid.sum(0) >= _ASKED, (~self.nearest).any(0)
         return bool(torch.stack(ends).any(0).all()) and 2 * int((wrong & asked).sum()) >= int(asked.sum())
 
     def direction(self) -> str | None:
         """The one rounding of all results, of the products before the bias or not; None if none makes all."""
-        for name, (rounding, _) in DIRECTIONS.items():
+        for name, rounding in DIRECTIONS.items():
             for last, first in ((rounding, None), (rounding, rounding), (_nearest, rounding), (rounding, _nearest)):
                 if bool(self.explained(last, first).all()):
                     return name

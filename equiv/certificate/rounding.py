@@ -17,9 +17,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from equiv.causes import Cause
+from equiv.causes import Cause, rounding_cause
 from equiv.certificate.affine import AffineTest, Superposition, without_bias
-from equiv.certificate.directions import SENTENCES, STOCHASTIC, Results
+from equiv.certificate.directions import STOCHASTIC, Results
 from equiv.certificate.repeated_taps import taps_of_function
 from equiv.certificate.sides import same_values
 from equiv.dtypes import dtype_name
@@ -44,7 +44,7 @@ class Misrounding:
     @property
     def cause(self) -> Cause | None:
         """The rounding as a cause."""
-        return None if self.name is None else Cause(self.name, SENTENCES[self.name])
+        return None if self.name is None else rounding_cause(self.name)
 
 
 @dataclass(frozen=True)

@@ -173,7 +173,12 @@ def compare_sliding(given: Comparison, conv: Conv, shape: tuple[int, ...]) -> Ve
         verdict = replace(verdict, explanation=f"{text} {arithmetic.note}" if arithmetic and arithmetic.note else text)
         if not tally.outside and maps.actual.is_floating_point() and tally.total:
             return _held_to_nearest(verdict, maps, given)
-        return replace(verdict, cause=cause_of_sliding(maps, tally.mine_ratio.flat)) if tally.mine else verdict
+        if tally.mine:
+            return replace(verdict, cause=cause_of_sliding(maps, tally.mine_ratio.flat))
+        if tally.theirs and given.expected.dtype == given.actual.dtype:
+            turned = replace(maps, actual=maps.expected, expected=maps.actual)
+            return replace(verdict, cause=cause_of_sliding(turned, tally.worst))
+        return verdict
 
 
 def _held_to_nearest(verdict: Verdict, maps: Maps, given: Comparison) -> Verdict:

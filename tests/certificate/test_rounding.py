@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from equiv import certify
-from equiv.certificate.directions import DIRECTIONS, SENTENCES, between
+from equiv.causes import rounding_cause
+from equiv.certificate.directions import DIRECTIONS, between
 from equiv.numerics import declared
 
 HALVES = (torch.float16, torch.bfloat16)
@@ -52,7 +53,7 @@ def test_misrounded_kernels_are_named_and_right_ones_certified(seeds):
         found = certify(*(sides if seed % 3 else sides[::-1]))
         if linear.weight.numel() > 2 or linear.bias is not None:  # one weight may be a power of two: nothing is rounded
             assert found.reason == "rounding differs", (seed, name, str(found))
-            assert found.cause.name == name, (seed, name, str(found))
+            assert found.cause.name == f"rounding-{name}", (seed, name, str(found))
         linear, run, _ = drawn(seed, wrong=False)
         sides = (run, opaque(run))[seed % 2], linear
         found = certify(*(sides if seed % 3 else sides[::-1]))
@@ -73,7 +74,7 @@ def exact_words(x, weight, bias):
 @pytest.mark.parametrize("name", DIRECTIONS)
 def test_results_of_full_precision_are_rounded_to_nearest_as_well(dtype, bias, name):
     torch.manual_seed(0)
-    linear, rounding = nn.Linear(3, 5, bias=bias, dtype=dtype).requires_grad_(False), DIRECTIONS[name][0]
+    linear, rounding = nn.Linear(3, 5, bias=bias, dtype=dtype).requires_grad_(False), DIRECTIONS[name]
     weight, b = linear.weight, torch.zeros(5, dtype=dtype) if linear.bias is None else linear.bias
 
     def run(x):
@@ -81,10 +82,10 @@ def test_results_of_full_precision_are_rounded_to_nearest_as_well(dtype, bias, n
 
     found = certify(run, linear)
     assert found.reason == "rounding differs", str(found)
-    assert (found.cause.name, found.cause.sentence) == (name, SENTENCES[name])
+    assert found.cause == rounding_cause(name)
     assert (found.differences, found.difference_count) == ((), 0)
     assert "results that right kernels round once" in found.explanation
-    assert certify(lambda x: linear(x), run, in_features=3, dtype=dtype).cause.name == name
+    assert certify(lambda x: linear(x), run, in_features=3, dtype=dtype).cause.name == f"rounding-{name}"
 
 
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
@@ -93,7 +94,7 @@ def test_weights_that_are_powers_of_two_show_it_in_sums(dtype):
     linear.weight.copy_(torch.tensor([[1.0, -2, 0.5, 0, 1]]).expand(3, 5))
     for name, words in NAMES.items():
         run = kernels.kernel(rounding=kernels.WRONG[words])
-        assert certify(lambda x, run=run: run(x, linear.weight, None), linear).cause.name == name
+        assert certify(lambda x, run=run: run(x, linear.weight, None), linear).cause.name == f"rounding-{name}"
     run = kernels.kernel()
     assert certify(lambda x: run(x, linear.weight, None), linear)
 
