@@ -56,7 +56,7 @@ def test_integer_sequences_are_feature_shapes(shape: Any) -> None:
         ((1, 3, 2, 2, 1), r"1 to 3 spatial dimensions, got .* with 4; .*without the batch"),
         ((3, 0, 2), r"at least 1, got \(3, 0, 2\); give the sizes"),
         ((-3, 2, -2), r"at least 1, got \(-3, 2, -2\)"),
-        ((3, 10**300, 2), r"below 2\*\*63, got \(3, 1000.*; give the sizes"),
+        ((3, 10**300, 2), r"that 64 bits hold, got \(3, 1000.*; give the sizes"),
     ],
 )
 def test_what_is_no_feature_shape_is_refused(shape: Any, message: str) -> None:
