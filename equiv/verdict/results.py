@@ -171,7 +171,7 @@ def compare_sliding(given: Comparison, conv: Conv, shape: tuple[int, ...]) -> Ve
                 verdict = replace(verdict, max_ratio=max(each.max_ratio for each in found))
         text = explained(verdict, arithmetic, tally.outside, tally.breaks) + blamed(tally.mine, tally.theirs)
         verdict = replace(verdict, explanation=f"{text} {arithmetic.note}" if arithmetic and arithmetic.note else text)
-        if not tally.outside and maps.actual.is_floating_point() and tally.total:
+        if not tally.outside and maps.actual.is_floating_point() and maps.actual.itemsize == 2 and tally.total:
             return _held_to_nearest(verdict, maps, given)
         if tally.mine:
             return replace(verdict, cause=cause_of_sliding(maps, tally.mine_ratio.flat))
