@@ -102,7 +102,7 @@ def known_as(profile: Profile) -> str | None:
     results = None if profile.results is None else profile.results.format
     if results in ("bfloat16", "float16") and kinds in {(results,) * 3, (results, results, None)}:
         return None if profile.sums != torch.float32 else f"as under torch.autocast({results}) or in a layer of it"
-    if results is None and kinds[:2] in {("TF32", "TF32"), ("TF32 (cut off)", "TF32 (cut off)")} and not kinds[2]:
+    if results is None and not kinds[2] and all(kind and kind.startswith("TF32") for kind in kinds[:2]):
         return "as in kernels of TF32"
     if results is None and kinds[:2] == ("bfloat16", "bfloat16") and not kinds[2]:
         return "as where torch may round float32 products to bfloat16"
@@ -115,13 +115,14 @@ def known_as(profile: Profile) -> str | None:
 
 def _relative(factors: tuple[Kept, Kept]) -> float:
     """What rounding its factors may change of a product, where they cannot be rounded before it."""
-    u = {"float32": 2.0**-24, "TF32": 2.0**-11, "TF32 (cut off)": 2.0**-10, "float16": 2.0**-11, "bfloat16": 2.0**-8}
+    u = {"float32": 2.0**-24, "TF32": 2.0**-11, "TF32 (ties away)": 2.0**-11, "TF32 (cut off)": 2.0**-10}
+    u |= {"float16": 2.0**-11, "bfloat16": 2.0**-8}
     first, second = (0.0 if kept is None else u.get(kept.format, 0.0) for kept in factors)
     return (1 + first) * (1 + second) - 1
 
 
 def _slug(formats: set[str]) -> str:
-    return "-and-".join(sorted({{"TF32": "tf32", "TF32 (cut off)": "tf32"}.get(name, name) for name in formats}))
+    return "-and-".join(sorted({"tf32" if name.startswith("TF32") else name for name in formats}))
 
 
 def _listed(names: list[str]) -> str:

@@ -35,9 +35,17 @@ _SAME = 0.8  # the share of rounded results that must be the very same: few lie 
 _FLIPS = 3  # rounded results so near the middle of two that they may go either way: no evidence for fine steps
 _BITS, _KNOWN_BITS = 36.0, 20.0  # evidence that a profile needs: one of thousands, one of the few that engines have
 
-_TF32, _CUT = Rounding("TF32"), Rounding("TF32 (cut off)")
+_TF32, _AWAY, _CUT = Rounding("TF32"), Rounding("TF32 (ties away)"), Rounding("TF32 (cut off)")
 _HALF, _BRAIN, _SINGLE = (rounding_to(dtype) for dtype in (torch.float16, torch.bfloat16, torch.float32))
-_PRECISION = {"float32": 24, "TF32": 11, "TF32 (cut off)": 11, "float16": 11, "bfloat16": 8, "steps": 0}
+_PRECISION = {
+    "float32": 24,
+    "TF32": 11,
+    "TF32 (ties away)": 11,
+    "TF32 (cut off)": 11,
+    "float16": 11,
+    "bfloat16": 8,
+    "steps": 0,
+}
 
 
 class Operand(NamedTuple):
@@ -97,7 +105,7 @@ def _bits(y: Outputs, distance: float) -> float:
 
 def _formats(dtype: torch.dtype) -> list[Rounding]:
     """The formats below a dtype, the finer ones first."""
-    every = [_SINGLE, _TF32, _CUT, _HALF, _BRAIN]
+    every = [_SINGLE, _TF32, _AWAY, _CUT, _HALF, _BRAIN]
     return [kept for kept in every if _PRECISION[kept.format] < format_of(dtype).precision]
 
 
@@ -128,7 +136,8 @@ def _key(values: Tensor, odd: Tensor, more: Tensor) -> int:
 def _results(y: Outputs) -> list[Kept]:
     """The formats and steps that every output is a number of."""
     seen = y.a.to(y.dtype)
-    found: list[Kept] = [None, *(kept for kept in _formats(y.dtype) if torch.equal(kept(seen), seen) and kept != _CUT)]
+    tried = (kept for kept in _formats(y.dtype) if kept not in (_AWAY, _CUT))
+    found: list[Kept] = [None, *(kept for kept in tried if torch.equal(kept(seen), seen))]
     if _HALF in found and _TF32 in found:
         found.remove(_TF32)
     step = common_step(y.a)

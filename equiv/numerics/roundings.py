@@ -22,7 +22,8 @@ class Rounding:
     """Rounding to a format, or to steps: the multiples of one number, as int8 quantization keeps values.
 
     Attributes:
-        format: ``"float32"``, ``"TF32"``, ``"TF32 (cut off)"``, ``"float16"``, ``"bfloat16"`` or ``"steps"``.
+        format: ``"float32"``, ``"TF32"``, ``"TF32 (ties away)"`` as tensor cores convert, ``"TF32 (cut off)"``,
+            ``"float16"``, ``"bfloat16"`` or ``"steps"``.
         step: The step; 0 where it follows from the values: ``largest / levels``, or ``(largest - smallest) / levels``
             with 0 among them where ``ranged``.
         levels: How many steps there are up to the largest value, or over the whole range.
@@ -61,7 +62,10 @@ class Rounding:
         if self.format in _DTYPES:
             return round_nearest(values.double(), _DTYPES[self.format]).to(values.dtype)
         bits = values.to(torch.float32).contiguous().view(torch.int32)
-        bits = bits if "cut" in self.format else bits + 0xFFF + ((bits >> 13) & 1)
+        if "away" in self.format:
+            bits = bits + 0x1000
+        elif "cut" not in self.format:
+            bits = bits + 0xFFF + ((bits >> 13) & 1)
         return (bits & ~0x1FFF).view(torch.float32).to(values.dtype)
 
     def step_of(self, values: Tensor) -> Tensor:

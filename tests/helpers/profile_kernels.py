@@ -23,6 +23,10 @@ def tf32(t: Tensor) -> Tensor:
     return ((bits + 0xFFF + ((bits >> 13) & 1)) & ~0x1FFF).view(torch.float32)
 
 
+def tf32_away(t: Tensor) -> Tensor:
+    return ((t.contiguous().view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32)
+
+
 def tf32_cut(t: Tensor) -> Tensor:
     return (t.contiguous().view(torch.int32) & ~0x1FFF).view(torch.float32)
 
@@ -93,6 +97,7 @@ PROFILES: dict[str, tuple[Kernel, str, tuple[str, ...]]] = {
     "bfloat16 layer": (layer_of(torch.bfloat16), "computed-bfloat16", _ALL),
     "bfloat16 operands": (kernel(BRAIN, BRAIN), "rounded-bfloat16", ("inputs and weights", "bfloat16")),
     "TF32": (kernel(tf32, tf32), "rounded-tf32", ("inputs and weights are rounded to TF32",)),
+    "TF32, ties away": (kernel(tf32_away, tf32_away), "rounded-tf32", ("TF32", "as in kernels of TF32")),
     "TF32, cut off": (kernel(tf32_cut, tf32_cut), "truncated-tf32", ("inputs and weights", "TF32 (cut off)")),
     "parameters in float16": (kernel(same, HALF, HALF), "rounded-float16", ("weights", "float16")),
     "parameters in bfloat16": (kernel(same, BRAIN, BRAIN), "rounded-bfloat16", ("weights", "bfloat16")),
