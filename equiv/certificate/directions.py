@@ -109,8 +109,12 @@ class Results:
         return self._around(value, rest, torch.where(inexact, self.unit * (rounded.abs() + self.bias.abs()), 0.0))
 
     def _around(self, value: Tensor, rest: Tensor, error: Tensor) -> list[Between]:
-        ends = (0.0, -error, error) if bool(error.any()) else (0.0,)
-        return [between(value, rest + far, self.dtype) for far in ends]
+        if not bool(error.any()):
+            return [between(value, rest, self.dtype)]
+        found = [between(value, rest + far, self.dtype) for far in (0.0, -error, error)]
+        if self.unit:  # a sum in float32 may have become a number of the result's dtype, which nothing rounds again
+            found.append(between(value.float().double(), torch.zeros_like(value), self.dtype))
+        return found
 
     def explained(self, last: Callable[[Between], Tensor], first: Callable[[Between], Tensor] | None) -> Tensor:
         """Where ``last`` makes the result of the sum, or of the bias and the products that ``first`` has rounded."""
