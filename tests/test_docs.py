@@ -76,6 +76,11 @@ def test_no_absolute_path_of_somebodys_machine(page: Path) -> None:
     assert not ABSOLUTE_PATH.findall(page.read_text(encoding="utf-8"))
 
 
+@pytest.mark.parametrize("page", PAGES, ids=_name)
+def test_no_merge_was_left_half_done(page: Path) -> None:
+    assert not re.search(r"^(<{7} |={7}$|>{7} )", page.read_text(encoding="utf-8"), re.MULTILINE)
+
+
 @pytest.mark.parametrize("page", [p for p in PAGES if _python(p.read_text(encoding="utf-8"))], ids=_name)
 def test_python_of_the_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

@@ -16,7 +16,7 @@ from equiv.certificate.sides import Side
 from equiv.dtypes import DTYPES, dtype_name, dtype_names, is_inexact
 from equiv.errors import EquivError
 from equiv.mapping import Conv, check_feature_shape
-from equiv.numerics import Arithmetic, format_of
+from equiv.numerics import Arithmetic, check_arithmetic, format_of
 
 METHODS = ("auto", "deterministic", "random")
 
@@ -101,15 +101,14 @@ def check_memory(n: int, device: torch.device) -> None:
         ) from error
 
 
-def check_arithmetic(arithmetic: object, dtype: torch.dtype) -> None:
+def check_arithmetic_of(arithmetic: object, dtype: torch.dtype) -> None:
     """Refuse what is neither None nor an arithmetic of results of this dtype; integers have none, and need none."""
     if arithmetic is None or (isinstance(arithmetic, Arithmetic) and not is_inexact(dtype)):
         return
     advice = f"pass what equiv.numerics.declared({dtype}) returns, or leave it out"
-    if not isinstance(arithmetic, Arithmetic):
-        raise refusal("arithmetic", "an equiv.numerics.Arithmetic", arithmetic, advice)
-    if arithmetic.output != format_of(dtype).dtype:
-        raise refusal("arithmetic", f"one of results of {dtype_name(dtype)}", arithmetic.output, advice)
+    output = check_arithmetic(arithmetic, advice).output
+    if output != format_of(dtype).dtype:
+        raise refusal("arithmetic", f"one of results of {dtype_name(dtype)}", output, advice)
 
 
 def check_options(

@@ -13,67 +13,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from equiv.numerics import from_ordinal, ordinal, round_down, round_up, two_sum
-
-
-@dataclass(frozen=True)
-class Between:
-    """Exact values between two neighbouring numbers of a dtype, which are equal where a value is such a number."""
-
-    low: Tensor  # float64
-    high: Tensor
-    side: Tensor  # sign of the distance from the middle: -1 is nearer to low, 0 a tie
-    negative: Tensor
-    odd: Tensor  # whether the last bit of low is 1
-
-
-def between(value: Tensor, rest: Tensor, dtype: torch.dtype) -> Between:
-    """Where ``value + rest`` lies, two words in float64."""
-    value, rest = two_sum(value, rest)
-    low, high = round_down(value, dtype), round_up(value, dtype)
-    whole = low == high
-    low = torch.where(whole & (rest < 0), from_ordinal(ordinal(low) - 1, dtype), low)
-    high = torch.where(whole & (rest > 0), from_ordinal(ordinal(high) + 1, dtype), high)
-    side = (((value - low.double()) - (high.double() - value)) + 2 * rest).sign()
-    return Between(low.double(), high.double(), side, value < 0, ordinal(low) % 2 == 1)
-
-
-def _nearest(at: Between) -> Tensor:
-    return torch.where((at.side < 0) | ((at.side == 0) & ~at.odd), at.low, at.high)
-
-
-def _toward_zero(at: Between) -> Tensor:
-    return torch.where(at.negative, at.high, at.low)
-
-
-def _away_from_zero(at: Between) -> Tensor:
-    return torch.where(at.negative, at.low, at.high)
-
-
-def _ties_away(at: Between) -> Tensor:
-    return torch.where(at.side == 0, _away_from_zero(at), _nearest(at))
-
-
-def _to_odd(at: Between) -> Tensor:
-    return torch.where(at.odd, at.low, at.high)
-
-
-def _half_where_odd(at: Between) -> Tensor:
-    cut_is_odd = at.odd ^ (at.negative & (at.low != at.high))  # of two neighbours one is odd
-    return torch.where(cut_is_odd, _ties_away(at), _toward_zero(at))
-
-
-DIRECTIONS: dict[str, Callable[[Between], Tensor]] = {
-    "toward-zero": _toward_zero,
-    "away-from-zero": _away_from_zero,
-    "down": lambda at: at.low,
-    "up": lambda at: at.high,
-    "ties-away": _ties_away,
-    "to-odd": _to_odd,
-    "half-where-odd": _half_where_odd,
-}
-"""Each rounding to one value: how it chooses. The names are those of :func:`equiv.causes.rounding_cause`."""
-STOCHASTIC = "stochastic"
+from equiv.numerics import DIRECTIONS, Between, between, nearest_of, two_sum
 
 _ASKED = 8  # results of an output that say how it rounds
 
@@ -93,7 +33,7 @@ class Results:
 
     @cached_property
     def once(self) -> list[Between]:
-        """The sums themselves, and both ends of what the accumulator may hold."""
+        """The sums themselves, or both ends of what the accumulator may hold."""
         value, rest = two_sum(self.products, self.bias.expand(self.seen.shape))
         return self._around(value, rest + self.rest, self.error)
 
@@ -109,24 +49,18 @@ class Results:
         return self._around(value, rest, torch.where(inexact, self.unit * (rounded.abs() + self.bias.abs()), 0.0))
 
     def _around(self, value: Tensor, rest: Tensor, error: Tensor) -> list[Between]:
-        if not bool(error.any()):
-            return [between(value, rest, self.dtype)]
-        found = [between(value, rest + far, self.dtype) for far in (0.0, -error, error)]
-        if self.unit:  # a sum in float32 may have become a number of the result's dtype, which nothing rounds again
-            found.append(between(value.float().double(), torch.zeros_like(value), self.dtype))
-        return found
+        ends = (-error, error) if bool(error.any()) else (torch.zeros_like(error),)
+        return [between(value, rest + far, self.dtype) for far in ends]
 
     def explained(self, last: Callable[[Between], Tensor], first: Callable[[Between], Tensor] | None) -> Tensor:
         """Where ``last`` makes the result of the sum, or of the bias and the products that ``first`` has rounded."""
-        found = ~self.valid
-        for at in self.once if first is None else self.after(first(self.inner)):
-            found = found | (last(at) == self.seen)
-        return found
+        ends = torch.stack([last(at) for at in (self.once if first is None else self.after(first(self.inner)))])
+        return ~self.valid | ((ends.amin(0) <= self.seen) & (self.seen <= ends.amax(0)))  # roundings are monotonic
 
     @cached_property
     def nearest(self) -> Tensor:
         """Where a rounding to nearest makes the result, before the bias as well or not."""
-        return self.explained(_nearest, None) | self.explained(_nearest, _nearest)
+        return self.explained(nearest_of, None) | self.explained(nearest_of, nearest_of)
 
     @property
     def known(self) -> bool:
@@ -152,7 +86,7 @@ class Results:
     def direction(self) -> str | None:
         """The one rounding of all results, of the products before the bias or not; None if none makes all."""
         for name, rounding in DIRECTIONS.items():
-            for last, first in ((rounding, None), (rounding, rounding), (_nearest, rounding), (rounding, _nearest)):
+            for last, first in ((rounding, None), (rounding, rounding), (nearest_of, rounding), (rounding, nearest_of)):
                 if bool(self.explained(last, first).all()):
                     return name
         return None
@@ -169,4 +103,5 @@ class Results:
     @property
     def rounded(self) -> Tensor:
         """Their nearest numbers."""
-        return _nearest(self.once[0])
+        value, rest = two_sum(self.products, self.bias.expand(self.seen.shape))
+        return nearest_of(between(value, rest + self.rest, self.dtype))

@@ -19,11 +19,11 @@ from torch import Tensor
 
 from equiv.causes import Cause, rounding_cause
 from equiv.certificate.affine import AffineTest, Superposition, without_bias
-from equiv.certificate.directions import STOCHASTIC, Results
+from equiv.certificate.directions import Results
 from equiv.certificate.repeated_taps import taps_of_function
 from equiv.certificate.sides import same_values
 from equiv.dtypes import dtype_name
-from equiv.numerics import format_of, two_product, two_sum
+from equiv.numerics import STOCHASTIC, format_of, two_product, two_sum
 
 _SINGLE, _POWERS, _PAIRS = 256, 128, 160  # rows of one entry, of one power of two, of two
 _OUTPUTS = 256  # that are looked at

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from equiv.causes import Cause
 from equiv.certificate.affine import Superposition
 from equiv.certificate.arguments import (
-    check_arithmetic,
+    check_arithmetic_of,
     check_fit,
     check_memory,
     check_options,
@@ -144,7 +144,7 @@ def certify(  # noqa: PLR0913 - its keyword options are the interface
     sides = side_of("candidate", candidate, shape, by_map), side_of("reference", reference, shape, by_map)
     check_fit(sides, shape, given=by_map)
     dtypes, where = dtypes_of(sides, dtype), device_of(sides, device)
-    check_arithmetic(arithmetic, dtypes[0])
+    check_arithmetic_of(arithmetic, dtypes[0])
     if len(set(dtypes)) > 1:
         names = f"The candidate has parameters of {dtype_name(dtypes[0])}, the reference of {dtype_name(dtypes[1])}"
         return Certificate(False, "deterministic", 0, 0.0, "dtypes differ", f"{names}: other arithmetic.")

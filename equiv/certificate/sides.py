@@ -19,7 +19,7 @@ from torch.nn.parameter import is_lazy
 from equiv.backends import Function
 from equiv.dtypes import DTYPES
 from equiv.errors import EquivError
-from equiv.mapping import Conv, check_attributes, conv_to_linear, covers, has_valid_attributes, is_plain_layer
+from equiv.mapping import Conv, check_attributes, conv_to_linear, covers, is_plain_layer
 
 Layer: TypeAlias = nn.Linear | Conv
 CAP = 64
@@ -121,7 +121,7 @@ def side_of(name: str, given: object, shape: tuple[int, ...], as_map: bool) -> S
         check_attributes(given, name)
     takes_map = isinstance(given, Conv) or (as_map and not isinstance(given, nn.Linear))
     layer: Any = given
-    plain = is_plain_layer(layer) and layer.weight.dtype in DTYPES and has_valid_attributes(layer)
+    plain = is_plain_layer(layer) and layer.weight.dtype in DTYPES
     return Side(name, given, layer if plain else None, shape if takes_map else (math.prod(shape),), function)
 
 

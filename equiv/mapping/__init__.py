@@ -24,7 +24,6 @@ from equiv.mapping.geometry import Axis as Axis
 from equiv.mapping.geometry import axes_read as axes_read
 from equiv.mapping.geometry import covers as covers
 from equiv.mapping.geometry import geometry_of as geometry_of
-from equiv.mapping.geometry import has_valid_attributes as has_valid_attributes
 from equiv.mapping.geometry import inputs_read as inputs_read
 from equiv.mapping.geometry import is_unpadded as is_unpadded
 from equiv.mapping.geometry import pads_and_positions as pads_and_positions

@@ -16,21 +16,6 @@ from equiv.errors import EquivError
 from equiv.mapping.attributes import Attributes, Conv, ConvTranspose, attributes_of
 
 
-def has_valid_attributes(layer: nn.Linear | Conv) -> bool:
-    """Whether stride, dilation, groups, padding and padding mode are such as torch accepts.
-
-    Example:
-        >>> conv = nn.Conv1d(2, 3, 1)
-        >>> conv.stride = 0
-        >>> has_valid_attributes(conv)
-        False
-    """
-    try:
-        return isinstance(layer, nn.Linear) or bool(attributes_of(layer))
-    except EquivError:
-        return False
-
-
 def geometry_of(layer: nn.Linear | Conv) -> tuple[object, ...]:
     """All that decides which weight meets which input: layers with equal geometry differ in values alone.
 

@@ -122,7 +122,7 @@ def linear_to_transformers_conv1d(linear: nn.Linear, *, share: bool = False) -> 
     except Exception as error:  # where a package of its own is missing or too old it raises errors of many kinds
         raise MissingExtraError(
             "linear_to_transformers_conv1d: expected transformers to be installed, got "
-            f"{type(error).__name__}: {first_line(error)}; pip install torch-equiv[models]"
+            f"{type(error).__name__}: {first_line(error)}; pip install 'torch-equiv[models]'"
         ) from error
     with torch.device("meta"):
         layer: nn.Module = Conv1D(linear.out_features, linear.in_features)

@@ -3,6 +3,11 @@
 from equiv.dtypes import COMPLEX, DTYPES, FLOATS, INTEGERS
 from equiv.numerics.arithmetic import OPS, Arithmetic, declared
 from equiv.numerics.arithmetic import check_arithmetic as check_arithmetic
+from equiv.numerics.directions import DIRECTIONS as DIRECTIONS
+from equiv.numerics.directions import STOCHASTIC as STOCHASTIC
+from equiv.numerics.directions import Between as Between
+from equiv.numerics.directions import between as between
+from equiv.numerics.directions import nearest_of as nearest_of
 from equiv.numerics.envelope import Judgement, judge
 from equiv.numerics.exact import SMALL_FACTORS as SMALL_FACTORS
 from equiv.numerics.exact import Classes as Classes

@@ -127,7 +127,9 @@ class Arithmetic:
         )  # nothing is added: exact
 
 
-def check_arithmetic(arithmetic: object) -> Arithmetic:
+def check_arithmetic(
+    arithmetic: object, advice: str = "pass what equiv.numerics.declared(dtype) returns"
+) -> Arithmetic:
     """``arithmetic`` if it is one.
 
     Example:
@@ -136,7 +138,6 @@ def check_arithmetic(arithmetic: object) -> Arithmetic:
         equiv.errors.EquivError: arithmetic: expected an equiv.numerics.Arithmetic, got 'float32'; pass what ...
     """
     if not isinstance(arithmetic, Arithmetic):
-        advice = "pass what equiv.numerics.declared(dtype) returns"
         raise refusal("arithmetic", "an equiv.numerics.Arithmetic", arithmetic, advice)
     return arithmetic
 

@@ -14,52 +14,95 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from equiv.numerics.formats import as_bits, format_of, round_down, round_nearest, round_up
+from equiv.numerics.formats import format_of, from_ordinal, ordinal, round_down, round_nearest, round_up
+from equiv.numerics.reference import two_sum
 
 Rounding = Callable[[Tensor, torch.dtype], Tensor]
 Ends: TypeAlias = tuple[Rounding, Rounding]
 
 
-def _toward_zero(s: Tensor, dtype: torch.dtype) -> Tensor:
-    return torch.where(s < 0, round_up(s, dtype), round_down(s, dtype))
+class Between(NamedTuple):
+    """Exact values between two neighbouring numbers of a dtype, which are equal where a value is such a number.
+
+    Attributes:
+        low: The neighbour below, float64.
+        high: The one above.
+        side: Sign of the distance from the middle: -1 is nearer to low, 0 a tie.
+        negative: Whether the value is.
+        odd: Whether the last bit of low is 1.
+    """
+
+    low: Tensor
+    high: Tensor
+    side: Tensor
+    negative: Tensor
+    odd: Tensor
 
 
-def _away_from_zero(s: Tensor, dtype: torch.dtype) -> Tensor:
-    return torch.where(s < 0, round_down(s, dtype), round_up(s, dtype))
+def between(value: Tensor, rest: Tensor | None, dtype: torch.dtype) -> Between:
+    """Where float64 values lie, with a second word if there is one; as told exactly in every dtype.
+
+    Example:
+        >>> at = between(torch.tensor([257.0], dtype=torch.float64), None, torch.bfloat16)
+        >>> at.low.item(), at.high.item(), at.side.item()
+        (256.0, 258.0, 0.0)
+    """
+    if rest is not None:
+        value, rest = two_sum(value, rest)
+    low, high = round_down(value, dtype), round_up(value, dtype)
+    side = (value - low.double()) - (high.double() - value)
+    if rest is not None:
+        whole = low == high
+        low = torch.where(whole & (rest < 0), from_ordinal(ordinal(low) - 1, dtype), low)
+        high = torch.where(whole & (rest > 0), from_ordinal(ordinal(high) + 1, dtype), high)
+        side = ((value - low.double()) - (high.double() - value)) + 2 * rest
+    return Between(low.double(), high.double(), side.sign(), value < 0, ordinal(low) % 2 == 1)
 
 
-def _ties_away(s: Tensor, dtype: torch.dtype) -> Tensor:
-    low, high = round_down(s, dtype).double(), round_up(s, dtype).double()
-    return torch.where(s - low == high - s, _away_from_zero(s, dtype), round_nearest(s, dtype))
+def nearest_of(at: Between) -> Tensor:
+    """To nearest, ties to even: float64."""
+    return torch.where((at.side < 0) | ((at.side == 0) & ~at.odd), at.low, at.high)
 
 
-def _to_odd(s: Tensor, dtype: torch.dtype) -> Tensor:
-    cut = _toward_zero(s, dtype)
-    return torch.where((cut.double() == s) | _is_odd(cut), cut, _away_from_zero(s, dtype))
+def _toward_zero(at: Between) -> Tensor:
+    return torch.where(at.negative, at.high, at.low)
 
 
-def _half_where_odd(s: Tensor, dtype: torch.dtype) -> Tensor:
-    cut = _toward_zero(s, dtype)
-    return torch.where(_is_odd(cut), _ties_away(s, dtype), cut)
+def _away_from_zero(at: Between) -> Tensor:
+    return torch.where(at.negative, at.low, at.high)
 
 
-def _is_odd(values: Tensor) -> Tensor:
-    return (as_bits(values) & 1) == 1
+def _ties_away(at: Between) -> Tensor:
+    return torch.where(at.side == 0, _away_from_zero(at), nearest_of(at))
 
 
-WRONG_ROUNDINGS: dict[str, Ends] = {
-    name: (rounding, rounding)
-    for name, rounding in {
-        "toward-zero": _toward_zero,
-        "ties-away": _ties_away,
-        "away-from-zero": _away_from_zero,
-        "down": round_down,
-        "up": round_up,
-        "half-where-odd": _half_where_odd,
-        "to-odd": _to_odd,
-    }.items()
+def _to_odd(at: Between) -> Tensor:
+    return torch.where(at.odd, at.low, at.high)
+
+
+def _half_where_odd(at: Between) -> Tensor:
+    cut_is_odd = at.odd ^ (at.negative & (at.low != at.high))  # of two neighbours one is odd
+    return torch.where(cut_is_odd, _ties_away(at), _toward_zero(at))
+
+
+DIRECTIONS: dict[str, Callable[[Between], Tensor]] = {
+    "toward-zero": _toward_zero,
+    "ties-away": _ties_away,
+    "away-from-zero": _away_from_zero,
+    "down": lambda at: at.low,
+    "up": lambda at: at.high,
+    "half-where-odd": _half_where_odd,
+    "to-odd": _to_odd,
 }
-"""Each with what it makes of the smallest and of the largest sum: itself, as each of them is monotonic."""
+"""The wrong roundings to one value, each with how it chooses, float64; all of them are monotonic."""
+
+
+def _rounding(name: str) -> Rounding:
+    return lambda s, dtype: DIRECTIONS[name](between(s, None, dtype)).to(dtype)
+
+
+WRONG_ROUNDINGS: dict[str, Ends] = {name: (_rounding(name), _rounding(name)) for name in DIRECTIONS}
+"""Each with what it makes of the smallest and of the largest sum: itself."""
 
 STOCHASTIC, TIES_AWAY = "stochastic", "ties-away"
 _NEAREST: Ends = (round_nearest, round_nearest)

@@ -19,7 +19,7 @@ from equiv.arguments import check_tensor
 from equiv.dtypes import DTYPES, dtype_name, dtype_names, is_inexact
 from equiv.errors import EquivError
 from equiv.mapping import Conv, check_conv, check_linear, is_unpadded, pads_and_positions
-from equiv.numerics import Arithmetic
+from equiv.numerics import Arithmetic, check_arithmetic
 from equiv.text import shown
 
 Alternatives: TypeAlias = tuple[Tensor | None, ...]
@@ -128,13 +128,10 @@ def _is_wider(wide: torch.dtype, narrow: torch.dtype) -> bool:
     )
 
 
-def check_arithmetic(arithmetic: object) -> None:
+def check_given_arithmetic(arithmetic: object) -> None:
     """Refuse what is neither None nor an arithmetic."""
-    if arithmetic is not None and not isinstance(arithmetic, Arithmetic):
-        raise EquivError(
-            f"arithmetic: expected an equiv.numerics.Arithmetic, got {shown(arithmetic)}; pass what "
-            "equiv.numerics.declared(dtype) returns, or leave it out"
-        )
+    if arithmetic is not None:
+        check_arithmetic(arithmetic, "pass what equiv.numerics.declared(dtype) returns, or leave it out")
 
 
 def tolerances_of(rtol: float | None, atol: float | None) -> tuple[float, float] | None:
@@ -164,9 +161,9 @@ def layer_tensors(
     if isinstance(layer, nn.Linear):
         check_linear(layer, name="layer")
         return LayerTensors(layer.weight, layer.bias)
-    conv = None if layer.transposed else check_conv(layer, name="layer")
-    as_map = None if conv is None else _map_given(conv, input, actual)
-    if conv is None or (conv.groups != 1 and as_map is None):
+    conv = check_conv(layer, name="layer")
+    as_map = _map_given(conv, input, actual)
+    if conv.groups != 1 and as_map is None:
         raise EquivError(
             f"layer: expected a convolution of one group, got {layer}; pass equiv.conv_to_linear(layer, feature_shape)"
         )

@@ -33,7 +33,7 @@ from equiv.mapping import (
 )
 from equiv.numerics import Arithmetic, gap_words, one_hot_rows, plain_torch, same_bits
 from equiv.text import counted
-from equiv.verdict.arguments import Alternatives, Comparison, check_arithmetic, tolerances_of
+from equiv.verdict.arguments import Alternatives, Comparison, check_given_arithmetic, tolerances_of
 from equiv.verdict.blocks import at_outputs, cause_of_outputs, outputs_to_judge
 from equiv.verdict.outcome import Entry, NotEquivalent, Outcome, Verdict
 from equiv.verdict.probes import rounding_probes
@@ -106,7 +106,7 @@ def assert_equivalent(  # noqa: PLR0913 - the options are the interface
     if input is not None:
         check_tensor("input", input, advice="pass a batch, and the shape of a map as feature_shape=")
     tolerances = tolerances_of(rtol, atol)
-    check_arithmetic(arithmetic)
+    check_given_arithmetic(arithmetic)
     given = None if feature_shape is None else check_feature_shape(feature_shape)
     shape = given or _kernel_shape(candidate, reference)
     named, as_map = (("candidate", candidate), ("reference", reference)), given is not None

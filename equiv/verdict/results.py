@@ -20,7 +20,7 @@ from equiv.numerics import Arithmetic, Assessment, declared, plain_torch, same_b
 from equiv.verdict.arguments import (
     Comparison,
     Maps,
-    check_arithmetic,
+    check_given_arithmetic,
     check_results,
     layer_tensors,
     maps_of,
@@ -91,7 +91,7 @@ def compare(  # noqa: PLR0913 - the options are the interface
     layer, input = plain_form(layer, input)
     weight, bias, conv, map_shape = layer_tensors(layer, weight, bias, input, actual)
     tolerances = tolerances_of(rtol, atol)
-    check_arithmetic(arithmetic)
+    check_given_arithmetic(arithmetic)
     if input is None or weight is None:
         known = not (input is None and weight is None and bias is None)
         if known and trimmed(actual.shape) == trimmed(expected.shape):

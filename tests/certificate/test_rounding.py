@@ -15,8 +15,7 @@ from torch import nn
 
 from equiv import certify
 from equiv.causes import rounding_cause
-from equiv.certificate.directions import DIRECTIONS, between
-from equiv.numerics import declared
+from equiv.numerics import DIRECTIONS, between, declared
 
 HALVES = (torch.float16, torch.bfloat16)
 POOL = ThreadPoolExecutor(1)
