@@ -113,6 +113,9 @@ def compare(  # noqa: PLR0913 - the options are the interface
     return replace(verdict, cause=cause_of_outputs(mismatch.rows, mismatch.output, shape, conv))
 
 
+_TOGETHER = 2**17  # weights of a sliding convolution whose results are judged together
+
+
 class Mismatch(NamedTuple):
     """Results that right kernels do not give, as rows, and the output that is furthest off.
 
@@ -183,7 +186,7 @@ def compare_sliding(given: Comparison, conv: Conv, shape: tuple[int, ...]) -> Ve
 
 def _held_to_nearest(verdict: Verdict, maps: Maps, given: Comparison) -> Verdict:
     """The verdict on a sliding convolution, unless some of its results, taken together, are not rounded to nearest."""
-    rows, places = some_outputs(maps, 0, alone=True)
+    rows, places = some_outputs(maps, 0, alone=True, weights=_TOGETHER)
     some, mismatch = compare_rows(replace(rows, arithmetic=given.arithmetic))
     if mismatch is None or some.worst is None:
         return verdict

@@ -214,10 +214,10 @@ def cause_of_sliding(maps: Maps, worst: int) -> Cause | None:
     return cause_of_outputs(rows, chosen.index(worst) % len(rows.weight), tuple(maps.conv.weight.shape[1:]))
 
 
-def some_outputs(maps: Maps, first: int, *, alone: bool = False) -> tuple[Comparison, list[int]]:
+def some_outputs(maps: Maps, first: int, *, alone: bool = False, weights: int = _PART) -> tuple[Comparison, list[int]]:
     """Outputs of one group, ``first`` and others, as rows over what they read; and where they stand in the result.
 
-    ``alone`` leaves out positions that read an input more than once.
+    ``alone`` leaves out positions that read an input more than once; no more than some ``weights`` take part.
     """
     patches, at = Patches(maps.conv, tuple(maps.input.shape[1:])), place_of(maps, first)
     picked = _some_places(maps, patches, at)
@@ -225,7 +225,7 @@ def some_outputs(maps: Maps, first: int, *, alone: bool = False) -> tuple[Compar
         picked = [place for place in picked if not _reads_twice(patches.reads_at(place[1]))]
     per_group = maps.weight.shape[1]
     channels = torch.arange(at.group * per_group, (at.group + 1) * per_group, device="cpu")
-    step = -(-maps.weight[0].numel() // _PART)
+    step = -(-maps.weight[0].numel() // weights)
     channels = channels[(channels - at.channel) % step == 0]
     indices: list[tuple[Any, ...]] = [(sample, channels, *position) for sample, position in picked]
     sizes = tuple(maps.actual.shape)

@@ -177,7 +177,7 @@ def test_a_layer_without_bias_is_no_conv1d(kind: Any) -> None:
 def test_without_transformers_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
     monkeypatch.setitem(sys.modules, "transformers.pytorch_utils", None)
-    with pytest.raises(MissingExtraError, match=r"got ModuleNotFoundError: .*pip install torch-equiv\[models\]$"):
+    with pytest.raises(MissingExtraError, match=r"got ModuleNotFoundError: .*pip install 'torch-equiv\[models\]'$"):
         linear_to_transformers_conv1d(nn.Linear(12, 5))
     broken = types.ModuleType("transformers")
     broken.__getattr__ = lambda name: 1 / 0  # type: ignore[method-assign]

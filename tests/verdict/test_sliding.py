@@ -385,3 +385,31 @@ def test_the_ends_of_the_envelope_are_inside_and_the_numbers_beyond_them_are_not
         assert compare(y.view(shape), y.view(shape), input=x, layer=conv)
         found = compare(beyond.view(shape), y.view(shape), input=x, layer=conv)
         assert found.counts["different"] == len(places), found
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("bias", [False, True])
+def test_16_bit_results_are_rounded_to_nearest(dtype, bias):
+    torch.manual_seed(0)
+    conv = nn.Conv2d(256, 16, 3, padding=1, bias=bias).to(dtype).requires_grad_(False)
+    x = torch.randn(1, 256, 12, 12).relu().to(dtype)
+    patches = F.unfold(x.double(), 3, padding=1)[0].T.to(dtype)
+    right = conv(x)
+
+    def verdict(kernel):
+        y = kernel(patches, conv.weight.flatten(1), conv.bias).T.reshape(right.shape)
+        return compare(y, right, input=x, layer=conv)
+
+    together = 0
+    for name, rounding in rounding_kernels.WRONG.items():
+        if name != "ties away":  # these sums are no ties
+            found = verdict(rounding_kernels.kernel("pairwise", rounding))
+            assert found.outcome is Outcome.DIFFERENT, name
+            assert found.cause.name == f"rounding-{name.replace(' ', '-')}"
+            assert sum(found.counts[key] for key in ("identical", "rounding", "different")) == right.numel()
+            assert len(found.worst.index) == 4
+            together += found.explanation.startswith("judged together at ")
+    assert together > 0 or dtype == torch.bfloat16  # nearly all results lie inside, each by itself
+    for order in ("pairwise", "blocks of 16"):
+        for apart in (False, True)[: 1 + bias]:
+            assert verdict(rounding_kernels.kernel(order, apart=apart)).equivalent
