@@ -2,10 +2,13 @@
 
 from equiv.backends.base import FORMS, Backend
 from equiv.backends.base import check_backend as check_backend
+from equiv.backends.capabilities import CAPABILITIES as CAPABILITIES
+from equiv.backends.capabilities import Capabilities
+from equiv.backends.capabilities import capabilities_of as capabilities_of
 from equiv.backends.eager import TorchEager
 from equiv.backends.eager import conv_kernel as conv_kernel
 from equiv.backends.functions import Function as Function
 from equiv.backends.measuring import identity as identity
 from equiv.backends.measuring import measure_form
 
-__all__ = ["FORMS", "Backend", "TorchEager", "measure_form"]
+__all__ = ["FORMS", "Backend", "Capabilities", "TorchEager", "measure_form"]

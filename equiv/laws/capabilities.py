@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -11,6 +12,29 @@ from equiv.backends import Backend, check_backend
 from equiv.dtypes import DTYPES, dtype_name
 from equiv.errors import EquivError
 from equiv.text import quoted
+
+
+@dataclass(frozen=True)
+class NotAsked:
+    """One thing that was not asked of a backend, and why.
+
+    Attributes:
+        what: The capability that it lacks, one of those of :class:`equiv.backends.Capabilities`.
+        backend: Its name.
+        law: The law that would have asked; empty where all would have.
+        form: The form; empty for all.
+        dtype: The dtype's name; empty for all.
+        reason: In words: what the backend declared, or raised when it was asked.
+        how: ``declared`` or ``found``.
+    """
+
+    what: str
+    backend: str
+    law: str = ""
+    form: str = ""
+    dtype: str = ""
+    reason: str = ""
+    how: str = "declared"
 
 
 def check_backends(backends: object, *, argument: str = "backends") -> list[Backend]:

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from equiv.backends import Backend, TorchEager, conv_kernel
+from equiv.backends import Backend, Capabilities, TorchEager, capabilities_of, conv_kernel
 from equiv.dtypes import dtype_name
 from equiv.laws.arithmetic import arithmetic_of, usable, weaker_arithmetic
 from equiv.laws.call import Broken, Call, Mismatch, Tally, raised
+from equiv.laws.capabilities import NotAsked
 from equiv.laws.known import (
     differentiated_by_torch,
     known_corruption,
@@ -38,6 +40,7 @@ class Trial:
         measured: Whether envelopes follow the arithmetic that the backend is measured to compute in.
         tally: Per form, what was judged.
         coverage: Per condition, how often each of its values was met.
+        not_asked: What the laws left out because the backend does not serve it.
     """
 
     backend: Backend
@@ -47,6 +50,8 @@ class Trial:
     measured: bool = False
     tally: dict[str, Tally] = field(default_factory=lambda: defaultdict(Tally))
     coverage: dict[str, Counter[Hashable]] = field(default_factory=lambda: defaultdict(Counter))
+    not_asked: set[NotAsked] = field(default_factory=set)
+    _declares: Capabilities | None = field(default=None, init=False, repr=False)
     _layer: tuple[Tensor, Tensor | None, nn.Linear] | None = field(default=None, init=False, repr=False)
     _declared: dict[str, Arithmetic] = field(default_factory=dict, init=False, repr=False)
     _torch_differentiates: bool = field(default=False, init=False, repr=False)
@@ -96,6 +101,23 @@ class Trial:
             self.tally[call.form].count("different")
             raise Broken(str(wrong), form=call.form, call=call, condition=condition)
         return y.reshape(-1, outputs)
+
+    def asks(self, capability: str, form: str = "", *, wanted: object = True) -> bool:
+        """Whether a law may ask this of the backend: whether it serves ``wanted``. What it may not is noted once.
+
+        Args:
+            capability: Such as ``empty_batches``, one of those of :class:`equiv.backends.Capabilities`.
+            form: The form that would be asked; empty for all.
+            wanted: An order of gradients, a rank of maps, a number of entries; True for a capability that is yes or no.
+        """
+        if self._declares is None:
+            self._declares = capabilities_of(self.backend)
+        declared = getattr(self._declares, capability)
+        if declared is None or _serves(declared, wanted):
+            return True
+        names = (capability, self.backend.name, "", form, dtype_name(self.dtype))
+        self.not_asked.add(NotAsked(*names, reason=f"the backend declares {capability}={declared!r}"))
+        return False
 
     # -- comparing -------------------------------------------------------------------------------------------------
 
@@ -236,6 +258,13 @@ class Trial:
     def _cover_weaknesses(self, call: Call, discrepancies: tuple[str, ...]) -> None:
         for text in discrepancies:
             self.cover("weaker than declared", f"{call.form}: {text}")
+
+
+def _serves(declared: Any, wanted: Any) -> bool:
+    """Whether what is declared, a yes, a limit or a list, holds what is wanted."""
+    if isinstance(declared, bool) or isinstance(wanted, bool):
+        return bool(declared) is bool(wanted)
+    return bool(wanted <= declared if isinstance(declared, int) else wanted in declared)
 
 
 def as_linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
