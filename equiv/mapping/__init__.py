@@ -6,6 +6,7 @@ convolution on a map of fixed shape is one dense layer, a transposed one too. A 
 a transposed convolution whose kernel is the whole map.
 """
 
+from equiv.mapping.attributes import CONV_TRANSPOSES as CONV_TRANSPOSES
 from equiv.mapping.attributes import CONVS as CONVS
 from equiv.mapping.attributes import Conv, ConvTranspose
 from equiv.mapping.build import undrawn as undrawn

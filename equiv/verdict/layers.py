@@ -21,9 +21,12 @@ from equiv.causes import Cause, name_cause, name_misrounding
 from equiv.dtypes import DTYPES, dtype_name, dtype_names, is_inexact
 from equiv.errors import EquivError
 from equiv.mapping import (
+    CONV_TRANSPOSES,
     CONVS,
     Conv,
+    ConvTranspose,
     check_conv,
+    check_conv_transpose,
     check_feature_shape,
     check_linear,
     check_product,
@@ -59,24 +62,24 @@ def assert_equivalent(  # noqa: PLR0913 - the options are the interface
 ) -> None:
     """Raise unless ``candidate`` is the same function as ``reference``, up to the rounding of right kernels.
 
-    At least one of the two must be a layer (Linear or a convolution of one output position or more) that computes from
-    its weight and bias and nothing else: it gives the exact results. Subclasses with a forward of their own, layers
-    with forward hooks, and those whose weight is computed (weight_norm, parametrizations, pruning) are taken for
-    functions. Two layers are first compared weight by weight: one that differs by one ulp is another function,
-    whatever the tolerance of a test on outputs would have said. Then the kernels are judged at every output on zero,
-    on one-hot inputs (256 of them where there are more features), on inputs of one or two entries whose results are
-    rounded once, many of them ties, on 32 inputs of -1, 0 and 1 and on 32 normal ones.
-    In float64, complex128 and integers, where exact results of a layer above some 2^20 weights would take minutes,
-    they are judged at the outputs where the two differ most and at others spread over all, and the verdict says at how
-    many. A convolution whose dense layer would have more than 2^24 weights is judged as it slides, on fewer maps, where
-    ``feature_shape`` is given and the other side is a function or has the same stride, padding, dilation and groups.
-    For all inputs and every weight, see :func:`equiv.certify`.
+    At least one of the two must be a layer (Linear, a convolution of one output position or more, or a transposed one
+    where ``feature_shape`` is given) that computes from its weight and bias and nothing else: it gives the exact
+    results. Subclasses with a forward of their own, layers with forward hooks, and those whose weight is computed
+    (weight_norm, parametrizations, pruning) are taken for functions. Two layers are first compared weight by weight:
+    one that differs by one ulp is another function, whatever the tolerance of a test on outputs would have said. Then
+    the kernels are judged at every output on zero, on one-hot inputs (256 of them where there are more features), on
+    inputs of one or two entries whose results are rounded once, many of them ties, on 32 inputs of -1, 0 and 1 and on
+    32 normal ones. In float64, complex128 and integers, where exact results of a layer above some 2^20 weights would
+    take minutes, they are judged at the outputs where the two differ most and at others spread over all, and the
+    verdict says at how many. A convolution whose dense layer would have more than 2^24 weights is judged as it slides,
+    on fewer maps, where ``feature_shape`` is given and the other side is a function or has the same stride, padding,
+    dilation and groups. For all inputs and every weight, see :func:`equiv.certify`.
 
     Args:
-        candidate: A Linear, a convolution, or a function of a batch: ``(N, n)`` or ``(N, C, *spatial)`` ->
-            ``(N, O, ...)``. Each side is given the shape that it takes: rows for a Linear, maps for a convolution and
-            for a function when ``feature_shape`` is known. A function that refuses such batches, as a session of fixed
-            size does, is asked as :func:`equiv.certify` asks it, and the explanation says how.
+        candidate: A Linear, a convolution, a transposed one, or a function of a batch: ``(N, n)`` or ``(N, C,
+            *spatial)`` -> ``(N, O, ...)``. Each side is given the shape that it takes: rows for a Linear, maps for a
+            convolution and for a function when ``feature_shape`` is known. A function that refuses such batches, as a
+            session of fixed size does, is asked as :func:`equiv.certify` asks it, and the explanation says how.
         reference: The same.
         input: Inputs to try in addition, ``(N, n)`` or ``(N, C, *spatial)``, in the layers' dtype.
         feature_shape: ``(C, *spatial)``; by default the kernel of the convolution is taken for the whole map.
@@ -241,9 +244,15 @@ def _side(function: Function) -> _Side:
             f"{name}: expected a layer or a function of a batch, got {type(given).__name__}; "
             "to compare two results use equiv.compare, for a session pass a function that runs it"
         )
-    if not isinstance(given, nn.Linear | Conv) or _is_function(given):
+    if not isinstance(given, nn.Linear | Conv | ConvTranspose) or _is_function(given):
         return _Side(name, function)
-    checked = check_linear(given, name=name) if isinstance(given, nn.Linear) else check_conv(given, name=name)
+    checked: nn.Linear | Conv | ConvTranspose
+    if isinstance(given, ConvTranspose):
+        if function.shape is None:
+            return _Side(name, function)
+        checked = check_conv_transpose(given, name=name)
+    else:
+        checked = check_linear(given, name=name) if isinstance(given, nn.Linear) else check_conv(given, name=name)
     if checked.weight.dtype not in DTYPES:
         raise EquivError(
             f"{name}: expected weights of a dtype among {dtype_names(DTYPES)}, got {dtype_name(checked.weight.dtype)}; "
@@ -254,15 +263,16 @@ def _side(function: Function) -> _Side:
     if isinstance(checked, nn.Linear):
         return _Side(name, function, checked)
     assert function.shape is not None  # there is a convolution
-    return _Side(name, function, conv_to_linear(checked, function.shape), tap_weights(checked, function.shape))
+    dense = conv_to_linear(checked, function.shape)
+    return _Side(name, function, dense, tap_weights(checked, function.shape) if isinstance(checked, Conv) else None)
 
 
-def _is_function(layer: nn.Linear | Conv) -> bool:
+def _is_function(layer: nn.Linear | Conv | ConvTranspose) -> bool:
     """Whether it may compute something else than its type does from a weight and bias that it holds."""
     held = layer._parameters
     if any(parameter is not None and is_lazy(parameter) for parameter in held.values()):
         return False  # a layer that is not ready
-    kind = next(kind for kind in (nn.Linear, *CONVS.values()) if isinstance(layer, kind))
+    kind = next(kind for kind in (nn.Linear, *CONVS.values(), *CONV_TRANSPOSES.values()) if isinstance(layer, kind))
     for method in ("forward", "_conv_forward", "__call__"):
         if method in vars(layer) or getattr(type(layer), method, None) is not getattr(kind, method, None):
             return True

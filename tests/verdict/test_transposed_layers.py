@@ -90,13 +90,15 @@ def test_transposed_convolutions_are_the_same_function_as_their_dense_layers(
 ) -> None:
     layer = kind(4, 6, 3, **options)
     linear = conv_to_linear(layer, shape)
-    for pair in ((layer, linear), (linear, layer)):
+    for pair in ((layer, linear), (linear, layer), (lambda x: layer(x), layer), (layer, lambda x: layer(x))):
         assert_equivalent(*pair, feature_shape=shape)
+    for pair in ((layer, linear), (linear, layer)):
         assert certify(*pair, feature_shape=shape).equivalent
     place = tuple(linear.weight.detach().nonzero()[0])
     linear.weight.data[place] *= 1.25
-    with pytest.raises(NotEquivalent):
-        assert_equivalent(layer, linear, feature_shape=shape)
+    for pair in ((layer, linear), (layer, lambda x: linear(x.flatten(1)))):
+        with pytest.raises(NotEquivalent):
+            assert_equivalent(*pair, feature_shape=shape)
     assert not certify(layer, linear, feature_shape=shape).equivalent
 
 
