@@ -196,6 +196,8 @@ def _dilation(asked: _Asked) -> None:
 
 def _keyword(name: str, value: int) -> Callable[[_Asked], None]:
     def ask(asked: _Asked) -> None:
+        if capabilities_of(asked.backend).transforms:
+            return  # torch's modules have it
         parameters = inspect.signature(asked.backend.conv).parameters.values()
         if not any(p.name == name or p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
             raise _Refused(f"its conv has no keyword {name}")

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from equiv.report.asked import merged
+
 SCHEMA = 2
 """The version of the layout of :meth:`Run.to_dict`."""
 
@@ -87,17 +89,20 @@ class Item:
     forms: dict[str, Tally]
     coverage: Coverage
     failure: dict[str, Any] | None
+    not_asked: tuple[dict[str, str], ...] = ()
 
     @classmethod
     def of(cls, result: Mapping[str, Any]) -> Item:
         """From a result of ``equiv.laws`` in JSON's types."""
         forms = {form: Tally(**tally) for form, tally in result["forms"].items()}
-        return cls(**{**result, "forms": forms})
+        return cls(**{**result, "forms": forms, "not_asked": tuple(result.get("not_asked", ()))})
 
     @property
     def outcome(self) -> str:
-        """``holds`` or ``broken``."""
-        return "holds" if self.failure is None else "broken"
+        """``holds``, ``broken``, or ``not asked`` where the backend serves nothing of what the law asks."""
+        if self.failure is not None:
+            return "broken"
+        return "not asked" if self.not_asked and not any(tally.judged for tally in self.forms.values()) else "holds"
 
 
 @dataclass(frozen=True)
@@ -136,6 +141,7 @@ class Run:
         planned: How many items there are if nothing stops the run.
         jobs: Processes.
         seconds: Wall time.
+        declared: What is no item, since a backend declares that it does not serve it.
     """
 
     request: Request
@@ -144,13 +150,32 @@ class Run:
     planned: int
     jobs: int
     seconds: float
+    declared: tuple[dict[str, str], ...] = ()
 
     @classmethod
     def of(
-        cls, request: Request, results: Iterable[Mapping[str, Any]], *, planned: int, jobs: int, seconds: float
+        cls,
+        request: Request,
+        results: Iterable[Mapping[str, Any]],
+        *,
+        planned: int,
+        jobs: int,
+        seconds: float,
+        declared: Iterable[Mapping[str, str]] = (),
     ) -> Run:
         """From the results of ``equiv.laws`` in JSON's types, in this environment."""
-        return cls(request, Environment.here(), tuple(map(Item.of, results)), planned, jobs, seconds)
+        items, left_out = tuple(map(Item.of, results)), tuple(map(dict, declared))
+        return cls(request, Environment.here(), items, planned, jobs, seconds, left_out)
+
+    @property
+    def not_asked(self) -> list[dict[str, str]]:
+        """What was not asked of the backends, each once; the attributes are those of :class:`equiv.laws.NotAsked`."""
+        return merged([*self.declared, *(entry for item in self.items for entry in item.not_asked)])
+
+    @property
+    def asked(self) -> bool:
+        """Whether a law was asked of a backend at all."""
+        return any(item.outcome != "not asked" for item in self.items)
 
     @property
     def complete(self) -> bool:
@@ -212,10 +237,11 @@ class Run:
             "seconds": round(self.seconds, 3),
             "complete": self.complete,
             "planned": self.planned,
-            "holds": self.complete and not self.failures,
+            "holds": self.complete and self.asked and not self.failures,
             "broken": self.broken,
             "coverage": self.coverage,
             "not reached": self.not_reached,
+            "not asked": self.not_asked,
             "table": [asdict(row) for row in self.rows("law", "form", "dtype", "backend")],
             "items": [{**asdict(item), "outcome": item.outcome} for item in self.items],
         }
