@@ -1,7 +1,8 @@
 """What a backend serves where it declares nothing: asked with tiny calls, once in a process, and kept.
 
 Only ``NotImplementedError`` says that a call is not served; of gradients also what torch itself says where there are
-none. Whatever else a backend raises or returns is left to the laws, which run into it and report it.
+none. Whatever else a backend raises or returns is left to the laws, which run into it and report it. What it refuses by
+size shows in the calls of the laws themselves (``NotServed``).
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ from equiv.laws.capabilities import NotAsked, declared_answer, declared_dtype, r
 from equiv.strategies import Layout, all_layouts
 
 _RANKS = (2, 1, 3)  # the commonest first
-_SMALL, _LARGE = 2**10, 2**22  # entries: fewer are served by all, more are not asked for
 
 
 class _Refused(Exception):  # noqa: N818 - what it says is a reason
@@ -32,7 +32,7 @@ class _Refused(Exception):  # noqa: N818 - what it says is a reason
 
 @dataclass(frozen=True)
 class _Asked:
-    """A form of a backend in a dtype, and what is wanted of it: a rank, an order of gradients, a number of entries."""
+    """A form of a backend in a dtype, and what is wanted of it: a rank or an order of gradients."""
 
     backend: Backend
     form: str
@@ -259,14 +259,6 @@ def _forward_mode(asked: _Asked) -> None:
             raise _Refused("its results carry no tangents")
 
 
-def _largest(asked: _Asked) -> None:
-    """As many rows, features and outputs in turn."""
-    if _SMALL < asked.wanted <= _LARGE:
-        size = asked.wanted if asked.form != "full" else asked.wanted // 2**asked.rank
-        for sizes in ({"rows": size, "n": 1}, {"n": size, "outputs": 1}, {"n": 1, "outputs": size}):
-            asked.call(*asked.tensors(asked.rank, **sizes))
-
-
 _ASK: dict[str, Callable[[_Asked], None]] = {
     "dtypes": _dtypes,
     "spatial_ranks": _spatial_ranks,
@@ -279,7 +271,6 @@ _ASK: dict[str, Callable[[_Asked], None]] = {
     "groups": _keyword("groups", 2),
     "gradient_order": _gradient_order,
     "forward_mode": _forward_mode,
-    "largest": _largest,
 }
 
 

@@ -86,7 +86,9 @@ class Law:
         except (Broken, HypothesisException):
             raise
         except NotServed as refused:
-            trial.leave_out(refused)
+            trial.cover("calls not served", refused.form)
+            if trial.coverage["calls not served"][refused.form] == 1:  # the first reason stands for all
+                trial.leave_out("calls", refused.form, refused.reason, how="found")
             others = tuple(form for form in trial.forms if form != refused.form)
             if others and others != trial.forms:
                 self.try_on(replace(trial, forms=others), case)

@@ -127,9 +127,8 @@ def run_item(
     }
     ids = (item.id, item.law.id, item.word, item.backend.name)
     result = Result(*ids, search.examples, seconds, seed, dict(trial.tally), coverage)
-    of_law = [replace(one, law=item.law.id) for one in trial.not_asked if one.what != "spatial_ranks"]
-    ranks = [one for one in trial.not_asked if one.what == "spatial_ranks"]
-    result.not_asked = sorted({*refused, *ranks, *of_law}, key=astuple)
+    of_law = {replace(one, law="" if one.what == "spatial_ranks" else item.law.id) for one in trial.not_asked}
+    result.not_asked = sorted({*refused, *of_law}, key=astuple)
     if search.found is not None:
         broken, case = smaller(*search.found, item=item, measured=measured)
         failure = failure_of(broken, item, seed=seed, case=case)

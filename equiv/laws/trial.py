@@ -14,7 +14,7 @@ from equiv.dtypes import dtype_name
 from equiv.laws.arithmetic import arithmetic_of, own_arithmetic, usable, weaker_arithmetic, within_weaker
 from equiv.laws.asking import refusal_of
 from equiv.laws.call import Broken, Call, Mismatch, Tally, raised
-from equiv.laws.capabilities import NotAsked, NotServed
+from equiv.laws.capabilities import NotAsked
 from equiv.laws.known import (
     differentiated_by_torch,
     known_corruption,
@@ -118,12 +118,10 @@ class Trial:
             self.not_asked.add(refused)
         return refused is None
 
-    def leave_out(self, refused: NotServed) -> None:
-        """Note that a form raised NotImplementedError for a call: its first reason, and how often."""
-        self.cover("calls not served", refused.form)
-        if self.coverage["calls not served"][refused.form] == 1:
-            names = {"form": refused.form, "dtype": dtype_name(self.dtype)}
-            self.not_asked.add(NotAsked("calls", self.backend.name, **names, reason=refused.reason, how="found"))
+    def leave_out(self, capability: str, form: str, reason: str, *, how: str = "declared") -> None:
+        """Note what is not asked, and why."""
+        names = {"form": form, "dtype": dtype_name(self.dtype)}
+        self.not_asked.add(NotAsked(capability, self.backend.name, **names, reason=reason, how=how))
 
     # -- comparing -------------------------------------------------------------------------------------------------
 
