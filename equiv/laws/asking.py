@@ -8,6 +8,7 @@ size shows in the calls of the laws themselves (``NotServed``).
 from __future__ import annotations
 
 import inspect
+import warnings
 import weakref
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
@@ -21,7 +22,10 @@ from torch.nn import functional
 from equiv.backends import FORMS, Backend, TorchEager, capabilities_of
 from equiv.dtypes import dtype_name, is_inexact
 from equiv.laws.capabilities import NotAsked, declared_answer, declared_dtype, reason_of
-from equiv.strategies import Layout, all_layouts
+from equiv.strategies import all_layouts
+
+LAZY = ("conj", "neg")
+"""The layouts that are views of torch's own, which no other library knows."""
 
 _RANKS = (2, 1, 3)  # the commonest first
 
@@ -74,7 +78,8 @@ def refusal_of(backend: Backend, capability: str, form: str, dtype: torch.dtype,
         capability: One of those of :class:`equiv.backends.Capabilities`.
         form: The form; empty for all, which refuse what each of them refuses.
         dtype: Of all tensors.
-        wanted: An order of gradients, a rank of maps, a number of entries; True for a capability that is yes or no.
+        wanted: An order of gradients, a rank of maps, a number of entries; for layouts also ``lazy``, torch's conjugate
+            and negative views; True for a capability that is yes or no.
     """
     if capability == "dtypes":
         is_said, refused = declared_dtype(backend, form, dtype)
@@ -140,6 +145,26 @@ def _refusals() -> Iterator[None]:
         raise
 
 
+_OF_TORCH = (
+    "once_differentiable",
+    "Can't call numpy() on Tensor that",  # requires grad, has the conjugate or the negative bit set
+    "Can't export tensors that require gradient",
+    "Can't export tensors with the conjugate bit set",
+)
+
+
+@contextmanager
+def _torchs_refusals() -> Iterator[None]:
+    """What torch itself raises where there is no formula, or where a backend hands a tensor to another library."""
+    try:
+        with _refusals():
+            yield
+    except (RuntimeError, BufferError) as error:
+        if any(words in str(error) for words in _OF_TORCH):
+            raise _Refused(reason_of(error)) from error
+        raise
+
+
 # --- one question for each capability ---------------------------------------------------------------------------------
 
 
@@ -172,11 +197,13 @@ def _single_samples(asked: _Asked) -> None:
 
 
 def _layouts(asked: _Asked) -> None:
-    """Each kind of layout, first of the input and then of the weight."""
+    """Each kind of layout, first of the input and then of the weight; torch's lazy views where these are wanted."""
     x, weight = asked.tensors(asked.rank, rows=2)
-    for layout in all_layouts(x.ndim, asked.dtype)[1:]:
-        variants = [layout] if layout.kind != "step" else [layout, Layout("step", 1)]
-        for laid in variants:
+    of_kinds = [
+        laid for laid in all_layouts(x.ndim, asked.dtype)[1:] if (laid.kind in LAZY) is (asked.wanted == "lazy")
+    ]
+    with _torchs_refusals():
+        for laid in of_kinds:
             asked.call(laid.apply(x), weight)
             asked.call(x, laid.apply(weight))
 
@@ -212,7 +239,7 @@ def _gradient_order(asked: _Asked) -> None:
     if not is_inexact(asked.dtype):
         return
     leaves = [t.requires_grad_() for t in asked.tensors(asked.rank)]
-    with _no_gradients():
+    with _torchs_refusals():
         y = asked.call(*leaves)
         if not isinstance(y, Tensor):
             return
@@ -228,31 +255,12 @@ def _gradient_order(asked: _Asked) -> None:
             torch.autograd.grad(gradient, other, torch.ones_like(gradient), retain_graph=True)
 
 
-_NO_GRADIENTS = (
-    "once_differentiable",
-    "not implemented",  # a derivative
-    "Can't call numpy() on Tensor that requires grad",
-    "Can't export tensors that require gradient",
-)
-
-
-@contextmanager
-def _no_gradients() -> Iterator[None]:
-    """What torch itself raises where there is no formula, or where a backend leaves the graph, is a refusal."""
-    try:
-        with _refusals():
-            yield
-    except (RuntimeError, BufferError) as error:
-        if any(words in str(error) for words in _NO_GRADIENTS):
-            raise _Refused(reason_of(error)) from error
-        raise
-
-
 def _forward_mode(asked: _Asked) -> None:
     if not is_inexact(asked.dtype):
         return
     forward: Any = torch.autograd.forward_ad
-    with _no_gradients(), forward.dual_level():
+    with _torchs_refusals(), warnings.catch_warnings(), forward.dual_level():
+        warnings.simplefilter("ignore")  # torch's own deprecations
         x, weight = asked.tensors(asked.rank)
         y = asked.call(forward.make_dual(x, x.clone()), weight)
         if isinstance(y, Tensor) and forward.unpack_dual(y).tangent is None:

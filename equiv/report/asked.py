@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 
 _FEW = 6  # names of one kind that a line lists
@@ -25,9 +26,11 @@ def not_asked_lines(entries: Iterable[Mapping[str, str]]) -> list[str]:
     """
     groups: dict[tuple[str, ...], list[Mapping[str, str]]] = {}
     for entry in merged(entries):
-        groups.setdefault(tuple(entry[key] for key in ("backend", "what", "how", "reason")), []).append(entry)
+        alike = re.sub(r"\d+", "0", entry["reason"]) if entry["what"] == "calls" else entry["reason"]  # but for sizes
+        groups.setdefault((entry["backend"], entry["what"], entry["how"], alike), []).append(entry)
     lines = []
-    for (backend, what, how, reason), group in groups.items():
+    for (backend, what, how, _), group in groups.items():
+        reason = group[0]["reason"]
         places = [
             _listed(names, plural)
             for key, plural in (("law", "laws"), ("form", "forms"), ("dtype", "dtypes"))

@@ -12,6 +12,7 @@ from equiv.testing import faults
 from equiv.testing.kernels import Kernels
 from equiv.testing.parametrize import parametrize_with_laws
 from equiv.testing.suite import Check, LawBroken, check_backend, checks, devices_under_test
+from equiv.testing.suite import called as called
 
 __all__ = [
     "Check",

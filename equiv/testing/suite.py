@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,9 @@ from equiv.backends import Backend, TorchEager
 from equiv.errors import EquivError
 from equiv.laws import Item, NotAsked, Plan, Result, check_backends, plan, run_item
 from equiv.text import shown
+
+called: list[Callable[[Result], None]] = []
+"""Told the result of every :class:`Check` that is called; the pytest plugin listens here."""
 
 
 class LawBroken(AssertionError):  # noqa: N818 - what it says is that a law is broken
@@ -54,6 +57,8 @@ class Check:
             pytest.skip(self.skipped)
         how = {name: getattr(options, name) for name in ("profile", "examples", "seed", "arithmetic")}
         result = run_item(self.item, **how)
+        for hear in called.copy():
+            hear(result)
         if result.failure is not None:
             raise LawBroken(result)
         return result
