@@ -19,6 +19,7 @@ import pytest
 
 from equiv._options import Options, options
 from equiv.errors import EquivError
+from equiv.plugin_asked import Asking
 
 _BEFORE = pytest.StashKey[dict[str, Any]]()
 _PROPERTY = "equiv"
@@ -60,8 +61,8 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Hand the options on, and look after the run, if this project uses the package."""
-    if not hasattr(config, "workerinput"):
-        config.pluginmanager.register(_Asked(), "equiv-asked")
+    asking = Asking(config)
+    config.pluginmanager.register(asking, "equiv-asking")
     if not _is_used(config):
         return
     if hasattr(config, "workerinput"):
@@ -71,7 +72,7 @@ def pytest_configure(config: pytest.Config) -> None:
         _read_options(config)
     except EquivError as error:
         raise pytest.UsageError(str(error)) from error
-    config.pluginmanager.register(_Run(config), "equiv-run")
+    config.pluginmanager.register(_Run(config, asking), "equiv-run")
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -142,89 +143,23 @@ def _words(text: str) -> list[str]:
     return [word for word in text.split(",") if word.strip()] or [text]
 
 
-_NOT_ASKED = "equiv: not asked: "
-_WAS_ASKED = pytest.StashKey[bool]()
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
-    """Skip a test whose laws were all not asked, since the backend serves nothing of them; never let it pass."""
-    if "equiv.testing" not in sys.modules:
-        return (yield)
-    results: list[Any] = []
-    called = sys.modules["equiv.testing"].called
-    before, called[:] = called[:], [results.append]  # a run inside this one has its own
-    try:
-        outcome = yield
-    except pytest.skip.Exception as skipped:
-        if str(skipped.msg).startswith(_NOT_ASKED):
-            item.stash[_WAS_ASKED] = False
-        raise
-    finally:
-        called[:] = before
-        if results:
-            item.stash[_WAS_ASKED] = any(result.outcome != "not asked" for result in results)
-    if results and not item.stash[_WAS_ASKED]:
-        reasons = dict.fromkeys(f"{one.what}: {one.reason}" for result in results for one in result.not_asked)
-        raise pytest.skip.Exception(_NOT_ASKED + "; ".join(reasons))
-    return outcome
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
-    """The report says whether laws were asked: it travels from workers to the controller."""
-    report = yield
-    if call.when == "call" and _WAS_ASKED in item.stash:
-        report.equiv_asked = item.stash[_WAS_ASKED]
-    return report
-
-
-class _Asked:
-    """Makes a run fail in which laws were to be asked and none was."""
-
-    def __init__(self) -> None:
-        self.answers: set[bool] = set()
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """On the controller, which the workers' reports reach."""
-        answer = getattr(report, "equiv_asked", None)
-        self.answers |= set() if answer is None else {answer}
-
-    @pytest.hookimpl(trylast=True)
-    def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Exit code 2 where nothing was asked; other failures keep theirs."""
-        if self.answers == {False} and session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
-            session.exitstatus = pytest.ExitCode.INTERRUPTED
-
-    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Say so."""
-        if self.answers == {False}:
-            text = "equiv: nothing was asked: every law of this run was skipped, so that it says nothing of a backend"
-            terminalreporter.line(f"{text}; see -rs for why", red=True)
-
-
 def _is_law(item: pytest.Item) -> bool:
     """Whether a test is one law in one dtype, from ``equiv.testing.parametrize_with_laws``."""
     callspec = getattr(item, "callspec", None)
     return callspec is not None and hasattr(callspec.params.get("law"), "item")
 
 
-def _law_of(item: pytest.Item, attribute: str) -> Any:
-    """An attribute of the check that a test is about."""
-    return getattr(item.callspec.params["law"], attribute, None)  # type: ignore[attr-defined]
-
-
 class _Run:
     """What is done in a run that uses the package; one object for each, so that runs inside runs stay apart."""
 
-    def __init__(self, config: pytest.Config) -> None:
+    def __init__(self, config: pytest.Config, asking: Asking) -> None:
+        self.asking = asking
         report = config.getoption("equiv_report")
         self.report = None if report is None else Path(report).absolute()  # a test may change the working directory
         self.is_worker = hasattr(config, "workerinput")
         self.workers = getattr(config.option, "numprocesses", None)
         self.results: list[dict[str, Any]] = []
         self.planned = 0
-        self.not_asked: list[dict[str, str]] = []
         self.start = time.perf_counter()
 
     @pytest.hookimpl(tryfirst=True)
@@ -239,30 +174,15 @@ class _Run:
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Count the laws that are to run; a worker, which collects all of them, tells the controller."""
-        laws = [item for item in session.items if _is_law(item) and not _law_of(item, "skipped")]
-        self.planned = sum(item.get_closest_marker("skip") is None for item in laws)
+        laws = [item for item in session.items if _is_law(item) and item.get_closest_marker("skip") is None]
+        self.planned = sum(not item.callspec.params["law"].skipped for item in laws)  # type: ignore[attr-defined]
         if self.is_worker:
-            session.config.workeroutput[_PROPERTY] = (self.planned, self._declared(session.items))  # type: ignore[attr-defined]
-
-    def pytest_report_collectionfinish(self, items: list[pytest.Item]) -> list[str]:
-        """What the backends declare not to serve, so that there is no test for it."""
-        self.not_asked = self._declared(items)
-        if not self.not_asked:
-            return []
-        from equiv.report import not_asked_lines
-
-        return [f"equiv: {line}" for line in not_asked_lines(self.not_asked)]
-
-    @staticmethod
-    def _declared(items: list[pytest.Item]) -> list[dict[str, str]]:
-        found = (one for item in items if _is_law(item) for one in _law_of(item, "not_asked") or ())
-        return [asdict(one) for one in dict.fromkeys(found)]
+            session.config.workeroutput[_PROPERTY] = self.planned  # type: ignore[attr-defined]
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
         """A worker of xdist has ended."""
-        planned, not_asked = getattr(node, "workeroutput", {}).get(_PROPERTY, (0, []))
-        self.planned, self.not_asked = max(self.planned, planned), self.not_asked or not_asked
+        self.planned = max(self.planned, getattr(node, "workeroutput", {}).get(_PROPERTY, 0))
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
@@ -298,7 +218,7 @@ class _Run:
             planned=self.planned,
             jobs=int(self.workers or 1),
             seconds=time.perf_counter() - self.start,
-            declared=self.not_asked,
+            left_out=self.asking.left_out,
         )
         if self.results:
             terminalreporter.section("equiv: laws", sep="-")

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 from equiv.cli import BROKEN, INTERRUPTED, OK, run_laws
 from equiv.errors import EquivError
@@ -45,8 +45,7 @@ def verify(request: Request, *, jobs: int | None, full: bool, targets: Mapping[s
     order = {item.id: number for number, item in enumerate(items)}
     results.sort(key=lambda result: order.get(result.item, len(order)))
     found = [result.to_dict() for result in results]
-    declared = map(asdict, planned.not_asked)
-    run = Run.of(request, found, planned=len(items), jobs=jobs, seconds=seconds, declared=declared)
+    run = Run.of(request, found, planned=len(items), jobs=jobs, seconds=seconds, left_out=planned.not_asked)
     write_run(run, targets)
     page = Page(stderr=STDOUT in targets.values())
     _tables(page, run, full=full)

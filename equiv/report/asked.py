@@ -3,41 +3,37 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from typing import Any
 
 _FEW = 6  # names of one kind that a line lists
 
 
-def merged(entries: Iterable[Mapping[str, str]]) -> list[dict[str, str]]:
-    """Each thing that was not asked once, by backend, declared before found."""
-    once = {tuple(sorted(entry.items())): dict(entry) for entry in entries}
-    keys = ("backend", "how", "what", "reason", "law", "form", "dtype")
-    return sorted(once.values(), key=lambda entry: tuple(entry[key] for key in keys))
+def not_asked_lines(entries: Iterable[Any]) -> list[str]:
+    """One line for each reason, with the laws, forms and dtypes that it concerns; declared before found.
 
-
-def not_asked_lines(entries: Iterable[Mapping[str, str]]) -> list[str]:
-    """One line for each reason, with the laws, forms and dtypes that it concerns.
+    The entries are those of ``equiv.laws``, or the report's own.
 
     Example:
-        >>> about = {"what": "stride", "backend": "mine", "law": "dense", "form": "full", "how": "declared"}
-        >>> for line in not_asked_lines([{**about, "reason": "stride=False", "dtype": name} for name in ("a", "b")]):
-        ...     print(line)
-        not asked of mine: stride (declared: stride=False) in dense, full, a and b
+        >>> from equiv.laws import NotAsked
+        >>> about = {"law": "dense", "form": "full", "reason": "the backend declares stride=False"}
+        >>> two = [NotAsked("stride", "mine", dtype=word, **about) for word in ("int8", "int16")]
+        >>> not_asked_lines(two)
+        ['not asked of mine: stride (declared: the backend declares stride=False) in dense, full, int16 and int8']
     """
-    groups: dict[tuple[str, ...], list[Mapping[str, str]]] = {}
-    for entry in merged(entries):
-        alike = re.sub(r"\d+", "0", entry["reason"]) if entry["what"] == "calls" else entry["reason"]  # but for sizes
-        groups.setdefault((entry["backend"], entry["what"], entry["how"], alike), []).append(entry)
+    groups: dict[tuple[str, ...], list[Any]] = {}
+    for one in sorted(entries, key=lambda one: (one.backend, one.how, one.what, one.law, one.form, one.dtype)):
+        alike = re.sub(r"\d+", "0", one.reason) if one.what == "calls" else one.reason  # but for sizes
+        groups.setdefault((one.backend, one.what, one.how, alike), []).append(one)
     lines = []
     for (backend, what, how, _), group in groups.items():
-        reason = group[0]["reason"]
+        kinds = {"laws": [one.law for one in group], "forms": [one.form for one in group]}
+        kinds["dtypes"] = [one.dtype for one in group]
         places = [
-            _listed(names, plural)
-            for key, plural in (("law", "laws"), ("form", "forms"), ("dtype", "dtypes"))
-            if (names := [name for name in dict.fromkeys(entry[key] for entry in group) if name])
+            _listed(found, kind) for kind, names in kinds.items() if (found := [*dict.fromkeys(filter(None, names))])
         ]
         where = f" in {', '.join(places)}" if places else ""
-        lines.append(f"not asked of {backend}: {what} ({how}: {reason}){where}")
+        lines.append(f"not asked of {backend}: {what} ({how}: {group[0].reason}){where}")
     return lines
 
 

@@ -9,10 +9,8 @@ from __future__ import annotations
 import platform
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
-
-from equiv.report.asked import merged
 
 SCHEMA = 2
 """The version of the layout of :meth:`Run.to_dict`."""
@@ -76,6 +74,34 @@ class Tally:
 
 
 @dataclass(frozen=True)
+class NotAsked:
+    """One thing that was not asked of a backend, and why; the attributes are those of ``equiv.laws``' own.
+
+    Attributes:
+        what: The capability that the backend lacks.
+        backend: Its name.
+        law: The law that would have asked; empty where all would have.
+        form: The form; empty for all.
+        dtype: The dtype's name; empty for all.
+        reason: In words.
+        how: ``declared`` by the backend, or ``found`` out by asking it.
+    """
+
+    what: str
+    backend: str
+    law: str = ""
+    form: str = ""
+    dtype: str = ""
+    reason: str = ""
+    how: str = "declared"
+
+    @classmethod
+    def of(cls, found: Mapping[str, Any]) -> NotAsked:
+        """From JSON's types."""
+        return cls(**{field.name: found[field.name] for field in fields(cls) if field.name in found})
+
+
+@dataclass(frozen=True)
 class Item:
     """What came of one law in one dtype on one backend; the attributes are those of :class:`equiv.laws.Result`."""
 
@@ -89,13 +115,13 @@ class Item:
     forms: dict[str, Tally]
     coverage: Coverage
     failure: dict[str, Any] | None
-    not_asked: tuple[dict[str, str], ...] = ()
+    not_asked: tuple[NotAsked, ...] = ()
 
     @classmethod
     def of(cls, result: Mapping[str, Any]) -> Item:
         """From a result of ``equiv.laws`` in JSON's types."""
         forms = {form: Tally(**tally) for form, tally in result["forms"].items()}
-        return cls(**{**result, "forms": forms, "not_asked": tuple(result.get("not_asked", ()))})
+        return cls(**{**result, "forms": forms, "not_asked": tuple(map(NotAsked.of, result.get("not_asked") or ()))})
 
     @property
     def outcome(self) -> str:
@@ -141,7 +167,7 @@ class Run:
         planned: How many items there are if nothing stops the run.
         jobs: Processes.
         seconds: Wall time.
-        declared: What is no item, since a backend declares that it does not serve it.
+        left_out: What was not asked of any item.
     """
 
     request: Request
@@ -150,7 +176,7 @@ class Run:
     planned: int
     jobs: int
     seconds: float
-    declared: tuple[dict[str, str], ...] = ()
+    left_out: tuple[NotAsked, ...] = ()
 
     @classmethod
     def of(
@@ -161,16 +187,16 @@ class Run:
         planned: int,
         jobs: int,
         seconds: float,
-        declared: Iterable[Mapping[str, str]] = (),
+        left_out: Iterable[object] = (),
     ) -> Run:
         """From the results of ``equiv.laws`` in JSON's types, in this environment."""
-        items, left_out = tuple(map(Item.of, results)), tuple(map(dict, declared))
-        return cls(request, Environment.here(), items, planned, jobs, seconds, left_out)
+        items, others = tuple(map(Item.of, results)), tuple(NotAsked.of(vars(one)) for one in left_out)
+        return cls(request, Environment.here(), items, planned, jobs, seconds, others)
 
     @property
-    def not_asked(self) -> list[dict[str, str]]:
-        """What was not asked of the backends, each once; the attributes are those of :class:`equiv.laws.NotAsked`."""
-        return merged([*self.declared, *(entry for item in self.items for entry in item.not_asked)])
+    def not_asked(self) -> list[NotAsked]:
+        """What was not asked of any backend, each once."""
+        return list(dict.fromkeys([*self.left_out, *(one for item in self.items for one in item.not_asked)]))
 
     @property
     def asked(self) -> bool:
@@ -241,7 +267,7 @@ class Run:
             "broken": self.broken,
             "coverage": self.coverage,
             "not reached": self.not_reached,
-            "not asked": self.not_asked,
+            "not_asked": [dict(vars(one)) for one in self.not_asked],
             "table": [asdict(row) for row in self.rows("law", "form", "dtype", "backend")],
             "items": [{**asdict(item), "outcome": item.outcome} for item in self.items],
         }

@@ -71,7 +71,7 @@ def test_what_is_not_asked_is_skipped_said_and_written(project: pytest.Pytester,
         "exact-linear-float64-mine": "not asked",
         "exact-linear-float16-mine": "broken",
     }
-    kinds = {(entry["what"], entry["how"], entry["law"], entry["form"], entry["dtype"]) for entry in found["not asked"]}
+    kinds = {(entry["what"], entry["how"], entry["law"], entry["form"], entry["dtype"]) for entry in found["not_asked"]}
     assert ("dtypes", "found", "", "linear", "float64") in kinds
     assert ("transforms", "declared", "transforms", "", "float32") in kinds
     assert ("spatial_ranks", "declared", "", "full", "") in kinds
