@@ -28,8 +28,9 @@ from equiv.laws.known import known_refusal as known_refusal
 from equiv.laws.profiles import PROFILES, Profile, profile_of
 from equiv.laws.registry import LAWS, Context, Law, law
 from equiv.laws.runner import Result, listeners, run_item
-from equiv.laws.selection import Item, Plan, items, plan
+from equiv.laws.selection import Item, Plan, items
 from equiv.laws.selection import chosen_words as chosen_words
+from equiv.laws.selection import plan as plan
 from equiv.laws.trial import Trial
 from equiv.laws.witness import Failure, check_case
 
@@ -54,7 +55,6 @@ __all__ = [
     "items",
     "law",
     "listeners",
-    "plan",
     "profile_of",
     "run_item",
 ]
