@@ -106,7 +106,7 @@ def test_the_older_attributes_stand_where_capabilities_leave_them_open() -> None
         (raises(RuntimeError("misaligned address")), "raises RuntimeError: misaligned address"),
         (raises(KeyError("float32")), "raises KeyError: 'float32'"),
         (raises(AssertionError("no")), "raises AssertionError: no"),
-        (lambda y: y.numpy(), "not a tensor"),
+        (lambda y: y.tolist(), "not a tensor"),
         (lambda y: y.double(), "float64"),
         (lambda y: y[None], "shape"),
     ],
