@@ -19,6 +19,7 @@ import pytest
 
 from equiv._options import Options, options
 from equiv.errors import EquivError
+from equiv.plugin_asked import Asking
 
 _BEFORE = pytest.StashKey[dict[str, Any]]()
 _PROPERTY = "equiv"
@@ -60,6 +61,8 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Hand the options on, and look after the run, if this project uses the package."""
+    asking = Asking(config)
+    config.pluginmanager.register(asking, "equiv-asking")
     if not _is_used(config):
         return
     if hasattr(config, "workerinput"):
@@ -69,7 +72,7 @@ def pytest_configure(config: pytest.Config) -> None:
         _read_options(config)
     except EquivError as error:
         raise pytest.UsageError(str(error)) from error
-    config.pluginmanager.register(_Run(config), "equiv-run")
+    config.pluginmanager.register(_Run(config, asking), "equiv-run")
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -149,7 +152,8 @@ def _is_law(item: pytest.Item) -> bool:
 class _Run:
     """What is done in a run that uses the package; one object for each, so that runs inside runs stay apart."""
 
-    def __init__(self, config: pytest.Config) -> None:
+    def __init__(self, config: pytest.Config, asking: Asking) -> None:
+        self.asking = asking
         report = config.getoption("equiv_report")
         self.report = None if report is None else Path(report).absolute()  # a test may change the working directory
         self.is_worker = hasattr(config, "workerinput")
@@ -170,7 +174,8 @@ class _Run:
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Count the laws that are to run; a worker, which collects all of them, tells the controller."""
-        self.planned = sum(_is_law(item) and item.get_closest_marker("skip") is None for item in session.items)
+        laws = [item for item in session.items if _is_law(item) and item.get_closest_marker("skip") is None]
+        self.planned = sum(not item.callspec.params["law"].skipped for item in laws)  # type: ignore[attr-defined]
         if self.is_worker:
             session.config.workeroutput[_PROPERTY] = self.planned  # type: ignore[attr-defined]
 
@@ -213,6 +218,7 @@ class _Run:
             planned=self.planned,
             jobs=int(self.workers or 1),
             seconds=time.perf_counter() - self.start,
+            left_out=self.asking.left_out,
         )
         if self.results:
             terminalreporter.section("equiv: laws", sep="-")

@@ -19,7 +19,7 @@ from torch import nn
 import equiv
 from equiv import EquivError, laws, numerics, testing
 from equiv import strategies as est
-from equiv.backends import TorchEager
+from equiv.backends import Capabilities, TorchEager
 from equiv.causes import name_cause
 from equiv.cli import main
 
@@ -319,8 +319,40 @@ ROWS: list[Row] = [
     ("laws-device", lambda: parametrize(mine(device="toaster")), "backend.device:", ("got 'toaster'", "torch device")),
     ("laws-no-method", lambda: parametrize(mine(conv=3)), "backend.conv:", ("got 3", "equiv.backends.Backend")),
     ("laws-supports", lambda: parametrize(mine(supports=True)), "backend.supports:", ("got True",)),
-    ("laws-conv-fails", lambda: parametrize(mine(conv=fails("no"))), "mine.conv:", ("NotImplementedError",)),
-    ("laws-conv-none", lambda: parametrize(mine(conv=lambda *_, **__: None)), "mine.conv:", ("NoneType",)),
+    (
+        "laws-capabilities",
+        lambda: parametrize(mine(capabilities={"stride": False})),
+        "backend.capabilities:",
+        ("got {",),
+    ),
+    ("kernels-none", lambda: testing.Kernels(), "linear:", ("at least one of linear, conv1d", "got none")),
+    ("kernels-word", lambda: testing.Kernels(linear=wrong or "f"), "linear:", ("got 'f'", "function itself")),
+    ("kernels-class", lambda: testing.Kernels(conv2d=nn.Conv2d), "conv2d:", ("got <class", "function itself")),
+    ("kernels-two", lambda: testing.Kernels(linear=lambda x, w: x @ w.T), "linear:", ("(x, w)", "cannot be called")),
+    ("kernels-name", lambda: testing.Kernels(linear=torch.mm, name="my-f"), "Kernels.name:", ("got 'my-f'",)),
+    ("kernels-device", lambda: testing.Kernels(linear=torch.mm, device="tpu0"), "device:", ("got 'tpu0'",)),
+    ("kernels-can", lambda: testing.Kernels(linear=torch.mm, capabilities=wrong or 3), "capabilities:", ("got 3",)),
+    ("can-dtype", lambda: Capabilities(dtypes=["flot32"]), "capabilities.dtypes:", ("mean 'float32'?",)),
+    ("can-dtype-alone", lambda: Capabilities(dtypes="float32"), "capabilities.dtypes:", ("got 'float32'",)),
+    ("can-dtype-none", lambda: Capabilities(dtypes=()), "capabilities.dtypes:", ("at least one dtype", "got ()")),
+    ("can-dtype-form", lambda: Capabilities(dtypes={"conv": ["int8"]}), "capabilities.dtypes:", ("got 'conv'",)),
+    ("can-dtype-in", lambda: Capabilities(dtypes={"full": [3]}), "capabilities.dtypes['full']:", ("got 3",)),  # type: ignore[dict-item]
+    ("can-ranks", lambda: Capabilities(spatial_ranks=(0,)), "capabilities.spatial_ranks:", ("got 0", "1 to 3")),
+    ("can-rank", lambda: Capabilities(spatial_ranks=wrong or 2), "capabilities.spatial_ranks:", ("got 2",)),
+    ("can-empty", lambda: Capabilities(empty_batches=wrong or 1), "capabilities.empty_batches:", ("got 1",)),
+    ("can-single", lambda: Capabilities(single_samples=wrong or "no"), "capabilities.single_samples:", ("got 'no'",)),
+    ("can-layouts", lambda: Capabilities(layouts=wrong or []), "capabilities.layouts:", ("True or False", "got []")),
+    ("can-stride", lambda: Capabilities(stride=wrong or 2), "capabilities.stride:", ("got 2",)),
+    ("can-dilation", lambda: Capabilities(dilation=wrong or 2), "capabilities.dilation:", ("got 2",)),
+    ("can-padding", lambda: Capabilities(padding=wrong or "same"), "capabilities.padding:", ("got 'same'",)),
+    ("can-groups", lambda: Capabilities(groups=wrong or 4), "capabilities.groups:", ("got 4",)),
+    ("can-order", lambda: Capabilities(gradient_order=3), "capabilities.gradient_order:", ("0 to 2", "got 3")),
+    ("can-order-bool", lambda: Capabilities(gradient_order=True), "capabilities.gradient_order:", ("got True",)),
+    ("can-forward", lambda: Capabilities(forward_mode=wrong or 0), "capabilities.forward_mode:", ("got 0",)),
+    ("can-transforms", lambda: Capabilities(transforms=wrong or "vmap"), "capabilities.transforms:", ("'vmap'",)),
+    ("can-same", lambda: Capabilities(deterministic=wrong or "yes"), "capabilities.deterministic:", ("'yes'",)),
+    ("can-arithmetic", lambda: Capabilities(arithmetic="tf32"), "capabilities.arithmetic:", ("'measured'", "'tf32'")),
+    ("can-largest", lambda: Capabilities(largest=-1), "capabilities.largest:", ("at least 1", "got -1")),
     ("laws-law", lambda: parametrize(CPU, laws=["foward"]), "laws:", ("got 'foward'", "did you mean 'forward'?")),
     ("laws-law-alone", lambda: parametrize(CPU, laws="forward"), "laws:", ("got 'forward'", "pass a list")),
     ("laws-no-law", lambda: parametrize(CPU, laws=[]), "laws:", ("got none", "leave laws out")),

@@ -1,9 +1,9 @@
 """Backends: what runs a form of a layer. A backend is an object with two operations on tensors, linear and conv."""
 
-from equiv.backends.base import FORMS, Backend
+from equiv.backends.base import Backend
 from equiv.backends.base import check_backend as check_backend
 from equiv.backends.capabilities import CAPABILITIES as CAPABILITIES
-from equiv.backends.capabilities import Capabilities
+from equiv.backends.capabilities import FORMS, Capabilities
 from equiv.backends.capabilities import capabilities_of as capabilities_of
 from equiv.backends.eager import TorchEager
 from equiv.backends.eager import conv_kernel as conv_kernel

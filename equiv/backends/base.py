@@ -9,18 +9,17 @@ import torch
 from torch import Tensor
 
 from equiv.arguments import attribute_of, check_device, refusal
+from equiv.backends.capabilities import capabilities_of
 from equiv.errors import EquivError
-
-FORMS = ("linear", "full", "pointwise")
-"""The forms of one layer: a Linear, a convolution as large as the map, a 1x1 convolution over all features."""
 
 
 @runtime_checkable
 class Backend(Protocol):
     """Carries out a layer as a matrix product or as a convolution.
 
-    A backend may also have ``supports(dtype, form) -> bool``; without it every dtype is tried once on a tiny layer.
-    Results carry gradients if the backend is differentiable; laws of gradients are left out where they do not.
+    A backend may also have ``capabilities``, an :class:`equiv.backends.Capabilities`, or ``supports(dtype, form) ->
+    bool``. What neither says is found out by asking it with tiny layers when a law first runs: where it raises
+    ``NotImplementedError`` it does not serve what was asked, and reports say so. Any other exception is a failure.
 
     Attributes:
         name: Part of every id; letters, digits, dots and underscores.
@@ -87,4 +86,5 @@ def check_backend(argument: str, value: object) -> Backend:
         raise refusal(f"{argument}.name", "letters, digits, dots and underscores", name, advice)
     advice = "pass where inputs are put before they are handed over, such as torch.device('cpu')"
     check_device(f"{argument}.device", found["device"], advice)
+    capabilities_of(value)
     return cast(Backend, value)

@@ -19,7 +19,8 @@ from equiv.arguments import (
     check_tensor,
     refusal,
 )
-from equiv.backends.base import FORMS, Backend, check_backend
+from equiv.backends.base import Backend, check_backend
+from equiv.backends.capabilities import FORMS
 from equiv.backends.eager import TorchEager
 from equiv.dtypes import FLOATS
 from equiv.errors import EquivError

@@ -14,16 +14,16 @@ import torch
 
 from equiv.backends import TorchEager
 from equiv.errors import EquivError
-from equiv.laws import Item, Result, items, run_item
+from equiv.laws import Item, Plan, Result, plan, run_item
 from equiv.report import Request
 
 _ENOUGH_FOR_TWO = 40  # items; a second process takes seconds to start
 
 
-def items_of(request: Request) -> list[Item]:
+def plan_of(request: Request) -> Plan:
     """The items that were asked for, in the order of the laws; the same in every process."""
     backends = [TorchEager(device) for device in request.devices]
-    return items(backends, laws=request.laws, forms=request.forms, dtypes=request.dtypes)
+    return plan(backends, laws=request.laws, forms=request.forms, dtypes=request.dtypes)
 
 
 def default_jobs(count: int, devices: tuple[str, ...]) -> int:
@@ -98,7 +98,7 @@ def _start(request: Request) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    _given[:] = [(request, items_of(request))]
+    _given[:] = [(request, list(plan_of(request).items))]
 
 
 def _run_number(number: int) -> Result:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from equiv.cli import BROKEN, INTERRUPTED, OK, run_laws
 from equiv.errors import EquivError
 from equiv.laws import Failure, Item, Result
-from equiv.report import STDOUT, Request, Run, ratio_text, write_run
+from equiv.report import STDOUT, Request, Run, not_asked_lines, ratio_text, write_run
 from equiv.report.terminal import Page
 from equiv.text import counted
 
@@ -20,7 +20,8 @@ _ROOMY = 100  # columns from which the numbers of cases and comparisons are show
 
 def verify(request: Request, *, jobs: int | None, full: bool, targets: Mapping[str, str]) -> int:
     """Run what was asked for, say and write what came of it; the exit code."""
-    items = run_laws.items_of(request)
+    planned = run_laws.plan_of(request)
+    items = list(planned.items)
     if not items:
         raise EquivError(
             f"{_options(request, 'laws', 'forms', 'dtypes')}: expected a law that is about these, got none; leave out "
@@ -44,12 +45,19 @@ def verify(request: Request, *, jobs: int | None, full: bool, targets: Mapping[s
     order = {item.id: number for number, item in enumerate(items)}
     results.sort(key=lambda result: order.get(result.item, len(order)))
     found = [result.to_dict() for result in results]
-    run = Run.of(request, found, planned=len(items), jobs=jobs, seconds=seconds)
+    run = Run.of(request, found, planned=len(items), jobs=jobs, seconds=seconds, left_out=planned.not_asked)
     write_run(run, targets)
     page = Page(stderr=STDOUT in targets.values())
     _tables(page, run, full=full)
+    if run.not_asked:
+        page.lines(not_asked_lines(run.not_asked), hanging="  ")
     _failures(page, [result.failure for result in results if result.failure is not None])
     page.prose(_summary(run))
+    if run.complete and not run.asked:
+        raise EquivError(
+            f"{_options(request, 'laws', 'forms', 'dtypes')}: expected something that the device serves, got nothing "
+            "that could be asked of it; leave out one of the options"
+        )
     return INTERRUPTED if interrupted else BROKEN if run.failures else OK
 
 

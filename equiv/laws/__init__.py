@@ -20,6 +20,7 @@ except ImportError as error:  # pragma: no cover - needs an environment without 
 from equiv.laws import checks as checks
 from equiv.laws.arithmetic import MODES as MODES
 from equiv.laws.call import Broken, Call, Mismatch, Tally
+from equiv.laws.capabilities import NotAsked
 from equiv.laws.capabilities import check_backends as check_backends
 from equiv.laws.checks.boundaries import SizedCase
 from equiv.laws.known import known_defect as known_defect
@@ -27,8 +28,9 @@ from equiv.laws.known import known_refusal as known_refusal
 from equiv.laws.profiles import PROFILES, Profile, profile_of
 from equiv.laws.registry import LAWS, Context, Law, law
 from equiv.laws.runner import Result, listeners, run_item
-from equiv.laws.selection import Item, items
+from equiv.laws.selection import Item, Plan, items
 from equiv.laws.selection import chosen_words as chosen_words
+from equiv.laws.selection import plan as plan
 from equiv.laws.trial import Trial
 from equiv.laws.witness import Failure, check_case
 
@@ -42,6 +44,8 @@ __all__ = [
     "Item",
     "Law",
     "Mismatch",
+    "NotAsked",
+    "Plan",
     "Profile",
     "Result",
     "SizedCase",

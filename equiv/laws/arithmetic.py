@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from equiv.backends import Backend, identity
+from equiv.backends import Backend, capabilities_of, identity
 from equiv.causes import Cause
-from equiv.dtypes import FLOATS
+from equiv.dtypes import FLOATS, is_inexact
 from equiv.errors import EquivError
 from equiv.laws.call import Call
-from equiv.numerics import Measured, Reference, measure
+from equiv.numerics import Arithmetic, Measured, Reference, format_of, measure
 
 MODES = ("declared", "measured")
 """What an envelope follows: what right kernels of the dtype and device have, or what this one was found to have."""
@@ -90,16 +90,38 @@ class WeakerArithmetic:
 
 def weaker_arithmetic(backend: Backend, call: Call, y: Tensor) -> WeakerArithmetic | None:
     """How the call's arithmetic is weaker than declared, if that explains ``y`` ``(N, O)``: it lies in its envelope."""
-    rows, outputs, n = call.sizes
+    rows, outputs, _ = call.sizes
     if call.input.dtype not in FLOATS or y.shape != (rows, outputs) or y.numel() == 0:
         return None
     measured = usable(arithmetic_of(backend, call))
     discrepancies = () if measured is None else measured.agrees_with()
     if measured is None or not discrepancies:
         return None
+    return _within(measured.arithmetic, call, y, discrepancies)
+
+
+def own_arithmetic(backend: Backend, dtype: torch.dtype) -> Arithmetic | str | None:
+    """What a backend declares that its results of a dtype are computed in: an arithmetic, a mode, or nothing."""
+    own = capabilities_of(backend).arithmetic
+    if not isinstance(own, Arithmetic):
+        return own
+    return own if is_inexact(dtype) and own.output == format_of(dtype).dtype else None
+
+
+def within_weaker(own: Arithmetic, expected: Arithmetic, call: Call, y: Tensor) -> WeakerArithmetic | None:
+    """The same for an arithmetic that the backend declares, if that is weaker than expected of right kernels."""
+    weaker = own.u > expected.u or own.relative > expected.relative or own.output_rounding != "nearest"
+    rows, outputs, _ = call.sizes
+    if not (weaker or own.operands or own.results) or y.shape != (rows, outputs) or y.numel() == 0:
+        return None
+    return _within(own, call, y, (f"declared by the backend, {own.name}",))
+
+
+def _within(arithmetic: Arithmetic, call: Call, y: Tensor, discrepancies: tuple[str, ...]) -> WeakerArithmetic | None:
+    _, outputs, n = call.sizes
     x, weight = call.input.detach().reshape(-1, n).cpu(), call.weight.detach().reshape(outputs, n).cpu()
     reference = Reference(x, weight, None if call.bias is None else call.bias.detach().cpu())
-    found = reference.assess(y.detach().cpu(), measured.arithmetic)
+    found = reference.assess(y.detach().cpu(), arithmetic)
     return WeakerArithmetic(discrepancies, float(found.ratio.max())) if found.all_inside else None
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from equiv.backends import Backend
+from equiv.laws.capabilities import NotServed, reason_of
 from equiv.text import quoted
 
 
@@ -125,8 +126,10 @@ class Broken(AssertionError):  # noqa: N818 - what it says is that a law is brok
         self.mismatch = what if isinstance(what, Mismatch) else None
 
 
-def raised(error: Exception, call: Call, *, condition: str = "", where: str = "") -> Broken:
+def raised(error: Exception, call: Call, *, condition: str = "", where: str = "") -> Broken | NotServed:
     """A call that ended in an exception; ``where`` says in or under what, if not in the plain call."""
+    if isinstance(error, NotImplementedError):
+        return NotServed(call.form, f"{reason_of(error)}{where and ' '}{where}")
     what = f"raises {type(error).__name__}{where and ' '}{where}: {quoted(error)}"
     return Broken(what, form=call.form, call=call, condition=condition, error=error)
 

@@ -1,15 +1,15 @@
-"""What a backend must have, and which forms it runs in which dtypes."""
+"""What was not asked of a backend, and what it declares of itself; what it leaves open is in ``asking``."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 
 from equiv.arguments import refusal
-from equiv.backends import Backend, check_backend
-from equiv.dtypes import DTYPES, dtype_name
+from equiv.backends import Backend, capabilities_of, check_backend
+from equiv.dtypes import dtype_name, dtype_names
 from equiv.errors import EquivError
 from equiv.text import quoted
 
@@ -19,7 +19,8 @@ class NotAsked:
     """One thing that was not asked of a backend, and why.
 
     Attributes:
-        what: The capability that it lacks, one of those of :class:`equiv.backends.Capabilities`.
+        what: The capability that it lacks, one of those of :class:`equiv.backends.Capabilities`; or ``calls``, where it
+            refused some of the calls of a law.
         backend: Its name.
         law: The law that would have asked; empty where all would have.
         form: The form; empty for all.
@@ -37,6 +38,20 @@ class NotAsked:
     how: str = "declared"
 
 
+class NotServed(Exception):  # noqa: N818 - it says what the backend said
+    """The backend raised NotImplementedError for a call: what the law asked of this form is left out for this case."""
+
+    def __init__(self, form: str, reason: str) -> None:
+        super().__init__(reason)
+        self.form, self.reason = form, reason
+
+
+def reason_of(error: Exception) -> str:
+    """An exception in words."""
+    said = quoted(error, 200)
+    return f"raises {type(error).__name__}{': ' * bool(said)}{said}"
+
+
 def check_backends(backends: object, *, argument: str = "backends") -> list[Backend]:
     """The backends as a list, if each is one, is where it says, and has a name of its own."""
     if not isinstance(backends, (list, tuple)):
@@ -50,30 +65,41 @@ def check_backends(backends: object, *, argument: str = "backends") -> list[Back
     return list(backends)
 
 
-def served_forms(backend: Backend, forms: list[str], dtypes: list[torch.dtype]) -> dict[torch.dtype, tuple[str, ...]]:
-    """Which forms the backend runs in which dtypes: what it says of itself, or what a layer of one weight shows.
+Answer = tuple[bool, NotAsked | None]
+"""Whether a backend says something of a capability, and if so why it must not be asked for it."""
 
-    A form that fails in every dtype there is must not go untested, unless it raises NotImplementedError.
-    """
-    if hasattr(backend, "supports"):
-        return {dtype: tuple(form for form in forms if _says(backend, dtype, form)) for dtype in dtypes}
-    found: dict[torch.dtype, tuple[str, ...]] = dict.fromkeys(dtypes, ())
-    for form in forms:
-        for dtype in dtypes:
-            if _failure(backend, dtype, form) is None:
-                found[dtype] += (form,)
-        if any(form in served for served in found.values()):
-            continue
-        failures = [_failure(backend, dtype, form) for dtype in DTYPES]
-        if None not in failures and not isinstance(failures[0], NotImplementedError):
-            first = cast(Exception, failures[0])
-            method = "linear" if form == "linear" else "conv"
-            raise EquivError(
-                f"{backend.name}.{method}: expected to run a layer of one weight in some dtype, got "
-                f"{type(first).__name__}: {quoted(first)}; correct it, or raise NotImplementedError where it is "
-                "not meant to run"
-            ) from first
-    return found
+
+def declared_dtype(backend: Backend, form: str, dtype: torch.dtype) -> Answer:
+    """Whether a form is served in a dtype, by what the backend says of itself. Runs no kernel."""
+    declares, name = capabilities_of(backend), dtype_name(dtype)
+    dtypes = declares.dtypes_of(form)
+    if form != "linear" and declares.spatial_ranks is not None and not declares.spatial_ranks:
+        return True, NotAsked("spatial_ranks", backend.name, form=form, reason="the backend declares spatial_ranks=()")
+    if dtypes is not None and dtype not in dtypes:
+        served = f"the dtypes {dtype_names(dtypes)}" if dtypes else "no dtypes"
+        reason = f"the backend declares {served} for {form}"
+        return True, NotAsked("dtypes", backend.name, form=form, dtype=name, reason=reason)
+    if getattr(backend, "supports", None) is None:
+        return dtypes is not None, None
+    if _says(backend, dtype, form):
+        return True, None
+    return True, NotAsked("dtypes", backend.name, form=form, dtype=name, reason="its supports(dtype, form) says no")
+
+
+def declared_answer(backend: Backend, capability: str, form: str, dtype: torch.dtype, wanted: object) -> Answer:
+    """Whether ``wanted`` is served, by what the backend declares."""
+    declared = getattr(capabilities_of(backend), capability)
+    if declared is None or _serves(declared, wanted):
+        return declared is not None, None
+    reason = f"the backend declares {capability}={declared!r}"
+    return True, NotAsked(capability, backend.name, form=form, dtype=dtype_name(dtype), reason=reason)
+
+
+def _serves(declared: Any, wanted: Any) -> bool:
+    """Whether what is declared, a yes, a limit or a list, holds what is wanted."""
+    if isinstance(declared, bool) or isinstance(wanted, bool):
+        return bool(declared) is bool(wanted)
+    return bool(wanted <= declared if isinstance(declared, int) else wanted in declared)
 
 
 def _says(backend: Any, dtype: torch.dtype, form: str) -> bool:
@@ -85,15 +111,3 @@ def _says(backend: Any, dtype: torch.dtype, form: str) -> bool:
             f"{backend.name}.supports: expected True or False for {dtype_name(dtype)} and {form}, got "
             f"{type(error).__name__}: {quoted(error)}; correct it, or leave it out and every dtype is tried"
         ) from error
-
-
-def _failure(backend: Backend, dtype: torch.dtype, form: str) -> Exception | None:
-    """Why a backend does not run a layer of one weight; None if it does."""
-    one = torch.ones(1, 1, dtype=dtype, device=backend.device)
-    try:
-        y = backend.linear(one, one) if form == "linear" else backend.conv(one[..., None, None], one[..., None, None])
-        if not isinstance(y, torch.Tensor):
-            return TypeError(f"it returned {type(y).__name__}, not a tensor")
-        return None if y.dtype == dtype else TypeError(f"it returned {dtype_name(y.dtype)} for {dtype_name(dtype)}")
-    except Exception as error:
-        return error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from hypothesis.strategies import SearchStrategy
 from equiv.arguments import check_bool, check_choices, check_integer, check_number, check_words, refusal
 from equiv.backends import FORMS
 from equiv.laws.call import Broken
+from equiv.laws.capabilities import NotServed
 from equiv.laws.trial import Trial
 from equiv.text import quoted
 
@@ -21,11 +22,12 @@ Check = Callable[[Trial, Any], None]
 
 @dataclass(frozen=True)
 class Context:
-    """What a law's strategy is made for."""
+    """What a law's strategy is made for; ``ranks`` are those of maps that the backend serves."""
 
     dtype: torch.dtype
     device: torch.device
     deep: bool
+    ranks: tuple[int, ...] = (1, 2, 3)
 
     @property
     def kind(self) -> str:
@@ -74,6 +76,8 @@ class Law:
     def try_on(self, trial: Trial, case: Any) -> None:
         """:attr:`check`, where anything that a check stumbles over in what a backend returned breaks the law too.
 
+        A form that is not served for the case is left out of it, and the others are judged.
+
         Raises:
             Broken: The law does not hold for the case.
         """
@@ -81,6 +85,13 @@ class Law:
             self.check(trial, case)
         except (Broken, HypothesisException):
             raise
+        except NotServed as refused:
+            trial.cover("calls not served", refused.form)
+            if trial.coverage["calls not served"][refused.form] == 1:  # the first reason stands for all
+                trial.leave_out("calls", refused.form, refused.reason, how="found")
+            others = tuple(form for form in trial.forms if form != refused.form)
+            if others and others != trial.forms:
+                self.try_on(replace(trial, forms=others), case)
         except Exception as error:
             form = trial.forms[0] if len(trial.forms) == 1 else "all"
             what = f"returns what the check cannot handle, {type(error).__name__}: {quoted(error)}"

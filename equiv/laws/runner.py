@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import zlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, astuple, dataclass, field, replace
 from random import SystemRandom
 from typing import Any
 
@@ -17,7 +17,9 @@ from hypothesis.errors import Flaky, Unsatisfiable
 from equiv.arguments import check_choice, check_integer, refusal
 from equiv.errors import EquivError
 from equiv.laws.arithmetic import MODES
+from equiv.laws.asking import served_forms
 from equiv.laws.call import Broken, Tally
+from equiv.laws.capabilities import NotAsked
 from equiv.laws.profiles import Profile, profile_of
 from equiv.laws.registry import Context
 from equiv.laws.repeatable import repeatable
@@ -44,6 +46,7 @@ class Result:
         forms: Per form, comparisons and their outcomes.
         coverage: Per condition, how often each value was met.
         failure: Of a law that is broken, else None.
+        not_asked: What was left out because the backend does not serve it.
     """
 
     item: str
@@ -56,6 +59,15 @@ class Result:
     forms: dict[str, Tally] = field(default_factory=dict)
     coverage: dict[str, dict[str, int]] = field(default_factory=dict)
     failure: Failure | None = None
+    not_asked: list[NotAsked] = field(default_factory=list)
+
+    @property
+    def outcome(self) -> str:
+        """``holds``, ``broken``, or ``not asked`` where the backend serves nothing of what the law asks."""
+        if self.failure is not None:
+            return "broken"
+        judged = sum(tally.judged for tally in self.forms.values())
+        return "not asked" if self.not_asked and not judged else "holds"
 
     def to_dict(self) -> dict[str, Any]:
         """In JSON's types."""
@@ -104,9 +116,10 @@ def run_item(
         seed = 0 if chosen.derandomize else SystemRandom().randrange(2**32)
     seed = check_integer("seed", seed, least=0, advice="leave it out for the profile's own")
     measured = check_choice("arithmetic", arithmetic, MODES) == "measured"
-    trial = Trial(item.backend, item.dtype, item.forms, chosen.deep, measured)
     start = time.perf_counter()
-    search = _search(item, trial, chosen.settings(max_examples=examples), seed)
+    forms, refused = served_forms(item.backend, item.forms, item.dtype)
+    trial = Trial(item.backend, item.dtype, forms, chosen.deep, measured)
+    search = _search(item, trial, chosen.settings(max_examples=examples), seed) if forms else _Search()
     seconds = time.perf_counter() - start
     coverage = {
         name: dict(sorted((str(value), count) for value, count in counter.items()))
@@ -114,6 +127,8 @@ def run_item(
     }
     ids = (item.id, item.law.id, item.word, item.backend.name)
     result = Result(*ids, search.examples, seconds, seed, dict(trial.tally), coverage)
+    of_law = {replace(one, law="" if one.what == "spatial_ranks" else item.law.id) for one in trial.not_asked}
+    result.not_asked = sorted({*refused, *of_law}, key=astuple)
     if search.found is not None:
         broken, case = smaller(*search.found, item=item, measured=measured)
         failure = failure_of(broken, item, seed=seed, case=case)
@@ -147,7 +162,7 @@ def _search(item: Item, trial: Trial, how: settings, seed: int) -> _Search:
 
     # The database keeps items apart by the name of the function.
     check.__name__ = check.__qualname__ = item.id.replace("-", "_").replace(".", "_")
-    context = Context(item.dtype, torch.device(item.backend.device), trial.deep)
+    context = Context(item.dtype, torch.device(item.backend.device), trial.deep, _ranks(trial))
     run = with_seed(zlib.crc32(f"{seed}:{item.id}".encode()))(how(given(item.law.draw(context))(check)))
     try:
         with repeatable():
@@ -161,6 +176,13 @@ def _search(item: Item, trial: Trial, how: settings, seed: int) -> _Search:
     except Unsatisfiable as error:  # pragma: no cover - the strategies never reject
         raise EquivError(f"{item.id}: no case could be drawn") from error
     return search
+
+
+def _ranks(trial: Trial) -> tuple[int, ...]:
+    """The ranks of maps that some form serves; any where none is a convolution."""
+    forms = [form for form in trial.forms if form != "linear"]
+    served = {rank: [trial.asks("spatial_ranks", form, wanted=rank) for form in forms] for rank in (1, 2, 3)}
+    return tuple(rank for rank, answers in served.items() if any(answers)) or (1, 2, 3)
 
 
 def _cover(trial: Trial, case: Any) -> None:

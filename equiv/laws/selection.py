@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from equiv.arguments import refusal
-from equiv.backends import FORMS, Backend
+from equiv.backends import FORMS, Backend, capabilities_of
 from equiv.dtypes import BY_NAME, dtype_name
 from equiv.errors import EquivError
-from equiv.laws.capabilities import check_backends, served_forms
+from equiv.laws.capabilities import NotAsked, check_backends, declared_dtype
 from equiv.laws.registry import LAWS, Law, kind_of
-from equiv.numerics import gradients_recorded
 from equiv.text import shown
 
 
@@ -43,7 +42,14 @@ class Item:
         return f"{self.law.id}-{self.form}-{self.word}-{self.backend.name}"
 
 
-@gradients_recorded()
+@dataclass(frozen=True)
+class Plan:
+    """What is to be run, and what is not asked of the backends since they declare that they do not serve it."""
+
+    items: tuple[Item, ...]
+    not_asked: tuple[NotAsked, ...]
+
+
 def items(
     backends: Sequence[Backend],
     *,
@@ -51,7 +57,26 @@ def items(
     forms: Sequence[str] | None = None,
     dtypes: Sequence[str | torch.dtype] | None = None,
 ) -> list[Item]:
-    """Every law x form x dtype x backend that there is, in the order of the laws' numbers.
+    """Every law x form x dtype x backend that there is, in the order of the laws' numbers; see :func:`plan`.
+
+    Example:
+        >>> from equiv.backends import TorchEager
+        >>> [item.id for item in items([TorchEager()], laws=["exact"], dtypes=["int8"])]
+        ['exact-all-int8-eager.cpu']
+    """
+    return list(plan(backends, laws=laws, forms=forms, dtypes=dtypes).items)
+
+
+def plan(
+    backends: Sequence[Backend],
+    *,
+    laws: Sequence[str] | None = None,
+    forms: Sequence[str] | None = None,
+    dtypes: Sequence[str | torch.dtype] | None = None,
+) -> Plan:
+    """Every law x form x dtype x backend, by what the backends declare; no kernel runs.
+
+    What they leave open is found out by asking when an item runs.
 
     Args:
         backends: At least one.
@@ -64,21 +89,30 @@ def items(
 
     Example:
         >>> from equiv.backends import TorchEager
-        >>> [item.id for item in items([TorchEager()], laws=["exact"], dtypes=["int8"])]
-        ['exact-all-int8-eager.cpu']
+        >>> len(plan([TorchEager()], laws=["exact", "batch"], dtypes=["int8"]).items)
+        2
     """
     chosen_laws = [LAWS[name] for name in _chosen("laws", laws, list(LAWS))]
     chosen_forms = _chosen("forms", forms, list(FORMS))
     chosen_dtypes = [BY_NAME[word] for word in chosen_words(dtypes)]
-    found = []
+    found: list[Item] = []
+    not_asked: dict[NotAsked, None] = {}
     for backend in check_backends(backends):
-        served = served_forms(backend, chosen_forms, chosen_dtypes)
-        has_transforms = getattr(backend, "transforms", False)
-        for law in (law for law in chosen_laws if has_transforms or not law.needs_torch):
+        refused = {(form, d): declared_dtype(backend, form, d)[1] for form in chosen_forms for d in chosen_dtypes}
+        has_transforms = bool(capabilities_of(backend).transforms)
+        for law in chosen_laws:
             for dtype in (dtype for dtype in chosen_dtypes if kind_of(dtype) in law.kinds):
-                judged = tuple(form for form in law.forms if form in served[dtype])
-                found += [Item(law, judged, dtype, backend)] if judged else []
-    return found
+                wanted = [form for form in law.forms if form in chosen_forms]
+                not_asked |= dict.fromkeys(said for form in wanted if (said := refused[form, dtype]) is not None)
+                item = Item(law, tuple(form for form in wanted if refused[form, dtype] is None), dtype, backend)
+                if law.needs_torch and not has_transforms:
+                    not_asked[replace(_NO_TRANSFORMS, backend=backend.name, law=law.id, dtype=item.word)] = None
+                elif item.forms:
+                    found.append(item)
+    return Plan(tuple(found), tuple(not_asked))
+
+
+_NO_TRANSFORMS = NotAsked("transforms", "", reason="the backend does not declare transforms=True")
 
 
 def chosen_words(dtypes: object) -> list[str]:

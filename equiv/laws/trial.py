@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from equiv.backends import Backend, Capabilities, TorchEager, capabilities_of, conv_kernel
+from equiv.backends import Backend, TorchEager, conv_kernel
 from equiv.dtypes import dtype_name
-from equiv.laws.arithmetic import arithmetic_of, usable, weaker_arithmetic
+from equiv.laws.arithmetic import arithmetic_of, own_arithmetic, usable, weaker_arithmetic, within_weaker
+from equiv.laws.asking import refusal_of
 from equiv.laws.call import Broken, Call, Mismatch, Tally, raised
 from equiv.laws.capabilities import NotAsked
 from equiv.laws.known import (
@@ -51,7 +51,7 @@ class Trial:
     tally: dict[str, Tally] = field(default_factory=lambda: defaultdict(Tally))
     coverage: dict[str, Counter[Hashable]] = field(default_factory=lambda: defaultdict(Counter))
     not_asked: set[NotAsked] = field(default_factory=set)
-    _declares: Capabilities | None = field(default=None, init=False, repr=False)
+    _answers: dict[tuple[str, str, object], NotAsked | None] = field(default_factory=dict, init=False, repr=False)
     _layer: tuple[Tensor, Tensor | None, nn.Linear] | None = field(default=None, init=False, repr=False)
     _declared: dict[str, Arithmetic] = field(default_factory=dict, init=False, repr=False)
     _torch_differentiates: bool = field(default=False, init=False, repr=False)
@@ -110,14 +110,18 @@ class Trial:
             form: The form that would be asked; empty for all.
             wanted: An order of gradients, a rank of maps, a number of entries; True for a capability that is yes or no.
         """
-        if self._declares is None:
-            self._declares = capabilities_of(self.backend)
-        declared = getattr(self._declares, capability)
-        if declared is None or _serves(declared, wanted):
-            return True
-        names = (capability, self.backend.name, "", form, dtype_name(self.dtype))
-        self.not_asked.add(NotAsked(*names, reason=f"the backend declares {capability}={declared!r}"))
-        return False
+        question = (capability, form, wanted)
+        if question not in self._answers:
+            self._answers[question] = refusal_of(self.backend, capability, form, self.dtype, wanted)
+        refused = self._answers[question]
+        if refused is not None:
+            self.not_asked.add(refused)
+        return refused is None
+
+    def leave_out(self, capability: str, form: str, reason: str, *, how: str = "declared") -> None:
+        """Note what is not asked, and why."""
+        names = {"form": form, "dtype": dtype_name(self.dtype)}
+        self.not_asked.add(NotAsked(capability, self.backend.name, **names, reason=reason, how=how))
 
     # -- comparing -------------------------------------------------------------------------------------------------
 
@@ -173,7 +177,7 @@ class Trial:
                 return
             if self._is_known(call, *(gradient or (None, None))):
                 return
-            if self.measured and gradient is None and self._is_explained(call, actual):
+            if gradient is None and self._is_explained(call, actual):
                 return
             both = (actual.cpu(), expected.cpu()) if actual.ndim == 2 and gradient is None else None
             mismatch = Mismatch(actual[index].item(), expected[index].item(), index, gradient=gradient, results=both)
@@ -240,31 +244,38 @@ class Trial:
         expected = self._declared.get(op)
         if expected is None:  # no law changes torch's settings
             expected = self._declared[op] = declared(self.dtype, self.backend.device, op)
-        found = usable(arithmetic_of(self.backend, call)) if self.measured and gradient is None else None
+        own = None if gradient is not None else self._own()
+        if isinstance(own, Arithmetic):
+            self.cover("envelopes follow", own.name)
+            return own
+        found = usable(arithmetic_of(self.backend, call)) if own == "measured" else None
         if found is None:
             return expected
         self._cover_weaknesses(call, found.agrees_with(expected))
         return found.arithmetic
 
     def _is_explained(self, call: Call, y: Tensor) -> bool:
-        """Whether a result that is not the exact one lies in the measured envelope of a kernel weaker than declared."""
-        found = weaker_arithmetic(self.backend, call, y)
+        """Whether a result that is not the exact one lies in the envelope of a weaker kernel, measured or declared."""
+        own = self._own()
+        if isinstance(own, Arithmetic):
+            expected = declared(self.dtype, self.backend.device, call.form)
+            found = within_weaker(own, expected, call, y)
+        else:
+            found = weaker_arithmetic(self.backend, call, y) if own == "measured" else None
         if found is None:
             return False
         self._cover_weaknesses(call, found.discrepancies)
         self.tally[call.form].count("rounding", found.ratio)
         return True
 
+    def _own(self) -> Arithmetic | str | None:
+        """What the backend declares that it computes in; ``measured`` where the run asks for that."""
+        own = own_arithmetic(self.backend, self.dtype)
+        return "measured" if self.measured and not isinstance(own, Arithmetic) else own
+
     def _cover_weaknesses(self, call: Call, discrepancies: tuple[str, ...]) -> None:
         for text in discrepancies:
             self.cover("weaker than declared", f"{call.form}: {text}")
-
-
-def _serves(declared: Any, wanted: Any) -> bool:
-    """Whether what is declared, a yes, a limit or a list, holds what is wanted."""
-    if isinstance(declared, bool) or isinstance(wanted, bool):
-        return bool(declared) is bool(wanted)
-    return bool(wanted <= declared if isinstance(declared, int) else wanted in declared)
 
 
 def as_linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import platform
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 SCHEMA = 2
@@ -74,6 +74,34 @@ class Tally:
 
 
 @dataclass(frozen=True)
+class NotAsked:
+    """One thing that was not asked of a backend, and why; the attributes are those of ``equiv.laws``' own.
+
+    Attributes:
+        what: The capability that the backend lacks.
+        backend: Its name.
+        law: The law that would have asked; empty where all would have.
+        form: The form; empty for all.
+        dtype: The dtype's name; empty for all.
+        reason: In words.
+        how: ``declared`` by the backend, or ``found`` out by asking it.
+    """
+
+    what: str
+    backend: str
+    law: str = ""
+    form: str = ""
+    dtype: str = ""
+    reason: str = ""
+    how: str = "declared"
+
+    @classmethod
+    def of(cls, found: Mapping[str, Any]) -> NotAsked:
+        """From JSON's types."""
+        return cls(**{field.name: found[field.name] for field in fields(cls) if field.name in found})
+
+
+@dataclass(frozen=True)
 class Item:
     """What came of one law in one dtype on one backend; the attributes are those of :class:`equiv.laws.Result`."""
 
@@ -87,17 +115,20 @@ class Item:
     forms: dict[str, Tally]
     coverage: Coverage
     failure: dict[str, Any] | None
+    not_asked: tuple[NotAsked, ...] = ()
 
     @classmethod
     def of(cls, result: Mapping[str, Any]) -> Item:
         """From a result of ``equiv.laws`` in JSON's types."""
         forms = {form: Tally(**tally) for form, tally in result["forms"].items()}
-        return cls(**{**result, "forms": forms})
+        return cls(**{**result, "forms": forms, "not_asked": tuple(map(NotAsked.of, result.get("not_asked") or ()))})
 
     @property
     def outcome(self) -> str:
-        """``holds`` or ``broken``."""
-        return "holds" if self.failure is None else "broken"
+        """``holds``, ``broken``, or ``not asked`` where the backend serves nothing of what the law asks."""
+        if self.failure is not None:
+            return "broken"
+        return "not asked" if self.not_asked and not any(tally.judged for tally in self.forms.values()) else "holds"
 
 
 @dataclass(frozen=True)
@@ -136,6 +167,7 @@ class Run:
         planned: How many items there are if nothing stops the run.
         jobs: Processes.
         seconds: Wall time.
+        left_out: What was not asked of any item.
     """
 
     request: Request
@@ -144,13 +176,32 @@ class Run:
     planned: int
     jobs: int
     seconds: float
+    left_out: tuple[NotAsked, ...] = ()
 
     @classmethod
     def of(
-        cls, request: Request, results: Iterable[Mapping[str, Any]], *, planned: int, jobs: int, seconds: float
+        cls,
+        request: Request,
+        results: Iterable[Mapping[str, Any]],
+        *,
+        planned: int,
+        jobs: int,
+        seconds: float,
+        left_out: Iterable[object] = (),
     ) -> Run:
         """From the results of ``equiv.laws`` in JSON's types, in this environment."""
-        return cls(request, Environment.here(), tuple(map(Item.of, results)), planned, jobs, seconds)
+        items, others = tuple(map(Item.of, results)), tuple(NotAsked.of(vars(one)) for one in left_out)
+        return cls(request, Environment.here(), items, planned, jobs, seconds, others)
+
+    @property
+    def not_asked(self) -> list[NotAsked]:
+        """What was not asked of any backend, each once."""
+        return list(dict.fromkeys([*self.left_out, *(one for item in self.items for one in item.not_asked)]))
+
+    @property
+    def asked(self) -> bool:
+        """Whether a law was asked of a backend at all."""
+        return any(item.outcome != "not asked" for item in self.items)
 
     @property
     def complete(self) -> bool:
@@ -212,10 +263,11 @@ class Run:
             "seconds": round(self.seconds, 3),
             "complete": self.complete,
             "planned": self.planned,
-            "holds": self.complete and not self.failures,
+            "holds": self.complete and self.asked and not self.failures,
             "broken": self.broken,
             "coverage": self.coverage,
             "not reached": self.not_reached,
+            "not_asked": [dict(vars(one)) for one in self.not_asked],
             "table": [asdict(row) for row in self.rows("law", "form", "dtype", "backend")],
             "items": [{**asdict(item), "outcome": item.outcome} for item in self.items],
         }

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from textwrap import wrap
 
 from equiv.errors import EquivError
+from equiv.report.asked import not_asked_lines
 from equiv.report.model import Run, expected_conditions
 from equiv.text import counted, quoted, shown
 
@@ -29,6 +30,7 @@ def summary_lines(run: Run) -> list[str]:
         *head,
         *body,
         *_coverage_lines(run),
+        *(line for text in not_asked_lines(run.not_asked) for line in wrap(text, _WIDTH, subsequent_indent="  ")),
         f"{counted(len(run.items), 'item')}, {counted(cases, 'case')}, {counted(compared, 'comparison')}",
         *wrap(" ".join(legend.split()), _WIDTH),
     ]
@@ -49,6 +51,8 @@ def _coverage_lines(run: Run) -> list[str]:
         texts.append(f"undecided for defects of torch itself: {findings}")
     for text, count in coverage.get("weaker than declared", {}).items():
         texts.append(f"weaker than declared, {text}: {count:,} results judged by it")
+    for text, count in coverage.get("envelopes follow", {}).items():
+        texts.append(f"envelopes follow what the backend declares, {text}: {count:,} results judged by it")
     kernels = ", ".join(f"{name} {count:,}" for name, count in coverage.get("conv kernel", {}).items())
     texts.append(f"conv kernels chosen by torch: {kernels or 'none'}")
     return lines + [line for text in texts for line in wrap(text, _WIDTH, subsequent_indent="  ")]

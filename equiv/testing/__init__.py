@@ -9,11 +9,14 @@ def test_my_backend(law):
 """
 
 from equiv.testing import faults
+from equiv.testing.kernels import Kernels
 from equiv.testing.parametrize import parametrize_with_laws
 from equiv.testing.suite import Check, LawBroken, check_backend, checks, devices_under_test
+from equiv.testing.suite import called as called
 
 __all__ = [
     "Check",
+    "Kernels",
     "LawBroken",
     "check_backend",
     "checks",

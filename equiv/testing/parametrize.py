@@ -55,7 +55,7 @@ def parametrize_with_laws(
         keys = (check.id, check.item.law.id)
         matched.update(key for key in keys if key in failing or key in skipped)
         marks = [expected_to_fail(failing[key]) for key in keys if key in failing]
-        marks += [pytest.mark.skip(reason=skipped[key]) for key in keys if key in skipped]
+        marks += [pytest.mark.skip(reason=skipped[key]) for key in keys if key in skipped and not check.skipped]
         parameters.append(pytest.param(check, id=check.id, marks=marks))
     stale = [key for key in (*failing, *skipped) if key not in matched and not _is_elsewhere(key, found)]
     if stale and options.dtypes is None:

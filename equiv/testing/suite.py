@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from equiv._options import options
 from equiv.arguments import refusal
 from equiv.backends import Backend, TorchEager
-from equiv.laws import Item, Result, check_backends, chosen_words, items, run_item
+from equiv.errors import EquivError
+from equiv.laws import Item, NotAsked, Plan, Result, check_backends, plan, run_item
+from equiv.text import shown
+
+called: list[Callable[[Result], None]] = []
+"""Told the result of every :class:`Check` that is called; the pytest plugin listens here."""
 
 
 class LawBroken(AssertionError):  # noqa: N818 - what it says is that a law is broken
@@ -22,9 +28,17 @@ class LawBroken(AssertionError):  # noqa: N818 - what it says is that a law is b
 
 @dataclass(frozen=True)
 class Check:
-    """One item, ready to be called: raises :class:`LawBroken` if its law does not hold."""
+    """One item, ready to be called: raises :class:`LawBroken` if its law does not hold.
+
+    Attributes:
+        item: What is run.
+        skipped: Why it is not run, where the options of pytest leave no item at all and this one stands for them.
+        not_asked: What its backends declare not to serve, so that there is no item for it.
+    """
 
     item: Item
+    skipped: str = ""
+    not_asked: tuple[NotAsked, ...] = field(default=(), compare=False, repr=False)
 
     @property
     def id(self) -> str:
@@ -37,8 +51,14 @@ class Check:
     def __call__(self) -> Result:
         """Run the item as the pytest options, or their defaults, say."""
         __tracebackhide__ = True
+        if self.skipped:
+            import pytest
+
+            pytest.skip(self.skipped)
         how = {name: getattr(options, name) for name in ("profile", "examples", "seed", "arithmetic")}
         result = run_item(self.item, **how)
+        for hear in called.copy():
+            hear(result)
         if result.failure is not None:
             raise LawBroken(result)
         return result
@@ -60,24 +80,46 @@ def checks(
     forms: Sequence[str] | None = None,
     dtypes: Sequence[str] | None = None,
 ) -> list[Check]:
-    """Every check of a backend, or of several, in a stable order.
+    """Every check of a backend, or of several, in a stable order, of the dtypes that the options of pytest leave.
+
+    Where they leave none, one check stands for all, which skips the test that calls it.
 
     Example:
         >>> [check.id for check in checks(TorchEager(), laws=["exact"], dtypes=["float32"])]
         ['exact-all-float32-eager.cpu']
     """
+    found = planned(backend, laws=laws, forms=forms, dtypes=dtypes)
+    left = [item for item in found.items if options.dtypes is None or item.word in options.dtypes]
+    if left:
+        return [Check(item, not_asked=found.not_asked) for item in left]
+    words = ", ".join(dict.fromkeys(item.word for item in found.items))
+    option = f"--equiv-dtypes {','.join(options.dtypes or ())}"
+    return [Check(found.items[0], f"equiv: not asked: {option} leaves nothing of {words}", found.not_asked)]
+
+
+def planned(
+    backend: Backend | Sequence[Backend],
+    *,
+    laws: Sequence[str] | None = None,
+    forms: Sequence[str] | None = None,
+    dtypes: Sequence[str] | None = None,
+) -> Plan:
+    """What there is to ask of a backend, or of several, whatever the options of pytest.
+
+    Raises:
+        EquivError: There is nothing.
+    """
     backends = check_backends(backend if isinstance(backend, (list, tuple)) else [backend], argument="backend")
-    words = chosen_words(dtypes)
-    chosen = [word for word in words if options.dtypes is None or word in options.dtypes]
-    if not chosen:
-        return []
-    found = [Check(item) for item in items(backends, laws=laws, forms=forms, dtypes=chosen)]
-    if not found and chosen == words:
-        asked = {"backend": [one.name for one in backends], "laws": laws, "forms": forms, "dtypes": dtypes}
-        given = {name: value for name, value in asked.items() if value is not None}
-        advice = "widen one of them, or see `equiv env` for what each law is about"
-        raise refusal("laws", "a law that is about some of these forms and dtypes", given, advice)
-    return found
+    found = plan(backends, laws=laws, forms=forms, dtypes=dtypes)
+    if found.items:
+        return found
+    asked = {"backend": [one.name for one in backends], "laws": laws, "forms": forms, "dtypes": dtypes}
+    given = {name: value for name, value in asked.items() if value is not None}
+    advice = "widen one of them, or see `equiv env` for what each law is about"
+    if found.not_asked:
+        first = found.not_asked[0]
+        given["not asked"], advice = first.what, f"{first.reason}, so that nothing can be asked"
+    raise refusal("laws", "a law that is about some of these forms and dtypes", given, advice)
 
 
 def check_backend(  # noqa: PLR0913 - keyword-only options are the interface
@@ -104,12 +146,20 @@ def check_backend(  # noqa: PLR0913 - keyword-only options are the interface
         arithmetic: What envelopes follow: ``declared``, or ``measured``; see :func:`equiv.laws.run_item`.
 
     Raises:
-        EquivError: Names that do not exist, or an object that is no backend.
+        EquivError: Names that do not exist, an object that is no backend, or one that serves nothing of all this.
 
     Example:
         >>> results = check_backend(TorchEager(), laws=["exact"], dtypes=["float32"], examples=5, seed=1)
         >>> [result.failure for result in results]
         [None]
     """
-    found = [check.item for check in checks([backend], laws=laws, forms=forms, dtypes=dtypes)]
-    return [run_item(item, profile=profile, examples=examples, seed=seed, arithmetic=arithmetic) for item in found]
+    found = planned([backend], laws=laws, forms=forms, dtypes=dtypes)
+    how: dict[str, Any] = {"profile": profile, "examples": examples, "seed": seed, "arithmetic": arithmetic}
+    results = [run_item(item, **how) for item in found.items]
+    if all(result.outcome == "not asked" for result in results):
+        first = results[0].not_asked[0]
+        raise EquivError(
+            f"backend: expected {backend.name} to serve something of {shown([result.item for result in results], 120)},"
+            f" got nothing that could be asked ({first.what}: {first.reason}); ask for other laws, forms or dtypes"
+        )
+    return results

@@ -14,7 +14,7 @@ from right_layer import Use, bias, conv, layer, linear, projection, weight, x, y
 import equiv
 from equiv import laws, report, testing
 from equiv import strategies as est
-from equiv.backends import TorchEager, measure_form
+from equiv.backends import Capabilities, TorchEager, measure_form
 from equiv.causes import likely_cause, name_cause, name_misrounding, name_output_cause, sliding_cause
 from equiv.mapping import check_conv, check_conv_transpose, check_feature_shape, check_linear
 from equiv.testing import faults
@@ -375,6 +375,19 @@ USES = (
         "equiv.testing.check_backend",
         testing.check_backend,
         lambda: {"backend": CPU, **CHOICE, "profile": "dev", "examples": 1, "seed": 1, "arithmetic": "declared"},
+    ),
+    Use(
+        "equiv.testing.Kernels",
+        testing.Kernels,
+        lambda: {
+            "linear": CPU.linear,
+            "conv1d": CPU.conv,
+            "conv2d": CPU.conv,
+            "conv3d": CPU.conv,
+            "name": "mine",
+            "device": "cpu",
+            "capabilities": Capabilities(stride=True),
+        },
     ),
     Use("equiv.testing.checks", testing.checks, lambda: {"backend": CPU, **CHOICE}),
     Use("equiv.testing.devices_under_test", testing.devices_under_test, dict),

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from equiv import laws, testing
 from equiv.backends import FORMS, TorchEager
-from equiv.dtypes import BY_NAME, DTYPES
+from equiv.dtypes import BY_NAME, DTYPES, dtype_name
 
 
 def result(change: Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]) -> Callable[[Kernel], Kernel]:
@@ -333,7 +333,12 @@ def test_a_backend_is_asked_what_it_serves_or_tried_once() -> None:
         def conv(self, input: Tensor, *_: Any, **__: Any) -> Tensor:
             raise NotImplementedError
 
-    assert {one.forms for one in laws.items([Floats()])} == {("linear",)}
+    found = laws.run_item(laws.items([Floats()], laws=["exact"], dtypes=["float32"])[0], examples=2, seed=1)
+    assert {*found.forms} == {"linear"}
+    assert {(one.what, one.form, one.how) for one in found.not_asked} == {
+        ("dtypes", "full", "found"),
+        ("dtypes", "pointwise", "found"),
+    }
 
 
 def test_backends_that_come_and_go_are_not_mistaken_for_each_other() -> None:
@@ -350,8 +355,9 @@ def test_backends_that_come_and_go_are_not_mistaken_for_each_other() -> None:
             return super().linear(input, weight, bias)
 
     for dtype in (torch.float32, torch.int8, torch.float64) * 3:
-        (found,) = laws.items([One(dtype)], laws=["exact"], forms=["linear"])
-        assert found.dtype == dtype
+        planned = laws.items([One(dtype)], laws=["exact"], forms=["linear"], dtypes=["float32", "float64", "int8"])
+        found = [laws.run_item(one, examples=1, seed=1) for one in planned]
+        assert [one.dtype for one in found if one.outcome == "holds"] == [dtype_name(dtype)]
 
 
 # --- registry and profiles --------------------------------------------------------------------------------------------
