@@ -115,14 +115,23 @@ class Broken(AssertionError):  # noqa: N818 - what it says is that a law is brok
         call: The call that showed it, or None.
         mismatch: What is wrong with a result or gradient, or None for another fact.
         error: What was raised instead of a result, or None.
+        kind: ``value``, ``raised``, ``type``, ``shape``, ``dtype``, ``device`` or ``mutation``.
     """
 
     def __init__(
-        self, what: object, *, form: str, call: Call | None = None, condition: str = "", error: Exception | None = None
+        self,
+        what: object,
+        *,
+        form: str,
+        call: Call | None = None,
+        condition: str = "",
+        error: Exception | None = None,
+        kind: str = "value",
     ) -> None:
         self.note = f"{what}, {condition}" if condition else str(what)
         super().__init__(self.note)
         self.form, self.call, self.error = form, call, error
+        self.kind = "raised" if error is not None else kind
         self.mismatch = what if isinstance(what, Mismatch) else None
 
 

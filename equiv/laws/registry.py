@@ -81,6 +81,7 @@ class Law:
         Raises:
             Broken: The law does not hold for the case.
         """
+        trial.law = self.id
         try:
             self.check(trial, case)
         except (Broken, HypothesisException):

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
-from equiv.backends import Backend, TorchEager, conv_kernel
+from equiv.backends import Backend, Capabilities, TorchEager, capabilities_of, conv_kernel
 from equiv.dtypes import dtype_name
 from equiv.laws.arithmetic import arithmetic_of, own_arithmetic, usable, weaker_arithmetic, within_weaker
 from equiv.laws.asking import refusal_of
 from equiv.laws.call import Broken, Call, Mismatch, Tally, raised
 from equiv.laws.capabilities import NotAsked
+from equiv.laws.inputs import changed, copies, given
 from equiv.laws.known import (
     differentiated_by_torch,
     known_corruption,
@@ -22,6 +23,7 @@ from equiv.laws.known import (
     known_defect_of_module,
     known_refusal,
 )
+from equiv.laws.taken import shape_of_result, taken
 from equiv.mapping import Conv, linear_to_full_conv, linear_to_pointwise_conv, to_feature_map, undrawn
 from equiv.numerics import Arithmetic, Reference, bit_equal, declared
 
@@ -38,6 +40,7 @@ class Trial:
         forms: Which forms to judge.
         deep: Whether the deep profile runs.
         measured: Whether envelopes follow the arithmetic that the backend is measured to compute in.
+        law: The id of the law that is tried, set by :meth:`equiv.laws.Law.try_on`.
         tally: Per form, what was judged.
         coverage: Per condition, how often each of its values was met.
         not_asked: What the laws left out because the backend does not serve it.
@@ -48,10 +51,13 @@ class Trial:
     forms: tuple[str, ...]
     deep: bool = False
     measured: bool = False
+    law: str = ""
     tally: dict[str, Tally] = field(default_factory=lambda: defaultdict(Tally))
     coverage: dict[str, Counter[Hashable]] = field(default_factory=lambda: defaultdict(Counter))
     not_asked: set[NotAsked] = field(default_factory=set)
-    _answers: dict[tuple[str, str, object], NotAsked | None] = field(default_factory=dict, init=False, repr=False)
+    _declares: Capabilities | None = field(default=None, init=False, repr=False)
+    _taken: Call | None = field(default=None, init=False, repr=False)
+    _asked: dict[tuple[str, str, str, object], bool] = field(default_factory=dict, init=False, repr=False)
     _layer: tuple[Tensor, Tensor | None, nn.Linear] | None = field(default=None, init=False, repr=False)
     _declared: dict[str, Arithmetic] = field(default_factory=dict, init=False, repr=False)
     _torch_differentiates: bool = field(default=False, init=False, repr=False)
@@ -59,9 +65,11 @@ class Trial:
     # -- building and running calls --------------------------------------------------------------------------------
 
     def calls(self, x: Tensor, weight: Tensor, bias: Tensor | None, feature_shape: Sequence[int]) -> Iterator[Call]:
-        """:meth:`arrange` for every form that is judged."""
+        """:meth:`arrange` for every form that is judged, as far as the backend serves such calls."""
         for form in self.forms:
-            yield self.arrange(form, x, weight, bias, feature_shape)
+            call = self.taken(self.arrange(form, x, weight, bias, feature_shape))
+            if call is not None:
+                yield call
 
     def arrange(self, form: str, x: Tensor, weight: Tensor, bias: Tensor | None, feature_shape: Sequence[int]) -> Call:
         """The call that carries out ``(weight, bias)`` on ``x`` ``(*batch, n)`` in a form, by way of the mapping."""
@@ -79,28 +87,49 @@ class Trial:
             rows = x.reshape(-1, n, *(1,) * dims)
         return Call(form, rows, conv.weight.detach(), None if conv.bias is None else conv.bias.detach())
 
+    def taken(self, call: Call) -> Call | None:
+        """The call with its tensors as the backend takes them; None where it serves no such call, which is noted."""
+        if call is self._taken:
+            return call
+        self._taken = taken(call, self.asks, limited=self._declared_by_it.largest is not None)
+        return self._taken
+
     def run(self, call: Call, condition: str = "") -> Tensor:
-        """The result of a call as ``(rows, O)``, after a look at the shape and dtype that the backend returned."""
+        """The result as ``(rows, O)`` of a call that is :meth:`taken`, whose map is as large as its kernel."""
         if call.form != "linear" and isinstance(self.backend, TorchEager):
             self.cover("conv kernel", conv_kernel(call.input, call.weight, call.bias, *call.steps))
+        return self.output(call, condition).reshape(-1, call.weight.shape[0])
+
+    def output(self, call: Call, condition: str = "") -> Tensor:
+        """What the backend returns, after a look at its type, device, shape and dtype, and at the inputs after it."""
+        # Leaves of autograd are compared after the backward pass.
+        tensors = {name: t for name, t in given(call).items() if not t.requires_grad}
+        before = copies(tensors)
         try:
             y = call.result(self.backend)
         except Exception as error:
             raise raised(error, call, condition=condition) from error
-        outputs = call.weight.shape[0]
-        if call.form == "linear":
-            expected: tuple[int, ...] = (*call.input.shape[:-1], outputs)
-        else:
-            expected = (*call.input.shape[: -call.dims - 1], outputs, *(1,) * call.dims)
-        wrong: object = None
-        if not isinstance(y, Tensor):
-            wrong = f"returns {type(y).__name__}, not a tensor"
-        elif tuple(y.shape) != expected or y.dtype != self.dtype:
-            wrong = Mismatch(_described(y), f"{dtype_name(self.dtype)} of shape {expected}")
-        if wrong is not None:
+        kind, wrong = self._wrong(call, y)
+        if not wrong:
+            kind, wrong = "mutation", changed(tensors, before)
+        if wrong:
             self.tally[call.form].count("different")
-            raise Broken(str(wrong), form=call.form, call=call, condition=condition)
-        return y.reshape(-1, outputs)
+            raise Broken(wrong, form=call.form, call=call, condition=condition, kind=kind)
+        return y
+
+    def _wrong(self, call: Call, y: object) -> tuple[str, str]:
+        """What is wrong with a result apart from its values: the kind of it, and the words; empty if nothing."""
+        if not isinstance(y, Tensor):
+            return "type", f"returns {type(y).__name__}, not a tensor"
+        if y.device != call.input.device:
+            return "device", f"returns a result on {y.device}, expected {call.input.device}"
+        if y.layout != torch.strided:
+            return "type", f"returns a tensor of layout {y.layout}, expected {torch.strided}"
+        expected = shape_of_result(call)
+        if tuple(y.shape) == expected and y.dtype == self.dtype:
+            return "", ""
+        words = str(Mismatch(_described(y), f"{dtype_name(self.dtype)} of shape {expected}"))
+        return "shape" if tuple(y.shape) != expected else "dtype", words
 
     def asks(self, capability: str, form: str = "", *, wanted: object = True) -> bool:
         """Whether a law may ask this of the backend: whether it serves ``wanted``. What it may not is noted once.
@@ -110,24 +139,37 @@ class Trial:
             form: The form that would be asked; empty for all.
             wanted: An order of gradients, a rank of maps, a number of entries; True for a capability that is yes or no.
         """
-        question = (capability, form, wanted)
-        if question not in self._answers:
-            self._answers[question] = refusal_of(self.backend, capability, form, self.dtype, wanted)
-        refused = self._answers[question]
+        key = (self.law, capability, form, wanted)
+        known = self._asked.get(key)
+        if known is None:
+            known = self._asked[key] = self._serves(capability, form, wanted)
+        return known
+
+    def _serves(self, capability: str, form: str, wanted: object) -> bool:
+        """What the backend declares, or answers when it is asked; noted where that is a no."""
+        refused = refusal_of(self.backend, capability, form, self.dtype, wanted)
         if refused is not None:
-            self.not_asked.add(refused)
+            self.not_asked.add(replace(refused, law=self.law))
         return refused is None
+
+    @property
+    def _declared_by_it(self) -> Capabilities:
+        if self._declares is None:
+            self._declares = capabilities_of(self.backend)
+        return self._declares
 
     def leave_out(self, capability: str, form: str, reason: str, *, how: str = "declared") -> None:
         """Note what is not asked, and why."""
-        names = {"form": form, "dtype": dtype_name(self.dtype)}
-        self.not_asked.add(NotAsked(capability, self.backend.name, **names, reason=reason, how=how))
+        names = (capability, self.backend.name, self.law, form, dtype_name(self.dtype))
+        self.not_asked.add(NotAsked(*names, reason=reason, how=how))
 
     # -- comparing -------------------------------------------------------------------------------------------------
 
     def gives(self, call: Call, expected: Tensor, condition: str = "") -> None:
-        """The result of a call must be the exact one; see :meth:`same`."""
-        self.same(call, self.run(call, condition), expected, condition)
+        """The result of a call must be the exact one, if the backend serves such calls; see :meth:`same`."""
+        served = self.taken(call)
+        if served is not None:
+            self.same(served, self.run(served, condition), expected, condition)
 
     def judge(
         self, call: Call, y: Tensor, reference: Reference, condition: str = "", *, gradient: str | None = None
@@ -193,8 +235,8 @@ class Trial:
     def owns(self, call: Call, y: Tensor) -> None:
         """A result must not share memory with the tensors of its call: writing to it would change them."""
         if y.numel():
-            given = {t.untyped_storage().data_ptr() for t in (call.input, call.weight, call.bias) if t is not None}
-            own = y.untyped_storage().data_ptr() not in given
+            theirs = {t.untyped_storage().data_ptr() for t in given(call).values()}
+            own = y.untyped_storage().data_ptr() not in theirs
             self.holds(own, call.form, "returns a result that shares memory with an input", call)
 
     # -- bookkeeping -----------------------------------------------------------------------------------------------

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import torch
 from hypothesis import strategies as st
 
-from equiv.dtypes import is_inexact
-from equiv.laws.checks.expected import exact_gradients, same_gradients, whole
+from equiv.laws.checks.expected import exact_gradients, goes_back, same_gradients, whole
 from equiv.laws.registry import Context, law
 from equiv.laws.trial import Trial
 from equiv.numerics import STYLES, exact_case
@@ -66,7 +65,7 @@ def boundaries(trial: Trial, case: SizedCase) -> None:
     expected = whole(x, weight, bias)
     for name, size in (("n", case.in_features), ("O", case.out_features), ("rows", rows)):
         trial.cover(f"boundary {name}", size)
-    backward = is_inexact(case.dtype)
+    backward = goes_back(trial)
     values = torch.randint(-1, 2, expected.shape, generator=torch.Generator().manual_seed(case.seed))
     grad = values.to(case.dtype).to(x.device)
     wanted = exact_gradients(x, weight, grad, bias=bias is not None) if backward else ()

@@ -28,7 +28,7 @@ def any_convolution(trial: Trial, case: Case) -> None:
     its source as it was.
     """
     generator = generator_of(case, 3)
-    conv, size = _drawn(case, generator)
+    conv, size = _drawn(trial, case, generator)
     before = copy.deepcopy(conv)
     x = _ternary(case, generator, 2, conv.in_channels, *size)
     what = f"{conv} on a map of {size}"
@@ -53,25 +53,31 @@ def any_convolution(trial: Trial, case: Case) -> None:
         trial.holds(apart, "full", f"shares its {name} with the layer of conv_to_linear for {what}")
 
 
-def _drawn(case: Case, generator: torch.Generator) -> tuple[Conv, tuple[int, ...]]:
+def _drawn(trial: Trial, case: Case, generator: torch.Generator) -> tuple[Conv, tuple[int, ...]]:
     """A convolution in the dtype and dimensions of a case, and the size of a map for it."""
+    serves = {name: trial.asks(name, "full") for name in ("groups", "stride", "dilation", "padding")}
 
     def upto(high: int, low: int = 1) -> int:
         return int(torch.randint(low, high + 1, (1,), generator=generator))
 
     dims = len(case.feature_shape) - 1
-    groups = upto(3)
+    groups = upto(3) if serves["groups"] else 1
     channels, outputs = groups * upto(3), groups * upto(3)
     kernel, stride, dilation, padding = (tuple(upto(h, low) for _ in range(dims)) for h, low in _RANGES)
+    plain = (1,) * dims
+    stride, dilation = stride if serves["stride"] else plain, dilation if serves["dilation"] else plain
     longer = upto(dims) - 1
     kernel = (*kernel[:longer], upto(5), *kernel[longer + 1 :])
     chosen: Any = padding
-    if upto(4) == 1:  # padding by name
+    if not serves["padding"]:
+        chosen = padding = (0,) * dims
+    elif upto(4) == 1:  # padding by name
         chosen = ("same", "valid")[upto(2) - 1]
         stride = (1,) * dims if chosen == "same" else stride
         padding = (0,) * dims
     # 16-bit and complex padding other than with zeros is not served by every torch.
-    mode = _MODES[upto(3, 0)] if case.dtype in (torch.float32, torch.float64) else "zeros"
+    any_mode = serves["padding"] and case.dtype in (torch.float32, torch.float64)
+    mode = _MODES[upto(3, 0)] if any_mode else "zeros"
     kind: Any = CONVS[dims]
     more = {"padding_mode": mode, "bias": case.bias is not None, "device": "meta", "dtype": case.dtype}
     conv: Conv = kind(

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from equiv.dtypes import is_inexact
-from equiv.laws.call import Call, raised
+from equiv.laws.call import Broken, Call, raised
+from equiv.laws.inputs import changed, copies
+from equiv.laws.taken import is_plain, plain
 from equiv.laws.trial import Trial
 from equiv.numerics import Reference, exact_integers, exact_range
 
@@ -22,6 +24,12 @@ def reference_of(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Refer
     return Reference(x.cpu(), weight.cpu(), None if bias is None else bias.cpu())
 
 
+def reference_of_call(call: Call) -> Reference:
+    """The exact result ``(rows, O)`` of a call whose map is as large as its kernel."""
+    _, outputs, n = call.sizes
+    return reference_of(plain(call.input).reshape(-1, n), plain(call.weight).reshape(outputs, n), call.bias)
+
+
 def whole(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``x @ weight.T + bias`` of integers ``(N, n)``, ``(O, n)``, ``(O,)``, in the dtype and on the device of ``x``."""
     x = x.detach()
@@ -31,15 +39,33 @@ def whole(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return y.to(x.dtype).to(x.device)
 
 
+def goes_back(trial: Trial, form: str = "", order: int = 1) -> bool:
+    """Whether a form, or one of them, has gradients of this order to judge."""
+    if not is_inexact(trial.dtype):
+        return False
+    served = [trial.asks("gradient_order", one, wanted=order) for one in ([form] if form else trial.forms)]
+    return any(served)  # each is asked: what is left out is noted for each
+
+
+def grad_as_taken(trial: Trial, form: str, grad: Tensor) -> Tensor:
+    """An incoming gradient as the backend takes it: contiguous where it takes nothing else."""
+    return grad if is_plain(grad) or trial.asks("layouts", form) else plain(grad)
+
+
 def gradients_of(
     trial: Trial, call: Call, grad: Tensor, condition: str = "", *, result: Tensor | None = None
 ) -> Tensors:
     """Gradients of input, weight and bias of one call, for an incoming gradient ``(rows, O)``.
 
     They come back in the shapes ``(rows, n)``, ``(O, n)`` and ``(O,)``; ``grad`` reaches autograd with its own strides.
-    Nothing comes back where torch refuses the call, or would damage memory, for a defect that is written down. The
-    result computed while gradients are recorded must be ``result``, where that is given.
+    Nothing comes back where the backend serves no such call or has no gradients; or where torch refuses the call, or
+    would damage memory, for a defect that is written down. The result computed while gradients are recorded must be
+    ``result``, where that is given.
     """
+    served = trial.taken(call) if goes_back(trial, call.form) else None
+    if served is None:
+        return ()
+    call = served
     leaves = leaves_of(call)
     y = trial.run(replace(call, **leaves), condition)
     if result is not None:
@@ -61,18 +87,27 @@ def backward(trial: Trial, call: Call, y: Tensor, leaves: dict[str, Tensor], gra
     """The gradients of the leaves of a call that gave ``y``; none where a written-down defect of torch forbids it."""
     if trial.is_known_to_corrupt(call, y):
         return ()
+    grad = grad_as_taken(trial, call.form, grad)
+    tensors = {**leaves, "incoming gradient": grad}
+    before = copies(tensors)
     try:
-        return torch.autograd.grad(y, [*leaves.values()], grad)
+        found = torch.autograd.grad(y, [*leaves.values()], grad)
     except Exception as error:
         if trial.is_known_refusal(call, error):
             return ()
         raise raised(error, call, condition=condition, where="in the backward pass") from error
+    wrong = changed(tensors, before)
+    if wrong:
+        trial.tally[call.form].count("different")
+        raise Broken(f"{wrong}, in the backward pass", form=call.form, call=call, condition=condition, kind="mutation")
+    return found
 
 
 def same_gradients(
     trial: Trial, call: Call, grad: Tensor, wanted: Tensors, condition: str = "", result: Tensor | None = None
 ) -> None:
-    """The gradients of a call must be those that are wanted; see :func:`gradients_of`."""
+    """The gradients of a call must be those that are wanted, if it has some; see :func:`gradients_of`."""
+    grad = grad_as_taken(trial, call.form, grad)
     found = gradients_of(trial, call, grad, condition, result=result)
     for name, actual, exact in zip(GRADIENT_NAMES, found, wanted, strict=False):
         trial.same(call, actual, exact, condition, gradient=(name, grad))

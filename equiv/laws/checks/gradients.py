@@ -13,6 +13,7 @@ from equiv.laws.checks.drawing import exact_cases, generator_of, integer_grad, r
 from equiv.laws.checks.expected import (
     GRADIENT_NAMES,
     exact_gradients,
+    goes_back,
     gradients_of,
     reference_of,
     same_gradients,
@@ -29,6 +30,8 @@ _SMALL = 2**13  # terms: references of three gradients in double-double for floa
 @law(7, "gradients", draw=partial(exact_cases, backward=True), kinds=("float", "complex"))
 def gradients(trial: Trial, case: Case) -> None:
     """Gradients of all forms agree, to second order, and also for broadcast incoming gradients."""
+    if not goes_back(trial):
+        return
     x, grad = rows_of(case), integer_grad(case)
     result = whole(x, case.weight, case.bias)
     exact = exact_gradients(x, case.weight, grad, bias=case.bias is not None)
@@ -37,12 +40,15 @@ def gradients(trial: Trial, case: Case) -> None:
     if stays_exact(x, case.weight, case.bias, ones):
         of_sum = exact_gradients(x, case.weight, ones, bias=case.bias is not None)
     for call in trial.calls(case.x, case.weight, case.bias, case.feature_shape):
+        if not goes_back(trial, call.form):
+            continue
         same_gradients(trial, call, grad, exact, "for an incoming gradient of -1, 0, 1", result=result)
         if of_sum is not None:
             same_gradients(trial, call, ones, of_sum, "of y.sum()", result=result)
         _some_leaves(trial, call, exact, case, grad)
         _scaled_and_special(trial, call, exact, case, grad)
-        _second_order(trial, call, x, case, grad)
+        if goes_back(trial, call.form, order=2):
+            _second_order(trial, call, x, case, grad)
         if call.form != "linear" and len(x):
             # Without a batch dimension kernels take another path back.
             one = replace(call, input=call.input[0])

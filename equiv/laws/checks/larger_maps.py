@@ -9,9 +9,17 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from equiv.laws.call import Call, raised
+from equiv.laws.call import Call
 from equiv.laws.checks.drawing import exact_case_like, exact_cases, generator_of
-from equiv.laws.checks.expected import GRADIENT_NAMES, backward, leaves_of, reference_of, whole
+from equiv.laws.checks.expected import (
+    GRADIENT_NAMES,
+    backward,
+    goes_back,
+    grad_as_taken,
+    leaves_of,
+    reference_of,
+    whole,
+)
 from equiv.laws.registry import law
 from equiv.laws.trial import Trial, as_linear
 from equiv.strategies import Case
@@ -42,13 +50,15 @@ def dense(trial: Trial, case: Case) -> None:
     laid = case.layouts["x"].apply(_signs((rows, channels, *size), generator, case))
     for form in trial.forms:
         if form == "full":
-            kernel, steps = weight.view(outputs, channels, *spatial), tuple(stride)
-            condition = f"slid over a map of {tuple(size)} with stride {steps}"
+            kernel, how = weight.view(outputs, channels, *spatial), "slid over"
         else:
-            kernel = weight[:, :channels].reshape(outputs, channels, *(1,) * dims)
-            steps = tuple(stride) if case.seed % 4 >= 2 else (1,) * dims
-            condition = f"position-wise on a map of {tuple(size)} with stride {steps}"
-        call = Call(form, laid, case.layouts["weight"].apply(kernel), bias, steps)
+            kernel, how = weight[:, :channels].reshape(outputs, channels, *(1,) * dims), "position-wise on"
+        strides = (form == "full" or case.seed % 4 >= 2) and trial.asks("stride", form)
+        steps = tuple(stride) if strides else (1,) * dims
+        call = trial.taken(Call(form, laid, case.layouts["weight"].apply(kernel), bias, steps))
+        if call is None:
+            continue
+        condition = f"{how} a map of {tuple(size)} with stride {steps}"
         sliding = _Sliding(trial, call, _windows_of(call), generator, condition)
         exact = whole(call.input.flatten(1)[:, sliding.windows].flatten(0, 1), call.weight.flatten(1), bias)
         expected = exact.reshape(rows, -1, outputs).transpose(1, 2)
@@ -59,7 +69,8 @@ def dense(trial: Trial, case: Case) -> None:
             sliding.copies()
             sliding.with_nan(expected)
             sliding.on_values()
-            sliding.gradients(case)
+            if goes_back(trial, form):
+                sliding.gradients(case)
 
 
 @dataclass(frozen=True)
@@ -75,7 +86,10 @@ class _Sliding:
     def gives(self, call: Call, expected: Tensor, more: str = "") -> None:
         """The result must be ``expected``, ``(N, O, positions)`` or, without a batch dimension, ``(O, positions)``."""
         condition = f"{more}{more and ', '}{self.condition}"
-        y = _slide(self.trial, call, condition)
+        served = self.trial.taken(call)
+        if served is None:
+            return
+        y = self.trial.output(served, condition)
         # One sample after another: (N, O, positions) as (N, O * positions).
         shape = (len(expected), -1) if expected.ndim == 3 else (-1,)
         self.trial.same(call, y.reshape(shape), expected.reshape(shape), condition)
@@ -112,7 +126,7 @@ class _Sliding:
         x, weight = self.normal(self.call.input), self.normal(self.call.weight)
         call = replace(self.call, input=x, weight=weight, bias=bias)
         reference = reference_of(x.flatten(1)[:, self.windows].flatten(0, 1), weight.flatten(1), bias)
-        y = _slide(self.trial, call, self.condition).flatten(2).transpose(1, 2).reshape(-1, outputs)
+        y = self.trial.output(call, self.condition).flatten(2).transpose(1, 2).reshape(-1, outputs)
         self.trial.judge(call, y, reference, f"one row for each window, on normal values, {self.condition}")
 
     def gradients(self, case: Case) -> None:
@@ -124,13 +138,16 @@ class _Sliding:
         grad = torch.zeros(rows * outputs * positions)
         chosen = torch.randperm(len(grad), generator=self.generator)[:_INCOMING]
         grad[chosen] = torch.randint(0, 2, (len(chosen),), generator=self.generator) * 2.0 - 1.0
-        call = replace(self.call, weight=case.layouts["weight"].apply(self.call.weight.sign()))
+        call = self.trial.taken(replace(self.call, weight=case.layouts["weight"].apply(self.call.weight.sign())))
+        if call is None:
+            return
         leaves = leaves_of(call)
-        y = _slide(self.trial, replace(call, **leaves), self.condition)
+        y = self.trial.output(replace(call, **leaves), self.condition)
         plain = grad.to(y.dtype).to(y.device).view(y.shape)
         incoming = case.layouts["grad"].apply(plain)
         if int(incoming.count_nonzero()) > _INCOMING:  # broadcast entries: too many for exact sums
             incoming = plain
+        incoming = grad_as_taken(self.trial, call.form, incoming)
         found = backward(self.trial, call, y, leaves, incoming, self.condition)
         grad = incoming.double().reshape(rows, outputs, positions)
         x, weight = call.input.flatten(1).double(), call.weight.flatten(1).double()
@@ -163,13 +180,6 @@ def _windows_of(call: Call) -> Tensor:
     )
 
 
-def _slide(trial: Trial, call: Call, condition: str) -> Tensor:
-    try:
-        return call.result(trial.backend)
-    except Exception as error:
-        raise raised(error, call, condition=condition) from error
-
-
 def _signs(shape: tuple[int, ...], generator: torch.Generator, case: Case) -> Tensor:
     low = 0 if not case.dtype.is_signed else -1
     values = torch.randint(low, 2, shape, generator=generator).double()
@@ -197,7 +207,9 @@ def not_equivalent(trial: Trial, case: Case) -> None:
     flattened = torch.kron(kernel, torch.eye(positions, dtype=case.dtype, device=case.device))
     spread = None if bias is None else bias.repeat_interleave(positions)
     maps = _signs((3, *case.feature_shape), generator_of(case), case)
-    conv = Call("pointwise", maps, kernel.reshape(outputs, channels, *(1,) * len(spatial)), bias)
+    conv = trial.taken(Call("pointwise", maps, kernel.reshape(outputs, channels, *(1,) * len(spatial)), bias))
+    if conv is None:
+        return
 
     def holds(fact: bool, otherwise: str) -> None:
         trial.holds(fact, "pointwise", otherwise, conv)
@@ -206,7 +218,7 @@ def not_equivalent(trial: Trial, case: Case) -> None:
     holds(same.equivalent, "is not recognised by equiv.counterexample in the layer with weight kron(K, I)")
     is_kernel = torch.equal(same.conv.weight.reshape(kernel.shape), kernel)
     holds(is_kernel, "has another kernel than K in the layer with weight kron(K, I)")
-    y = _slide(trial, conv, "on a map").reshape(3, -1)
+    y = trial.output(conv, "on a map").reshape(3, -1)
     wanted = whole(maps.reshape(3, -1), flattened, spread)
     trial.same(conv, y, wanted, "compared with the layer that it is, with weight kron(K, I)")
 
@@ -226,7 +238,9 @@ def not_equivalent(trial: Trial, case: Case) -> None:
     closest = found.conv
     # In this dtype adding the bias may swallow the difference; the witness then shows the difference without the bias.
     kept = None if found.without_bias or closest.bias is None else closest.bias.detach()
-    call = Call("pointwise", shown, closest.weight.detach(), kept)
-    left = _slide(trial, call, "at the witness").reshape(-1)
+    call = trial.taken(Call("pointwise", shown, closest.weight.detach(), kept))
+    if call is None:
+        return
+    left = trial.output(call, "at the witness").reshape(-1)
     right = whole(shown.reshape(1, -1), changed, None if found.without_bias else spread).reshape(-1)
     trial.holds(not torch.equal(left, right), "pointwise", "gives what the layer gives at the witness", call)

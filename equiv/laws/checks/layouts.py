@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -9,26 +10,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from equiv.dtypes import is_inexact
 from equiv.laws.call import Call
 from equiv.laws.checks.drawing import exact_cases, generator_of, integer_grad, rows_of
-from equiv.laws.checks.expected import exact_gradients, same_gradients, stays_exact, whole
+from equiv.laws.checks.expected import exact_gradients, goes_back, same_gradients, stays_exact, whole
 from equiv.laws.registry import law
 from equiv.laws.trial import Trial
 from equiv.strategies import Case, Layout, all_layouts
+from equiv.text import quoted
 
 
 # Each case runs in dozens of layouts: sizes beyond are for other laws.
 @law(4, "layout", draw=lambda context: exact_cases(context, backward=True, max_features=2048 if context.deep else 256))
 def layout(trial: Trial, case: Case) -> None:
     """Strides, offsets, memory formats and views of input, weight, bias and incoming gradient change nothing."""
+    if True not in [trial.asks("layouts", form) for form in trial.forms]:
+        return
     n, outputs = case.weight.shape[1], case.weight.shape[0]
-    backward = is_inexact(case.dtype)
     grad = integer_grad(case)
     _square(trial, case)
     _shared(trial, case)
-    plain = _Exact(rows_of(case), case.weight, case.bias, grad if backward else None)
-    for arranged in trial.calls(case.x, case.weight, case.bias, case.feature_shape):
+    plain = _Exact(rows_of(case), case.weight, case.bias, grad if goes_back(trial) else None)
+    for arranged in _calls(trial, case.x, case.weight, case.bias, case.feature_shape):
+        backward = goes_back(trial, arranged.form)
         if arranged.form != "linear" and len(grad):
             _without_a_batch(trial, case, arranged, grad if backward else None)
         jointly = {role: case.layouts[role] for role in ("x", "weight", "bias", "grad")}
@@ -50,6 +53,11 @@ def layout(trial: Trial, case: Case) -> None:
                 same_gradients(trial, call, incoming, wanted.gradients, condition)
 
 
+def _calls(trial: Trial, *layer: Any) -> Iterator[Call]:
+    """The calls of the forms that take other layouts."""
+    return (call for call in trial.calls(*layer) if trial.asks("layouts", call.form))
+
+
 def _in_words(chosen: dict[str, Layout]) -> str:
     return ", ".join(f"{role} {place.name}" for role, place in chosen.items())
 
@@ -59,7 +67,9 @@ def _square(trial: Trial, case: Case) -> None:
     size = min(case.weight.shape)
     x, w = rows_of(case)[:, :size].contiguous(), case.weight[:size, :size].contiguous()
     wanted = whole(x, w, None)
-    for call in trial.calls(x, w, None, (size, 1)):
+    maps = trial.forms[-1] != "linear" and not trial.asks("spatial_ranks", trial.forms[-1], wanted=1)
+    dims = len(case.feature_shape) - 1 if maps else 1
+    for call in _calls(trial, x, w, None, (size, *(1,) * dims)):
         for name in ("input", "weight"):
             changed: dict[str, Any] = {name: Layout("permuted").apply(getattr(call, name))}
             trial.gives(replace(call, **changed), wanted, f"a square layer with its {name} transposed in memory")
@@ -88,9 +98,9 @@ def _shared(trial: Trial, case: Case) -> None:
     ):
         if len(x) and stays_exact(x, weight, bias):
             wanted = whole(x, weight, bias)
-            for call in trial.calls(x, weight, bias, case.feature_shape):
+            for call in _calls(trial, x, weight, bias, case.feature_shape):
                 trial.gives(call, wanted, condition)
-    if "linear" in trial.forms and len(rows_of(case)):
+    if "linear" in trial.forms and len(rows_of(case)) and trial.asks("layouts", "linear"):
         picked = rows_of(case)[torch.arange(6) % len(rows_of(case))]
         turned = picked.view(3, 2, n).transpose(0, 1)
         wanted = whole(turned.reshape(6, n), weight, case.bias)
@@ -135,19 +145,21 @@ def laid_out(call: Call, layouts: dict[str, Layout]) -> Call:
 def free_parameters(trial: Trial, case: Case) -> None:
     """The stride of the full form, and stride and dilation of the pointwise form, change nothing."""
     generator = generator_of(case)
-    dilates = _serves_dilation(trial, case)
     expected = whole(rows_of(case), case.weight, case.bias)
-    backward = is_inexact(case.dtype)
     for plain in trial.calls(case.x, case.weight, case.bias, case.feature_shape):
         stride, dilation = (_free_sizes(case, generator, plain.dims) for _ in range(2))
+        strides, dilates = trial.asks("stride", plain.form), _serves_dilation(trial, plain)
         # A kernel of size 1 along a dimension is not dilated, whatever the dilation: free there in either form.
         free = tuple(d if k == 1 and dilates else 1 for d, k in zip(dilation, plain.weight.shape[2:], strict=True))
-        call = laid_out(
-            replace(plain, stride=stride, dilation=free), {"x": case.layouts["x"], "weight": case.layouts["weight"]}
-        )
+        stride = stride if strides else (1,) * plain.dims
+        roles = {"x": case.layouts["x"], "weight": case.layouts["weight"]}
+        call = trial.taken(laid_out(replace(plain, stride=stride, dilation=free), roles))
+        if call is None or (not strides and set(free) == {1}):
+            continue  # nothing is left that could be free
         condition = f"stride {stride}, dilation {free}"
         x, w = call.input.reshape(rows_of(case).shape), call.weight.reshape(case.weight.shape)
         grad = case.layouts["grad"].apply(integer_grad(case))
+        backward = goes_back(trial, call.form)
         changed = case.layouts["x"].changes_values or case.layouts["weight"].changes_values
         repeats = changed or case.layouts["grad"].changes_values
         if repeats and not stays_exact(x, w, call.bias, grad if backward else None):
@@ -169,14 +181,17 @@ def _free_sizes(case: Case, generator: torch.Generator, dims: int) -> tuple[int,
     return (drawn[0],) * dims if kind == 1 else tuple(drawn)
 
 
-def _serves_dilation(trial: Trial, case: Case) -> bool:
+def _serves_dilation(trial: Trial, call: Call) -> bool:
     """Whether dilation is served; for small integers it is not: docs/findings/dilation-of-integers.md."""
-    one = torch.ones(1, 1, 1, dtype=case.dtype, device=case.device)
+    if not trial.asks("dilation", call.form):
+        return False
+    one = torch.ones((1, 1, *(1,) * call.dims), dtype=trial.dtype, device=call.input.device)
     try:
-        trial.backend.conv(one, one, dilation=2)
+        Call(call.form, one, one, None, dilation=(2,) * call.dims).result(trial.backend)
     except RuntimeError as error:  # torch 2.6 raises it plainly; NotImplementedError is one too
         if not isinstance(error, NotImplementedError) and "not implemented for" not in str(error):
             return True  # whatever else it is, the law's own calls show it
-        trial.cover("dilation", f"not served for {case.dtype}")
+        trial.cover("dilation", f"not served for {trial.dtype}")
+        trial.leave_out("dilation", call.form, f"{type(error).__name__}: {quoted(error)}", how="found")
         return False
     return True

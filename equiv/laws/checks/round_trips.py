@@ -49,9 +49,12 @@ def round_trip(trial: Trial, case: Case) -> None:
 
     Any other convolution gives the result of its dense layer; and what is to be shared shares its memory.
     """
+    if not trial.asks("transforms"):
+        return
     fs = case.feature_shape
     layer = as_linear(case.weight, case.bias)
-    for form in trial.forms:
+    forms = [form for form in trial.forms if form == "linear" or trial.asks("spatial_ranks", form, wanted=len(fs) - 1)]
+    for form in forms:
         module = mapped(form, layer, fs)
         if form != "linear":
             shape = fs if form == "full" else (case.weight.shape[1], *(1,) * (len(fs) - 1))
@@ -72,8 +75,8 @@ def round_trip(trial: Trial, case: Case) -> None:
         fresh.load_state_dict(torch.load(file, weights_only=True))
         _same_parameters(trial, form, fresh, module, "through state_dict")
     if case.seed % _EXPORTED == 0 and len(rows_of(case)):
-        _exported(trial, case, layer)
-    if "full" in trial.forms and is_inexact(case.dtype):
+        _exported(trial, case, layer, forms)
+    if "full" in forms and is_inexact(case.dtype):
         any_convolution(trial, case)
 
 
@@ -84,10 +87,10 @@ def _same_parameters(trial: Trial, form: str, found: nn.Module, wanted: nn.Modul
         trial.holds(same, form, f"does not keep the bits of the {name} {how}")
 
 
-def _exported(trial: Trial, case: Case, layer: nn.Linear) -> None:
+def _exported(trial: Trial, case: Case, layer: nn.Linear, forms: list[str]) -> None:
     """An exported program may add in another order: its results are held against the envelope."""
     reference = reference_of(rows_of(case), case.weight, case.bias)
-    for form in trial.forms:
+    for form in forms:
         module = mapped(form, layer, case.feature_shape).eval()
         x = shaped(form, rows_of(case), case.feature_shape)
         call = Call(form, x, module.weight.detach(), None if module.bias is None else module.bias.detach())
