@@ -9,11 +9,16 @@ from __future__ import annotations
 import platform
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-SCHEMA = 2
-"""The version of the layout of :meth:`Run.to_dict`."""
+SCHEMA = 3
+"""The version of the layout of :meth:`Run.to_dict`, which ``schema.json`` and docs/report.md describe."""
+
+OUTCOMES = ("holds", "broken", "expected", "not asked", "not run")
+"""What an item can come to. ``expected``: broken, and said beforehand to be."""
 
 Place = tuple[str, str, str, str]
 """Law, form, dtype and backend of results; empty where they vary."""
@@ -24,11 +29,13 @@ Coverage = dict[str, dict[str, int]]
 
 @dataclass(frozen=True)
 class Environment:
-    """The versions of a run, and its CPU: the widest vector instructions that torch uses."""
+    """The versions of a run, the system, and its CPU: the widest vector instructions that torch uses."""
 
     equiv: str
     torch: str
+    hypothesis: str | None
     python: str
+    platform: str
     cpu: str
 
     @classmethod
@@ -39,7 +46,12 @@ class Environment:
         import equiv
 
         return cls(
-            equiv.__version__, torch.__version__, platform.python_version(), torch.backends.cpu.get_cpu_capability()
+            equiv=equiv.__version__,
+            torch=torch.__version__,
+            hypothesis=_version("hypothesis"),
+            python=platform.python_version(),
+            platform=platform.platform(),
+            cpu=torch.backends.cpu.get_cpu_capability(),
         )
 
 
@@ -74,30 +86,97 @@ class Tally:
 
 
 @dataclass(frozen=True)
+class NotAsked:
+    """One thing that was not asked of a backend, and why; the attributes are those of ``equiv.laws``' own.
+
+    Attributes:
+        what: The capability that the backend lacks.
+        backend: Its name.
+        law: The law that would have asked; empty where all would have.
+        form: The form; empty for all.
+        dtype: The dtype's name; empty for all.
+        reason: In words.
+        how: ``declared`` by the backend, or ``found`` out by asking it.
+    """
+
+    what: str
+    backend: str
+    law: str = ""
+    form: str = ""
+    dtype: str = ""
+    reason: str = ""
+    how: str = "declared"
+
+    @classmethod
+    def of(cls, found: Mapping[str, Any]) -> NotAsked:
+        """From JSON's types."""
+        return cls(**{field.name: found[field.name] for field in fields(cls) if field.name in found})
+
+
+@dataclass(frozen=True)
 class Item:
-    """What came of one law in one dtype on one backend; the attributes are those of :class:`equiv.laws.Result`."""
+    """What came of one law in one dtype on one backend; the attributes are those of :class:`equiv.laws.Result`.
+
+    Beside them ``form``, which is ``all`` for several, and ``reason``: in words why there is no verdict, or why a
+    failure was expected. ``seed`` is None for an item that did not run.
+    """
 
     item: str
     law: str
+    form: str
     dtype: str
     backend: str
-    examples: int
-    seconds: float
-    seed: int
-    forms: dict[str, Tally]
-    coverage: Coverage
-    failure: dict[str, Any] | None
+    outcome: str
+    reason: str = ""
+    examples: int = 0
+    seconds: float = 0.0
+    seed: int | None = None
+    forms: Mapping[str, Tally] = field(default_factory=dict)
+    coverage: Coverage = field(default_factory=dict)
+    not_asked: tuple[NotAsked, ...] = ()
+    failure: Mapping[str, Any] | None = None
 
     @classmethod
     def of(cls, result: Mapping[str, Any]) -> Item:
-        """From a result of ``equiv.laws`` in JSON's types."""
-        forms = {form: Tally(**tally) for form, tally in result["forms"].items()}
-        return cls(**{**result, "forms": forms})
+        """From a result of ``equiv.laws`` in JSON's types; what this model does not know is left out."""
+        known = {field.name: result[field.name] for field in fields(cls) if field.name in result}
+        failure = result.get("failure")
+        expected = str(result.get("expected") or "")
+        not_asked = tuple(map(NotAsked.of, result.get("not_asked") or ()))
+        outcome, reason = "holds", expected
+        if failure is not None:
+            failure = {"kind": "value", **failure}
+            outcome = "expected" if expected else "broken"
+        elif not_asked and not result["examples"]:
+            outcome, reason = "not asked", "; ".join(dict.fromkeys(one.reason for one in not_asked if one.reason))
+        made = {
+            "form": _parts(result["item"])[1],
+            "outcome": outcome,
+            "reason": reason,
+            "forms": {form: Tally(**tally) for form, tally in result["forms"].items()},
+            "not_asked": not_asked,
+            "failure": failure,
+        }
+        return cls(**{**known, **made})
+
+    @classmethod
+    def without_result(cls, name: str, outcome: str = "not run", reason: str = "") -> Item:
+        """An item that did not run, or of which nothing was asked, from its id."""
+        law, form, dtype, backend = _parts(name)
+        return cls(name, law, form, dtype, backend, outcome, reason)
 
     @property
-    def outcome(self) -> str:
-        """``holds`` or ``broken``."""
-        return "holds" if self.failure is None else "broken"
+    def ran(self) -> bool:
+        """Whether anything was asked."""
+        return self.outcome not in ("not asked", "not run")
+
+    def to_dict(self) -> dict[str, Any]:
+        """In JSON's types."""
+        return {
+            **vars(self),
+            "forms": {form: dict(vars(tally)) for form, tally in self.forms.items()},
+            "not_asked": [dict(vars(one)) for one in self.not_asked],
+        }
 
 
 @dataclass(frozen=True)
@@ -133,46 +212,86 @@ class Run:
         request: What was asked for.
         environment: Where it ran.
         items: What has come of it.
-        planned: How many items there are if nothing stops the run.
+        planned: Ids of the items that there are if nothing stops the run.
         jobs: Processes.
         seconds: Wall time.
+        left_out: What was not asked of any item.
+        stopped: ``interrupted`` or ``error`` where the run did not come to its own end.
+        exit_code: Of its process, once that is known.
     """
 
     request: Request
     environment: Environment
     items: tuple[Item, ...]
-    planned: int
+    planned: tuple[str, ...]
     jobs: int
     seconds: float
+    left_out: tuple[NotAsked, ...] = ()
+    stopped: str = ""
+    exit_code: int | None = None
 
     @classmethod
     def of(
-        cls, request: Request, results: Iterable[Mapping[str, Any]], *, planned: int, jobs: int, seconds: float
+        cls,
+        request: Request,
+        results: Iterable[Mapping[str, Any]],
+        *,
+        planned: Iterable[str],
+        jobs: int,
+        seconds: float,
     ) -> Run:
         """From the results of ``equiv.laws`` in JSON's types, in this environment."""
-        return cls(request, Environment.here(), tuple(map(Item.of, results)), planned, jobs, seconds)
+        return cls(request, Environment.here(), tuple(map(Item.of, results)), tuple(planned), jobs, seconds)
+
+    @property
+    def not_run(self) -> list[Item]:
+        """The items that were planned and have no result, and those that came to none."""
+        left = Counter(self.planned)
+        left.subtract(item.item for item in self.items)
+        missing = [Item.without_result(name) for name, count in left.items() for _ in range(count)]
+        return [*(item for item in self.items if item.outcome == "not run"), *missing]
 
     @property
     def complete(self) -> bool:
-        """Whether every item that was planned has a result."""
-        return len(self.items) >= self.planned
+        """Whether every item that was planned has come to something."""
+        return not self.not_run and (bool(self.planned) or not self.stopped)
+
+    @property
+    def holds(self) -> bool:
+        """Whether the run is complete, asked something, and no item is broken but as expected."""
+        return self.status == "passed" and any(item.ran for item in self.items)
+
+    @property
+    def status(self) -> str:
+        """``passed``, ``broken``, or why not all was run: ``interrupted``, ``error``, ``incomplete``."""
+        if self.stopped:
+            return self.stopped
+        if not self.complete:
+            return "incomplete"
+        return "broken" if self.failures else "passed"
 
     @property
     def failures(self) -> list[Item]:
-        """The items whose law is broken."""
-        return [item for item in self.items if item.failure is not None]
+        """The items whose law is broken, but for those that were expected to be."""
+        return [item for item in self.items if item.outcome == "broken"]
+
+    @property
+    def not_asked(self) -> list[NotAsked]:
+        """What was not asked of any backend, each once."""
+        return list(dict.fromkeys([*self.left_out, *(one for item in self.items for one in item.not_asked)]))
 
     @property
     def broken(self) -> list[str]:
         """Ids of the laws that are broken."""
         return list(dict.fromkeys(item.law for item in self.failures))
 
-    @property
+    @cached_property
     def coverage(self) -> Coverage:
         """How often each value of each condition was met by all items; the dtype is a condition too."""
         found: dict[str, Counter[str]] = {}
         for item in self.items:
-            for condition, counts in (*item.coverage.items(), ("dtype", {item.dtype: item.examples})):
+            met = {item.dtype: item.examples} if item.ran else {}
+            for condition, counts in (*item.coverage.items(), ("dtype", met)):
                 found.setdefault(condition, Counter()).update(counts)
         return {name: dict(sorted(counter.items(), key=_as_numbers)) for name, counter in sorted(found.items())}
 
@@ -190,6 +309,8 @@ class Run:
         """One row for each combination of ``by``, which are among ``law``, ``form``, ``dtype`` and ``backend``."""
         groups: dict[Place, list[tuple[Item, Tally]]] = {}
         for item in self.items:
+            if not item.ran:
+                continue
             for form, tally in (item.forms or {"all": Tally()}).items():
                 place = {"law": item.law, "form": form, "dtype": item.dtype, "backend": item.backend}
                 law, kept_form, dtype, backend = (value if name in by else "" for name, value in place.items())
@@ -200,9 +321,10 @@ class Run:
     def to_dict(self) -> dict[str, Any]:
         """The layout of every JSON file about a run."""
         asked = self.request
+        items = [*(item for item in self.items if item.outcome != "not run"), *self.not_run]
         return {
             "schema": SCHEMA,
-            **asdict(self.environment),
+            **vars(self.environment),
             "devices": list(asked.devices),
             "profile": asked.profile,
             "examples": asked.examples,
@@ -210,14 +332,18 @@ class Run:
             "seed": asked.seed,
             "jobs": self.jobs,
             "seconds": round(self.seconds, 3),
+            "status": self.status,
+            "exit_code": self.exit_code,
             "complete": self.complete,
-            "planned": self.planned,
-            "holds": self.complete and not self.failures,
+            "holds": self.holds,
             "broken": self.broken,
+            "outcomes": {name.replace(" ", "_"): sum(item.outcome == name for item in items) for name in OUTCOMES},
+            "planned": list(self.planned),
+            "not_asked": [dict(vars(one)) for one in self.not_asked],
             "coverage": self.coverage,
-            "not reached": self.not_reached,
-            "table": [asdict(row) for row in self.rows("law", "form", "dtype", "backend")],
-            "items": [{**asdict(item), "outcome": item.outcome} for item in self.items],
+            "not_reached": self.not_reached,
+            "table": [dict(vars(row)) for row in self.rows("law", "form", "dtype", "backend")],
+            "items": [item.to_dict() for item in items],
         }
 
 
@@ -260,6 +386,19 @@ def _in_order() -> Callable[[Row], tuple[Any, ...]]:
 
     laws, forms, dtypes = ({name: number for number, name in enumerate(names)} for names in (LAWS, FORMS, BY_NAME))
     return lambda row: (laws.get(row.law, -1), forms.get(row.form, -1), dtypes.get(row.dtype, -1), row.backend)
+
+
+def _parts(name: str) -> list[str]:
+    """Law, form, dtype and backend of the id of an item; only the last may hold a hyphen."""
+    parts = name.split("-", 3)
+    return parts + [""] * (4 - len(parts))
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _as_numbers(pair: tuple[str, int]) -> tuple[int, str]:

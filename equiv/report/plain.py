@@ -29,7 +29,8 @@ def summary_lines(run: Run) -> list[str]:
         *head,
         *body,
         *_coverage_lines(run),
-        f"{counted(len(run.items), 'item')}, {counted(cases, 'case')}, {counted(compared, 'comparison')}",
+        f"{counted(sum(item.ran for item in run.items), 'item')}, {counted(cases, 'case')}, "
+        f"{counted(compared, 'comparison')}",
         *wrap(" ".join(legend.split()), _WIDTH),
     ]
 

@@ -10,11 +10,13 @@ def test_my_backend(law):
 
 from equiv.testing import faults
 from equiv.testing.parametrize import parametrize_with_laws
+from equiv.testing.results import Results
 from equiv.testing.suite import Check, LawBroken, check_backend, checks, devices_under_test
 
 __all__ = [
     "Check",
     "LawBroken",
+    "Results",
     "check_backend",
     "checks",
     "devices_under_test",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,8 @@ from equiv._options import options
 from equiv.arguments import refusal
 from equiv.backends import Backend, TorchEager
 from equiv.laws import Item, Result, check_backends, chosen_words, items, run_item
+from equiv.report import Request, Run
+from equiv.testing.results import Results
 
 
 class LawBroken(AssertionError):  # noqa: N818 - what it says is that a law is broken
@@ -90,8 +93,11 @@ def check_backend(  # noqa: PLR0913 - keyword-only options are the interface
     examples: int | None = None,
     seed: int | None = None,
     arithmetic: str = "declared",
-) -> list[Result]:
+) -> Results:
     """Run every law on a backend without a test framework, and return all results, broken laws included.
+
+    They are a sequence of :class:`equiv.laws.Result` with ``holds``, ``failures`` and ``not_asked``, and with
+    ``to_json()``: the report that docs/report.md describes.
 
     Args:
         backend: See :class:`equiv.backends.Backend`.
@@ -108,8 +114,15 @@ def check_backend(  # noqa: PLR0913 - keyword-only options are the interface
 
     Example:
         >>> results = check_backend(TorchEager(), laws=["exact"], dtypes=["float32"], examples=5, seed=1)
-        >>> [result.failure for result in results]
-        [None]
+        >>> [result.failure for result in results], results.holds
+        ([None], True)
     """
     found = [check.item for check in checks([backend], laws=laws, forms=forms, dtypes=dtypes)]
-    return [run_item(item, profile=profile, examples=examples, seed=seed, arithmetic=arithmetic) for item in found]
+    start = time.perf_counter()
+    results = [run_item(item, profile=profile, examples=examples, seed=seed, arithmetic=arithmetic) for item in found]
+    request = Request(
+        devices=(str(backend.device),), profile=profile, examples=examples, seed=seed, arithmetic=arithmetic
+    )
+    seconds = time.perf_counter() - start
+    ids = [item.id for item in found]
+    return Results(results, Run.of(request, [one.to_dict() for one in results], planned=ids, jobs=1, seconds=seconds))

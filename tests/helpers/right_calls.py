@@ -103,7 +103,7 @@ def certified() -> dict[str, Any]:
 
 
 def run() -> report.Run:
-    return report.Run.of(report.Request(), [], planned=0, jobs=1, seconds=0.0)
+    return report.Run.of(report.Request(), [], planned=[], jobs=1, seconds=0.0)
 
 
 CHOICE: dict[str, Any] = {"laws": ["exact"], "forms": ["linear"], "dtypes": ["float32"]}

@@ -1,0 +1,115 @@
+"""The report of a run that is still going on: after every result its file holds all results so far."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from equiv.errors import EquivError
+from equiv.report.files import is_special, is_stdout, place_of, write_text
+from equiv.report.formats import FORMATS, by_format
+from equiv.report.model import Environment, Item, Request, Run
+from equiv.text import shown
+
+
+class Journal:
+    """Keeps the results of a run and its report, which is whole at every moment.
+
+    A file is replaced after every result, with ``complete: false`` until all planned items have one: a process that is
+    killed leaves a report of all that it had found. What a file held before the run stays there until the first result;
+    a new one gets the plan. Standard output, pipes and devices get the report once, at the end.
+
+    Args:
+        request: What was asked for.
+        targets: Files by format, such as ``{"json": "run.json"}``; relative ones are taken from the working directory
+            of this moment. Empty for a run without a report.
+        jobs: Processes.
+        option: What messages call the target, instead of ``--`` and the format.
+
+    Raises:
+        EquivError: A format that does not exist.
+
+    Example:
+        >>> journal = Journal(Request(), {})
+        >>> journal.plan(["exact-all-int8-mine"])
+        >>> journal.end().status
+        'incomplete'
+    """
+
+    def __init__(self, request: Request, targets: Mapping[str, str], *, jobs: int = 1, option: str = "") -> None:
+        if not isinstance(request, Request):
+            raise EquivError(f"request: expected an equiv.report.Request, got {shown(request)}; pass what was asked")
+        self.planned: list[str] = []
+        self.items: list[Item] = []
+        self.problem: EquivError | None = None
+        self._request, self._jobs = request, jobs
+        self._options = {name: option or f"--{name}" for name, _ in by_format(targets)}
+        self._targets = {name: target if is_stdout(target) else place_of(target) for name, target in targets.items()}
+        self._written: set[str] = set()
+        self._environment: Environment | None = None
+        self._start = time.perf_counter()
+
+    def plan(self, ids: Sequence[str]) -> None:
+        """The items that will run, by id."""
+        self.planned = list(ids)
+        self._write(self.run(), again=True)
+
+    def add(self, result: Mapping[str, Any] | Item) -> None:
+        """Keep a result of ``equiv.laws`` in JSON's types; the files hold it before this returns.
+
+        A file that cannot be written now is written with the next result: ``problem`` has the error until then.
+        """
+        self.items.append(result if isinstance(result, Item) else Item.of(result))
+        self._write(self.run(), again=True)
+
+    def run(self, *, stopped: str = "", exit_code: int | None = None) -> Run:
+        """The run as far as it is, in the order that was planned."""
+        self._environment = self._environment or Environment.here()
+        order = {name: number for number, name in reversed(list(enumerate(self.planned)))}
+        return Run(
+            self._request,
+            self._environment,
+            tuple(sorted(self.items, key=lambda item: order.get(item.item, len(order)))),
+            tuple(self.planned),
+            self._jobs,
+            time.perf_counter() - self._start,
+            stopped=stopped,
+            exit_code=exit_code,
+        )
+
+    def end(self, *, stopped: str = "", exit_code: int | None = None) -> Run:
+        """Write the report for the last time, and return the run; ``problem`` has the error where that failed.
+
+        A run that was stopped before its first result leaves a file as it was.
+
+        Args:
+            stopped: ``interrupted`` or ``error`` where the run did not come to its own end.
+            exit_code: Of the process.
+        """
+        run = self.run(stopped=stopped, exit_code=exit_code)
+        self._write(run, again=False)
+        return run
+
+    def _write(self, run: Run, *, again: bool) -> None:
+        self.problem = None
+        for name, target in self._targets.items():
+            once = is_stdout(target) or is_special(target)
+            if once and again:
+                continue
+            keeps = not run.items and (again or run.stopped) and name not in self._written
+            if keeps and not once and _holds_something(target):
+                continue
+            try:
+                write_text(FORMATS[name](run), target, option=self._options[name])
+                self._written.add(name)
+            except EquivError as error:
+                self.problem = error
+
+
+def _holds_something(target: str) -> bool:
+    try:
+        with open(target, "rb") as file:
+            return bool(file.read(1))
+    except OSError:
+        return False
