@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from equiv.errors import EquivError
-from equiv.report.files import is_special, is_stdout, place_of, write_text
+from equiv.report.files import STDOUT, is_special, is_stdout, not_writable, place_of, write_text
 from equiv.report.formats import FORMATS, by_format
 from equiv.report.model import Environment, Item, Request, Run
 from equiv.text import shown
@@ -27,8 +27,14 @@ class Journal:
         jobs: Processes.
         option: What messages call the target, instead of ``--`` and the format.
 
+    Attributes:
+        items: What has come of the run so far.
+        planned: Ids of what is to come of it.
+        problem: Why the report could not be written the last time, or None.
+        kept: Whether the run was stopped before its first result, and a file stays as it was.
+
     Raises:
-        EquivError: A format that does not exist.
+        EquivError: A format that does not exist, or a path that cannot be one.
 
     Example:
         >>> journal = Journal(Request(), {})
@@ -44,16 +50,23 @@ class Journal:
         self.items: list[Item] = []
         self.problem: EquivError | None = None
         self._request, self._jobs = request, jobs
+        self.kept = False
         self._options = {name: option or f"--{name}" for name, _ in by_format(targets)}
-        self._targets = {name: target if is_stdout(target) else place_of(target) for name, target in targets.items()}
+        self._targets = {name: _place(target, self._options[name]) for name, target in targets.items()}
         self._written: set[str] = set()
         self._environment: Environment | None = None
         self._start = time.perf_counter()
 
+    @property
+    def paths(self) -> list[str]:
+        """Where the report is written, by format: absolute paths, or ``-``."""
+        return list(self._targets.values())
+
     def plan(self, ids: Sequence[str]) -> None:
         """The items that will run, by id."""
         self.planned = list(ids)
-        self._write(self.run(), again=True)
+        if self._targets:
+            self._write(self.run(), again=True)
 
     def add(self, result: Mapping[str, Any] | Item) -> None:
         """Keep a result of ``equiv.laws`` in JSON's types; the files hold it before this returns.
@@ -61,7 +74,8 @@ class Journal:
         A file that cannot be written now is written with the next result: ``problem`` has the error until then.
         """
         self.items.append(result if isinstance(result, Item) else Item.of(result))
-        self._write(self.run(), again=True)
+        if self._targets:
+            self._write(self.run(), again=True)
 
     def run(self, *, stopped: str = "", exit_code: int | None = None) -> Run:
         """The run as far as it is, in the order that was planned."""
@@ -92,19 +106,29 @@ class Journal:
         return run
 
     def _write(self, run: Run, *, again: bool) -> None:
-        self.problem = None
+        self.problem, self.kept = None, False
         for name, target in self._targets.items():
             once = is_stdout(target) or is_special(target)
             if once and again:
                 continue
             keeps = not run.items and (again or run.stopped) and name not in self._written
             if keeps and not once and _holds_something(target):
+                self.kept = True
                 continue
             try:
                 write_text(FORMATS[name](run), target, option=self._options[name])
                 self._written.add(name)
             except EquivError as error:
                 self.problem = error
+
+
+def _place(target: str, option: str) -> str:
+    if is_stdout(target):
+        return STDOUT
+    try:
+        return place_of(target)
+    except (OSError, ValueError) as error:
+        raise not_writable(option, target, error) from error
 
 
 def _holds_something(target: str) -> bool:

@@ -117,8 +117,8 @@ class NotAsked:
 class Item:
     """What came of one law in one dtype on one backend; the attributes are those of :class:`equiv.laws.Result`.
 
-    Beside them ``form``, which is ``all`` for several, and ``reason``: in words why there is no verdict, or why a
-    failure was expected. ``seed`` is None for an item that did not run.
+    Beside them ``form``, which is ``all`` for several; ``reason``: in words, why nothing was asked or the item did not
+    run. ``seed`` is None then. ``expected`` says why the law was expected to be broken.
     """
 
     item: str
@@ -128,6 +128,7 @@ class Item:
     backend: str
     outcome: str
     reason: str = ""
+    expected: str | None = None
     examples: int = 0
     seconds: float = 0.0
     seed: int | None = None
@@ -139,15 +140,17 @@ class Item:
     @classmethod
     def of(cls, result: Mapping[str, Any]) -> Item:
         """From a result of ``equiv.laws`` in JSON's types; what this model does not know is left out."""
+        if result.get("outcome") in ("not asked", "not run"):
+            return cls.without_result(*(result[name] for name in ("item", "outcome", "reason")))
         known = {field.name: result[field.name] for field in fields(cls) if field.name in result}
         failure = result.get("failure")
-        expected = str(result.get("expected") or "")
+        expected = result.get("expected")
         not_asked = tuple(map(NotAsked.of, result.get("not_asked") or ()))
-        outcome, reason = "holds", expected
+        outcome, reason = "holds", ""
         if failure is not None:
             failure = {"kind": "value", **failure}
             outcome = "expected" if expected else "broken"
-        elif not_asked and not result["examples"]:
+        elif not_asked and not any(tally["judged"] for tally in result["forms"].values()):
             outcome, reason = "not asked", "; ".join(dict.fromkeys(one.reason for one in not_asked if one.reason))
         made = {
             "form": _parts(result["item"])[1],
