@@ -22,6 +22,7 @@ from equiv import strategies as est
 from equiv.backends import TorchEager
 from equiv.causes import name_cause
 from equiv.cli import main
+from equiv.plugin_report import check_report
 
 pytest_plugins = ["pytester"]
 

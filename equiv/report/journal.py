@@ -31,7 +31,7 @@ class Journal:
         items: What has come of the run so far.
         planned: Ids of what is to come of it.
         problem: Why the report could not be written the last time, or None.
-        kept: Whether the run was stopped before its first result, and a file stays as it was.
+        kept: Whether there is no result yet, and a file stays as it was.
 
     Raises:
         EquivError: A format that does not exist, or a path that cannot be one.
@@ -95,7 +95,7 @@ class Journal:
     def end(self, *, stopped: str = "", exit_code: int | None = None) -> Run:
         """Write the report for the last time, and return the run; ``problem`` has the error where that failed.
 
-        A run that was stopped before its first result leaves a file as it was.
+        A run without a result leaves a file as it was.
 
         Args:
             stopped: ``interrupted`` or ``error`` where the run did not come to its own end.
@@ -111,8 +111,7 @@ class Journal:
             once = is_stdout(target) or is_special(target)
             if once and again:
                 continue
-            keeps = not run.items and (again or run.stopped) and name not in self._written
-            if keeps and not once and _holds_something(target):
+            if not (run.items or once or name in self._written) and _holds_something(target):
                 self.kept = True
                 continue
             try:

@@ -256,8 +256,8 @@ class Run:
 
     @property
     def complete(self) -> bool:
-        """Whether every item that was planned has come to something."""
-        return not self.not_run and (bool(self.planned) or not self.stopped)
+        """Whether there was a plan, and every item of it has come to something."""
+        return bool(self.planned) and not self.not_run
 
     @property
     def holds(self) -> bool:
