@@ -340,7 +340,12 @@ def test_ctrl_c_reports_what_was_done_and_exits_130(
     assert "Interrupted after 2 of 11 laws x dtypes. Nothing broken so far in 1 law, in" in " ".join(out.split())
     found = json.loads(target.read_text())
     assert [item["outcome"] for item in found["items"]] == ["holds"] * 2 + ["not run"] * 9
-    assert (found["complete"], found["holds"], found["status"], found["exit_code"]) == (False, False, "interrupted", 130)
+    assert (found["complete"], found["holds"], found["status"], found["exit_code"]) == (
+        False,
+        False,
+        "interrupted",
+        130,
+    )
 
 
 @pytest.mark.usefixtures("fake")
