@@ -1,7 +1,8 @@
 """Runs that are killed with signal 9: does the report hold every item that had been finished?
 
 A run of `equiv verify --json`, or of `pytest --equiv-report` alone and with two workers, is killed at a random
-moment, and its report read. Every item that it had printed as finished must be there, and the rest of the plan as not run.
+moment, and its report read. Every item that it had printed as finished must be there, and the rest of the plan as
+not run.
 
     python benchmarks/killed_runs.py --times 20
 """
