@@ -7,7 +7,7 @@ from equiv.report.files import STDOUT, check_target
 from equiv.report.files import is_stdout as is_stdout
 from equiv.report.formats import FORMATS, check_targets, schema, write_json, write_run
 from equiv.report.formats import json_of as json_of
-from equiv.report.journal import Journal
+from equiv.report.journal import Journal as Journal
 from equiv.report.model import OUTCOMES, Environment, Item, NotAsked, Request, Row, Run, Tally
 from equiv.report.plain import ratio_text, summary_lines, table_lines
 
@@ -17,7 +17,6 @@ __all__ = [
     "STDOUT",
     "Environment",
     "Item",
-    "Journal",
     "NotAsked",
     "Request",
     "Row",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, overload
 
 from equiv.laws import Result
@@ -10,16 +11,17 @@ from equiv.report import NotAsked, Run, json_of
 from equiv.text import counted
 
 
+@dataclass(frozen=True, eq=False, repr=False)
 class Results(Sequence[Result]):
     """The results of :func:`equiv.testing.check_backend`, in the order of the laws; equal to a list of the same.
 
     Attributes:
+        results: They themselves.
         run: The same as an :class:`equiv.report.Run`: what the report is made from.
     """
 
-    def __init__(self, results: Sequence[Result], run: Run) -> None:
-        self._results = tuple(results)
-        self.run = run
+    results: tuple[Result, ...]
+    run: Run
 
     @overload
     def __getitem__(self, index: int) -> Result: ...
@@ -28,10 +30,10 @@ class Results(Sequence[Result]):
     def __getitem__(self, index: slice) -> list[Result]: ...
 
     def __getitem__(self, index: int | slice) -> Result | list[Result]:
-        return list(self._results[index]) if isinstance(index, slice) else self._results[index]
+        return list(self.results[index]) if isinstance(index, slice) else self.results[index]
 
     def __len__(self) -> int:
-        return len(self._results)
+        return len(self.results)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Results | list):

@@ -125,4 +125,5 @@ def check_backend(  # noqa: PLR0913 - keyword-only options are the interface
     )
     seconds = time.perf_counter() - start
     ids = [item.id for item in found]
-    return Results(results, Run.of(request, [one.to_dict() for one in results], planned=ids, jobs=1, seconds=seconds))
+    run = Run.of(request, [one.to_dict() for one in results], planned=ids, jobs=1, seconds=seconds)
+    return Results(tuple(results), run)

@@ -399,7 +399,7 @@ USES = (
     Use("equiv.report.check_target", report.check_target, lambda: {"target": "-", "option": "--json"}),
     Use("equiv.report.check_targets", report.check_targets, lambda: {"targets": {"json": "-"}}),
     Use("equiv.report.ratio_text", report.ratio_text, lambda: {"ratio": 0.5}),
-    Use("equiv.report.schema", report.schema, lambda: {}),
+    Use("equiv.report.schema", report.schema, dict),
     Use("equiv.report.summary_lines", report.summary_lines, lambda: {"run": run()}),
     Use(
         "equiv.report.table_lines",
