@@ -1,4 +1,4 @@
-"""The pytest plugin: options, a header line, a summary by law. Thin: what to run is in ``equiv.testing``.
+"""The pytest plugin: options, a header line. What to run is in ``equiv.testing``, reports in ``equiv.plugin_report``.
 
 It is loaded in every project where the package is installed, so it imports neither torch nor hypothesis and does
 nothing unless an ``--equiv-*`` option or the ini option ``equiv_profile`` asks for it.
@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 import zlib
-from collections.abc import Generator
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,9 +17,9 @@ import pytest
 from equiv._options import Options, options
 from equiv.errors import EquivError
 from equiv.plugin_asked import Asking
+from equiv.plugin_report import Reporting, check_report
 
 _BEFORE = pytest.StashKey[dict[str, Any]]()
-_PROPERTY = "equiv"
 
 
 _OPTIONS = {
@@ -32,7 +29,7 @@ _OPTIONS = {
     "examples": ("N", "cases for each law and dtype, instead of the profile's number"),
     "seed": ("N", "other cases: vary it to randomize a derandomized profile"),
     "arithmetic": ("NAME", "what error bounds follow: declared (by dtype and device) or measured (every call; slow)"),
-    "report": ("FILE.json", "write every result and the coverage of conditions to a file"),
+    "report": ("FILE.json", "write all results to a file as they come (docs/report.md); - for standard output"),
 }
 
 
@@ -72,7 +69,11 @@ def pytest_configure(config: pytest.Config) -> None:
         _read_options(config)
     except EquivError as error:
         raise pytest.UsageError(str(error)) from error
-    config.pluginmanager.register(_Run(config, asking), "equiv-run")
+    report = config.getoption("equiv_report")
+    if report is not None and not hasattr(config, "workerinput"):
+        check_report(report)
+    config.pluginmanager.register(_Run(config), "equiv-run")
+    config.pluginmanager.register(Reporting(config, report, asking), "equiv-report")
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -103,23 +104,9 @@ def _read_options(config: pytest.Config) -> None:
     options.examples, options.seed = numbers["examples"], numbers["seed"]
     if options.seed is None:
         options.seed = _seed_of_hypothesis(config.getoption("hypothesis_seed", None))
-    dtypes, devices, report = given["dtypes"], given["devices"], given["report"]
+    dtypes, devices = given["dtypes"], given["devices"]
     options.dtypes = None if dtypes is None else tuple(parse_dtypes("--equiv-dtypes", _words(dtypes)))
     options.devices = Options.devices if devices is None else _devices(devices)
-    if report is not None and not hasattr(config, "workerinput"):
-        _check_report(report)
-
-
-def _check_report(report: str) -> None:
-    from equiv.report import check_target
-    from equiv.text import shown
-
-    if os.path.isdir(report) or not os.path.isdir(os.path.dirname(os.path.abspath(report))):
-        raise EquivError(
-            f"--equiv-report: expected a file in a folder that exists, got {shown(report, 120)}; create the folder, or "
-            "name a file in one"
-        )
-    check_target(os.path.abspath(report), option="--equiv-report")
 
 
 def _seed_of_hypothesis(text: str | None) -> int | None:
@@ -143,24 +130,11 @@ def _words(text: str) -> list[str]:
     return [word for word in text.split(",") if word.strip()] or [text]
 
 
-def _is_law(item: pytest.Item) -> bool:
-    """Whether a test is one law in one dtype, from ``equiv.testing.parametrize_with_laws``."""
-    callspec = getattr(item, "callspec", None)
-    return callspec is not None and hasattr(callspec.params.get("law"), "item")
-
-
 class _Run:
     """What is done in a run that uses the package; one object for each, so that runs inside runs stay apart."""
 
-    def __init__(self, config: pytest.Config, asking: Asking) -> None:
-        self.asking = asking
-        report = config.getoption("equiv_report")
-        self.report = None if report is None else Path(report).absolute()  # a test may change the working directory
-        self.is_worker = hasattr(config, "workerinput")
+    def __init__(self, config: pytest.Config) -> None:
         self.workers = getattr(config.option, "numprocesses", None)
-        self.results: list[dict[str, Any]] = []
-        self.planned = 0
-        self.start = time.perf_counter()
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_report_header(self) -> str:
@@ -171,64 +145,3 @@ class _Run:
         capability = torch.backends.cpu.get_cpu_capability()
         place = ", ".join(options.devices)
         return f"equiv: profile {options.profile}, torch {torch.__version__}, {threads}, {capability}, on {place}"
-
-    def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """Count the laws that are to run; a worker, which collects all of them, tells the controller."""
-        laws = [item for item in session.items if _is_law(item) and item.get_closest_marker("skip") is None]
-        self.planned = sum(not item.callspec.params["law"].skipped for item in laws)  # type: ignore[attr-defined]
-        if self.is_worker:
-            session.config.workeroutput[_PROPERTY] = self.planned  # type: ignore[attr-defined]
-
-    @pytest.hookimpl(optionalhook=True)
-    def pytest_testnodedown(self, node: Any) -> None:
-        """A worker of xdist has ended."""
-        self.planned = max(self.planned, getattr(node, "workeroutput", {}).get(_PROPERTY, 0))
-
-    @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
-        """Attach the results of laws that a test ran to its report, which travels from workers to the controller."""
-        if "equiv.laws" not in sys.modules or not _is_law(item):
-            return (yield)  # a test that runs laws of its own, such as on kernels that it knows to be broken
-        listeners = sys.modules["equiv.laws"].listeners
-
-        def keep(result: Any) -> None:
-            item.user_properties.append((_PROPERTY, result.to_dict()))
-
-        listeners.append(keep)
-        try:
-            return (yield)
-        finally:
-            listeners.remove(keep)
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Collect on the controller, which the workers' reports reach."""
-        if report.when == "call" and not self.is_worker:
-            found: list[Any] = [value for name, value in report.user_properties if name == _PROPERTY]
-            self.results += found
-
-    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """A table by law, and the report file."""
-        if self.is_worker or not (self.results or self.report):
-            return
-        from equiv.report import Request, Run, summary_lines, write_json
-
-        run = Run.of(
-            Request(**asdict(options)),
-            sorted(self.results, key=lambda result: str(result["item"])),
-            planned=self.planned,
-            jobs=int(self.workers or 1),
-            seconds=time.perf_counter() - self.start,
-            left_out=self.asking.left_out,
-        )
-        if self.results:
-            terminalreporter.section("equiv: laws", sep="-")
-            for line in summary_lines(run):
-                terminalreporter.line(line)
-        if self.report is not None:
-            found = run.to_dict()
-            try:
-                write_json({**found, "results": found["items"]}, str(self.report), option="--equiv-report")
-            except EquivError as error:
-                terminalreporter.line(str(error), red=True)
-            else:
-                terminalreporter.line(f"every result: {self.report}")

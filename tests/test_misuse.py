@@ -22,6 +22,7 @@ from equiv import strategies as est
 from equiv.backends import Capabilities, TorchEager
 from equiv.causes import name_cause
 from equiv.cli import main
+from equiv.plugin_report import check_report
 
 pytest_plugins = ["pytester"]
 
@@ -502,12 +503,17 @@ OPTIONS: list[tuple[list[str], tuple[str, ...]]] = [
     (["--equiv-devices", "meta"], ("--equiv-devices: expected", "got 'meta'")),
     (["--equiv-devices", "cpu,cuda:99"], ("--equiv-devices: expected", "got 'cuda:99'")),
     (["--equiv-devices", ""], ("--equiv-devices: expected", "got ''", "write one or more")),
-    (["--equiv-report", "."], ("--equiv-report: expected a file", "got '.'")),
-    (["--equiv-report", "no/such/report.json"], ("--equiv-report: expected a file", "create the folder")),
-    (["--equiv-report", "x" * 300], ("--equiv-report: expected a file", "name too long")),
-    (["--equiv-report", "a\0b"], ("--equiv-report: expected a file", "null byte")),
     (["--equiv-profile", "\x1b[31m"], ("--equiv-profile: expected one of", r"got '\x1b[31m'")),
     (["--equiv-dtypes", "\ud800"], ("--equiv-dtypes: expected one of", r"got '\ud800'")),
+]
+
+
+# files for the report, what the message holds
+REPORTS: list[tuple[str, tuple[str, ...]]] = [
+    (".", ("--equiv-report: expected a file", "got '.'")),
+    ("no/such/report.json", ("--equiv-report: expected a file", "create the folder")),
+    ("x" * 300, ("--equiv-report: expected a file", "name too long")),
+    ("a\0b", ("--equiv-report: expected a file", "null byte")),
 ]
 
 
@@ -567,6 +573,27 @@ def test_a_misused_command_says_one_line_and_exits_2(
     assert len(err) <= LONGEST
     for fragment in fragments:
         assert fragment in err
+
+
+@pytest.mark.parametrize(("target", "fragments"), REPORTS, ids=[target[:40] for target, _ in REPORTS])
+def test_a_report_that_cannot_be_written_ends_pytest_before_anything_is_run(
+    target: str, fragments: tuple[str, ...], pytester: pytest.Pytester
+) -> None:
+    pytester.makepyfile("def test_it(): print('it ran')")
+    if "\0" in target:  # no command line can hold it: only an ini option, or a call
+        with pytest.raises(pytest.exit.Exception, match="null byte") as caught:
+            check_report(target)
+        assert caught.value.returncode == 2
+        return
+    done = pytester.runpytest_subprocess("-s", "--equiv-report", target)
+    assert done.ret == 2
+    assert "it ran" not in done.stdout.str()
+    said = done.stderr.str()
+    assert said.startswith("Exit: ")
+    assert said.strip().count("\n") == 0
+    assert len(said) <= LONGEST
+    for fragment in fragments:
+        assert fragment in said
 
 
 @pytest.mark.parametrize(("words", "fragments"), OPTIONS, ids=[" ".join(words)[:40] for words, _ in OPTIONS])

@@ -121,7 +121,7 @@ def test_workers_have_the_same_ids_and_results_and_one_thread_each(project: pyte
     assert ran == set(names)
     assert (rows(shared)["exact"][0], rows(shared)["exact"][5]) == ("3", "1")  # items, broken
     found = json.loads((project.path / "shared.json").read_text())
-    assert (found["planned"], found["complete"], found["jobs"], found["broken"]) == (
+    assert (len(found["planned"]), found["complete"], found["jobs"], found["broken"]) == (
         6,
         True,
         2,
@@ -213,27 +213,34 @@ def test_the_report_is_strict_json_with_coverage_and_written_where_pytest_was_st
     project.runpytest_inprocess("--equiv-examples", "2", "--equiv-report", "out.json").assert_outcomes(passed=5)
     text = (project.path / "out.json").read_text()
     found = json.loads(text, parse_constant=lambda name: pytest.fail(name))
-    assert set(found) >= {"schema", "python", "torch", "cpu", "coverage", "not reached", "table", "items"}
-    assert (found["planned"], found["complete"], found["holds"]) == (4, True, True)
-    assert found["results"] == found["items"]
+    assert set(found) >= {"schema", "python", "torch", "cpu", "coverage", "not_reached", "table", "items"}
+    assert (found["complete"], found["holds"], found["status"], found["exit_code"]) == (True, True, "passed", 0)
+    assert [item["item"] for item in found["items"]] == found["planned"]
     assert found["coverage"]["dtype"] == {"float32": 4, "int8": 4}
-    assert len(found["results"]) == 4
+    assert len(found["items"]) == 4
 
 
 def test_a_run_that_stops_early_is_not_complete(project: pytest.Pytester) -> None:
     project.makepyfile(test_suite=BROKEN.replace("{more}", ""))
     project.runpytest_inprocess("--equiv-examples", "40", "--equiv-report", "out.json", "-x").assert_outcomes(failed=1)
     found = json.loads((project.path / "out.json").read_text())
-    assert (found["planned"], len(found["items"]), found["complete"], found["holds"]) == (2, 1, False, False)
+    assert (found["planned"], found["complete"], found["holds"]) == (
+        ["exact-all-float32-doubling", "weight_recovery-all-float32-doubling"],
+        False,
+        False,
+    )
+    assert [item["outcome"] for item in found["items"]] == ["broken", "not run"]
+    assert (found["status"], found["exit_code"]) == ("incomplete", 1)
 
 
 def test_a_report_that_cannot_be_written_is_said_and_hides_no_result(project: pytest.Pytester) -> None:
     project.makepyfile(
         test_suite=SUITE,
-        test_block="import os\n\ndef test_block(request):\n    os.mkdir(request.config.rootpath / 'out.json')\n",
+        test_then="import os\n\ndef test_block():\n    os.unlink('out.json')\n    os.mkdir('out.json')\n",
     )
     done = project.runpytest_inprocess("--equiv-examples", "1", "--equiv-report", "out.json")
     done.assert_outcomes(passed=5)
+    assert done.ret == 2
     done.stdout.fnmatch_lines(["*equiv: laws*", "--equiv-report: expected a file that can be written, *"])
 
 
@@ -268,7 +275,7 @@ import os, sys
 def test_nothing_was_touched():
     assert "torch" not in sys.modules
     assert not [name for name in sys.modules if name.startswith("equiv.") and name not in (
-        "equiv.pytest_plugin", "equiv.plugin_asked", "equiv._options", "equiv.errors")]
+        "equiv.pytest_plugin", "equiv.plugin_asked", "equiv.plugin_report", "equiv._options", "equiv.errors")]
     assert "OMP_NUM_THREADS" not in os.environ
     assert "MKL_NUM_THREADS" not in os.environ
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
-from equiv.cli import BROKEN, INTERRUPTED, OK, run_laws
+from equiv.cli import BROKEN, INTERRUPTED, OK, USAGE, run_laws
 from equiv.errors import EquivError
 from equiv.laws import Failure, Item, Result
-from equiv.report import STDOUT, Request, Run, not_asked_lines, ratio_text, write_run
+from equiv.report import Journal, NotAsked, Request, Run, is_stdout, not_asked_lines, ratio_text
 from equiv.report.terminal import Page
 from equiv.text import counted
 
@@ -28,37 +27,52 @@ def verify(request: Request, *, jobs: int | None, full: bool, targets: Mapping[s
             "one of the options"
         )
     jobs = jobs or run_laws.default_jobs(len(items), request.devices)
-    results: list[Result] = []
-    interrupted = False
-    start = time.perf_counter()
+    journal = Journal(request, targets, jobs=jobs)
+    journal.plan([item.id for item in items], left_out=[NotAsked.of(vars(one)) for one in planned.not_asked])
+    failures: dict[str, Failure] = {}
+    ended: BaseException | None = None
     with _progress(len(items)) as (starting, show_done):
 
         def done(result: Result) -> None:
-            results.append(_with_command(result, request))
+            result = _with_command(result, request)
+            journal.add(result.to_dict())
+            if result.failure is not None:
+                failures[result.item] = result.failure
             show_done(result)
 
         try:
             run_laws.run_all(request, items, jobs, done, starting=starting)
-        except KeyboardInterrupt:
-            interrupted = True
-    seconds = time.perf_counter() - start
-    order = {item.id: number for number, item in enumerate(items)}
-    results.sort(key=lambda result: order.get(result.item, len(order)))
-    found = [result.to_dict() for result in results]
-    run = Run.of(request, found, planned=len(items), jobs=jobs, seconds=seconds, left_out=planned.not_asked)
-    write_run(run, targets)
-    page = Page(stderr=STDOUT in targets.values())
+        except BaseException as error:
+            ended = error
+    run = _ended(journal, ended)
+    page = Page(stderr=any(map(is_stdout, targets.values())))
     _tables(page, run, full=full)
     if run.not_asked:
         page.lines(not_asked_lines(run.not_asked), hanging="  ")
-    _failures(page, [result.failure for result in results if result.failure is not None])
+    _failures(page, [failures[item.item] for item in run.failures])
     page.prose(_summary(run))
+    if journal.problem is not None:
+        raise journal.problem
+    if ended is not None and not isinstance(ended, KeyboardInterrupt):
+        raise ended
     if run.complete and not run.asked:
         raise EquivError(
             f"{_options(request, 'laws', 'forms', 'dtypes')}: expected something that the device serves, got nothing "
             "that could be asked of it; leave out one of the options"
         )
-    return INTERRUPTED if interrupted else BROKEN if run.failures else OK
+    return OK if run.exit_code is None else run.exit_code
+
+
+def _ended(journal: Journal, error: BaseException | None) -> Run:
+    """The report as it stays, with the exit code that follows from it, or from what ended the run early."""
+    if error is None:
+        run = journal.run()
+        return journal.end(exit_code=BROKEN if run.failures else OK if run.asked else USAGE)
+    if isinstance(error, KeyboardInterrupt):
+        return journal.end(stopped="interrupted", exit_code=INTERRUPTED)
+    if isinstance(error, SystemExit):
+        return journal.end(stopped="interrupted", exit_code=error.code if isinstance(error.code, int) else USAGE)
+    return journal.end(stopped="error", exit_code=USAGE)
 
 
 _OPTIONS = {"laws": "--law", "dtypes": "--dtype", "forms": "--form", "devices": "--device"}
@@ -153,10 +167,12 @@ def _failures(page: Page, failures: list[Failure]) -> None:
 
 
 def _summary(run: Run) -> str:
-    laws, dtypes = (list(dict.fromkeys(getattr(item, name) for item in run.items)) for name in ("law", "dtype"))
+    ran = [item for item in run.items if item.ran]
+    laws, dtypes = (list(dict.fromkeys(getattr(item, name) for item in ran)) for name in ("law", "dtype"))
     request = run.request
-    stopped = "" if run.complete else f"Interrupted after {len(run.items)} of {run.planned} laws x dtypes. "
-    if not run.items:
+    word = "Stopped by an error" if run.status == "error" else "Interrupted"
+    stopped = "" if run.complete else f"{word} after {len(run.items)} of {len(run.planned)} laws x dtypes. "
+    if not ran:
         return f"{stopped}Nothing was checked. Seed {request.seed}."
     if run.broken:
         head = f"{len(run.broken)} of {counted(len(laws), 'law')} broken: {', '.join(run.broken)}"

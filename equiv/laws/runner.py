@@ -71,7 +71,7 @@ class Result:
 
     def to_dict(self) -> dict[str, Any]:
         """In JSON's types."""
-        return asdict(self)
+        return {**asdict(self), "failure": None if self.failure is None else self.failure.to_dict()}
 
 
 listeners: list[Callable[[Result], None]] = []

@@ -1,18 +1,24 @@
-"""What a run of laws found, for people and for programs: one model, from which text and JSON are made.
+"""What a run of laws found, for people and for programs: one model of it, from which text and JSON are made.
 
 ``equiv.report.terminal``, which needs rich, is imported by itself.
 """
 
 from equiv.report.asked import not_asked_lines as not_asked_lines
-from equiv.report.formats import FORMATS, STDOUT, check_target, check_targets, write_json, write_run
-from equiv.report.model import Environment, Item, Request, Row, Run, Tally
+from equiv.report.files import STDOUT, check_target
+from equiv.report.files import is_stdout as is_stdout
+from equiv.report.formats import FORMATS, check_targets, schema, write_json, write_run
+from equiv.report.formats import json_of as json_of
+from equiv.report.journal import Journal as Journal
+from equiv.report.model import OUTCOMES, Environment, Item, NotAsked, Request, Row, Run, Tally
 from equiv.report.plain import ratio_text, summary_lines, table_lines
 
 __all__ = [
     "FORMATS",
+    "OUTCOMES",
     "STDOUT",
     "Environment",
     "Item",
+    "NotAsked",
     "Request",
     "Row",
     "Run",
@@ -20,6 +26,7 @@ __all__ = [
     "check_target",
     "check_targets",
     "ratio_text",
+    "schema",
     "summary_lines",
     "table_lines",
     "write_json",

@@ -9,11 +9,16 @@ from __future__ import annotations
 import platform
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-SCHEMA = 2
-"""The version of the layout of :meth:`Run.to_dict`."""
+SCHEMA = 3
+"""The version of the layout of :meth:`Run.to_dict`, which ``schema.json`` and docs/report.md describe."""
+
+OUTCOMES = ("holds", "broken", "expected", "not asked", "not run")
+"""What an item can come to. ``expected``: broken, and said beforehand to be."""
 
 Place = tuple[str, str, str, str]
 """Law, form, dtype and backend of results; empty where they vary."""
@@ -24,11 +29,13 @@ Coverage = dict[str, dict[str, int]]
 
 @dataclass(frozen=True)
 class Environment:
-    """The versions of a run, and its CPU: the widest vector instructions that torch uses."""
+    """The versions of a run, the system, and its CPU: the widest vector instructions that torch uses."""
 
     equiv: str
     torch: str
+    hypothesis: str | None
     python: str
+    platform: str
     cpu: str
 
     @classmethod
@@ -39,7 +46,12 @@ class Environment:
         import equiv
 
         return cls(
-            equiv.__version__, torch.__version__, platform.python_version(), torch.backends.cpu.get_cpu_capability()
+            equiv=equiv.__version__,
+            torch=torch.__version__,
+            hypothesis=_version("hypothesis"),
+            python=platform.python_version(),
+            platform=platform.platform(),
+            cpu=torch.backends.cpu.get_cpu_capability(),
         )
 
 
@@ -103,32 +115,71 @@ class NotAsked:
 
 @dataclass(frozen=True)
 class Item:
-    """What came of one law in one dtype on one backend; the attributes are those of :class:`equiv.laws.Result`."""
+    """What came of one law in one dtype on one backend; the attributes are those of :class:`equiv.laws.Result`.
+
+    Beside them ``form``, which is ``all`` for several; ``reason``: in words, why nothing was asked or the item did not
+    run. ``seed`` is None then. ``expected`` says why the law was expected to be broken.
+    """
 
     item: str
     law: str
+    form: str
     dtype: str
     backend: str
-    examples: int
-    seconds: float
-    seed: int
-    forms: dict[str, Tally]
-    coverage: Coverage
-    failure: dict[str, Any] | None
+    outcome: str
+    reason: str = ""
+    expected: str | None = None
+    examples: int = 0
+    seconds: float = 0.0
+    seed: int | None = None
+    forms: Mapping[str, Tally] = field(default_factory=dict)
+    coverage: Coverage = field(default_factory=dict)
     not_asked: tuple[NotAsked, ...] = ()
+    failure: Mapping[str, Any] | None = None
 
     @classmethod
     def of(cls, result: Mapping[str, Any]) -> Item:
-        """From a result of ``equiv.laws`` in JSON's types."""
-        forms = {form: Tally(**tally) for form, tally in result["forms"].items()}
-        return cls(**{**result, "forms": forms, "not_asked": tuple(map(NotAsked.of, result.get("not_asked") or ()))})
+        """From a result of ``equiv.laws`` in JSON's types; what this model does not know is left out."""
+        if result.get("outcome") in ("not asked", "not run"):
+            return cls.without_result(*(result[name] for name in ("item", "outcome", "reason")))
+        known = {field.name: result[field.name] for field in fields(cls) if field.name in result}
+        failure = result.get("failure")
+        expected = result.get("expected")
+        not_asked = tuple(map(NotAsked.of, result.get("not_asked") or ()))
+        outcome, reason = "holds", ""
+        if failure is not None:
+            failure = {"kind": "value", **failure}
+            outcome = "expected" if expected else "broken"
+        elif not_asked and not any(tally["judged"] for tally in result["forms"].values()):
+            outcome, reason = "not asked", "; ".join(dict.fromkeys(one.reason for one in not_asked if one.reason))
+        made = {
+            "form": _parts(result["item"])[1],
+            "outcome": outcome,
+            "reason": reason,
+            "forms": {form: Tally(**tally) for form, tally in result["forms"].items()},
+            "not_asked": not_asked,
+            "failure": failure,
+        }
+        return cls(**{**known, **made})
+
+    @classmethod
+    def without_result(cls, name: str, outcome: str = "not run", reason: str = "") -> Item:
+        """An item that did not run, or of which nothing was asked, from its id."""
+        law, form, dtype, backend = _parts(name)
+        return cls(name, law, form, dtype, backend, outcome, reason)
 
     @property
-    def outcome(self) -> str:
-        """``holds``, ``broken``, or ``not asked`` where the backend serves nothing of what the law asks."""
-        if self.failure is not None:
-            return "broken"
-        return "not asked" if self.not_asked and not any(tally.judged for tally in self.forms.values()) else "holds"
+    def ran(self) -> bool:
+        """Whether anything was asked."""
+        return self.outcome not in ("not asked", "not run")
+
+    def to_dict(self) -> dict[str, Any]:
+        """In JSON's types."""
+        return {
+            **vars(self),
+            "forms": {form: dict(vars(tally)) for form, tally in self.forms.items()},
+            "not_asked": [dict(vars(one)) for one in self.not_asked],
+        }
 
 
 @dataclass(frozen=True)
@@ -164,19 +215,23 @@ class Run:
         request: What was asked for.
         environment: Where it ran.
         items: What has come of it.
-        planned: How many items there are if nothing stops the run.
+        planned: Ids of the items that there are if nothing stops the run.
         jobs: Processes.
         seconds: Wall time.
         left_out: What was not asked of any item.
+        stopped: ``interrupted`` or ``error`` where the run did not come to its own end.
+        exit_code: Of its process, once that is known.
     """
 
     request: Request
     environment: Environment
     items: tuple[Item, ...]
-    planned: int
+    planned: tuple[str, ...]
     jobs: int
     seconds: float
     left_out: tuple[NotAsked, ...] = ()
+    stopped: str = ""
+    exit_code: int | None = None
 
     @classmethod
     def of(
@@ -184,14 +239,51 @@ class Run:
         request: Request,
         results: Iterable[Mapping[str, Any]],
         *,
-        planned: int,
+        planned: Iterable[str],
         jobs: int,
         seconds: float,
-        left_out: Iterable[object] = (),
+        left_out: Iterable[NotAsked] = (),
     ) -> Run:
         """From the results of ``equiv.laws`` in JSON's types, in this environment."""
-        items, others = tuple(map(Item.of, results)), tuple(NotAsked.of(vars(one)) for one in left_out)
-        return cls(request, Environment.here(), items, planned, jobs, seconds, others)
+        items, ids = tuple(map(Item.of, results)), tuple(planned)
+        return cls(request, Environment.here(), items, ids, jobs, seconds, tuple(left_out))
+
+    @property
+    def asked(self) -> bool:
+        """Whether a law was asked of a backend at all."""
+        return any(item.ran for item in self.items)
+
+    @property
+    def not_run(self) -> list[Item]:
+        """The items that were planned and have no result, and those that came to none."""
+        left = Counter(self.planned)
+        left.subtract(item.item for item in self.items)
+        missing = [Item.without_result(name) for name, count in left.items() for _ in range(count)]
+        return [*(item for item in self.items if item.outcome == "not run"), *missing]
+
+    @property
+    def complete(self) -> bool:
+        """Whether there was a plan, and every item of it has come to something."""
+        return bool(self.planned) and not self.not_run
+
+    @property
+    def holds(self) -> bool:
+        """Whether the run is complete, asked something, and no item is broken but as expected."""
+        return self.status == "passed" and self.asked
+
+    @property
+    def status(self) -> str:
+        """``passed``, ``broken``, or why not all was run: ``interrupted``, ``error``, ``incomplete``."""
+        if self.stopped:
+            return self.stopped
+        if not self.complete:
+            return "incomplete"
+        return "broken" if self.failures else "passed"
+
+    @property
+    def failures(self) -> list[Item]:
+        """The items whose law is broken, but for those that were expected to be."""
+        return [item for item in self.items if item.outcome == "broken"]
 
     @property
     def not_asked(self) -> list[NotAsked]:
@@ -199,31 +291,17 @@ class Run:
         return list(dict.fromkeys([*self.left_out, *(one for item in self.items for one in item.not_asked)]))
 
     @property
-    def asked(self) -> bool:
-        """Whether a law was asked of a backend at all."""
-        return any(item.outcome != "not asked" for item in self.items)
-
-    @property
-    def complete(self) -> bool:
-        """Whether every item that was planned has a result."""
-        return len(self.items) >= self.planned
-
-    @property
-    def failures(self) -> list[Item]:
-        """The items whose law is broken."""
-        return [item for item in self.items if item.failure is not None]
-
-    @property
     def broken(self) -> list[str]:
         """Ids of the laws that are broken."""
         return list(dict.fromkeys(item.law for item in self.failures))
 
-    @property
+    @cached_property
     def coverage(self) -> Coverage:
         """How often each value of each condition was met by all items; the dtype is a condition too."""
         found: dict[str, Counter[str]] = {}
         for item in self.items:
-            for condition, counts in (*item.coverage.items(), ("dtype", {item.dtype: item.examples})):
+            met = {item.dtype: item.examples} if item.ran else {}
+            for condition, counts in (*item.coverage.items(), ("dtype", met)):
                 found.setdefault(condition, Counter()).update(counts)
         return {name: dict(sorted(counter.items(), key=_as_numbers)) for name, counter in sorted(found.items())}
 
@@ -241,6 +319,8 @@ class Run:
         """One row for each combination of ``by``, which are among ``law``, ``form``, ``dtype`` and ``backend``."""
         groups: dict[Place, list[tuple[Item, Tally]]] = {}
         for item in self.items:
+            if not item.ran:
+                continue
             for form, tally in (item.forms or {"all": Tally()}).items():
                 place = {"law": item.law, "form": form, "dtype": item.dtype, "backend": item.backend}
                 law, kept_form, dtype, backend = (value if name in by else "" for name, value in place.items())
@@ -251,9 +331,10 @@ class Run:
     def to_dict(self) -> dict[str, Any]:
         """The layout of every JSON file about a run."""
         asked = self.request
+        items = [*(item for item in self.items if item.outcome != "not run"), *self.not_run]
         return {
             "schema": SCHEMA,
-            **asdict(self.environment),
+            **vars(self.environment),
             "devices": list(asked.devices),
             "profile": asked.profile,
             "examples": asked.examples,
@@ -261,15 +342,18 @@ class Run:
             "seed": asked.seed,
             "jobs": self.jobs,
             "seconds": round(self.seconds, 3),
+            "status": self.status,
+            "exit_code": self.exit_code,
             "complete": self.complete,
-            "planned": self.planned,
-            "holds": self.complete and self.asked and not self.failures,
+            "holds": self.holds,
             "broken": self.broken,
-            "coverage": self.coverage,
-            "not reached": self.not_reached,
+            "outcomes": {name.replace(" ", "_"): sum(item.outcome == name for item in items) for name in OUTCOMES},
+            "planned": list(self.planned),
             "not_asked": [dict(vars(one)) for one in self.not_asked],
-            "table": [asdict(row) for row in self.rows("law", "form", "dtype", "backend")],
-            "items": [{**asdict(item), "outcome": item.outcome} for item in self.items],
+            "coverage": self.coverage,
+            "not_reached": self.not_reached,
+            "table": [dict(vars(row)) for row in self.rows("law", "form", "dtype", "backend")],
+            "items": [item.to_dict() for item in items],
         }
 
 
@@ -312,6 +396,19 @@ def _in_order() -> Callable[[Row], tuple[Any, ...]]:
 
     laws, forms, dtypes = ({name: number for number, name in enumerate(names)} for names in (LAWS, FORMS, BY_NAME))
     return lambda row: (laws.get(row.law, -1), forms.get(row.form, -1), dtypes.get(row.dtype, -1), row.backend)
+
+
+def _parts(name: str) -> list[str]:
+    """Law, form, dtype and backend of the id of an item; only the last may hold a hyphen."""
+    parts = name.split("-", 3)
+    return parts + [""] * (4 - len(parts))
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _as_numbers(pair: tuple[str, int]) -> tuple[int, str]:

@@ -31,7 +31,8 @@ def summary_lines(run: Run) -> list[str]:
         *body,
         *_coverage_lines(run),
         *(line for text in not_asked_lines(run.not_asked) for line in wrap(text, _WIDTH, subsequent_indent="  ")),
-        f"{counted(len(run.items), 'item')}, {counted(cases, 'case')}, {counted(compared, 'comparison')}",
+        f"{counted(sum(item.ran for item in run.items), 'item')}, {counted(cases, 'case')}, "
+        f"{counted(compared, 'comparison')}",
         *wrap(" ".join(legend.split()), _WIDTH),
     ]
 

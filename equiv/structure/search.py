@@ -143,12 +143,12 @@ class Counterexample:
         return self._snippet
 
     def to_dict(self) -> dict[str, Any]:
-        """The findings as JSON-safe values; a complex number is [real, imaginary]. Tensors are left out."""
+        """The findings as JSON-safe values; a complex number is a string such as ``(1-3j)``. Tensors are left out."""
         left_out = {"conv", "witness", "worst_input_2", "worst_input_inf", "_snippet"}
         found: dict[str, Any] = {"dtype": dtype_name(self.conv.weight.dtype)}
         for name, value in vars(self).items():
             if name not in left_out:
-                found[name] = plain_json([value.real, value.imag] if isinstance(value, complex) else value)
+                found[name] = plain_json(value)
         return found
 
 

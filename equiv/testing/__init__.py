@@ -11,6 +11,7 @@ def test_my_backend(law):
 from equiv.testing import faults
 from equiv.testing.kernels import Kernels
 from equiv.testing.parametrize import parametrize_with_laws
+from equiv.testing.results import Results
 from equiv.testing.suite import Check, LawBroken, check_backend, checks, devices_under_test
 from equiv.testing.suite import called as called
 
@@ -18,6 +19,7 @@ __all__ = [
     "Check",
     "Kernels",
     "LawBroken",
+    "Results",
     "check_backend",
     "checks",
     "devices_under_test",

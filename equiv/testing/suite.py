@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,9 @@ from equiv.arguments import refusal
 from equiv.backends import Backend, TorchEager
 from equiv.errors import EquivError
 from equiv.laws import Item, NotAsked, Plan, Result, check_backends, plan, run_item
+from equiv.report import NotAsked as Reported
+from equiv.report import Request, Run
+from equiv.testing.results import Results
 from equiv.text import shown
 
 called: list[Callable[[Result], None]] = []
@@ -132,8 +136,11 @@ def check_backend(  # noqa: PLR0913 - keyword-only options are the interface
     examples: int | None = None,
     seed: int | None = None,
     arithmetic: str = "declared",
-) -> list[Result]:
+) -> Results:
     """Run every law on a backend without a test framework, and return all results, broken laws included.
+
+    They are a sequence of :class:`equiv.laws.Result` with ``holds``, ``failures`` and ``not_asked``, and with
+    ``to_json()``: the report that docs/report.md describes.
 
     Args:
         backend: See :class:`equiv.backends.Backend`.
@@ -150,16 +157,26 @@ def check_backend(  # noqa: PLR0913 - keyword-only options are the interface
 
     Example:
         >>> results = check_backend(TorchEager(), laws=["exact"], dtypes=["float32"], examples=5, seed=1)
-        >>> [result.failure for result in results]
-        [None]
+        >>> [result.failure for result in results], results.holds
+        ([None], True)
     """
     found = planned([backend], laws=laws, forms=forms, dtypes=dtypes)
     how: dict[str, Any] = {"profile": profile, "examples": examples, "seed": seed, "arithmetic": arithmetic}
+    start = time.perf_counter()
     results = [run_item(item, **how) for item in found.items]
+    seconds = time.perf_counter() - start
     if all(result.outcome == "not asked" for result in results):
         first = results[0].not_asked[0]
         raise EquivError(
             f"backend: expected {backend.name} to serve something of {shown([result.item for result in results], 120)},"
             f" got nothing that could be asked ({first.what}: {first.reason}); ask for other laws, forms or dtypes"
         )
-    return results
+    run = Run.of(
+        Request(devices=(str(backend.device),), **how),
+        [one.to_dict() for one in results],
+        planned=[item.id for item in found.items],
+        jobs=1,
+        seconds=seconds,
+        left_out=[Reported.of(vars(one)) for one in found.not_asked],
+    )
+    return Results(tuple(results), run)

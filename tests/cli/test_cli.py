@@ -276,13 +276,14 @@ def test_the_json_holds_everything(run: Runner, tmp_path: Path) -> None:
     assert code == 0
     assert out
     assert (found["schema"], found["seed"], found["holds"], found["complete"], found["broken"]) == (
-        2,
+        3,
         3,
         True,
         True,
         [],
     )
-    assert len(found["items"]) == found["planned"] == 11
+    assert [item["item"] for item in found["items"]] == found["planned"]
+    assert len(found["items"]) == 11
     assert len(found["table"]) == 33
     assert found["items"][0]["forms"]["linear"]["rounding"] == 2
     assert found["items"][0]["coverage"] == {"n modulo 8": {"1": 4}}
@@ -338,7 +339,13 @@ def test_ctrl_c_reports_what_was_done_and_exits_130(
     assert err == "equiv: interrupted\n"
     assert "Interrupted after 2 of 11 laws x dtypes. Nothing broken so far in 1 law, in" in " ".join(out.split())
     found = json.loads(target.read_text())
-    assert (len(found["items"]), found["complete"], found["holds"]) == (2, False, False)
+    assert [item["outcome"] for item in found["items"]] == ["holds"] * 2 + ["not run"] * 9
+    assert (found["complete"], found["holds"], found["status"], found["exit_code"]) == (
+        False,
+        False,
+        "interrupted",
+        130,
+    )
 
 
 @pytest.mark.usefixtures("fake")

@@ -103,7 +103,7 @@ def certified() -> dict[str, Any]:
 
 
 def run() -> report.Run:
-    return report.Run.of(report.Request(), [], planned=0, jobs=1, seconds=0.0)
+    return report.Run.of(report.Request(), [], planned=[], jobs=1, seconds=0.0)
 
 
 CHOICE: dict[str, Any] = {"laws": ["exact"], "forms": ["linear"], "dtypes": ["float32"]}
@@ -412,6 +412,7 @@ USES = (
     Use("equiv.report.check_target", report.check_target, lambda: {"target": "-", "option": "--json"}),
     Use("equiv.report.check_targets", report.check_targets, lambda: {"targets": {"json": "-"}}),
     Use("equiv.report.ratio_text", report.ratio_text, lambda: {"ratio": 0.5}),
+    Use("equiv.report.schema", report.schema, dict),
     Use("equiv.report.summary_lines", report.summary_lines, lambda: {"run": run()}),
     Use(
         "equiv.report.table_lines",
