@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
+from hypothesis.errors import HypothesisException, StopTest
 from torch import Tensor
 
 from equiv.backends import Backend
 from equiv.text import quoted
+
+_WRITES = "leaf Variable that requires grad is being used in an in-place operation"
+_NO_MEMORY = r"not enough memory|can't allocate memory|cannot allocate memory|out of memory|bad_alloc"
 
 
 @dataclass
@@ -65,6 +70,12 @@ class Call:
         outputs, n = self.weight.shape[0], self.weight[0].numel()
         return self.input.numel() // n if n else 0, outputs, n
 
+    @property
+    def versions(self) -> tuple[int, ...]:
+        """How often torch has written to each tensor, where it counts that: not in inference mode."""
+        given = (t for t in (self.input, self.weight, self.bias) if t is not None)
+        return tuple(0 if t.is_inference() else t._version for t in given)
+
     def result(self, backend: Backend) -> Tensor:
         """What the backend returns, in whatever shape."""
         if self.form == "linear":
@@ -114,21 +125,46 @@ class Broken(AssertionError):  # noqa: N818 - what it says is that a law is brok
         call: The call that showed it, or None.
         mismatch: What is wrong with a result or gradient, or None for another fact.
         error: What was raised instead of a result, or None.
+        kind: What is wrong in one word; see :class:`equiv.laws.Failure`.
     """
 
     def __init__(
-        self, what: object, *, form: str, call: Call | None = None, condition: str = "", error: Exception | None = None
+        self,
+        what: object,
+        *,
+        form: str,
+        call: Call | None = None,
+        condition: str = "",
+        error: BaseException | None = None,
+        kind: str = "value",
     ) -> None:
         self.note = f"{what}, {condition}" if condition else str(what)
         super().__init__(self.note)
-        self.form, self.call, self.error = form, call, error
+        self.form, self.call, self.error, self.kind = form, call, error, kind
         self.mismatch = what if isinstance(what, Mismatch) else None
 
 
-def raised(error: Exception, call: Call, *, condition: str = "", where: str = "") -> Broken:
+def raised(error: BaseException, call: Call, *, condition: str = "", where: str = "") -> Broken:
     """A call that ended in an exception; ``where`` says in or under what, if not in the plain call."""
     what = f"raises {type(error).__name__}{where and ' '}{where}: {quoted(error)}"
-    return Broken(what, form=call.form, call=call, condition=condition, error=error)
+    return Broken(what, form=call.form, call=call, condition=condition, error=error, kind=kind_of_error(error))
+
+
+def kind_of_error(error: BaseException) -> str:
+    """``memory`` for an allocation that failed, ``mutation`` where torch refused to write to an input, or ``raised``."""
+    said = quoted(error)
+    if isinstance(error, MemoryError) or re.search(_NO_MEMORY, said, re.IGNORECASE):
+        return "memory"
+    return "mutation" if _WRITES in said else "raised"
+
+
+def is_control(error: BaseException) -> bool:
+    """Whether an error is nobody's fault: Ctrl-C, or how Hypothesis and pytest end a case or a test.
+
+    Everything else that a backend raises is its own, ``SystemExit`` among it.
+    """
+    ends = isinstance(error, (KeyboardInterrupt, GeneratorExit, HypothesisException, StopTest))
+    return ends or type(error).__module__.startswith("_pytest.")
 
 
 def sentence_of(law: str, form: str, dtype: str, backend: str, note: str) -> str:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from hypothesis.errors import HypothesisException
 from hypothesis.strategies import SearchStrategy
 
 from equiv.arguments import check_bool, check_choices, check_integer, check_number, check_words, refusal
 from equiv.backends import FORMS
-from equiv.laws.call import Broken
+from equiv.laws.call import Broken, is_control, kind_of_error
+from equiv.laws.state import changes_in_words, unchanged
 from equiv.laws.trial import Trial
 from equiv.text import quoted
 
@@ -74,17 +74,47 @@ class Law:
     def try_on(self, trial: Trial, case: Any) -> None:
         """:attr:`check`, where anything that a check stumbles over in what a backend returned breaks the law too.
 
+        A backend that leaves torch's global state changed breaks every law. The state is put back.
+
         Raises:
             Broken: The law does not hold for the case.
         """
+        with unchanged() as changes:
+            broken = self._broken(trial, case)
+        if changes:
+            raise Broken(changes_in_words(changes), form=self._who_changes(trial, case), kind="state") from broken
+        if broken is not None:
+            raise broken
+
+    def _broken(self, trial: Trial, case: Any) -> Broken | None:
+        """How a case breaks the law, or a backend the check."""
         try:
             self.check(trial, case)
-        except (Broken, HypothesisException):
-            raise
-        except Exception as error:
-            form = trial.forms[0] if len(trial.forms) == 1 else "all"
-            what = f"returns what the check cannot handle, {type(error).__name__}: {quoted(error)}"
-            raise Broken(what, form=form, error=error) from error
+        except Broken as broken:
+            if broken.kind == "value" and trial.mutated is not None:
+                broken.kind = "mutation"
+                broken.note += f"; a call of {trial.mutated.form} has written to its inputs"
+            return broken
+        except BaseException as error:
+            if is_control(error):
+                raise
+            said = f"{type(error).__name__}: {quoted(error)}"
+            what = "returns what the check cannot handle," if isinstance(error, Exception) else "raises"
+            return Broken(f"{what} {said}", form=_form_of(trial), error=error, kind=kind_of_error(error))
+        return None
+
+    def _who_changes(self, trial: Trial, case: Any) -> str:
+        """The first form that changes torch's state alone; ``all`` where none does."""
+        for form in trial.forms:
+            with unchanged() as changes:
+                self._broken(Trial(trial.backend, trial.dtype, (form,), trial.deep, trial.measured), case)
+            if changes:
+                return form
+        return "all"
+
+
+def _form_of(trial: Trial) -> str:
+    return trial.forms[0] if len(trial.forms) == 1 else "all"
 
 
 LAWS: dict[str, Law] = {}

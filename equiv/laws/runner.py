@@ -22,8 +22,9 @@ from equiv.laws.profiles import Profile, profile_of
 from equiv.laws.registry import Context
 from equiv.laws.repeatable import repeatable
 from equiv.laws.selection import Item
+from equiv.laws.state import changes_in_words, unchanged
 from equiv.laws.trial import Trial
-from equiv.laws.witness import Failure, failure_of, smaller
+from equiv.laws.witness import Failure, failure_of, failure_without_case, smaller
 from equiv.numerics import gradients_recorded
 
 _UNSTEADY = "; it does not fail every time: the backend gives other results to the same call"
@@ -61,6 +62,9 @@ class Result:
         """In JSON's types."""
         return asdict(self)
 
+
+case_listeners: list[Callable[[Any], None]] = []
+"""Called with every case before the law is tried on it; a worker process says here what it is about to do."""
 
 listeners: list[Callable[[Result], None]] = []
 """Called with every result; the pytest plugin and progress displays listen here."""
@@ -106,21 +110,31 @@ def run_item(
     measured = check_choice("arithmetic", arithmetic, MODES) == "measured"
     trial = Trial(item.backend, item.dtype, item.forms, chosen.deep, measured)
     start = time.perf_counter()
-    search = _search(item, trial, chosen.settings(max_examples=examples), seed)
-    seconds = time.perf_counter() - start
+    with unchanged() as changes:
+        search = _search(item, trial, chosen.settings(max_examples=examples), seed)
+        seconds = time.perf_counter() - start
+        failure = _failure(item, trial, search, seed)
+    if changes and failure is None:
+        failure = failure_without_case(changes_in_words(changes), "state", item, seed=seed)
     coverage = {
         name: dict(sorted((str(value), count) for value, count in counter.items()))
         for name, counter in sorted(trial.coverage.items())
     }
     ids = (item.id, item.law.id, item.word, item.backend.name)
-    result = Result(*ids, search.examples, seconds, seed, dict(trial.tally), coverage)
-    if search.found is not None:
-        broken, case = smaller(*search.found, item=item, measured=measured)
-        failure = failure_of(broken, item, seed=seed, case=case)
-        result.failure = replace(failure, note=failure.note + _UNSTEADY) if search.unsteady else failure
+    result = Result(*ids, search.examples, seconds, seed, dict(trial.tally), coverage, failure)
     for listener in listeners.copy():
         listener(result)
     return result
+
+
+def _failure(item: Item, trial: Trial, search: _Search, seed: int) -> Failure | None:
+    """What is reported of an item: the smallest case found that breaks the law, or a leak."""
+    if search.found is None:
+        leak = trial.results.leak()
+        return failure_without_case(leak, "leak", item, seed=seed) if leak else None
+    broken, case = smaller(*search.found, item=item, measured=trial.measured)
+    failure = failure_of(broken, item, seed=seed, case=case)
+    return replace(failure, note=failure.note + _UNSTEADY) if search.unsteady else failure
 
 
 @dataclass
@@ -138,6 +152,8 @@ def _search(item: Item, trial: Trial, how: settings, seed: int) -> _Search:
 
     def check(case: Any) -> None:
         search.examples += 1
+        for listener in case_listeners:
+            listener(case)
         _cover(trial, case)
         try:
             item.law.try_on(trial, case)

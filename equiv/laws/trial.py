@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from equiv.backends import Backend, Capabilities, TorchEager, capabilities_of, conv_kernel
 from equiv.dtypes import dtype_name
 from equiv.laws.arithmetic import arithmetic_of, usable, weaker_arithmetic
-from equiv.laws.call import Broken, Call, Mismatch, Tally, raised
+from equiv.laws.call import Broken, Call, Mismatch, Tally, is_control, raised
 from equiv.laws.capabilities import NotAsked
 from equiv.laws.known import (
     differentiated_by_torch,
@@ -22,6 +22,7 @@ from equiv.laws.known import (
     known_defect_of_module,
     known_refusal,
 )
+from equiv.laws.leaks import Returned
 from equiv.mapping import Conv, linear_to_full_conv, linear_to_pointwise_conv, to_feature_map, undrawn
 from equiv.numerics import Arithmetic, Reference, bit_equal, declared
 
@@ -41,6 +42,8 @@ class Trial:
         tally: Per form, what was judged.
         coverage: Per condition, how often each of its values was met.
         not_asked: What the laws left out because the backend does not serve it.
+        results: Which of the results that it has returned are still held by somebody.
+        mutated: The last call that wrote to its tensors, or None.
     """
 
     backend: Backend
@@ -51,6 +54,8 @@ class Trial:
     tally: dict[str, Tally] = field(default_factory=lambda: defaultdict(Tally))
     coverage: dict[str, Counter[Hashable]] = field(default_factory=lambda: defaultdict(Counter))
     not_asked: set[NotAsked] = field(default_factory=set)
+    results: Returned = field(default_factory=Returned)
+    mutated: Call | None = field(default=None, init=False)
     _declares: Capabilities | None = field(default=None, init=False, repr=False)
     _layer: tuple[Tensor, Tensor | None, nn.Linear] | None = field(default=None, init=False, repr=False)
     _declared: dict[str, Arithmetic] = field(default_factory=dict, init=False, repr=False)
@@ -83,10 +88,15 @@ class Trial:
         """The result of a call as ``(rows, O)``, after a look at the shape and dtype that the backend returned."""
         if call.form != "linear" and isinstance(self.backend, TorchEager):
             self.cover("conv kernel", conv_kernel(call.input, call.weight, call.bias, *call.steps))
+        versions = call.versions
         try:
             y = call.result(self.backend)
-        except Exception as error:
+        except BaseException as error:
+            if is_control(error):
+                raise
             raise raised(error, call, condition=condition) from error
+        if call.versions != versions:
+            self.mutated = call
         outputs = call.weight.shape[0]
         if call.form == "linear":
             expected: tuple[int, ...] = (*call.input.shape[:-1], outputs)
@@ -94,12 +104,16 @@ class Trial:
             expected = (*call.input.shape[: -call.dims - 1], outputs, *(1,) * call.dims)
         wrong: object = None
         if not isinstance(y, Tensor):
-            wrong = f"returns {type(y).__name__}, not a tensor"
+            kind, wrong = "type", f"returns {type(y).__name__}, not a tensor"
         elif tuple(y.shape) != expected or y.dtype != self.dtype:
+            kind = "shape" if tuple(y.shape) != expected else "dtype"
             wrong = Mismatch(_described(y), f"{dtype_name(self.dtype)} of shape {expected}")
+        elif y.device != call.input.device:
+            kind, wrong = "device", f"returns a result on {y.device}, expected one on {call.input.device}"
         if wrong is not None:
             self.tally[call.form].count("different")
-            raise Broken(str(wrong), form=call.form, call=call, condition=condition)
+            raise Broken(str(wrong), form=call.form, call=call, condition=condition, kind=kind)
+        self.results.add(y, call)
         return y.reshape(-1, outputs)
 
     def asks(self, capability: str, form: str = "", *, wanted: object = True) -> bool:
@@ -180,11 +194,13 @@ class Trial:
         self.tally[call.form].count("different")
         raise Broken(mismatch, form=call.form, call=call, condition=condition)
 
-    def holds(self, condition: bool, form: str, otherwise: str, call: Call | None = None) -> None:
+    def holds(
+        self, condition: bool, form: str, otherwise: str, call: Call | None = None, *, kind: str = "value"
+    ) -> None:
         """A fact about a form that is neither a result nor a tensor; ``otherwise`` says what the form does instead."""
         self.tally[form].count("identical" if condition else "different")
         if not condition:
-            raise Broken(otherwise, form=form, call=call)
+            raise Broken(otherwise, form=form, call=call, kind=kind)
 
     def owns(self, call: Call, y: Tensor) -> None:
         """A result must not share memory with the tensors of its call: writing to it would change them."""

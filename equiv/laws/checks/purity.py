@@ -28,7 +28,7 @@ def purity(trial: Trial, case: Case) -> None:
         again = trial.run(call)
         trial.owns(call, again)
         kept = all(bit_equal(a, b) for a, b in zip(given, before, strict=True))
-        trial.holds(kept, form, "changes its inputs", call)
+        trial.holds(kept, form, "changes its inputs", call, kind="mutation")
         trial.holds(bit_equal(first, again), form, "gives other bits in a second call with the same inputs", call)
         trial.holds(again.device == call.input.device, form, f"returns a result on {again.device}", call)
         trial.holds(not again.requires_grad, form, "returns a result that requires a gradient unasked", call)

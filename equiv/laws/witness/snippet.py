@@ -18,7 +18,7 @@ import torch
 
 from equiv.backends import FORMS, Backend, TorchEager
 from equiv.dtypes import is_inexact
-from equiv.laws.call import Broken, Call, Mismatch
+from equiv.laws.call import Broken, Call, Mismatch, is_control
 from equiv.laws.checks.boundaries import SizedCase
 from equiv.laws.selection import Item
 from equiv.laws.witness.replay import tried
@@ -68,7 +68,9 @@ def _fails(body: str, backend: Backend, error: Exception | None) -> bool:
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             exec(compile("\n".join([*_HEAD, _FUNCTIONAL, body]), "<witness>", "exec"), names)
-    except Exception as found:
+    except BaseException as found:
+        if is_control(found):
+            raise
         return isinstance(found, AssertionError) or type(found) is type(error)
     return False
 
