@@ -32,6 +32,8 @@ from equiv.laws.selection import chosen_words as chosen_words
 from equiv.laws.trial import Trial
 from equiv.laws.witness import Failure, check_case
 
+from equiv.laws.isolation import Limits, Pool, close_shared_pool, run_isolated  # isort: skip
+
 __all__ = [
     "LAWS",
     "PROFILES",
@@ -41,16 +43,20 @@ __all__ = [
     "Failure",
     "Item",
     "Law",
+    "Limits",
     "Mismatch",
+    "Pool",
     "Profile",
     "Result",
     "SizedCase",
     "Tally",
     "Trial",
     "check_case",
+    "close_shared_pool",
     "items",
     "law",
     "listeners",
     "profile_of",
+    "run_isolated",
     "run_item",
 ]

@@ -151,7 +151,7 @@ def raised(error: BaseException, call: Call, *, condition: str = "", where: str 
 
 
 def kind_of_error(error: BaseException) -> str:
-    """``memory`` for an allocation that failed, ``mutation`` where torch refused to write to an input, or ``raised``."""
+    """``memory`` if an allocation failed, ``mutation`` where torch refused to write to an input, else ``raised``."""
     said = quoted(error)
     if isinstance(error, MemoryError) or re.search(_NO_MEMORY, said, re.IGNORECASE):
         return "memory"

@@ -48,7 +48,7 @@ class Returned:
         except (NotImplementedError, RuntimeError):  # a tensor without memory of its own, such as a sparse one
             return
         if storage._cdata not in given:
-            self._references.append((self._count, StorageWeakRef(storage)))
+            self._references.append((self._count, StorageWeakRef(storage)))  # type: ignore[no-untyped-call]
         if len(self._references) % _MANY == 0:
             self._forget()
 
@@ -63,7 +63,7 @@ class Returned:
         return f"keeps {len(self._references):,} of the {counted(self._count, 'result')} that it has returned"
 
     def _forget(self) -> None:
-        self._references = [(number, ref) for number, ref in self._references if not ref.expired()]
+        self._references = [(number, ref) for number, ref in self._references if not ref.expired()]  # type: ignore[no-untyped-call]
 
     def _seems_to_leak(self) -> bool:
         """Of every third of the calls a result is kept: no cache that is full, nor one that drops what is old."""

@@ -104,9 +104,7 @@ def run_item(
     if examples is None:
         examples = max(1, round(chosen.max_examples * item.law.weight))
     examples = check_integer("examples", examples, least=1, advice="leave it out for the profile's number")
-    if seed is None:
-        seed = 0 if chosen.derandomize else SystemRandom().randrange(2**32)
-    seed = check_integer("seed", seed, least=0, advice="leave it out for the profile's own")
+    seed = seed_of(seed, chosen)
     measured = check_choice("arithmetic", arithmetic, MODES) == "measured"
     trial = Trial(item.backend, item.dtype, item.forms, chosen.deep, measured)
     start = time.perf_counter()
@@ -125,6 +123,13 @@ def run_item(
     for listener in listeners.copy():
         listener(result)
     return result
+
+
+def seed_of(seed: int | None, profile: str | Profile) -> int:
+    """The seed of a run: what is given, 0 in a derandomized profile, or a random one."""
+    if seed is None:
+        return 0 if profile_of(profile).derandomize else SystemRandom().randrange(2**32)
+    return check_integer("seed", seed, least=0, advice="leave it out for the profile's own")
 
 
 def _failure(item: Item, trial: Trial, search: _Search, seed: int) -> Failure | None:

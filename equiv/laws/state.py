@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -118,13 +118,13 @@ def _modes() -> Iterator[_Setting]:
     for device in _AUTOCAST:
         yield _Setting(
             f"autocast on {device}",
-            lambda device=device: torch.is_autocast_enabled(device),
-            lambda on, device=device: torch.set_autocast_enabled(device, on),
+            partial(torch.is_autocast_enabled, device),
+            partial(torch.set_autocast_enabled, device),
         )
         yield _Setting(
             f"autocast's dtype on {device}",
-            lambda device=device: torch.get_autocast_dtype(device),
-            lambda dtype, device=device: torch.set_autocast_dtype(device, dtype),
+            partial(torch.get_autocast_dtype, device),
+            partial(torch.set_autocast_dtype, device),
         )
     yield _Setting("autocast's cache", torch.is_autocast_cache_enabled, torch.set_autocast_cache_enabled)
 
@@ -168,7 +168,7 @@ def _set_inference_mode(on: bool) -> None:
 
 def _set_forward_level(level: int) -> None:
     while forward_ad._current_level > level:
-        forward_ad.exit_dual_level()
+        forward_ad.exit_dual_level()  # type: ignore[no-untyped-call]
 
 
 def _of_numbers() -> Iterator[_Setting]:
@@ -189,8 +189,8 @@ def _of_numbers() -> Iterator[_Setting]:
             for op in ("all",) if backend == "generic" else ("all", "matmul", "conv", "rnn"):
                 yield _Setting(
                     f"float32 precision of {backend}, {op}",
-                    lambda place=(backend, op): read(*place),
-                    lambda value, place=(backend, op): write(*place, value),
+                    partial(read, backend, op),
+                    partial(write, backend, op),
                 )
 
 
@@ -202,11 +202,9 @@ def _of_kernels() -> Iterator[_Setting]:
         lambda: (torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()),
         lambda values: torch.use_deterministic_algorithms(values[0], warn_only=values[1]),
     )
-    yield _Setting(
-        "filling of uninitialized memory",
-        lambda: torch.utils.deterministic.fill_uninitialized_memory,
-        lambda on: setattr(torch.utils.deterministic, "fill_uninitialized_memory", on),
-    )
+    filling: Any = torch.utils.deterministic
+    name = "fill_uninitialized_memory"
+    yield _Setting("filling of uninitialized memory", partial(getattr, filling, name), partial(setattr, filling, name))
     yield _Setting("mkldnn", lambda: torch._C._get_mkldnn_enabled(), lambda on: torch._C._set_mkldnn_enabled(on))
     yield _flag("mkldnn", "deterministic")
     yield _Setting("nnpack", lambda: torch._C._get_nnpack_enabled(), lambda on: torch._C._set_nnpack_enabled(on))
@@ -254,14 +252,16 @@ class _Random:
 def _random_states() -> Iterator[tuple[str, _Random]]:
     """By name, those of modules that are loaded."""
     yield "torch", _Random(default_generator.get_state(), default_generator.set_state, default_generator.initial_seed())
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         for number, generator in enumerate(torch.cuda.default_generators):
             yield f"cuda:{number}", _Random(generator.get_state(), generator.set_state, generator.initial_seed())
     yield "Python", _Random(random.getstate(), random.setstate)
     numpy: Any = sys.modules.get("numpy.random")
     if numpy is not None:
         kind, keys, *rest = numpy.get_state()
-        yield (
-            "NumPy",
-            _Random((kind, keys.tobytes(), *rest), lambda _, whole=(kind, keys, *rest): numpy.set_state(whole)),
-        )
+        yield "NumPy", _Random((kind, keys.tobytes(), *rest), partial(_set_numpy, keys))
+
+
+def _set_numpy(keys: Any, state: Any) -> None:
+    kind, _, *rest = state
+    sys.modules["numpy.random"].set_state((kind, keys, *rest))

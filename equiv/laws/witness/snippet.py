@@ -62,7 +62,7 @@ def _backend_lines(backend: Backend) -> tuple[list[str], str]:
     )
 
 
-def _fails(body: str, backend: Backend, error: Exception | None) -> bool:
+def _fails(body: str, backend: Backend, error: BaseException | None) -> bool:
     """Whether a program fails for the reason that was found, with the backend at hand."""
     names: dict[str, Any] = {"backend": backend}
     try:

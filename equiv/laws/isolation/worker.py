@@ -1,0 +1,157 @@
+"""One worker process as its parent sees it: how it starts, what it was asked, and in which words it died."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import re
+import signal
+import sys
+import time
+import warnings
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from equiv.errors import EquivError
+from equiv.laws.isolation import child
+from equiv.laws.isolation.child import CASE, READY, Task
+from equiv.laws.isolation.limits import Limits
+
+_LATE = 0.5  # seconds after its time in which a worker writes down where it is
+_START = 120.0  # seconds to start in
+_HERE = str(Path(__file__).resolve().parents[2])
+_FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+) in (?P<name>\S+)')
+
+
+def start_method() -> str:
+    """A server that has imported torch and forks for each worker, where there are such; else a fresh process."""
+    return "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+
+
+class Worker:
+    """A process that runs items one by one. It is started here, and ready when this returns.
+
+    Args:
+        method: ``forkserver``, ``spawn``, or ``fork`` for backends without a pickle, which the process then inherits.
+
+    Raises:
+        EquivError: It did not start.
+    """
+
+    def __init__(self, method: str) -> None:
+        context: Any = multiprocessing.get_context(method)
+        if method == "forkserver":
+            context.set_forkserver_preload(["equiv.laws.isolation"])
+        self.inherits = frozenset(child.inherited) if method == "fork" else frozenset()
+        self.case = ""
+        self._deadline: float | None = None
+        self._limits = Limits(None, None)
+        self._is_late = False
+        threads = 1 if method == "fork" else torch.get_num_threads()  # the threads of a pool do not survive a fork
+        self.link, link = context.Pipe()
+        self._faults, faults = context.Pipe(duplex=False)
+        self.process = context.Process(target=child.serve, args=(link, faults, threads), name="equiv-worker")
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter(
+                    "ignore", DeprecationWarning
+                )  # a fork beside threads: those of torch are not used
+                self.process.start()
+        except (OSError, RuntimeError) as error:  # too many processes; or this is an import by such a process
+            raise _not_started(getattr(error, "strerror", None) or f"{type(error).__name__}") from error
+        finally:
+            link.close()
+            faults.close()
+        started = self.link.poll(_START)
+        if not started or self.answer() != (READY, None):
+            self.end()
+            raise _not_started(f"one that ended with code {self.process.exitcode}" if started else "none in 120 s")
+
+    def ask(self, task: Task) -> None:
+        """Hand over a task; :meth:`answer` has what comes of it."""
+        self.case, self._limits, self._is_late = "", task.limits, False
+        self._deadline = None if task.limits.timeout is None else time.monotonic() + task.limits.timeout + _LATE
+        with suppress(OSError):  # it has died meanwhile, which the answer says
+            self.link.send(task)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Until the item has had its time; None where it has no limit."""
+        return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+
+    def answer(self) -> tuple[str, Any] | None:
+        """The message that is there, or None if there is none yet. A worker whose time is over is killed.
+
+        Raises:
+            EOFError: The process has died.
+        """
+        try:
+            while self.link.poll():
+                word, content = self.link.recv()
+                if word != CASE:
+                    self._deadline = None
+                    return word, content
+                self.case = content
+        except EOFError:
+            raise
+        except Exception as error:  # half a message, or one that somebody else has written
+            raise EOFError from error
+        if not self.process.is_alive() and not self.link.poll():
+            raise EOFError
+        if self.seconds_left == 0.0:
+            self._is_late = True
+            self.process.kill()
+            raise EOFError
+        return None
+
+    def how_it_died(self) -> tuple[str, str]:
+        """The kind of a failure, and what the backend did: ``crashed with SIGSEGV at mine.py:12 in conv``."""
+        self.process.join(5.0)
+        code = self.process.exitcode
+        place = self._place()
+        if self._is_late or code == -getattr(signal, "SIGALRM", 0):
+            return "timeout", f"{self._limits.words['timeout']}{place}"
+        if code is None:
+            return "exit", "closed its pipe to the parent process"
+        if code >= 0:
+            return "exit", f"exited with code {code}"
+        name = next((one.name for one in signal.Signals if one == -code), f"signal {-code}")
+        if name == "SIGKILL":
+            return "crash", "was killed with SIGKILL, as the system does when its memory runs out"
+        return "crash", f"crashed with {name}{place}"
+
+    def end(self) -> None:
+        """End the process at once, and leave nothing of it."""
+        self.process.kill()
+        self.process.join(5.0)
+        for end in (self.link, self._faults):
+            end.close()
+
+    def _place(self) -> str:
+        """Where the backend was, from the traceback that the process wrote last: its outermost frames."""
+        if os.name != "posix" or not self._faults.poll():
+            return ""
+        written = os.read(self._faults.fileno(), 2**16).decode(errors="replace")
+        thread = written[max(0, written.rfind("most recent call first")) :]
+        if "Current thread" in written:
+            thread = written.split("Current thread", 1)[1].split("\n\n")[0]
+        frames = [found.groupdict() for found in _FRAME.finditer(thread)]
+        theirs: list[dict[str, str]] = []
+        for frame in frames:
+            if frame["file"].startswith(_HERE):
+                break
+            theirs.append(frame)
+        own = [frame for frame in theirs if not frame["file"].startswith((sys.prefix, sys.base_prefix))]
+        if not own:
+            return ""
+        return f" at {Path(own[0]['file']).name}:{own[0]['line']} in {own[0]['name']}"
+
+
+def _not_started(got: str) -> EquivError:
+    return EquivError(
+        f"isolate: expected a worker process to start, got {got}; in a script, put what runs the laws below "
+        "`if __name__ == '__main__':`, as multiprocessing asks for"
+    )
