@@ -62,6 +62,16 @@ def verify(  # noqa: PLR0913 - each is an option of the command
         str | None, typer.Option("--seed", metavar="N", help="Repeat the run with this seed. Random if not given.")
     ] = None,
     jobs: Annotated[str | None, typer.Option("--jobs", metavar="N", help="Processes; at most 2 if not given.")] = None,
+    isolate: Annotated[
+        bool,
+        typer.Option("--isolate", help="Run in worker processes with limits: a crash or a hang costs one item."),
+    ] = False,
+    timeout: Annotated[
+        str | None, typer.Option("--timeout", metavar="SECONDS", help="Of each isolated item. 600 if not given.")
+    ] = None,
+    memory: Annotated[
+        str | None, typer.Option("--memory", metavar="GIB", help="Of each isolated item. 4 if not given.")
+    ] = None,
     full: Annotated[bool, typer.Option("--full", help="One row for each law, form and dtype.")] = False,
     json: Json = None,
 ) -> int:
@@ -69,7 +79,7 @@ def verify(  # noqa: PLR0913 - each is an option of the command
     from equiv import parsing
     from equiv.backends import FORMS
     from equiv.cli import verify as command
-    from equiv.laws import LAWS, MODES, PROFILES
+    from equiv.laws import LAWS, MODES, PROFILES, limits_of
     from equiv.report import Request, check_targets
     from equiv.strategies import devices_present
 
@@ -87,9 +97,10 @@ def verify(  # noqa: PLR0913 - each is an option of the command
         arithmetic=parsing.parse_name("--arithmetic", arithmetic, MODES),
     )
     processes = None if jobs is None else parsing.parse_integer("--jobs", jobs, least=1, most=64)
+    limits = limits_of({"--timeout": timeout, "--memory": memory}, isolate=isolate, switch="--isolate")
     targets = {name: target for name, target in {"json": json}.items() if target is not None}
     check_targets(targets)
-    return command.verify(request, jobs=processes, full=full, targets=targets)
+    return command.verify(request, jobs=processes, full=full, targets=targets, limits=limits)
 
 
 def counterexample(

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
-from equiv.cli import BROKEN, INTERRUPTED, OK, run_laws
+from equiv.cli import BROKEN, OK, code_of_stop, run_laws
 from equiv.errors import EquivError
-from equiv.laws import Failure, Item, Result
+from equiv.laws import Failure, Item, Limits, Result
 from equiv.report import STDOUT, Request, Run, ratio_text, write_run
 from equiv.report.terminal import Page
 from equiv.text import counted
@@ -18,8 +18,10 @@ from equiv.text import counted
 _ROOMY = 100  # columns from which the numbers of cases and comparisons are shown
 
 
-def verify(request: Request, *, jobs: int | None, full: bool, targets: Mapping[str, str]) -> int:
-    """Run what was asked for, say and write what came of it; the exit code."""
+def verify(
+    request: Request, *, jobs: int | None, full: bool, targets: Mapping[str, str], limits: Limits | None = None
+) -> int:
+    """Run what was asked for, in worker processes if there are limits; say and write what came of it; the exit code."""
     items = run_laws.items_of(request)
     if not items:
         raise EquivError(
@@ -28,7 +30,7 @@ def verify(request: Request, *, jobs: int | None, full: bool, targets: Mapping[s
         )
     jobs = jobs or run_laws.default_jobs(len(items), request.devices)
     results: list[Result] = []
-    interrupted = False
+    stopped = None
     start = time.perf_counter()
     with _progress(len(items)) as (starting, show_done):
 
@@ -37,9 +39,9 @@ def verify(request: Request, *, jobs: int | None, full: bool, targets: Mapping[s
             show_done(result)
 
         try:
-            run_laws.run_all(request, items, jobs, done, starting=starting)
-        except KeyboardInterrupt:
-            interrupted = True
+            run_laws.run_all(request, items, jobs, done, starting=starting, limits=limits)
+        except KeyboardInterrupt as stop:
+            stopped = code_of_stop(stop)
     seconds = time.perf_counter() - start
     order = {item.id: number for number, item in enumerate(items)}
     results.sort(key=lambda result: order.get(result.item, len(order)))
@@ -50,7 +52,7 @@ def verify(request: Request, *, jobs: int | None, full: bool, targets: Mapping[s
     _tables(page, run, full=full)
     _failures(page, [result.failure for result in results if result.failure is not None])
     page.prose(_summary(run))
-    return INTERRUPTED if interrupted else BROKEN if run.failures else OK
+    return stopped or (BROKEN if run.failures else OK)
 
 
 _OPTIONS = {"laws": "--law", "dtypes": "--dtype", "forms": "--form", "devices": "--device"}

@@ -15,8 +15,8 @@ from functools import cache, partial
 from typing import Any
 
 import torch
+from torch import default_generator
 from torch.autograd import forward_ad
-from torch.random import default_generator
 
 from equiv.numerics import flushing_is_on
 from equiv.text import shown

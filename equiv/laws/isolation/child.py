@@ -64,8 +64,8 @@ def serve(link: connection.Connection, faults: connection.Connection, threads: i
         faults: Where the traceback of a crash, or of what takes too long, is written to.
         threads: That torch uses.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which decides
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for number in (signal.SIGINT, signal.SIGTERM):  # they reach the parent too, which decides
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     warnings.simplefilter("ignore")  # torch's warnings are no findings
     torch.set_num_threads(threads)

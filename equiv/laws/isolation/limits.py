@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from equiv.arguments import check_number, refusal
+from equiv.parsing import parse_integer
 
 _GIB = 2**30
 _ADVICE = "pass None for no limit"
@@ -53,6 +55,29 @@ class Limits:
         held = None if self.memory is None else _private_bytes()
         if held is not None and self.memory is not None:
             _set_limit(held + int(self.memory * _GIB))
+
+
+def limits_of(given: Mapping[str, str | None], *, isolate: bool, switch: str) -> Limits | None:
+    """The limits that were typed as whole numbers, by option (``--timeout``, ``--memory``); None without ``isolate``.
+
+    Raises:
+        EquivError: No such number, or a limit without ``switch``.
+
+    Example:
+        >>> limits_of({"--timeout": "30", "--memory": None}, isolate=True, switch="--isolate")
+        Limits(timeout=30, memory=4.0)
+    """
+    numbers = {
+        option.rpartition("-")[2]: parse_integer(option, text, least=1)
+        for option, text in given.items()
+        if text is not None
+    }
+    if isolate:
+        return Limits(**numbers)
+    for option, text in given.items():
+        if text is not None:
+            raise refusal(option, f"to be given with {switch}", text, f"add {switch}, or leave it out")
+    return None
 
 
 def let_memory_go() -> None:

@@ -17,7 +17,7 @@ import torch
 
 from equiv.errors import EquivError
 from equiv.laws.isolation import child
-from equiv.laws.isolation.child import CASE, READY, Task
+from equiv.laws.isolation.child import CASE, Task
 from equiv.laws.isolation.limits import Limits
 
 _LATE = 0.5  # seconds after its time in which a worker writes down where it is
@@ -60,15 +60,24 @@ class Worker:
                     "ignore", DeprecationWarning
                 )  # a fork beside threads: those of torch are not used
                 self.process.start()
-        except (OSError, RuntimeError) as error:  # too many processes; or this is an import by such a process
-            raise _not_started(getattr(error, "strerror", None) or f"{type(error).__name__}") from error
-        finally:
             link.close()
             faults.close()
-        started = self.link.poll(_START)
-        if not started or self.answer() != (READY, None):
+            self._await_start()
+        except (OSError, RuntimeError) as error:  # too many processes; or this is an import by such a process
             self.end()
-            raise _not_started(f"one that ended with code {self.process.exitcode}" if started else "none in 120 s")
+            raise _not_started(getattr(error, "strerror", None) or type(error).__name__) from error
+        except BaseException:
+            self.end()
+            raise
+
+    def _await_start(self) -> None:
+        if not self.link.poll(_START):
+            raise _not_started(f"none in {_START:g} s")
+        try:
+            self.answer()
+        except EOFError:
+            self.process.join(5.0)
+            raise _not_started(f"one that ended with code {self.process.exitcode}") from None
 
     def ask(self, task: Task) -> None:
         """Hand over a task; :meth:`answer` has what comes of it."""
@@ -110,6 +119,7 @@ class Worker:
     def how_it_died(self) -> tuple[str, str]:
         """The kind of a failure, and what the backend did: ``crashed with SIGSEGV at mine.py:12 in conv``."""
         self.process.join(5.0)
+        time.sleep(_LATE / 5)  # a signal to all processes of a terminal may have killed it, and is on its way here
         code = self.process.exitcode
         place = self._place()
         if self._is_late or code == -getattr(signal, "SIGALRM", 0):
@@ -125,8 +135,9 @@ class Worker:
 
     def end(self) -> None:
         """End the process at once, and leave nothing of it."""
-        self.process.kill()
-        self.process.join(5.0)
+        if self.process.pid is not None:
+            self.process.kill()
+            self.process.join(5.0)
         for end in (self.link, self._faults):
             end.close()
 
