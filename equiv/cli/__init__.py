@@ -34,8 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _run(sys.argv[1:] if arguments is None else list(arguments))
     except BrokenPipeError:
         code = _PIPE_CLOSED
-    except KeyboardInterrupt as stop:
-        code = stopped(code_of_stop(stop))
+    except KeyboardInterrupt:
+        code = stopped(code_of_stop())
     except OSError as error:
         reason = error.strerror or type(error).__name__
         what = "an output" if error.filename is None else repr(error.filename)
@@ -130,13 +130,18 @@ def fail(message: str) -> int:
     return USAGE
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM: it stops a run as Ctrl-C does, so that what is finished is kept and nothing is left behind."""
+_stopped_by: list[int] = []  # signals other than that of Ctrl-C
 
 
-def code_of_stop(stop: BaseException) -> int:
-    """The exit code after Ctrl-C or SIGTERM, or what typer makes of them, as a shell has it."""
-    return TERMINATED if isinstance(stop, Terminated) or isinstance(stop.__cause__, Terminated) else INTERRUPTED
+def code_of_stop() -> int:
+    """The exit code after Ctrl-C or SIGTERM, as a shell has it. The exception may be another by then."""
+    return TERMINATED if _stopped_by else INTERRUPTED
+
+
+def stop_if_told() -> None:
+    """Stop where the exception of a signal has been lost, as those are that reach Python in a callback."""
+    if _stopped_by:
+        raise KeyboardInterrupt
 
 
 def stopped(code: int) -> int:
@@ -147,11 +152,13 @@ def stopped(code: int) -> int:
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """The first SIGTERM raises :class:`Terminated`; from then on, what is left to do is done."""
+    """The first SIGTERM stops a run as Ctrl-C does, so that what is finished is kept and nothing is left behind."""
+    _stopped_by.clear()
 
     def terminate(number: int, _: object) -> None:
         signal.signal(number, signal.SIG_IGN)
-        raise Terminated
+        _stopped_by.append(number)
+        raise KeyboardInterrupt
 
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
         yield

@@ -60,8 +60,8 @@ def run(arguments: list[str]) -> int:
         return fail(f"{prog}: {error}")
     except _USAGE_ERRORS as error:
         return fail(f"{prog}: {quoted(error.format_message()).rstrip('.')}; see `{prog} --help`")
-    except (typer.Abort, KeyboardInterrupt) as stop:
-        return stopped(code_of_stop(stop))
+    except (typer.Abort, KeyboardInterrupt):
+        return stopped(code_of_stop())
     except MemoryError:
         return fail(f"{prog}: expected enough memory, got none; ask for less at a time")
     except OSError:
@@ -69,7 +69,7 @@ def run(arguments: list[str]) -> int:
     except Exception as error:
         return fail(f"{prog}: expected to come to an end, got {_place_of(error)}; please report this")
     if code in (INTERRUPTED, TERMINATED):
-        return stopped(code)
+        return stopped(code_of_stop())
     return code if isinstance(code, int) else OK
 
 

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from equiv.backends import TorchEager
-from equiv.laws import Item, Limits, Pool, Result, items, run_item
+from equiv.cli import stop_if_told
+from equiv.laws import Item, Limits, Pool, Result, end_server, items, run_item
 from equiv.report import Request
 
 _ENOUGH_FOR_TWO = 40  # items; a second process takes seconds to start
@@ -46,12 +47,17 @@ def run_all(
     names = ("profile", "examples", "seed", "arithmetic")
     how: dict[str, Any] = {name: getattr(request, name) for name in names}
     if jobs > 1 or limits is not None:
-        with Pool(limits or Limits(None, None), jobs=min(jobs, len(chosen))) as pool:
-            for _, result in pool.run(chosen, **how):
-                done(result)
+        try:
+            with Pool(limits or Limits(None, None), jobs=min(jobs, len(chosen))) as pool:
+                for _, result in pool.run(chosen, **how):
+                    done(result)
+                    stop_if_told()
+        finally:
+            end_server()
         return
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's warnings are no findings
         for item in chosen:
+            stop_if_told()
             starting(item)
             done(run_item(item, **how))

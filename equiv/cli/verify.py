@@ -40,8 +40,8 @@ def verify(
 
         try:
             run_laws.run_all(request, items, jobs, done, starting=starting, limits=limits)
-        except KeyboardInterrupt as stop:
-            stopped = code_of_stop(stop)
+        except KeyboardInterrupt:
+            stopped = code_of_stop()
     seconds = time.perf_counter() - start
     order = {item.id: number for number, item in enumerate(items)}
     results.sort(key=lambda result: order.get(result.item, len(order)))

@@ -33,7 +33,7 @@ from equiv.laws.trial import Trial
 from equiv.laws.witness import Failure, check_case
 
 from equiv.laws.isolation import Limits, Pool, close_shared_pool, run_isolated  # isort: skip
-from equiv.laws.isolation import limits_of as limits_of  # isort: skip
+from equiv.laws.isolation import end_server as end_server, limits_of as limits_of  # isort: skip
 
 __all__ = [
     "LAWS",

@@ -4,6 +4,7 @@ A worker is asked for one item after another over a pipe of ``multiprocessing``,
 """
 
 from equiv.laws.isolation.limits import Limits, limits_of
-from equiv.laws.isolation.pool import Pool, close_shared_pool, run_isolated, shared_pool
+from equiv.laws.isolation.pool import Pool, close_shared_pool, run_isolated
+from equiv.laws.isolation.worker import end_server
 
-__all__ = ["Limits", "Pool", "close_shared_pool", "limits_of", "run_isolated", "shared_pool"]
+__all__ = ["Limits", "Pool", "close_shared_pool", "end_server", "limits_of", "run_isolated"]

@@ -70,7 +70,7 @@ def serve(link: connection.Connection, faults: connection.Connection, threads: i
     warnings.simplefilter("ignore")  # torch's warnings are no findings
     torch.set_num_threads(threads)
     runner.listeners.clear()  # a forked worker has those of its parent
-    runner.case_listeners[:] = [lambda case: link.send((CASE, repr(getattr(case, "recipe", case))))]
+    runner.case_listeners[:] = [lambda case: link.send((CASE, repr(case)))]
     if os.name == "posix":
         faulthandler.enable(faults.fileno())
     link.send((READY, None))

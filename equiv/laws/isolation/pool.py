@@ -27,6 +27,7 @@ from equiv.laws.selection import Item
 from equiv.laws.witness import failure_without_case
 from equiv.text import quoted
 
+_MAIN = b"__main__"
 _WAIT = 1.0  # seconds after which processes are looked at, even where none says anything
 
 
@@ -34,8 +35,9 @@ class Pool:
     """Up to ``jobs`` workers. One that dies costs its item, whose result says how, and is replaced for the next.
 
     A backend travels to a worker as its pickle: the worker imports the module that defines its class. One that has no
-    pickle, such as a local class, or whose module cannot be imported there, is inherited by a worker that is forked
-    from this process, which then uses one thread; that is left to Linux and the CPU.
+    pickle, such as of a local class, whose class is in the script that runs, or whose module cannot be imported in the
+    worker, is inherited by a worker that is forked from this process and uses one thread; that works on Linux, for
+    backends on the CPU.
     """
 
     def __init__(self, limits: Limits | None = None, *, jobs: int = 1) -> None:
@@ -84,7 +86,9 @@ class Pool:
                 return worker
         while len(self._idle) + len(self._busy) >= self._jobs:
             self._idle.pop().end()
-        return Worker(start_method() if isinstance(task.backend, bytes) else "fork")
+        if isinstance(task.backend, int):
+            return Worker("fork")
+        return Worker(start_method(), needs_main=_MAIN in task.backend)
 
     def _results(self) -> Iterator[tuple[int, Result]]:
         """Wait for something to happen, and say what it was."""
@@ -122,23 +126,28 @@ class Pool:
 def _death(worker: Worker, item: Item, task: Task) -> Result:
     kind, note = worker.how_it_died()
     worker.end()
-    case = f"case = {worker.case}" if worker.case else "it had not come to a case"
+    case = worker.case or "it had not come to a case"
     failure = failure_without_case(note, kind, item, seed=task.how["seed"], case=case)
     return result_of(item, failure, task.how)
 
 
 def _pickled(backend: Backend) -> bytes | None:
-    """The pickle, if the backend has one."""
+    """The pickle, if the backend has one that does not need the script that runs here, or nothing else will do."""
     try:
-        return pickle.dumps(backend)
+        found = pickle.dumps(backend)
     except Exception:
         return None
+    return None if _MAIN in found and _can_fork(backend) else found
+
+
+def _can_fork(backend: Backend) -> bool:
+    has_fork = sys.platform == "linux" and "fork" in multiprocessing.get_all_start_methods()
+    return has_fork and torch.device(backend.device).type == "cpu"
 
 
 def _inherited(backend: Backend, why: str) -> int:
     """The number of a backend that forked workers inherit."""
-    can_fork = sys.platform == "linux" and "fork" in multiprocessing.get_all_start_methods()
-    if not can_fork or torch.device(backend.device).type != "cpu":
+    if not _can_fork(backend):
         why = why or "no pickle"
         advice = f"define its class at the top of a module that can be imported ({quoted(why, 200)})"
         raise refusal("backend", "one that can be pickled, so that it can be isolated", backend, advice)

@@ -9,7 +9,8 @@ import signal
 import sys
 import time
 import warnings
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,17 +32,41 @@ def start_method() -> str:
     return "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 
 
+def end_server() -> None:
+    """End the process that starts workers at once, in a program that ends: it may still be importing torch."""
+    server: Any = sys.modules.get("multiprocessing.forkserver")
+    pid = getattr(getattr(server, "_forkserver", None), "_forkserver_pid", None)
+    if pid is not None:
+        with suppress(OSError):
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+
+
+@contextmanager
+def _main_out_of_sight() -> Iterator[None]:
+    """Workers do not run the script that runs here once more, which multiprocessing would have them do."""
+    names = vars(sys.modules["__main__"])
+    before: dict[str, Any] = {name: names[name] for name in ("__spec__", "__file__") if name in names}
+    names.pop("__file__", None)
+    names["__spec__"] = None
+    try:
+        yield
+    finally:
+        names.update(before)
+
+
 class Worker:
     """A process that runs items one by one. It is started here, and ready when this returns.
 
     Args:
         method: ``forkserver``, ``spawn``, or ``fork`` for backends without a pickle, which the process then inherits.
+        needs_main: Whether a process that is not forked imports the script that runs here.
 
     Raises:
         EquivError: It did not start.
     """
 
-    def __init__(self, method: str) -> None:
+    def __init__(self, method: str, *, needs_main: bool = False) -> None:
         context: Any = multiprocessing.get_context(method)
         if method == "forkserver":
             context.set_forkserver_preload(["equiv.laws.isolation"])
@@ -55,10 +80,8 @@ class Worker:
         self._faults, faults = context.Pipe(duplex=False)
         self.process = context.Process(target=child.serve, args=(link, faults, threads), name="equiv-worker")
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter(
-                    "ignore", DeprecationWarning
-                )  # a fork beside threads: those of torch are not used
+            with warnings.catch_warnings(), nullcontext() if needs_main else _main_out_of_sight():
+                warnings.simplefilter("ignore", DeprecationWarning)  # a fork beside threads, none of which is used
                 self.process.start()
             link.close()
             faults.close()

@@ -11,7 +11,7 @@ from equiv.causes import Cause, likely_cause
 from equiv.laws.arithmetic import weaker_arithmetic
 from equiv.laws.call import Broken, Mismatch, sentence_of
 from equiv.laws.selection import Item
-from equiv.laws.witness.snippet import program_of
+from equiv.laws.witness.snippet import program_of, program_on
 from equiv.verdict import share_words
 
 
@@ -128,7 +128,8 @@ def failure_of(broken: Broken, item: Item, *, seed: int, case: object) -> Failur
 
 def failure_without_case(note: str, kind: str, item: Item, *, seed: int, case: str = "no case by itself") -> Failure:
     """A failure that no call can be blamed for, such as of a process that died; ``case`` is the last that was tried."""
-    return replace(failure_of(Broken(note, form=item.form, kind=kind), item, seed=seed, case=None), case=case)
+    found = failure_of(Broken(note, form=item.form, kind=kind), item, seed=seed, case=None)
+    return replace(found, case=case, snippet=program_on(case, item))
 
 
 def _again(item: Item, seed: int) -> str:

@@ -79,16 +79,22 @@ def _replay(broken: Broken, item: Item, case: object) -> str | None:
     """The law checked once more on the case, in the form that broke it if that is enough."""
     if not isinstance(case, Case | SizedCase):
         return None
-    names = "equiv.laws import SizedCase, check_case" if isinstance(case, SizedCase) else "equiv.laws import check_case"
+    alone = broken.form in FORMS and tried(replace(item, forms=(broken.form,)), case) is not None
+    return program_on(repr(case), item, f", forms=[{broken.form!r}]" if alone else "")
+
+
+def program_on(case: str, item: Item, options: str = "") -> str | None:
+    """The law checked on a case that is given as its source; None for a case that has none. Nothing is run here."""
+    if not case.startswith(("build_case(", "SizedCase(")):
+        return None
     imports, made = _backend_lines(item.backend)
-    lines = [*imports, f"from {names}"]
-    if isinstance(case, Case):
+    if case.startswith("SizedCase("):
+        lines = [*imports, "from equiv.laws import SizedCase, check_case"]
+    else:
+        lines = [*imports, "from equiv.laws import check_case"]
         lines.append("from equiv.strategies import Layout, Recipe, Values, Window, build_case")
-    options = "backend=backend"
-    if broken.form in FORMS and tried(replace(item, forms=(broken.form,)), case) is not None:
-        options += f", forms=[{broken.form!r}]"
-    check = f"check_case({item.law.id!r}, case, {options})"
-    return "\n".join(["import torch", *lines, "", made, *folded(f"case = {case!r}"), *folded(check)])
+    check = f"check_case({item.law.id!r}, case, backend=backend{options})"
+    return "\n".join(["import torch", *lines, "", made, *folded(f"case = {case}"), *folded(check)])
 
 
 def call_lines(broken: Broken, *, functional: bool, exact: bool = True) -> list[str] | None:
