@@ -34,12 +34,14 @@ def start_method() -> str:
 
 def end_server() -> None:
     """End the process that starts workers at once, in a program that ends: it may still be importing torch."""
-    server: Any = sys.modules.get("multiprocessing.forkserver")
-    pid = getattr(getattr(server, "_forkserver", None), "_forkserver_pid", None)
-    if pid is not None:
+    module: Any = sys.modules.get("multiprocessing.forkserver")
+    server = getattr(module, "_forkserver", None)
+    pid = getattr(server, "_forkserver_pid", None)
+    if server is not None and pid is not None and hasattr(server, "_stop"):
         with suppress(OSError):
             os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
+        with suppress(OSError):
+            server._stop()
 
 
 @contextmanager
