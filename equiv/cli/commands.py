@@ -43,6 +43,12 @@ def verify(  # noqa: PLR0913 - each is an option of the command
     device: Annotated[
         list[str] | None, typer.Option("--device", metavar="DEVICES", help="Such as cuda:0. cpu if not given.")
     ] = None,
+    backend: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--backend", metavar="MODULE:OBJECT", help="A backend of your own, also FILE.py:OBJECT. torch if not given."
+        ),
+    ] = None,
     profile: Annotated[
         str,
         typer.Option("--profile", metavar="NAME", help="dev (quick), gate (fixed cases), deep (long)."),
@@ -79,6 +85,8 @@ def verify(  # noqa: PLR0913 - each is an option of the command
     from equiv import parsing
     from equiv.backends import FORMS
     from equiv.cli import verify as command
+    from equiv.cli.backends import load_backend
+    from equiv.errors import EquivError
     from equiv.laws import LAWS, MODES, PROFILES, limits_of
     from equiv.report import Request, check_targets
     from equiv.strategies import devices_present
@@ -98,9 +106,12 @@ def verify(  # noqa: PLR0913 - each is an option of the command
     )
     processes = None if jobs is None else parsing.parse_integer("--jobs", jobs, least=1, most=64)
     limits = limits_of({"--timeout": timeout, "--memory": memory}, isolate=isolate, switch="--isolate")
+    if backend and device:
+        raise EquivError(f"--device: expected none with --backend, got {', '.join(device)}; a backend has its own")
+    backends = {text: load_backend("--backend", text) for text in backend or ()}
     targets = {name: target for name, target in {"json": json}.items() if target is not None}
     check_targets(targets)
-    return command.verify(request, jobs=processes, full=full, targets=targets, limits=limits)
+    return command.verify(request, jobs=processes, full=full, targets=targets, limits=limits, backends=backends)
 
 
 def counterexample(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from equiv.backends import TorchEager
+from equiv.backends import Backend, TorchEager
 from equiv.cli import stop_if_told
 from equiv.laws import Item, Limits, Pool, Result, end_server, items, run_item
 from equiv.report import Request
@@ -15,10 +15,10 @@ from equiv.report import Request
 _ENOUGH_FOR_TWO = 40  # items; a second process takes seconds to start
 
 
-def items_of(request: Request) -> list[Item]:
-    """The items that were asked for, in the order of the laws; the same in every process."""
-    backends = [TorchEager(device) for device in request.devices]
-    return items(backends, laws=request.laws, forms=request.forms, dtypes=request.dtypes)
+def items_of(request: Request, backends: Sequence[Backend] = ()) -> list[Item]:
+    """The items that were asked for, in the order of the laws, on the backends; by default torch on the devices."""
+    chosen = backends or [TorchEager(device) for device in request.devices]
+    return items(chosen, laws=request.laws, forms=request.forms, dtypes=request.dtypes)
 
 
 def default_jobs(count: int, devices: tuple[str, ...]) -> int:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
+from equiv.backends import Backend
 from equiv.cli import BROKEN, OK, code_of_stop, run_laws
 from equiv.errors import EquivError
 from equiv.laws import Failure, Item, Limits, Result
@@ -19,10 +21,20 @@ _ROOMY = 100  # columns from which the numbers of cases and comparisons are show
 
 
 def verify(
-    request: Request, *, jobs: int | None, full: bool, targets: Mapping[str, str], limits: Limits | None = None
+    request: Request,
+    *,
+    jobs: int | None,
+    full: bool,
+    targets: Mapping[str, str],
+    limits: Limits | None = None,
+    backends: Mapping[str, Backend] | None = None,
 ) -> int:
-    """Run what was asked for, in worker processes if there are limits; say and write what came of it; the exit code."""
-    items = run_laws.items_of(request)
+    """Run what was asked for, say and write what came of it; the exit code.
+
+    Items run in worker processes if there are limits. ``backends`` are by the name that was typed; torch if not given.
+    """
+    named = backends or {}
+    items = run_laws.items_of(request, list(named.values()))
     if not items:
         raise EquivError(
             f"{_options(request, 'laws', 'forms', 'dtypes')}: expected a law that is about these, got none; leave out "
@@ -35,7 +47,8 @@ def verify(
     with _progress(len(items)) as (starting, show_done):
 
         def done(result: Result) -> None:
-            results.append(_with_command(result, request))
+            ours = [f"--backend {shlex.quote(text)}" for text, one in named.items() if one.name == result.backend]
+            results.append(_with_command(result, request, *ours, limits.options if limits else ""))
             show_done(result)
 
         try:
@@ -69,13 +82,13 @@ def _options(request: Request, *names: str) -> str:
     return " ".join(words)
 
 
-def _with_command(result: Result, request: Request) -> Result:
-    """The same result, its failure with the command that finds it again."""
+def _with_command(result: Result, request: Request, *more: str) -> Result:
+    """The same result, its failure with the command that finds it again, which has ``more`` options."""
     failure = result.failure
     if failure is None:
         return result
     others = _options(request, "forms", "devices", "profile", "examples", "arithmetic")
-    words = ["equiv verify --law", failure.law, "--dtype", failure.dtype, others, "--seed", str(result.seed)]
+    words = ["equiv verify --law", failure.law, "--dtype", failure.dtype, others, *more, "--seed", str(result.seed)]
     return replace(result, failure=replace(failure, command=" ".join(filter(None, words))))
 
 

@@ -13,7 +13,7 @@ import torch
 
 import equiv
 from equiv.backends import TorchEager
-from equiv.cli import run_laws
+from equiv.cli import main, run_laws
 from equiv.laws import Limits, Pool, items, listeners, run_item
 from equiv.report import Request
 from equiv.testing import check_backend, checks
@@ -233,7 +233,32 @@ def test_pytest_with_xdist_reports_each_and_loses_none(tmp_path):
     }
 
 
-def test_verify_goes_on_after_a_death(monkeypatch):
+def test_verify_reports_each_and_loses_none():
+    named = [word for kind in (*hostile.BY_KIND, hostile.Fine) for word in ("--backend", f"hostile:{kind.__name__}")]
+    words = ["verify", *named, "--law", "exact", "--dtype", "float32", "--examples", "6", "--seed", "1", "--json", "-"]
+    words += ["--isolate", "--timeout", "5", "--memory", "1", "--jobs", "2"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    run = f"import sys; from equiv.cli import main; sys.exit(main({words}))"
+    done = subprocess.run([sys.executable, "-c", run], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1, done.stderr
+    found = {item["backend"]: item["failure"] for item in json.loads(done.stdout)["items"]}
+    assert found.pop("fine") is None
+    assert {name: failure["kind"] for name, failure in found.items()} == {
+        kind.__name__.lower(): word for kind, (word, _) in hostile.BY_KIND.items()
+    }
+    again = "equiv verify --law exact --dtype float32 --examples 6 --backend hostile:Hangs --isolate --timeout 5"
+    assert found["hangs"]["command"] == f"{again} --memory 1 --seed 1"
+
+
+@pytest.mark.parametrize("name", ["hostile", "hostile:Nobody", "nowhere.py:Fine", "hostile:Stop", ":", "json:loads"])
+def test_a_name_that_is_no_backend_is_refused(name, capsys):
+    assert main(["verify", "--backend", name, "--law", "exact"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("equiv verify: --backend: expected ")
+    assert len(said.splitlines()) == 1
+
+
+def test_results_come_from_the_jobs_that_live():
     backends = [hostile.Exits(), hostile.Segfault(), hostile.Fine()]
     chosen = items(backends, laws=["exact", "forward"], dtypes=["float32"])
     for limits in (None, Limits(5, 1)):

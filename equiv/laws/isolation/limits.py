@@ -50,6 +50,13 @@ class Limits:
             "memory": "" if self.memory is None else f"used more than {self.memory:g} GiB",
         }
 
+    @property
+    def options(self) -> str:
+        """As they are typed on a command line, where they are not the defaults: ``--isolate --timeout 60``."""
+        plain, names = Limits(), ("timeout", "memory")
+        given = [f"--{name} {getattr(self, name):g}" for name in names if getattr(self, name) != getattr(plain, name)]
+        return " ".join(["--isolate", *given])
+
     def hold_memory(self) -> None:
         """Let this process have no more than ``memory`` beyond what it has now, where the system can do that."""
         held = None if self.memory is None else _private_bytes()
