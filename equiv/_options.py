@@ -16,6 +16,9 @@ class Options:
         dtypes: Names, or None for all.
         arithmetic: ``declared`` or ``measured``.
         devices: Such as ``cpu`` or ``cuda:0``.
+        isolate: Whether items run in a worker process.
+        timeout: Seconds that an isolated item may take, or None for the default.
+        memory: GiB that an isolated item may use, or None for the default.
     """
 
     profile: str = "dev"
@@ -24,6 +27,9 @@ class Options:
     dtypes: tuple[str, ...] | None = None
     arithmetic: str = "declared"
     devices: tuple[str, ...] = ("cpu",)
+    isolate: bool = False
+    timeout: float | None = None
+    memory: float | None = None
 
 
 options = Options()

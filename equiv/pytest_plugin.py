@@ -29,6 +29,8 @@ _OPTIONS = {
     "examples": ("N", "cases for each law and dtype, instead of the profile's number"),
     "seed": ("N", "other cases: vary it to randomize a derandomized profile"),
     "arithmetic": ("NAME", "what error bounds follow: declared (by dtype and device) or measured (every call; slow)"),
+    "timeout": ("SECONDS", "of each item that --equiv-isolate isolates; 600 if not given"),
+    "memory": ("GIB", "of each item that --equiv-isolate isolates; 4 if not given"),
     "report": ("FILE.json", "write all results to a file as they come (docs/report.md); - for standard output"),
 }
 
@@ -38,13 +40,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("equiv", "equiv: is this convolution the same function as that fully connected layer?")
     for name, (metavar, text) in _OPTIONS.items():
         group.addoption(f"--equiv-{name}", metavar=metavar, help=text)
+    group.addoption(
+        "--equiv-isolate",
+        action="store_const",
+        const=True,
+        help="run each law in a worker process with limits: a crash or a hang fails one test",
+    )
     parser.addini(
         "equiv_profile", "profile to run the laws of equiv in; also tells the plugin that this project uses it"
     )
 
 
 def _is_used(config: pytest.Config) -> bool:
-    given = any(config.getoption(f"equiv_{name}") is not None for name in _OPTIONS)
+    given = any(config.getoption(f"equiv_{name}") is not None for name in (*_OPTIONS, "isolate"))
     return given or bool(config.getini("equiv_profile"))
 
 
@@ -77,7 +85,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Leave the options as they were: a run inside another one must not change it."""
+    """Leave the options as they were: a run inside another one must not change it. No process is left."""
+    if config.stash.get(_BEFORE, None) and "equiv.laws" in sys.modules:
+        sys.modules["equiv.laws"].close_shared_pool()
     for name, value in config.stash.get(_BEFORE, {}).items():
         setattr(options, name, value)
 
@@ -89,7 +99,7 @@ def _use_one_thread() -> None:
 
 
 def _read_options(config: pytest.Config) -> None:
-    from equiv.laws import MODES, PROFILES
+    from equiv.laws import MODES, PROFILES, limits_of
     from equiv.parsing import parse_dtypes, parse_integer, parse_name
 
     given = {name: config.getoption(f"equiv_{name}") for name in _OPTIONS}
@@ -104,6 +114,13 @@ def _read_options(config: pytest.Config) -> None:
     options.examples, options.seed = numbers["examples"], numbers["seed"]
     if options.seed is None:
         options.seed = _seed_of_hypothesis(config.getoption("hypothesis_seed", None))
+    limits = limits_of(
+        {f"--equiv-{name}": given[name] for name in ("timeout", "memory")},
+        isolate=bool(config.getoption("equiv_isolate")),
+        switch="--equiv-isolate",
+    )
+    options.isolate = limits is not None
+    options.timeout, options.memory = (None, None) if limits is None else (limits.timeout, limits.memory)
     dtypes, devices = given["dtypes"], given["devices"]
     options.dtypes = None if dtypes is None else tuple(parse_dtypes("--equiv-dtypes", _words(dtypes)))
     options.devices = Options.devices if devices is None else _devices(devices)

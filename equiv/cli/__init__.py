@@ -1,12 +1,14 @@
 """The command ``equiv``. Here is only what must work before its packages are known to be installed.
 
-Exit codes: 0 all holds, 1 a law is broken, 2 usage or environment, 130 interrupted, 141 a closed pipe.
+Exit codes: 0 all holds, 1 a law is broken, 2 usage or environment, 130 interrupted, 141 a closed pipe, 143 terminated.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
@@ -15,7 +17,7 @@ from tempfile import TemporaryDirectory
 
 _NEEDED = ("typer", "rich", "hypothesis", "torch")
 
-OK, BROKEN, USAGE, INTERRUPTED = 0, 1, 2, 130
+OK, BROKEN, USAGE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 _PIPE_CLOSED = 141  # what a shell reports for a program that a closed pipe ended
 
 
@@ -28,11 +30,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: What follows ``equiv`` on the command line; by default ``sys.argv[1:]``.
     """
     try:
-        return _run(sys.argv[1:] if arguments is None else list(arguments))
+        with _terminable():
+            return _run(sys.argv[1:] if arguments is None else list(arguments))
     except BrokenPipeError:
         code = _PIPE_CLOSED
     except KeyboardInterrupt:
-        code = interrupted()
+        code = stopped(code_of_stop())
     except OSError as error:
         reason = error.strerror or type(error).__name__
         what = "an output" if error.filename is None else repr(error.filename)
@@ -92,16 +95,31 @@ def _scratch_for_hypothesis() -> Iterator[bool]:
         yield True
         return
     try:
-        scratch = TemporaryDirectory(prefix="equiv-", ignore_cleanup_errors=True)
+        with _undisturbed():
+            scratch = TemporaryDirectory(prefix="equiv-", ignore_cleanup_errors=True)
     except OSError:
         yield False
         return
-    with scratch:
+    try:
         os.environ[name] = scratch.name
-        try:
-            yield True
-        finally:
-            del os.environ[name]
+        yield True
+    finally:
+        with _undisturbed():
+            scratch.cleanup()
+            os.environ.pop(name, None)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Signals that stop a run have to wait, where they can: nothing is left half made or half removed."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def fail(message: str) -> int:
@@ -112,7 +130,41 @@ def fail(message: str) -> int:
     return USAGE
 
 
-def interrupted() -> int:
-    """The message and the exit code after Ctrl-C."""
-    fail("equiv: interrupted")
-    return INTERRUPTED
+_stopped_by: list[int] = []  # signals other than that of Ctrl-C
+
+
+def code_of_stop() -> int:
+    """The exit code after Ctrl-C or SIGTERM, as a shell has it. The exception may be another by then."""
+    return TERMINATED if _stopped_by else INTERRUPTED
+
+
+def stop_if_told() -> None:
+    """Stop where the exception of a signal has been lost, as those are that reach Python in a callback."""
+    if _stopped_by:
+        raise KeyboardInterrupt
+
+
+def stopped(code: int) -> int:
+    """The message for an exit code of :func:`code_of_stop`; the code."""
+    fail("equiv: terminated" if code == TERMINATED else "equiv: interrupted")
+    return code
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """The first SIGTERM stops a run as Ctrl-C does, so that what is finished is kept and nothing is left behind."""
+    _stopped_by.clear()
+
+    def terminate(number: int, _: object) -> None:
+        signal.signal(number, signal.SIG_IGN)
+        _stopped_by.append(number)
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)

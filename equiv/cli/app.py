@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 import equiv
-from equiv.cli import INTERRUPTED, OK, fail, interrupted
+from equiv.cli import INTERRUPTED, OK, TERMINATED, code_of_stop, fail, stopped
 from equiv.cli.commands import COMMANDS
 from equiv.errors import EquivError
 from equiv.text import quoted
@@ -61,15 +61,15 @@ def run(arguments: list[str]) -> int:
     except _USAGE_ERRORS as error:
         return fail(f"{prog}: {quoted(error.format_message()).rstrip('.')}; see `{prog} --help`")
     except (typer.Abort, KeyboardInterrupt):
-        return interrupted()
+        return stopped(code_of_stop())
     except MemoryError:
         return fail(f"{prog}: expected enough memory, got none; ask for less at a time")
     except OSError:
         raise
     except Exception as error:
         return fail(f"{prog}: expected to come to an end, got {_place_of(error)}; please report this")
-    if code == INTERRUPTED:
-        return interrupted()
+    if code in (INTERRUPTED, TERMINATED):
+        return stopped(code_of_stop())
     return code if isinstance(code, int) else OK
 
 

@@ -43,6 +43,12 @@ def verify(  # noqa: PLR0913 - each is an option of the command
     device: Annotated[
         list[str] | None, typer.Option("--device", metavar="DEVICES", help="Such as cuda:0. cpu if not given.")
     ] = None,
+    backend: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--backend", metavar="MODULE:OBJECT", help="A backend of your own, also FILE.py:OBJECT. torch if not given."
+        ),
+    ] = None,
     profile: Annotated[
         str,
         typer.Option("--profile", metavar="NAME", help="dev (quick), gate (fixed cases), deep (long)."),
@@ -62,6 +68,16 @@ def verify(  # noqa: PLR0913 - each is an option of the command
         str | None, typer.Option("--seed", metavar="N", help="Repeat the run with this seed. Random if not given.")
     ] = None,
     jobs: Annotated[str | None, typer.Option("--jobs", metavar="N", help="Processes; at most 2 if not given.")] = None,
+    isolate: Annotated[
+        bool,
+        typer.Option("--isolate", help="Run in worker processes with limits: a crash or a hang costs one item."),
+    ] = False,
+    timeout: Annotated[
+        str | None, typer.Option("--timeout", metavar="SECONDS", help="Of each isolated item. 600 if not given.")
+    ] = None,
+    memory: Annotated[
+        str | None, typer.Option("--memory", metavar="GIB", help="Of each isolated item. 4 if not given.")
+    ] = None,
     full: Annotated[bool, typer.Option("--full", help="One row for each law, form and dtype.")] = False,
     json: Json = None,
 ) -> int:
@@ -69,7 +85,9 @@ def verify(  # noqa: PLR0913 - each is an option of the command
     from equiv import parsing
     from equiv.backends import FORMS
     from equiv.cli import verify as command
-    from equiv.laws import LAWS, MODES, PROFILES
+    from equiv.cli.backends import load_backend
+    from equiv.errors import EquivError
+    from equiv.laws import LAWS, MODES, PROFILES, limits_of
     from equiv.report import Request, check_targets
     from equiv.strategies import devices_present
 
@@ -87,9 +105,13 @@ def verify(  # noqa: PLR0913 - each is an option of the command
         arithmetic=parsing.parse_name("--arithmetic", arithmetic, MODES),
     )
     processes = None if jobs is None else parsing.parse_integer("--jobs", jobs, least=1, most=64)
+    limits = limits_of({"--timeout": timeout, "--memory": memory}, isolate=isolate, switch="--isolate")
+    if backend and device:
+        raise EquivError(f"--device: expected none with --backend, got {', '.join(device)}; a backend has its own")
+    backends = {text: load_backend("--backend", text) for text in backend or ()}
     targets = {name: target for name, target in {"json": json}.items() if target is not None}
     check_targets(targets)
-    return command.verify(request, jobs=processes, full=full, targets=targets)
+    return command.verify(request, jobs=processes, full=full, targets=targets, limits=limits, backends=backends)
 
 
 def counterexample(

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import signal
 import warnings
-from collections.abc import Callable
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Sequence
+from typing import Any
 
-import torch
-
-from equiv.backends import TorchEager
-from equiv.errors import EquivError
-from equiv.laws import Item, Plan, Result, plan, run_item
+from equiv.backends import Backend, TorchEager
+from equiv.cli import stop_if_told
+from equiv.laws import Item, Limits, Plan, Pool, Result, end_server, plan, run_item
 from equiv.report import Request
 
 _ENOUGH_FOR_TWO = 40  # items; a second process takes seconds to start
 
 
-def plan_of(request: Request) -> Plan:
-    """The items that were asked for, in the order of the laws; the same in every process."""
-    backends = [TorchEager(device) for device in request.devices]
-    return plan(backends, laws=request.laws, forms=request.forms, dtypes=request.dtypes)
+def plan_of(request: Request, backends: Sequence[Backend] = ()) -> Plan:
+    """The items that were asked for, in the order of the laws, on the backends; by default torch on the devices."""
+    chosen = backends or [TorchEager(device) for device in request.devices]
+    return plan(chosen, laws=request.laws, forms=request.forms, dtypes=request.dtypes)
 
 
 def default_jobs(count: int, devices: tuple[str, ...]) -> int:
@@ -39,68 +34,30 @@ def run_all(
     done: Callable[[Result], None],
     *,
     starting: Callable[[Item], None],
+    limits: Limits | None = None,
 ) -> None:
     """Run every item and hand each result to ``done`` as it comes; results do not depend on ``jobs``.
 
+    Several jobs are worker processes, and so is a single one where there are limits. A worker that dies costs its item.
+
     Raises:
-        EquivError: A process died.
+        EquivError: A process that cannot be started.
         KeyboardInterrupt: Passed on, once no other process is left; results handed over until then are complete.
     """
-    if jobs > 1:
-        _in_processes(request, min(jobs, len(chosen)), len(chosen), done)
+    names = ("profile", "examples", "seed", "arithmetic")
+    how: dict[str, Any] = {name: getattr(request, name) for name in names}
+    if jobs > 1 or limits is not None:
+        try:
+            with Pool(limits or Limits(None, None), jobs=min(jobs, len(chosen))) as pool:
+                for _, result in pool.run(chosen, **how):
+                    done(result)
+                    stop_if_told()
+        finally:
+            end_server()
         return
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's warnings are no findings
         for item in chosen:
+            stop_if_told()
             starting(item)
-            done(_run(request, item))
-
-
-def _run(request: Request, item: Item) -> Result:
-    return run_item(
-        item, profile=request.profile, examples=request.examples, seed=request.seed, arithmetic=request.arithmetic
-    )
-
-
-def _in_processes(request: Request, jobs: int, count: int, done: Callable[[Result], None]) -> None:
-    others = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _start, (request,))
-    try:
-        for future in as_completed(_started(pool, jobs, count)):
-            done(future.result())
-    except BrokenProcessPool as error:
-        raise EquivError(
-            f"--jobs: expected {jobs} processes to live, got one that died, as a crash in a kernel or a lack of memory "
-            "does; run with --jobs 1 to see where"
-        ) from error
-    except BaseException:
-        for child in set(multiprocessing.active_children()) - others:
-            child.terminate()
-        raise
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _started(pool: ProcessPoolExecutor, jobs: int, count: int) -> list[Future[Result]]:
-    """Every item handed to the pool, which starts its processes with the first ones."""
-    try:
-        return [pool.submit(_run_number, number) for number in range(count)]
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise EquivError(f"--jobs: expected {jobs} processes to start, got: {reason}; run with --jobs 1") from error
-
-
-_given: list[tuple[Request, list[Item]]] = []  # of this process
-
-
-def _start(request: Request) -> None:
-    """In a new process: the same items, one thread, and Ctrl-C left to the parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
-    _given[:] = [(request, list(plan_of(request).items))]
-
-
-def _run_number(number: int) -> Result:
-    request, chosen = _given[0]
-    return _run(request, chosen[number])
+            done(run_item(item, **how))

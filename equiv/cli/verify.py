@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
-from equiv.cli import BROKEN, INTERRUPTED, OK, USAGE, run_laws
+from equiv.backends import Backend
+from equiv.cli import BROKEN, OK, USAGE, code_of_stop, run_laws
 from equiv.errors import EquivError
-from equiv.laws import Failure, Item, Result
+from equiv.laws import Failure, Item, Limits, Result
 from equiv.report import Journal, NotAsked, Request, Run, is_stdout, not_asked_lines, ratio_text
 from equiv.report.terminal import Page
 from equiv.text import counted
@@ -17,9 +19,21 @@ from equiv.text import counted
 _ROOMY = 100  # columns from which the numbers of cases and comparisons are shown
 
 
-def verify(request: Request, *, jobs: int | None, full: bool, targets: Mapping[str, str]) -> int:
-    """Run what was asked for, say and write what came of it; the exit code."""
-    planned = run_laws.plan_of(request)
+def verify(
+    request: Request,
+    *,
+    jobs: int | None,
+    full: bool,
+    targets: Mapping[str, str],
+    limits: Limits | None = None,
+    backends: Mapping[str, Backend] | None = None,
+) -> int:
+    """Run what was asked for, say and write what came of it; the exit code.
+
+    Items run in worker processes if there are limits. ``backends`` are by the name that was typed; torch if not given.
+    """
+    named = backends or {}
+    planned = run_laws.plan_of(request, list(named.values()))
     items = list(planned.items)
     if not items:
         raise EquivError(
@@ -34,14 +48,15 @@ def verify(request: Request, *, jobs: int | None, full: bool, targets: Mapping[s
     with _progress(len(items)) as (starting, show_done):
 
         def done(result: Result) -> None:
-            result = _with_command(result, request)
+            ours = [f"--backend {shlex.quote(text)}" for text, one in named.items() if one.name == result.backend]
+            result = _with_command(result, request, *ours, limits.options if limits else "")
             journal.add(result.to_dict())
             if result.failure is not None:
                 failures[result.item] = result.failure
             show_done(result)
 
         try:
-            run_laws.run_all(request, items, jobs, done, starting=starting)
+            run_laws.run_all(request, items, jobs, done, starting=starting, limits=limits)
         except BaseException as error:
             ended = error
     run = _ended(journal, ended)
@@ -69,7 +84,7 @@ def _ended(journal: Journal, error: BaseException | None) -> Run:
         run = journal.run()
         return journal.end(exit_code=BROKEN if run.failures else OK if run.asked else USAGE)
     if isinstance(error, KeyboardInterrupt):
-        return journal.end(stopped="interrupted", exit_code=INTERRUPTED)
+        return journal.end(stopped="interrupted", exit_code=code_of_stop())
     if isinstance(error, SystemExit):
         return journal.end(stopped="interrupted", exit_code=error.code if isinstance(error.code, int) else USAGE)
     return journal.end(stopped="error", exit_code=USAGE)
@@ -89,13 +104,13 @@ def _options(request: Request, *names: str) -> str:
     return " ".join(words)
 
 
-def _with_command(result: Result, request: Request) -> Result:
-    """The same result, its failure with the command that finds it again."""
+def _with_command(result: Result, request: Request, *more: str) -> Result:
+    """The same result, its failure with the command that finds it again, which has ``more`` options."""
     failure = result.failure
     if failure is None:
         return result
     others = _options(request, "forms", "devices", "profile", "examples", "arithmetic")
-    words = ["equiv verify --law", failure.law, "--dtype", failure.dtype, others, "--seed", str(result.seed)]
+    words = ["equiv verify --law", failure.law, "--dtype", failure.dtype, others, *more, "--seed", str(result.seed)]
     return replace(result, failure=replace(failure, command=" ".join(filter(None, words))))
 
 

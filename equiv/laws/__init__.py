@@ -34,6 +34,9 @@ from equiv.laws.selection import plan as plan
 from equiv.laws.trial import Trial
 from equiv.laws.witness import Failure, check_case
 
+from equiv.laws.isolation import Limits, Pool, close_shared_pool, run_isolated  # isort: skip
+from equiv.laws.isolation import end_server as end_server, limits_of as limits_of  # isort: skip
+
 __all__ = [
     "LAWS",
     "PROFILES",
@@ -43,18 +46,22 @@ __all__ = [
     "Failure",
     "Item",
     "Law",
+    "Limits",
     "Mismatch",
     "NotAsked",
     "Plan",
+    "Pool",
     "Profile",
     "Result",
     "SizedCase",
     "Tally",
     "Trial",
     "check_case",
+    "close_shared_pool",
     "items",
     "law",
     "listeners",
     "profile_of",
+    "run_isolated",
     "run_item",
 ]

@@ -21,7 +21,9 @@ from torch.nn import functional
 
 from equiv.backends import FORMS, Backend, TorchEager, capabilities_of
 from equiv.dtypes import dtype_name, is_inexact
+from equiv.laws.call import is_control
 from equiv.laws.capabilities import NotAsked, declared_answer, declared_dtype, reason_of
+from equiv.laws.state import unchanged
 from equiv.strategies import all_layouts
 
 LAZY = ("conj", "neg")
@@ -58,16 +60,28 @@ class _Asked:
 
     def call(self, x: Tensor, weight: Tensor, **steps: Any) -> Any:
         """What the backend returns; whatever else it raises than a refusal stands."""
+        for listener in call_listeners:
+            listener(self._words(x, weight, steps))
         with _refusals():
             if self.form == "linear":
                 return self.backend.linear(x, weight, None)
             return self.backend.conv(x, weight, None, **{"stride": 1, "dilation": 1, **steps})
+
+    def _words(self, x: Tensor, weight: Tensor, steps: dict[str, Any]) -> str:
+        """The call as a line of a program that has a ``backend``."""
+        ones = [f"torch.ones({tuple(t.shape)}, dtype={t.dtype}, device={str(t.device)!r})" for t in (x, weight)]
+        given = [*ones, *(f"{name}={value!r}" for name, value in steps.items())]
+        return f"backend.{'linear' if self.form == 'linear' else 'conv'}({', '.join(given)})"
 
     @property
     def rank(self) -> int:
         """A rank of maps that the form serves, as far as is known."""
         ranks = served_ranks(self.backend, (self.form,), self.dtype)
         return next((rank for rank in _RANKS if rank in ranks), _RANKS[0])
+
+
+call_listeners: list[Callable[[str], None]] = []
+"""Called with every call before it is made, as a line of a program: a worker process says what it is about to do."""
 
 
 def refusal_of(backend: Backend, capability: str, form: str, dtype: torch.dtype, wanted: Any = True) -> NotAsked | None:
@@ -123,12 +137,14 @@ def _is_open(backend: Backend, capability: str) -> bool:
 
 def _answer(asked: _Asked, capability: str) -> str | None:
     """Why it is refused; None where it is served, or where the answer is an exception of another kind."""
-    try:
-        _ASK[capability](asked)
-    except _Refused as refused:
-        return str(refused)
-    except Exception:  # no refusal: the laws run into it, and say what it is
-        return None
+    with unchanged():  # what it leaves changed, the laws say
+        try:
+            _ASK[capability](asked)
+        except _Refused as refused:
+            return str(refused)
+        except BaseException as error:  # no refusal: the laws run into it, and say what it is
+            if is_control(error):
+                raise
     return None
 
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
+from hypothesis.errors import HypothesisException, StopTest
 from torch import Tensor
 
 from equiv.backends import Backend
 from equiv.laws.capabilities import NotServed, reason_of
 from equiv.text import quoted
+
+_WRITES = "leaf Variable that requires grad is being used in an in-place operation"
+_NO_MEMORY = r"not enough memory|can't allocate memory|cannot allocate memory|out of memory|bad_alloc"
 
 
 @dataclass
@@ -115,7 +120,7 @@ class Broken(AssertionError):  # noqa: N818 - what it says is that a law is brok
         call: The call that showed it, or None.
         mismatch: What is wrong with a result or gradient, or None for another fact.
         error: What was raised instead of a result, or None.
-        kind: ``value``, ``raised``, ``type``, ``shape``, ``dtype``, ``device`` or ``mutation``.
+        kind: What is wrong in one word; see :class:`equiv.laws.Failure`.
     """
 
     def __init__(
@@ -125,22 +130,39 @@ class Broken(AssertionError):  # noqa: N818 - what it says is that a law is brok
         form: str,
         call: Call | None = None,
         condition: str = "",
-        error: Exception | None = None,
+        error: BaseException | None = None,
         kind: str = "value",
     ) -> None:
         self.note = f"{what}, {condition}" if condition else str(what)
         super().__init__(self.note)
         self.form, self.call, self.error = form, call, error
-        self.kind = "raised" if error is not None else kind
+        self.kind = "raised" if error is not None and kind == "value" else kind
         self.mismatch = what if isinstance(what, Mismatch) else None
 
 
-def raised(error: Exception, call: Call, *, condition: str = "", where: str = "") -> Broken | NotServed:
+def raised(error: BaseException, call: Call, *, condition: str = "", where: str = "") -> Broken | NotServed:
     """A call that ended in an exception; ``where`` says in or under what, if not in the plain call."""
     if isinstance(error, NotImplementedError):
         return NotServed(call.form, f"{reason_of(error)}{where and ' '}{where}")
     what = f"raises {type(error).__name__}{where and ' '}{where}: {quoted(error)}"
-    return Broken(what, form=call.form, call=call, condition=condition, error=error)
+    return Broken(what, form=call.form, call=call, condition=condition, error=error, kind=kind_of_error(error))
+
+
+def kind_of_error(error: BaseException) -> str:
+    """``memory`` if an allocation failed, ``mutation`` where torch refused to write to an input, else ``raised``."""
+    said = quoted(error)
+    if isinstance(error, MemoryError) or re.search(_NO_MEMORY, said, re.IGNORECASE):
+        return "memory"
+    return "mutation" if _WRITES in said else "raised"
+
+
+def is_control(error: BaseException) -> bool:
+    """Whether an error is nobody's fault: Ctrl-C, or how Hypothesis and pytest end a case or a test.
+
+    Everything else that a backend raises is its own, ``SystemExit`` among it.
+    """
+    ends = isinstance(error, (KeyboardInterrupt, GeneratorExit, HypothesisException, StopTest))
+    return ends or type(error).__module__.startswith("_pytest.")
 
 
 def sentence_of(law: str, form: str, dtype: str, backend: str, note: str) -> str:

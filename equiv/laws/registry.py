@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from hypothesis.errors import HypothesisException
 from hypothesis.strategies import SearchStrategy
 
 from equiv.arguments import check_bool, check_choices, check_integer, check_number, check_words, refusal
 from equiv.backends import FORMS
-from equiv.laws.call import Broken
+from equiv.laws.call import Broken, is_control, kind_of_error
 from equiv.laws.capabilities import NotServed
+from equiv.laws.state import changes_in_words, unchanged
 from equiv.laws.trial import Trial
 from equiv.text import quoted
 
@@ -76,27 +76,58 @@ class Law:
     def try_on(self, trial: Trial, case: Any) -> None:
         """:attr:`check`, where anything that a check stumbles over in what a backend returned breaks the law too.
 
-        A form that is not served for the case is left out of it, and the others are judged.
+        A form that is not served for the case is left out of it, and the others are judged. A backend that leaves
+        torch's global state changed breaks every law. The state is put back.
 
         Raises:
             Broken: The law does not hold for the case.
         """
         trial.law = self.id
+        with unchanged() as changes:
+            broken = self._broken(trial, case)
+        if changes:
+            raise Broken(changes_in_words(changes), form=self._who_changes(trial, case), kind="state") from broken
+        if broken is not None:
+            raise broken
+
+    def _broken(self, trial: Trial, case: Any) -> Broken | None:
+        """How a case breaks the law, or a backend the check."""
         try:
             self.check(trial, case)
-        except (Broken, HypothesisException):
-            raise
+        except Broken as broken:
+            return broken
         except NotServed as refused:
-            trial.cover("calls not served", refused.form)
-            if trial.coverage["calls not served"][refused.form] == 1:  # the first reason stands for all
-                trial.leave_out("calls", refused.form, refused.reason, how="found")
-            others = tuple(form for form in trial.forms if form != refused.form)
-            if others and others != trial.forms:
-                self.try_on(replace(trial, forms=others), case)
-        except Exception as error:
-            form = trial.forms[0] if len(trial.forms) == 1 else "all"
-            what = f"returns what the check cannot handle, {type(error).__name__}: {quoted(error)}"
-            raise Broken(what, form=form, error=error) from error
+            return self._others_broken(trial, case, refused)
+        except BaseException as error:
+            if is_control(error):
+                raise
+            said = f"{type(error).__name__}: {quoted(error)}"
+            what = "returns what the check cannot handle," if isinstance(error, Exception) else "raises"
+            return Broken(f"{what} {said}", form=_form_of(trial), error=error, kind=kind_of_error(error))
+        return None
+
+    def _others_broken(self, trial: Trial, case: Any, refused: NotServed) -> Broken | None:
+        """How a case breaks the law in the forms that are served for it."""
+        trial.cover("calls not served", refused.form)
+        if trial.coverage["calls not served"][refused.form] == 1:  # the first reason stands for all
+            trial.leave_out("calls", refused.form, refused.reason, how="found")
+        others = tuple(form for form in trial.forms if form != refused.form)
+        return self._broken(replace(trial, forms=others), case) if others and others != trial.forms else None
+
+    def _who_changes(self, trial: Trial, case: Any) -> str:
+        """The first form that changes torch's state alone; ``all`` where none does."""
+        for form in trial.forms:
+            alone = Trial(trial.backend, trial.dtype, (form,), trial.deep, trial.measured)
+            alone.law = self.id
+            with unchanged() as changes:
+                self._broken(alone, case)
+            if changes:
+                return form
+        return "all"
+
+
+def _form_of(trial: Trial) -> str:
+    return trial.forms[0] if len(trial.forms) == 1 else "all"
 
 
 LAWS: dict[str, Law] = {}

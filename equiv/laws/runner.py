@@ -24,8 +24,9 @@ from equiv.laws.profiles import Profile, profile_of
 from equiv.laws.registry import Context
 from equiv.laws.repeatable import repeatable
 from equiv.laws.selection import Item
+from equiv.laws.state import changes_in_words, unchanged
 from equiv.laws.trial import Trial
-from equiv.laws.witness import Failure, failure_of, smaller
+from equiv.laws.witness import Failure, failure_of, failure_without_case, smaller
 from equiv.numerics import gradients_recorded
 
 _UNSTEADY = "; it does not fail every time: the backend gives other results to the same call"
@@ -74,6 +75,9 @@ class Result:
         return {**asdict(self), "failure": None if self.failure is None else self.failure.to_dict()}
 
 
+case_listeners: list[Callable[[Any], None]] = []
+"""Called with every case before the law is tried on it; a worker process says here what it is about to do."""
+
 listeners: list[Callable[[Result], None]] = []
 """Called with every result; the pytest plugin and progress displays listen here."""
 
@@ -112,30 +116,45 @@ def run_item(
     if examples is None:
         examples = max(1, round(chosen.max_examples * item.law.weight))
     examples = check_integer("examples", examples, least=1, advice="leave it out for the profile's number")
-    if seed is None:
-        seed = 0 if chosen.derandomize else SystemRandom().randrange(2**32)
-    seed = check_integer("seed", seed, least=0, advice="leave it out for the profile's own")
+    seed = seed_of(seed, chosen)
     measured = check_choice("arithmetic", arithmetic, MODES) == "measured"
     start = time.perf_counter()
-    forms, refused = served_forms(item.backend, item.forms, item.dtype)
-    trial = Trial(item.backend, item.dtype, forms, chosen.deep, measured)
-    search = _search(item, trial, chosen.settings(max_examples=examples), seed) if forms else _Search()
-    seconds = time.perf_counter() - start
+    with unchanged() as changes:
+        forms, refused = served_forms(item.backend, item.forms, item.dtype)
+        trial = Trial(item.backend, item.dtype, forms, chosen.deep, measured)
+        search = _search(item, trial, chosen.settings(max_examples=examples), seed) if forms else _Search()
+        seconds = time.perf_counter() - start
+        failure = _failure(item, trial, search, seed)
+    if changes and failure is None:
+        failure = failure_without_case(changes_in_words(changes), "state", item, seed=seed)
     coverage = {
         name: dict(sorted((str(value), count) for value, count in counter.items()))
         for name, counter in sorted(trial.coverage.items())
     }
     ids = (item.id, item.law.id, item.word, item.backend.name)
-    result = Result(*ids, search.examples, seconds, seed, dict(trial.tally), coverage)
+    result = Result(*ids, search.examples, seconds, seed, dict(trial.tally), coverage, failure=failure)
     of_law = {replace(one, law="" if one.what == "spatial_ranks" else item.law.id) for one in trial.not_asked}
     result.not_asked = sorted({*refused, *of_law}, key=astuple)
-    if search.found is not None:
-        broken, case = smaller(*search.found, item=item, measured=measured)
-        failure = failure_of(broken, item, seed=seed, case=case)
-        result.failure = replace(failure, note=failure.note + _UNSTEADY) if search.unsteady else failure
     for listener in listeners.copy():
         listener(result)
     return result
+
+
+def seed_of(seed: int | None, profile: str | Profile) -> int:
+    """The seed of a run: what is given, 0 in a derandomized profile, or a random one."""
+    if seed is None:
+        return 0 if profile_of(profile).derandomize else SystemRandom().randrange(2**32)
+    return check_integer("seed", seed, least=0, advice="leave it out for the profile's own")
+
+
+def _failure(item: Item, trial: Trial, search: _Search, seed: int) -> Failure | None:
+    """What is reported of an item: the smallest case found that breaks the law, or a leak."""
+    if search.found is None:
+        leak = trial.results.leak()
+        return failure_without_case(leak, "leak", item, seed=seed) if leak else None
+    broken, case = smaller(*search.found, item=item, measured=trial.measured)
+    failure = failure_of(broken, item, seed=seed, case=case)
+    return replace(failure, note=failure.note + _UNSTEADY) if search.unsteady else failure
 
 
 @dataclass
@@ -153,6 +172,8 @@ def _search(item: Item, trial: Trial, how: settings, seed: int) -> _Search:
 
     def check(case: Any) -> None:
         search.examples += 1
+        for listener in case_listeners:
+            listener(case)
         _cover(trial, case)
         try:
             item.law.try_on(trial, case)

@@ -13,7 +13,7 @@ from equiv.backends import Backend, Capabilities, TorchEager, capabilities_of, c
 from equiv.dtypes import dtype_name
 from equiv.laws.arithmetic import arithmetic_of, own_arithmetic, usable, weaker_arithmetic, within_weaker
 from equiv.laws.asking import refusal_of
-from equiv.laws.call import Broken, Call, Mismatch, Tally, raised
+from equiv.laws.call import Broken, Call, Mismatch, Tally, is_control, raised
 from equiv.laws.capabilities import NotAsked
 from equiv.laws.inputs import changed, copies, given
 from equiv.laws.known import (
@@ -23,6 +23,7 @@ from equiv.laws.known import (
     known_defect_of_module,
     known_refusal,
 )
+from equiv.laws.leaks import Returned
 from equiv.laws.taken import shape_of_result, taken
 from equiv.mapping import Conv, linear_to_full_conv, linear_to_pointwise_conv, to_feature_map, undrawn
 from equiv.numerics import Arithmetic, Reference, bit_equal, declared
@@ -44,6 +45,7 @@ class Trial:
         tally: Per form, what was judged.
         coverage: Per condition, how often each of its values was met.
         not_asked: What the laws left out because the backend does not serve it.
+        results: Which of the results that it has returned are still held by somebody.
     """
 
     backend: Backend
@@ -55,6 +57,7 @@ class Trial:
     tally: dict[str, Tally] = field(default_factory=lambda: defaultdict(Tally))
     coverage: dict[str, Counter[Hashable]] = field(default_factory=lambda: defaultdict(Counter))
     not_asked: set[NotAsked] = field(default_factory=set)
+    results: Returned = field(default_factory=Returned)
     _declares: Capabilities | None = field(default=None, init=False, repr=False)
     _taken: Call | None = field(default=None, init=False, repr=False)
     _asked: dict[tuple[str, str, str, object], bool] = field(default_factory=dict, init=False, repr=False)
@@ -107,7 +110,9 @@ class Trial:
         before = copies(tensors)
         try:
             y = call.result(self.backend)
-        except Exception as error:
+        except BaseException as error:
+            if is_control(error):
+                raise
             raise raised(error, call, condition=condition) from error
         kind, wrong = self._wrong(call, y)
         if not wrong:
@@ -115,6 +120,7 @@ class Trial:
         if wrong:
             self.tally[call.form].count("different")
             raise Broken(wrong, form=call.form, call=call, condition=condition, kind=kind)
+        self.results.add(y, call)
         return y
 
     def _wrong(self, call: Call, y: object) -> tuple[str, str]:
@@ -122,7 +128,7 @@ class Trial:
         if not isinstance(y, Tensor):
             return "type", f"returns {type(y).__name__}, not a tensor"
         if y.device != call.input.device:
-            return "device", f"returns a result on {y.device}, expected {call.input.device}"
+            return "device", f"returns a result on {y.device}, expected one on {call.input.device}"
         if y.layout != torch.strided:
             return "type", f"returns a tensor of layout {y.layout}, expected {torch.strided}"
         expected = shape_of_result(call)
@@ -226,11 +232,13 @@ class Trial:
         self.tally[call.form].count("different")
         raise Broken(mismatch, form=call.form, call=call, condition=condition)
 
-    def holds(self, condition: bool, form: str, otherwise: str, call: Call | None = None) -> None:
+    def holds(
+        self, condition: bool, form: str, otherwise: str, call: Call | None = None, *, kind: str = "value"
+    ) -> None:
         """A fact about a form that is neither a result nor a tensor; ``otherwise`` says what the form does instead."""
         self.tally[form].count("identical" if condition else "different")
         if not condition:
-            raise Broken(otherwise, form=form, call=call)
+            raise Broken(otherwise, form=form, call=call, kind=kind)
 
     def owns(self, call: Call, y: Tensor) -> None:
         """A result must not share memory with the tensors of its call: writing to it would change them."""

@@ -32,6 +32,7 @@ from equiv.numerics.roundings import Rounding
 from equiv.numerics.roundings import rounding_to as rounding_to
 from equiv.numerics.settled import last_bit as last_bit
 from equiv.numerics.splitting import dot_integers as dot_integers
+from equiv.numerics.surroundings import flushing_is_on as flushing_is_on
 from equiv.numerics.surroundings import gradients_recorded as gradients_recorded
 from equiv.numerics.surroundings import plain_torch as plain_torch
 from equiv.numerics.surroundings import subnormals_kept as subnormals_kept

@@ -9,7 +9,7 @@ from __future__ import annotations
 import platform
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -140,12 +140,13 @@ class Item:
     @classmethod
     def of(cls, result: Mapping[str, Any]) -> Item:
         """From a result of ``equiv.laws`` in JSON's types; what this model does not know is left out."""
+        not_asked = tuple(map(NotAsked.of, result.get("not_asked") or ()))
         if result.get("outcome") in ("not asked", "not run"):
-            return cls.without_result(*(result[name] for name in ("item", "outcome", "reason")))
+            found = cls.without_result(*(result[name] for name in ("item", "outcome", "reason")))
+            return replace(found, not_asked=not_asked)
         known = {field.name: result[field.name] for field in fields(cls) if field.name in result}
         failure = result.get("failure")
         expected = result.get("expected")
-        not_asked = tuple(map(NotAsked.of, result.get("not_asked") or ()))
         outcome, reason = "holds", ""
         if failure is not None:
             failure = {"kind": "value", **failure}

@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from equiv._options import options
-from equiv.arguments import refusal
+from equiv.arguments import check_bool, refusal
 from equiv.backends import Backend, TorchEager
 from equiv.errors import EquivError
-from equiv.laws import Item, NotAsked, Plan, Result, check_backends, plan, run_item
+from equiv.laws import Item, Limits, NotAsked, Plan, Result, check_backends, plan, run_isolated, run_item
 from equiv.report import NotAsked as Reported
 from equiv.report import Request, Run
 from equiv.testing.results import Results
@@ -43,6 +44,8 @@ class Check:
     item: Item
     skipped: str = ""
     not_asked: tuple[NotAsked, ...] = field(default=(), compare=False, repr=False)
+    limits: Limits | None = None
+    """Of a worker process to run it in; None for what the pytest options say, by default this process."""
 
     @property
     def id(self) -> str:
@@ -60,12 +63,24 @@ class Check:
 
             pytest.skip(self.skipped)
         how = {name: getattr(options, name) for name in ("profile", "examples", "seed", "arithmetic")}
-        result = run_item(self.item, **how)
+        limits = self.limits or _limits(options.isolate, options.timeout, options.memory)
+        result = run_item(self.item, **how) if limits is None else run_isolated(self.item, limits, **how)
         for hear in called.copy():
             hear(result)
         if result.failure is not None:
             raise LawBroken(result)
         return result
+
+
+def _limits(isolate: bool, timeout: float | None, memory: float | None) -> Limits | None:
+    """The limits of isolated items, each the default where it is not given; None without isolation."""
+    given = {name: value for name, value in (("timeout", timeout), ("memory", memory)) if value is not None}
+    if check_bool("isolate", isolate):
+        return Limits(**given)
+    if given:
+        name, value = next(iter(given.items()))
+        raise refusal(name, "None where items are not isolated", value, "pass isolate=True too")
+    return None
 
 
 def devices_under_test() -> tuple[TorchEager, ...]:
@@ -83,19 +98,24 @@ def checks(
     laws: Sequence[str] | None = None,
     forms: Sequence[str] | None = None,
     dtypes: Sequence[str] | None = None,
+    isolate: bool = False,
+    timeout: float | None = None,
+    memory: float | None = None,
 ) -> list[Check]:
     """Every check of a backend, or of several, in a stable order, of the dtypes that the options of pytest leave.
 
-    Where they leave none, one check stands for all, which skips the test that calls it.
+    Where they leave none, one check stands for all, which skips the test that calls it. For ``isolate`` see
+    :func:`check_backend`.
 
     Example:
         >>> [check.id for check in checks(TorchEager(), laws=["exact"], dtypes=["float32"])]
         ['exact-all-float32-eager.cpu']
     """
     found = planned(backend, laws=laws, forms=forms, dtypes=dtypes)
+    limits = _limits(isolate, timeout, memory)
     left = [item for item in found.items if options.dtypes is None or item.word in options.dtypes]
     if left:
-        return [Check(item, not_asked=found.not_asked) for item in left]
+        return [Check(item, not_asked=found.not_asked, limits=limits) for item in left]
     words = ", ".join(dict.fromkeys(item.word for item in found.items))
     option = f"--equiv-dtypes {','.join(options.dtypes or ())}"
     return [Check(found.items[0], f"equiv: not asked: {option} leaves nothing of {words}", found.not_asked)]
@@ -136,6 +156,9 @@ def check_backend(  # noqa: PLR0913 - keyword-only options are the interface
     examples: int | None = None,
     seed: int | None = None,
     arithmetic: str = "declared",
+    isolate: bool = False,
+    timeout: float | None = None,
+    memory: float | None = None,
 ) -> Results:
     """Run every law on a backend without a test framework, and return all results, broken laws included.
 
@@ -151,9 +174,15 @@ def check_backend(  # noqa: PLR0913 - keyword-only options are the interface
         examples: Cases per item instead of the profile's number.
         seed: Repeats a run.
         arithmetic: What envelopes follow: ``declared``, or ``measured``; see :func:`equiv.laws.run_item`.
+        isolate: Run items in a worker process, which is replaced when it dies. A backend that crashes, exits, hangs or
+            eats memory breaks the law of that item, by name, and the run goes on. The backend must have a pickle, or on
+            Linux can be inherited by a fork that uses one thread. Scripts need ``if __name__ == "__main__":``.
+        timeout: Seconds for each isolated item; 600 by default.
+        memory: GiB for each isolated item beyond what the worker holds; 4 by default. Linux holds it, on the CPU.
 
     Raises:
-        EquivError: Names that do not exist, an object that is no backend, or one that serves nothing of all this.
+        EquivError: Names that do not exist, an object that is no backend, one that serves nothing of all this, or one
+            that cannot be isolated.
 
     Example:
         >>> results = check_backend(TorchEager(), laws=["exact"], dtypes=["float32"], examples=5, seed=1)
@@ -162,8 +191,10 @@ def check_backend(  # noqa: PLR0913 - keyword-only options are the interface
     """
     found = planned([backend], laws=laws, forms=forms, dtypes=dtypes)
     how: dict[str, Any] = {"profile": profile, "examples": examples, "seed": seed, "arithmetic": arithmetic}
+    limits = _limits(isolate, timeout, memory)
+    run_one = run_item if limits is None else partial(run_isolated, limits=limits)
     start = time.perf_counter()
-    results = [run_item(item, **how) for item in found.items]
+    results = [run_one(item, **how) for item in found.items]
     seconds = time.perf_counter() - start
     if all(result.outcome == "not asked" for result in results):
         first = results[0].not_asked[0]

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -382,21 +383,69 @@ def test_a_seed_repeats_a_run_in_one_process_or_two() -> None:
     assert one == two
 
 
-def test_a_dead_process_is_an_error_not_a_hang(tmp_path: Path) -> None:
-    code = (
-        "import os, sys\n"
-        "from equiv.cli import main, run_laws\n"
-        "if __name__ == '__main__':\n"
-        "    sys.exit(main(['verify', '--law', 'exact', '--dtype', 'int8,int16', '--jobs', '2']))\n"
-        "run_laws.run_item = lambda *a, **k: os._exit(3)\n"
-    )
+DIES = """
+import os, sys
+from equiv.cli import main, run_laws
+from equiv.backends import TorchEager
+
+class Dies(TorchEager):
+    def linear(self, input, weight, bias=None):
+        if str(input.dtype) == "torch.int16":
+            os._exit(3)
+        return super().linear(input, weight, bias)
+
+run_laws.TorchEager = Dies
+Dies.supports = lambda self, dtype, form: True
+sys.exit(main(["verify", "--law", "exact", "--dtype", "int8,int16,int32", *sys.argv[1:]]))
+"""
+
+
+@pytest.mark.parametrize("options", [["--jobs", "2"], ["--jobs", "1", "--isolate", "--timeout", "60"]])
+def test_a_dead_process_costs_its_item_alone(tmp_path: Path, options: list[str]) -> None:
     script = tmp_path / "dies.py"
-    script.write_text(code)
+    script.write_text(DIES)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120, env=environment)
-    assert done.returncode == 2
-    assert "--jobs: expected 2 processes to live, got one that died" in done.stderr
+    words = [sys.executable, str(script), *options, "--json", str(tmp_path / "out.json"), "--examples", "3"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120, env=environment)
+    assert done.returncode == 1, done.stderr
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert found["complete"] is True
+    assert {item["dtype"]: item["failure"] and item["failure"]["note"] for item in found["items"]} == {
+        "int8": None,
+        "int16": "exited with code 3",
+        "int32": None,
+    }
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no SIGTERM that a program can handle")
+@pytest.mark.parametrize("options", [["--jobs", "1"], ["--jobs", "2"], ["--isolate"]])
+def test_sigterm_keeps_what_is_finished_and_leaves_nothing_behind(tmp_path: Path, options: list[str]) -> None:
+    target, scratch = tmp_path / "out.json", tmp_path / "scratch"
+    scratch.mkdir()
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "TMPDIR": str(scratch)}
+    run = "import sys; from equiv.cli import main, run_laws; say = run_laws.stop_if_told\n"
+    run += "run_laws.stop_if_told = lambda: (say(), print('one', file=sys.stderr, flush=True))\n"
+    words = ["verify", "--law", "forward", "--examples", "300", "--json", str(target), *options]
+    started = subprocess.Popen(
+        [sys.executable, "-c", f"{run}sys.exit(main({words}))"],
+        env=environment,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+    assert started.stderr is not None
+    for _ in range(2):  # one item is finished
+        started.stderr.readline()
+    started.send_signal(signal.SIGTERM)
+    _, said = started.communicate(timeout=120)
+    assert started.returncode == 143, said
+    assert said.endswith("equiv: terminated\n")
+    found = json.loads(target.read_text())
+    assert 1 <= len(found["items"]) < found["planned"]
+    assert found["complete"] is False
+    assert [item["failure"] for item in found["items"]] == [None] * len(found["items"])
+    assert list(scratch.iterdir()) == []
 
 
 # --- env --------------------------------------------------------------------------------------------------------------

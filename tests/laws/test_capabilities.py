@@ -155,7 +155,7 @@ def test_what_is_wrong_in_the_rest_is_found(name: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "change", "words"),
     [
-        ("device", lambda y, *_: y.to("meta"), "returns a result on meta, expected cpu"),
+        ("device", lambda y, *_: y.to("meta"), "returns a result on meta, expected one on cpu"),
         ("dtype", lambda y, *_: y.double(), "returns float64 of shape"),
         ("shape", lambda y, *_: y[None], "returns float32 of shape (1, "),
         ("type", lambda *_: None, "returns NoneType, not a tensor"),

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from equiv.laws import NotAsked, Result, Tally
+from equiv.report import NotAsked as Reported
 from equiv.report import Request, Run, not_asked_lines, summary_lines
 
 
@@ -21,7 +22,9 @@ def result(law: str, judged: int, *not_asked: NotAsked) -> dict[str, Any]:
 
 
 def run(*results: dict[str, Any], declared: tuple[NotAsked, ...] = ()) -> Run:
-    return Run.of(Request(), results, planned=len(results), jobs=1, seconds=1.0, left_out=declared)
+    left_out = [Reported.of(vars(one)) for one in declared]
+    ids = [one["item"] for one in results]
+    return Run.of(Request(), results, planned=ids, jobs=1, seconds=1.0, left_out=left_out)
 
 
 def test_what_was_not_asked_is_merged_over_items_and_what_is_no_item() -> None:

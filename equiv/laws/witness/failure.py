@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from equiv.backends import Backend, TorchEager
@@ -11,7 +11,7 @@ from equiv.causes import Cause, likely_cause
 from equiv.laws.arithmetic import weaker_arithmetic
 from equiv.laws.call import Broken, Mismatch, sentence_of
 from equiv.laws.selection import Item
-from equiv.laws.witness.snippet import program_of
+from equiv.laws.witness.snippet import program_of, program_on
 from equiv.verdict import share_words
 
 
@@ -36,6 +36,10 @@ class Failure:
         snippet: Python that fails as the law did, or None for a case that has no source.
         command: Shell command that finds it again.
         case: The recipe of the case.
+        kind: What is wrong in one word. ``value``: a law does not hold. ``raised``, ``type``, ``shape``, ``dtype``,
+            ``device``: what a call gave. ``mutation``: it wrote to its inputs. ``state``: it left torch's global state
+            changed. ``leak``: the backend keeps its results. ``crash``, ``exit``, ``timeout``, ``memory``: how it ended
+            the process that it ran in.
     """
 
     law: str
@@ -54,6 +58,7 @@ class Failure:
     snippet: str | None
     command: str
     case: str
+    kind: str = "value"
 
     @property
     def summary(self) -> str:
@@ -117,7 +122,14 @@ def failure_of(broken: Broken, item: Item, *, seed: int, case: object) -> Failur
         snippet=program_of(broken, item, case),
         command=_again(item, seed),
         case=repr(case),
+        kind=broken.kind,
     )
+
+
+def failure_without_case(note: str, kind: str, item: Item, *, seed: int, case: str = "no case by itself") -> Failure:
+    """A failure that no call can be blamed for, such as of a process that died; ``case`` is the last that was tried."""
+    found = failure_of(Broken(note, form=item.form, kind=kind), item, seed=seed, case=None)
+    return replace(found, case=case, snippet=program_on(case, item))
 
 
 def _again(item: Item, seed: int) -> str:

@@ -18,7 +18,7 @@ import torch
 
 from equiv.backends import FORMS, Backend, TorchEager
 from equiv.dtypes import is_inexact
-from equiv.laws.call import Broken, Call, Mismatch
+from equiv.laws.call import Broken, Call, Mismatch, is_control
 from equiv.laws.checks.boundaries import SizedCase
 from equiv.laws.selection import Item
 from equiv.laws.witness.replay import tried
@@ -62,13 +62,15 @@ def _backend_lines(backend: Backend) -> tuple[list[str], str]:
     )
 
 
-def _fails(body: str, backend: Backend, error: Exception | None) -> bool:
+def _fails(body: str, backend: Backend, error: BaseException | None) -> bool:
     """Whether a program fails for the reason that was found, with the backend at hand."""
     names: dict[str, Any] = {"backend": backend}
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             exec(compile("\n".join([*_HEAD, _FUNCTIONAL, body]), "<witness>", "exec"), names)
-    except Exception as found:
+    except BaseException as found:
+        if is_control(found):
+            raise
         return isinstance(found, AssertionError) or type(found) is type(error)
     return False
 
@@ -77,16 +79,28 @@ def _replay(broken: Broken, item: Item, case: object) -> str | None:
     """The law checked once more on the case, in the form that broke it if that is enough."""
     if not isinstance(case, Case | SizedCase):
         return None
-    names = "equiv.laws import SizedCase, check_case" if isinstance(case, SizedCase) else "equiv.laws import check_case"
+    alone = broken.form in FORMS and tried(replace(item, forms=(broken.form,)), case) is not None
+    return program_on(repr(case), item, f", forms=[{broken.form!r}]" if alone else "")
+
+
+def program_on(case: str, item: Item, options: str = "") -> str | None:
+    """The law checked on a case that is given as its source; None for a case that has none. Nothing is run here.
+
+    A case may also be a call of ``backend``, by which it was asked what it serves.
+    """
+    if case.startswith("backend."):
+        imports, made = _backend_lines(item.backend)
+        return "\n".join(["import torch", *imports, "", made, *folded(case)])
+    if not case.startswith(("build_case(", "SizedCase(")):
+        return None
     imports, made = _backend_lines(item.backend)
-    lines = [*imports, f"from {names}"]
-    if isinstance(case, Case):
+    if case.startswith("SizedCase("):
+        lines = [*imports, "from equiv.laws import SizedCase, check_case"]
+    else:
+        lines = [*imports, "from equiv.laws import check_case"]
         lines.append("from equiv.strategies import Layout, Recipe, Values, Window, build_case")
-    options = "backend=backend"
-    if broken.form in FORMS and tried(replace(item, forms=(broken.form,)), case) is not None:
-        options += f", forms=[{broken.form!r}]"
-    check = f"check_case({item.law.id!r}, case, {options})"
-    return "\n".join(["import torch", *lines, "", made, *folded(f"case = {case!r}"), *folded(check)])
+    check = f"check_case({item.law.id!r}, case, backend=backend{options})"
+    return "\n".join(["import torch", *lines, "", made, *folded(f"case = {case}"), *folded(check)])
 
 
 def call_lines(broken: Broken, *, functional: bool, exact: bool = True) -> list[str] | None:
