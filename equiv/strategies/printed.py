@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from hypothesis.control import current_build_context, currently_in_test_context
+from hypothesis.vendor import pretty
 
 from equiv.strategies.layout import Layout
 from equiv.strategies.values import Values
@@ -78,9 +79,7 @@ def print_as(value: Any, text: Callable[[], str]) -> None:
     if not currently_in_test_context():
         return
     try:
-        from hypothesis.vendor.pretty import IDKey
-
-        printers = current_build_context().known_object_printers[IDKey(value)]
-    except (ImportError, AttributeError, KeyError, TypeError):  # pragma: no cover - another version of Hypothesis
+        printers = current_build_context().known_object_printers[pretty.IDKey(value)]
+    except (AttributeError, KeyError, TypeError):  # pragma: no cover - another version of Hypothesis
         return
     printers.append(lambda _value, printer, _cycle: printer.text(text()))

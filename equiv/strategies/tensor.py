@@ -176,7 +176,7 @@ def _drawn_tensor(draw: st.DrawFn, plan: _Plan, in_dtype: Callable[[torch.dtype]
     made = Made(values, shape, dtype, plan.device, layout, plan.requires_grad)
     tensor = made.build()
     print_as(tensor, made.__str__)
-    shown_in_statistics(f"tensors: {values.kind}", f"tensors: {_bucket(numel)}", f"tensors: {dtype}")
+    shown_in_statistics(f"tensors: {values.kind}", f"tensors: {_bucket(numel)}")
     if layout is not None:
         shown_in_statistics(f"tensors: layout {layout.kind}")
     return tensor
