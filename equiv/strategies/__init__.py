@@ -7,7 +7,9 @@
     def test_my_kernel(t): ...
 
 A tensor is drawn as a small recipe, so a large one costs as few choices as a small one, and shrinks to a handful of
-non-zeros. No global random state is read or set, and no accelerator is initialised by drawing for the CPU.
+small whole numbers. What is drawn prints as the expression that builds it again. With this package imported,
+``st.from_type(torch.Tensor)`` draws small tensors. No global random state is read or set, and no accelerator is
+initialised by drawing for the CPU.
 """
 
 try:
@@ -20,15 +22,25 @@ except ImportError as error:  # pragma: no cover - needs an environment without 
     ) from error
 
 from equiv.dtypes import COMPLEX, FLOATS, INTEGERS
+from equiv.strategies.bounds import Bounds
 from equiv.strategies.case import CONTIGUOUS as CONTIGUOUS
 from equiv.strategies.case import Case, Recipe, build_case, cases
+from equiv.strategies.case import plainer as plainer
 from equiv.strategies.dtype import ALL, devices, dtypes
 from equiv.strategies.dtype import devices_present as devices_present
 from equiv.strategies.dtype import served as served
+from equiv.strategies.fills import FLOAT8
 from equiv.strategies.layout import LAYOUTS, Layout, all_layouts, layouts
-from equiv.strategies.shapes import BOUNDARIES, batch_shapes, feature_shapes
+from equiv.strategies.lazy import StrategyArgumentError
+from equiv.strategies.shapes import (
+    BOUNDARIES,
+    batch_shapes,
+    broadcastable_shapes,
+    feature_shapes,
+    mutually_broadcastable_shapes,
+)
 from equiv.strategies.shapes import factorisations as factorisations
-from equiv.strategies.tensor import layers, tensors
+from equiv.strategies.tensor import build_layer, layers, register_tensors, tensors
 from equiv.strategies.values import FINITE_KINDS, INTEGER_KINDS, KINDS, Values, Window, kinds_for
 
 __all__ = [
@@ -36,19 +48,24 @@ __all__ = [
     "BOUNDARIES",
     "COMPLEX",
     "FINITE_KINDS",
+    "FLOAT8",
     "FLOATS",
     "INTEGERS",
     "INTEGER_KINDS",
     "KINDS",
     "LAYOUTS",
+    "Bounds",
     "Case",
     "Layout",
     "Recipe",
+    "StrategyArgumentError",
     "Values",
     "Window",
     "all_layouts",
     "batch_shapes",
+    "broadcastable_shapes",
     "build_case",
+    "build_layer",
     "cases",
     "devices",
     "dtypes",
@@ -56,5 +73,8 @@ __all__ = [
     "kinds_for",
     "layers",
     "layouts",
+    "mutually_broadcastable_shapes",
     "tensors",
 ]
+
+register_tensors()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from hypothesis import strategies as st
@@ -13,9 +14,11 @@ from equiv.arguments import check_bool, check_device, check_dtype, check_integer
 from equiv.mapping import check_feature_shape
 from equiv.numerics import STYLES, exact_case, gradients_recorded
 from equiv.strategies.layout import Layout, draw_layout
+from equiv.strategies.lazy import lazy, shown_in_statistics
 from equiv.strategies.shapes import Shape, draw_batch_shape, draw_feature_shape, draw_size, rank_bounds, spatial_ranks
 from equiv.strategies.tensor import draw_kind, draw_seed, draw_windows
-from equiv.strategies.values import PROBE, Values, check_kinds, short_repr
+from equiv.strategies.values import PROBE, Values, check_kinds
+from equiv.strategies.words import pretty_repr, short_repr
 
 CONTIGUOUS = Layout("contiguous")
 _ROLES = ("x", "weight", "bias", "grad")
@@ -32,7 +35,8 @@ class Recipe:
         feature_shape: ``(C, *spatial)``, with product n.
         out_features: O.
         batch_shape: leading shape of the input.
-        x: the values of the input. The kind ``"probe"`` takes them from ``equiv.numerics.probes``.
+        x: the values of the input. The kind ``"probe"`` takes them from ``equiv.numerics.probes``, and of the other
+            attributes obeys ``window``, and ``most``, which keeps sums of integers exact.
         weight: likewise.
         bias: likewise; None for no bias.
         seed: that the seeds of the three came from, and that of the probe.
@@ -57,6 +61,7 @@ class Recipe:
     layouts: tuple[Layout, Layout, Layout, Layout] = (CONTIGUOUS,) * 4
 
     __repr__ = short_repr
+    _repr_pretty_ = pretty_repr
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -87,6 +92,8 @@ class Case:
 
     def __repr__(self) -> str:
         return f"build_case({self.recipe!r})"
+
+    _repr_pretty_ = pretty_repr
 
 
 @gradients_recorded()
@@ -159,7 +166,21 @@ def _probe(
     x, w = x.contiguous(), w.contiguous()
     recipe.x.window.keep_(x.view(-1))
     recipe.weight.window.keep_(w.view(-1))
+    x, w = recipe.x.plainer(x), recipe.weight.plainer(w)
+    b = b if b is None or recipe.bias is None else recipe.bias.plainer(b)
     return x.view(*recipe.batch_shape, n), w, b
+
+
+def plainer(values: Values) -> Iterator[Values]:
+    """Values with small whole numbers in place of theirs, the smallest first; zeros, then one magnitude for all.
+
+    Those of a probe are at most so large: smaller integers keep it exact.
+    """
+    for size in (0, 1, 2, 3, 4, 8, 16, 64, 256, 4096):
+        if values.kind == PROBE:
+            yield replace(values, most=size)
+        else:
+            yield replace(values, unit=size, bits=None, most=None) if size else Values("zeros")
 
 
 @dataclass(frozen=True)
@@ -183,8 +204,7 @@ class _Plan:
     layouts: bool
 
 
-@st.composite
-def _cases(draw: st.DrawFn, plan: _Plan) -> Case:
+def _drawn_case(draw: st.DrawFn, plan: _Plan) -> Case:
     feature_shape = draw_feature_shape(
         draw, plan.spatial_dims, plan.min_positions, min(plan.max_features, plan.max_work)
     )
@@ -211,6 +231,7 @@ def _cases(draw: st.DrawFn, plan: _Plan) -> Case:
         str(plan.device),
         _draw_layouts(draw, plan, len(batch_shape) + 1, with_bias),
     )
+    shown_in_statistics(f"cases: x of {style or x.kind}")
     return build_case(recipe)
 
 
@@ -284,15 +305,16 @@ def cases(  # noqa: PLR0913 - what a user may choose about a case, all by name
         layouts: draw layouts; else all four are contiguous.
 
     Raises:
-        EquivError: on the first draw, if an argument is wrong.
+        StrategyArgumentError: on the first draw or by ``.validate()``, if an argument is wrong.
 
     Example:
         >>> from hypothesis import find
         >>> find(cases(), lambda case: case.bias is None).recipe.x
         Values(kind='zeros')
     """
+    given = dict(locals())
 
-    def build() -> st.SearchStrategy[Case]:
+    def build() -> Callable[[st.DrawFn], Case]:
         kind = check_dtype("dtype", dtype)
         if not isinstance(batch_dims, (tuple, list)) or len(batch_dims) != 2:
             raise refusal("batch_dims", "a pair (least, most)", batch_dims, "pass for example batch_dims=(1, 2)")
@@ -324,6 +346,6 @@ def cases(  # noqa: PLR0913 - what a user may choose about a case, all by name
             gradients=gradients,
             layouts=check_bool("layouts", layouts),
         )
-        return _cases(plan)
+        return partial(_drawn_case, plan=plan)
 
-    return st.deferred(build)
+    return lazy(cases, given, build)

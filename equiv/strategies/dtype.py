@@ -11,10 +11,13 @@ from hypothesis import strategies as st
 
 from equiv.arguments import check_choices, check_device, refusal
 from equiv.dtypes import COMPLEX, DTYPES, FLOATS, INTEGERS
+from equiv.strategies.fills import FLOAT8
+from equiv.strategies.lazy import lazy
 
 ALL = DTYPES
 
-_FAMILIES = {"float": FLOATS, "complex": COMPLEX, "integer": INTEGERS}
+_FAMILIES = {"float": FLOATS, "complex": COMPLEX, "integer": INTEGERS, "bool": (torch.bool,), "float8": FLOAT8}
+_UNSERVED = ("bool", "float8")  # families that no layer of torch computes in
 _DEVICE_KINDS = ("cpu", "cuda", "mps", "xpu")
 
 
@@ -44,27 +47,32 @@ def dtypes(
     both functions once on one element.
 
     Args:
-        kinds: any of ``"float"``, ``"complex"``, ``"integer"``.
-        device: where they must be served.
+        kinds: any of ``"float"``, ``"complex"``, ``"integer"``. On request also ``"bool"`` and ``"float8"``, which no
+            layer of torch computes in and ``tensors`` draws none the less.
+        device: where the others must be served.
 
     Raises:
-        EquivError: on the first draw, if ``kinds`` or ``device`` is wrong, or nothing is served.
+        StrategyArgumentError: on the first draw or by ``.validate()``, if ``kinds`` or ``device`` is wrong, or nothing
+            is served.
 
     Example:
         >>> from hypothesis import find
         >>> find(dtypes(kinds=("float", "integer")), lambda dtype: True)
         torch.float32
     """
+    given = dict(locals())
 
     def build() -> st.SearchStrategy[torch.dtype]:
         families = check_choices("kinds", kinds, _FAMILIES)
         where = check_device("device", device)
-        drawn = tuple(dtype for family in families for dtype in _FAMILIES[family] if dtype in served(where))
+        drawn = tuple(
+            dtype for family in families for dtype in _FAMILIES[family] if family in _UNSERVED or dtype in served(where)
+        )
         if not drawn:
             raise refusal("kinds", f"a family that {where} serves in Linear and conv2d", kinds, "add 'float'")
         return st.sampled_from(drawn)
 
-    return st.deferred(build)
+    return lazy(dtypes, given, build)
 
 
 def _count(kind: str) -> int:
@@ -91,13 +99,14 @@ def devices(*, kinds: Sequence[str] | None = None) -> st.SearchStrategy[torch.de
             ``("cpu",)`` no other device is asked after; in no case is one initialised.
 
     Raises:
-        EquivError: on the first draw, if ``kinds`` is wrong or none of them is present.
+        StrategyArgumentError: on the first draw or by ``.validate()``, if ``kinds`` is wrong or none is present.
 
     Example:
         >>> from hypothesis import find
         >>> find(devices(), lambda device: True)
         device(type='cpu')
     """
+    given = dict(locals())
 
     def build() -> st.SearchStrategy[torch.device]:
         wanted = _DEVICE_KINDS if kinds is None else check_choices("kinds", kinds, _DEVICE_KINDS)
@@ -106,4 +115,4 @@ def devices(*, kinds: Sequence[str] | None = None) -> st.SearchStrategy[torch.de
             raise refusal("kinds", "a kind of device that is present", kinds, "add 'cpu', or leave kinds out")
         return st.sampled_from(found)
 
-    return st.deferred(build)
+    return lazy(devices, given, build)

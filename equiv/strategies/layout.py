@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from equiv.arguments import check_choice, check_choices, check_dtype, check_integer, check_tensor
 from equiv.dtypes import COMPLEX, SIGNED_OF_SIZE, is_inexact
-from equiv.strategies.values import short_repr
+from equiv.strategies.lazy import lazy
+from equiv.strategies.values import DRAWABLE
+from equiv.strategies.words import pretty_repr, short_repr
 
 LAYOUTS = (
     "contiguous",
@@ -84,6 +86,7 @@ class Layout:
         return laid.requires_grad_(t.requires_grad)
 
     __repr__ = short_repr
+    _repr_pretty_ = pretty_repr
 
 
 def all_layouts(ndim: int, dtype: torch.dtype = torch.float32) -> tuple[Layout, ...]:
@@ -93,7 +96,9 @@ def all_layouts(ndim: int, dtype: torch.dtype = torch.float32) -> tuple[Layout, 
         >>> [layout.name for layout in all_layouts(1)]
         ['contiguous', 'step', 'padded', 'offset', 'odd_strides', 'broadcast', 'neg']
     """
-    return tuple(Layout(kind) for kind in _kinds(check_integer("ndim", ndim, least=0), check_dtype("dtype", dtype)))
+    return tuple(
+        Layout(kind) for kind in _kinds(check_integer("ndim", ndim, least=0), check_dtype("dtype", dtype, DRAWABLE))
+    )
 
 
 @lru_cache(maxsize=256)
@@ -143,21 +148,23 @@ def layouts(
         kinds: which of ``LAYOUTS``; None for all that fit.
 
     Raises:
-        EquivError: on the first draw, if an argument is wrong or a kind does not fit rank or dtype.
+        StrategyArgumentError: on the first draw or by ``.validate()``, if an argument is wrong or a kind
+            does not fit rank or dtype.
 
     Example:
         >>> from hypothesis import find
         >>> find(layouts(ndim=2), lambda layout: layout.kind == "step")
         Layout(kind='step')
     """
+    given = dict(locals())
 
     def build() -> st.SearchStrategy[Layout]:
-        fitting = _kinds(check_integer("ndim", ndim, least=0), check_dtype("dtype", dtype))
+        fitting = _kinds(check_integer("ndim", ndim, least=0), check_dtype("dtype", dtype, DRAWABLE))
         if kinds is None:
             return st.sampled_from(_table(fitting))
         return st.sampled_from(_table(check_choices("kinds", kinds, fitting)))
 
-    return st.deferred(build)
+    return lazy(layouts, given, build)
 
 
 # The places: (detached tensor, variant) -> fresh tensor with the same bits

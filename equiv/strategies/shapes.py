@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
-from functools import lru_cache
-from typing import TypeAlias
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
+from typing import Any, TypeAlias
 
 from hypothesis import strategies as st
 
-from equiv.arguments import check_bool, check_choices, check_integer
+from equiv.arguments import check_bool, check_choices, check_integer, check_shape
+from equiv.strategies.lazy import lazy
 
 Shape: TypeAlias = tuple[int, ...]
 MAX_DIMS = 8
@@ -152,7 +153,7 @@ def batch_shapes(
     has a side of 0. Shrinks to ``()``, or ``(1,) * min_dims``.
 
     Raises:
-        EquivError: on the first draw, if an argument is wrong.
+        StrategyArgumentError: on the first draw or by ``.validate()``, if an argument is wrong.
 
     Example:
         >>> from hypothesis import find
@@ -161,27 +162,25 @@ def batch_shapes(
         >>> find(batch_shapes(), lambda shape: 0 in shape)
         (0,)
     """
+    given = dict(locals())
 
-    def build() -> st.SearchStrategy[Shape]:
+    def build() -> Callable[[st.DrawFn], Shape]:
         low, high = rank_bounds("min_dims", "max_dims", min_dims, max_dims)
-        return _batch_shapes(
-            tuple(range(low, high + 1)),
-            check_integer("max_rows", max_rows, least=1),
+        return partial(
+            draw_batch_shape,
+            ranks=tuple(range(low, high + 1)),
+            max_rows=check_integer("max_rows", max_rows, least=1),
             max_side=check_integer("max_side", max_side, least=1),
             allow_empty=check_bool("allow_empty", allow_empty),
         )
 
-    return st.deferred(build)
+    return lazy(batch_shapes, given, build)
 
 
 def rank_bounds(low_name: str, high_name: str, low: object, high: object) -> tuple[int, int]:
     """Two ranks in order, 0..MAX_DIMS."""
     least = check_integer(low_name, low, least=0, most=MAX_DIMS)
     return least, check_integer(high_name, high, least=least, most=MAX_DIMS)
-
-
-_batch_shapes = st.composite(draw_batch_shape)
-_feature_shapes = st.composite(draw_feature_shape)
 
 
 def spatial_ranks(value: object) -> tuple[int, ...]:
@@ -206,17 +205,88 @@ def feature_shapes(
         min_positions: lower bound of ``prod(spatial)``: 2 leaves out the 1x1 maps.
 
     Raises:
-        EquivError: on the first draw, if an argument is wrong.
+        StrategyArgumentError: on the first draw or by ``.validate()``, if an argument is wrong.
 
     Example:
         >>> from hypothesis import find
         >>> find(feature_shapes(spatial_dims=(2,), min_positions=2), lambda shape: True)
         (1, 1, 2)
     """
+    given = dict(locals())
 
-    def build() -> st.SearchStrategy[Shape]:
+    def build() -> Callable[[st.DrawFn], Shape]:
         least = check_integer("min_positions", min_positions, least=1)
         most = check_integer("max_features", max_features, least=least, advice="it bounds C * prod(spatial)")
-        return _feature_shapes(spatial_ranks(spatial_dims), least, most)
+        ranks = spatial_ranks(spatial_dims)
+        return lambda draw: draw_feature_shape(draw, ranks, least, most)
 
-    return st.deferred(build)
+    return lazy(feature_shapes, given, build)
+
+
+def broadcastable_shapes(
+    shape: Sequence[int],
+    *,
+    min_dims: int = 0,
+    max_dims: int | None = None,
+    min_side: int = 1,
+    max_side: int | None = None,
+) -> st.SearchStrategy[Shape]:
+    """Shapes that broadcast with ``shape``: aligned from the right, each side is the same or 1 in one of the two.
+
+    Arguments, defaults and shrinking are those of ``hypothesis.extra.numpy.broadcastable_shapes``.
+
+    Raises:
+        StrategyArgumentError: on the first draw or by ``.validate()``, if an argument is wrong.
+
+    Example:
+        >>> from hypothesis import find
+        >>> find(broadcastable_shapes((4, 3)), lambda shape: len(shape) == 3 and shape[1] > 1)
+        (1, 4, 1)
+    """
+    given = dict(locals())
+
+    def build() -> st.SearchStrategy[Shape]:
+        drawn: st.SearchStrategy[Shape] = _numpy().broadcastable_shapes(
+            **{**given, "shape": check_shape("shape", shape)}
+        )
+        return drawn
+
+    return lazy(broadcastable_shapes, given, build)
+
+
+def mutually_broadcastable_shapes(
+    *,
+    num_shapes: int,
+    base_shape: Sequence[int] = (),
+    min_dims: int = 0,
+    max_dims: int | None = None,
+    min_side: int = 1,
+    max_side: int | None = None,
+) -> st.SearchStrategy[Any]:
+    """Several shapes that broadcast together, and with ``base_shape``: ``input_shapes``, and their ``result_shape``.
+
+    Arguments, defaults and shrinking are those of ``hypothesis.extra.numpy.mutually_broadcastable_shapes``.
+
+    Raises:
+        StrategyArgumentError: on the first draw or by ``.validate()``, if an argument is wrong.
+
+    Example:
+        >>> from hypothesis import find
+        >>> find(mutually_broadcastable_shapes(num_shapes=2, min_dims=1), lambda s: s.result_shape == (3,)).input_shapes
+        ((1,), (3,))
+    """
+    given = dict(locals())
+
+    def build() -> st.SearchStrategy[Any]:
+        base = check_shape("base_shape", base_shape)
+        drawn: st.SearchStrategy[Any] = _numpy().mutually_broadcastable_shapes(**{**given, "base_shape": base})
+        return drawn
+
+    return lazy(mutually_broadcastable_shapes, given, build)
+
+
+def _numpy() -> Any:
+    """Hypothesis's own strategies of shapes, which come with those of NumPy."""
+    from hypothesis.extra import numpy
+
+    return numpy

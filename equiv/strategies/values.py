@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,8 +26,11 @@ from equiv.arguments import (
     check_shape,
     refusal,
 )
-from equiv.dtypes import INTEGERS, SIGNED_OF_SIZE
-from equiv.numerics import format_of, gradients_recorded
+from equiv.dtypes import DTYPES, INTEGERS
+from equiv.numerics import gradients_recorded
+from equiv.strategies.bounds import Bounds, distinct_within
+from equiv.strategies.fills import FLOAT8, filled
+from equiv.strategies.words import pretty_repr, short_repr
 
 KINDS = (
     "zeros",
@@ -44,15 +48,15 @@ KINDS = (
 )
 INTEGER_KINDS = ("zeros", "one_hot", "constant", "small_integers", "distinct", "wide")
 FINITE_KINDS = KINDS[: KINDS.index("near_overflow")]
+BOOL_KINDS = ("zeros", "one_hot", "constant", "small_integers")
+FLOAT8_KINDS = tuple(kind for kind in KINDS if kind not in ("cancelling", "subnormal", "near_overflow"))
+DRAWABLE = (*DTYPES, torch.bool, *FLOAT8)
+"""The dtypes that tensors are drawn in: those of layers, bool, and the float8 that this version of torch has."""
 PROBE = "probe"  # values that equiv.numerics.probes makes: only build_case can serve it
+UNIQUE = "unique"  # finite values that all differ, within bounds
 
+_WORK = {torch.bool: torch.uint8, **dict.fromkeys(FLOAT8, torch.float32)}  # where torch computes nothing in a dtype
 _UNWINDOWED = ("zeros", "one_hot")  # already as sparse as can be
-
-
-def short_repr(value: Any) -> str:
-    """A dataclass as the call that makes it, without the fields that have their default."""
-    shown = [f"{f.name}={getattr(value, f.name)!r}" for f in fields(value) if getattr(value, f.name) != f.default]
-    return f"{type(value).__name__}({', '.join(shown)})"
 
 
 @dataclass(frozen=True, repr=False)
@@ -79,8 +83,8 @@ class Window:
         span = min(length, stop)
         return cls(end if end < numel else None, length if length < stop else None, ends if 2 * ends < span else None)
 
-    def keep_(self, flat: torch.Tensor) -> torch.Tensor:
-        """Set to 0, in place, what lies outside; ``flat`` has one dimension."""
+    def keep_(self, flat: torch.Tensor, outside: float = 0) -> torch.Tensor:
+        """Set to 0, or ``outside``, in place, what lies outside; ``flat`` has one dimension."""
         for name in ("end", "length", "ends"):
             value = getattr(self, name)
             if value is not None and type(value) is not int:
@@ -89,13 +93,14 @@ class Window:
         end = n if self.end is None else min(self.end, n)
         length = end if self.length is None else min(self.length, end)
         if length < n:
-            flat[: end - length] = 0
-            flat[end:] = 0
+            flat[: end - length] = outside
+            flat[end:] = outside
         if self.ends is not None and 2 * self.ends < length:
-            flat[end - length + self.ends : end - self.ends] = 0
+            flat[end - length + self.ends : end - self.ends] = outside
         return flat
 
     __repr__ = short_repr
+    _repr_pretty_ = pretty_repr
 
 
 EVERYTHING = Window()
@@ -114,11 +119,18 @@ class Values:
     the largest finite number; ``specials``, NaN, both infinities and both zeros among normals, at least one. Integer
     dtypes have ``INTEGER_KINDS``.
 
+    The other attributes make what was drawn plainer; Hypothesis shrinks towards them.
+
     Attributes:
         kind: one of ``KINDS``.
         seed: of the explicit generator; with 0 some kinds are plainer: all ones, 1, 2, 3 and so on.
         window: which entries keep their value.
         edits: pairs ``(flat index, value)``, put in last.
+        unit: every finite entry but 0 becomes this number with the entry's sign; None keeps magnitudes.
+        most: entries of a larger magnitude become this number with their sign; None keeps them.
+        bits: every finite entry is rounded to so many binary places; None for no rounding.
+        absolute: entries lose their sign.
+        bounds: the values that entries may have; 0 stands for the nearest of them.
 
     Example:
         >>> Values("distinct").tensor((2, 3), torch.float32)
@@ -132,6 +144,11 @@ class Values:
     seed: int = 0
     window: Window = EVERYTHING
     edits: tuple[tuple[int, float], ...] = ()
+    unit: float | None = None
+    most: float | None = None
+    bits: int | None = None
+    absolute: bool = False
+    bounds: Bounds | None = None
 
     @gradients_recorded()
     def tensor(
@@ -142,23 +159,37 @@ class Values:
         Raises:
             EquivError: if the kind is unknown or ``dtype`` cannot hold it.
         """
-        check_choice("kind", self.kind, kinds_for(dtype), f"choose another kind, or another dtype than {dtype}")
+        size, device, edits = self._checked(shape, dtype, device)
+        numel = math.prod(size)
+        if numel == 0:
+            return torch.zeros(size, dtype=dtype, device=device)
+        flat = self._flat(numel, size[-1] if size else 1, dtype)
+        flat = self.plainer(flat)
+        outside: float = 0
+        if self.bounds is not None:
+            real = dtype.to_real() if dtype.is_complex else dtype
+            flat, outside = _of_parts(flat, partial(self.bounds.apply, dtype=real)), self.bounds.zero
+        if self.kind not in _UNWINDOWED:
+            self.window.keep_(flat, outside)
+        flat = flat.to(dtype)
+        for index, value in edits:
+            flat[index % numel] = value
+        return flat.view(size).to(device)
+
+    def _checked(
+        self, shape: Sequence[int], dtype: torch.dtype, device: torch.device | str
+    ) -> tuple[tuple[int, ...], torch.device, list[tuple[int, Any]]]:
+        if self.kind != UNIQUE:
+            check_choice("kind", self.kind, kinds_for(dtype), f"choose another kind, or another dtype than {dtype}")
         size = check_shape("shape", shape)
         check_integer("seed", self.seed, least=0)
         if not isinstance(self.window, Window):
             raise refusal("window", "an equiv.strategies.Window", self.window, "leave it out to keep every entry")
-        device = check_device("device", device)
-        numel = math.prod(size)
-        check_memory("shape", size, numel * dtype.itemsize, "values")
-        edits = self._checked_edits(dtype)
-        if numel == 0:
-            return torch.zeros(size, dtype=dtype, device=device)
-        flat = self._flat(numel, size[-1] if size else 1, dtype)
-        if self.kind not in _UNWINDOWED:
-            self.window.keep_(flat)
-        for index, value in edits:
-            flat[index % numel] = value
-        return flat.view(size).to(device)
+        if self.bits is not None:
+            check_integer("bits", self.bits, least=0, most=64)
+        place = check_device("device", device)
+        check_memory("shape", size, math.prod(size) * dtype.itemsize, "values")
+        return size, place, self._checked_edits(dtype)
 
     def _checked_edits(self, dtype: torch.dtype) -> list[tuple[int, Any]]:
         found, expected = [], "pairs of a flat index and a value"
@@ -174,156 +205,65 @@ class Values:
         return found
 
     def _flat(self, numel: int, last: int, dtype: torch.dtype) -> torch.Tensor:
+        """The values of the kind; where torch computes nothing in ``dtype``, in one that holds them too."""
+        seed = int(self.seed)
         if self.kind in _UNWINDOWED:
-            flat = torch.zeros(numel, dtype=dtype)
+            flat = torch.zeros(numel, dtype=_WORK.get(dtype, dtype))
             if self.kind == "one_hot":
-                flat[int(self.seed) % numel] = 1
+                flat[seed % numel] = 1
             return flat
-        fill, seed = _FILLS[self.kind], int(self.seed)
-        generator = torch.Generator().manual_seed(seed)
+        make = partial(filled, self.kind, numel, last)
+        if self.kind == UNIQUE:
+            make = partial(distinct_within, numel, bounds=self.bounds)
         if not dtype.is_complex:
-            return fill(numel, last, dtype, seed, generator)
-        real = dtype.to_real()
-        return torch.complex(fill(numel, last, real, seed, generator), fill(numel, last, real, seed + 1, generator))
+            return make(dtype=dtype, seed=seed)
+        real = make(dtype=dtype.to_real(), seed=seed)
+        if self.kind == "constant" and not seed:
+            return torch.complex(real, torch.zeros_like(real))
+        return torch.complex(real, make(dtype=dtype.to_real(), seed=seed + 1))
+
+    def plainer(self, values: torch.Tensor) -> torch.Tensor:
+        """Values with ``unit``, ``most``, ``bits`` and ``absolute`` applied, but no window and no edits."""
+        if self.unit is None and self.most is None and self.bits is None and not self.absolute:
+            return values
+        return _of_parts(values, self._plainer)
+
+    def _plainer(self, values: torch.Tensor) -> torch.Tensor:
+        if self.bits is not None and values.dtype.is_floating_point:
+            scale = 2.0**self.bits
+            exact = values.abs() >= 2.0**52 / scale  # or NaN: comparisons with it are false
+            values = torch.where(exact, values, (values * scale).round() / scale)
+        if self.unit is not None:
+            flat = values.sign() * self.unit
+            values = torch.where(values.isfinite() & (values != 0), flat.to(values.dtype), values)
+        if self.most is not None:
+            values = values.clamp(-self.most if values.dtype.is_signed else 0, self.most)
+        return values.abs() if self.absolute and values.dtype != torch.uint8 else values
 
     __repr__ = short_repr
+    _repr_pretty_ = pretty_repr
+
+
+def _of_parts(flat: torch.Tensor, change: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    """``change`` applied to a real tensor, or to both parts of a complex one."""
+    return torch.view_as_complex(change(torch.view_as_real(flat))) if flat.is_complex() else change(flat)
 
 
 def kinds_for(dtype: torch.dtype) -> tuple[str, ...]:
     """The kinds that ``dtype`` can hold, simplest first.
 
     Raises:
-        EquivError: Not a dtype, or one that is not in ``equiv.dtypes.DTYPES``.
+        EquivError: Not a dtype, or one that is neither in ``equiv.dtypes.DTYPES`` nor bool nor a float8.
 
     Example:
         >>> kinds_for(torch.int8)[:3], "normals" in kinds_for(torch.int8)
         (('zeros', 'one_hot', 'constant'), False)
     """
-    return INTEGER_KINDS if check_dtype("dtype", dtype) in INTEGERS else KINDS
+    if check_dtype("dtype", dtype, DRAWABLE) in INTEGERS:
+        return INTEGER_KINDS
+    return BOOL_KINDS if dtype == torch.bool else FLOAT8_KINDS if dtype in FLOAT8 else KINDS
 
 
 def check_kinds(kinds: Sequence[str] | None, dtype: torch.dtype) -> tuple[str, ...]:
     """These kinds, or all that ``dtype`` can hold."""
     return kinds_for(dtype) if kinds is None else check_choices("kinds", kinds, kinds_for(dtype))
-
-
-# The fills: (numel, size of the last dimension, real dtype, seed, generator) -> (numel,)
-
-
-def _constant(n: int, _last: int, dtype: torch.dtype, seed: int, g: torch.Generator) -> torch.Tensor:
-    drawn = torch.randint(1, 5, (), generator=g) if dtype in INTEGERS else torch.randn((), generator=g)
-    return torch.full((n,), float(drawn) if seed else 1.0, dtype=dtype)
-
-
-def _small_integers(n: int, _last: int, dtype: torch.dtype, _seed: int, g: torch.Generator) -> torch.Tensor:
-    return torch.randint(-4 if dtype.is_signed else 0, 5, (n,), generator=g, dtype=dtype)
-
-
-def most_distinct(dtype: torch.dtype) -> int:
-    """The largest M such that 1..M are exact in the real ``dtype`` (capped at 2^40)."""
-    return int(torch.iinfo(dtype).max) if dtype in INTEGERS else 2 ** min(format_of(dtype).precision, 40)
-
-
-def _distinct(n: int, _last: int, dtype: torch.dtype, seed: int, _g: torch.Generator) -> torch.Tensor:
-    small = n < 2**15  # then no product below leaves int32, whose remainder is faster
-    index = torch.arange(n, dtype=torch.int32 if small else torch.int64)
-    if seed and n > 2:
-        step = (2 * seed + 1) % n or 1
-        while math.gcd(step, n) != 1:
-            step += 1
-        index.mul_(step % n).add_(seed % n).remainder_(n)
-    most = most_distinct(dtype)
-    if n <= most:
-        values = index.add_(1)
-        if seed and dtype.is_signed:
-            values[1::2].neg_()
-    elif dtype.is_signed:
-        index.remainder_(2 * most)
-        values = torch.where(index < most, index + 1, most - 1 - index)
-    else:
-        values = index.remainder_(most).add_(1)
-    return values.to(dtype)
-
-
-def _normals(n: int, _last: int, dtype: torch.dtype, _seed: int, g: torch.Generator) -> torch.Tensor:
-    return torch.randn(n, generator=g, dtype=_work(dtype)).to(dtype)
-
-
-def _repeated(n: int, last: int, dtype: torch.dtype, seed: int, g: torch.Generator) -> torch.Tensor:
-    values = _normals(n, last, dtype, seed, g)
-    rows = values.view(-1, last)
-    rows[:, 1::2] = rows[:, : last - last % 2 : 2]
-    return values
-
-
-def _wide(n: int, last: int, dtype: torch.dtype, seed: int, g: torch.Generator) -> torch.Tensor:
-    if dtype in INTEGERS:
-        bounds = torch.iinfo(dtype)
-        values = torch.empty(n, dtype=dtype)
-        high = None if dtype == torch.int64 else bounds.max + 1  # None: the whole range of int64
-        values.random_(bounds.min, high, generator=g)
-        ends = torch.tensor([bounds.min, bounds.max], dtype=dtype)
-        return torch.where(_chosen(n, 16, g), ends[torch.randint(0, 2, (n,), generator=g)], values)
-    quarter = int(math.log2(torch.finfo(dtype).max)) // 4
-    exponents = torch.randint(-quarter, quarter + 1, (n,), generator=g, dtype=torch.int32)
-    return torch.ldexp(_normals(n, last, _work(dtype), seed, g), exponents).to(dtype)
-
-
-def _cancelling(n: int, last: int, dtype: torch.dtype, seed: int, g: torch.Generator) -> torch.Tensor:
-    values = _repeated(n, last, dtype, seed, g)
-    as_bits = SIGNED_OF_SIZE[dtype.itemsize]
-    ulps = torch.randint(-2, 3, (n,), generator=g, dtype=as_bits)
-    values = (values.view(as_bits) + ulps).view(dtype)
-    values.view(-1, last)[:, 1::2].neg_()
-    return values
-
-
-def _subnormal(n: int, last: int, dtype: torch.dtype, seed: int, g: torch.Generator) -> torch.Tensor:
-    stored, as_bits = format_of(dtype).precision - 1, SIGNED_OF_SIZE[dtype.itemsize]
-    bits = torch.randint(1, 2**stored, (n,), generator=g, dtype=as_bits)
-    signs = torch.randint(0, 2, (n,), generator=g, dtype=as_bits) * torch.iinfo(as_bits).min
-    above = torch.randint(1, 6, (n,), generator=g, dtype=as_bits) << stored
-    normals = torch.where(_chosen(n, 2, g), (bits | above | signs).view(dtype), _normals(n, last, dtype, seed, g))
-    return torch.where(_chosen(n, 2, g), (bits | signs).view(dtype), normals)
-
-
-def _near_overflow(n: int, last: int, dtype: torch.dtype, seed: int, g: torch.Generator) -> torch.Tensor:
-    normals = _normals(n, last, dtype, seed, g)
-    work = _work(dtype)
-    share = 0.25 + 0.75 * torch.rand(n, generator=g, dtype=work)
-    large = (share * torch.finfo(dtype).max).clamp_(max=torch.finfo(dtype).max).to(dtype)
-    return torch.where(_chosen(n, 4, g), torch.copysign(large, normals), normals)
-
-
-def _specials(n: int, last: int, dtype: torch.dtype, seed: int, g: torch.Generator) -> torch.Tensor:
-    menu = torch.tensor([math.nan, math.inf, -math.inf, -0.0, 0.0], dtype=dtype)
-    drawn = menu[torch.randint(0, 5, (n,), generator=g)]
-    return torch.where(_chosen(n, 8, g), drawn, _normals(n, last, dtype, seed, g))
-
-
-def _chosen(n: int, one_in: int, g: torch.Generator) -> torch.Tensor:
-    """A mask of about n / one_in entries, at least one."""
-    mask = torch.randint(0, one_in, (n,), generator=g, dtype=torch.uint8) == 0
-    mask[torch.randint(0, n, (), generator=g)] = True
-    return mask
-
-
-def _work(dtype: torch.dtype) -> torch.dtype:
-    """The dtype that random numbers are made in before they are rounded to ``dtype``."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-_Fill = Callable[[int, int, torch.dtype, int, torch.Generator], torch.Tensor]
-_FILLS: dict[str, _Fill] = {
-    "constant": _constant,
-    "small_integers": _small_integers,
-    "distinct": _distinct,
-    "normals": _normals,
-    "repeated": _repeated,
-    "wide": _wide,
-    "cancelling": _cancelling,
-    "subnormal": _subnormal,
-    "near_overflow": _near_overflow,
-    "specials": _specials,
-}
-assert set(_FILLS) | set(_UNWINDOWED) == set(KINDS)

@@ -62,7 +62,8 @@ def test_a_line_stands_for_all_that_has_one_reason() -> None:
 
 def test_calls_that_were_refused_for_their_sizes_share_a_line() -> None:
     entries = [
-        entry("calls", dtype=name, reason=f"raises NotImplementedError: n={n}") for n, name in ((7, "a"), (9, "b"))
+        entry("calls", dtype=name, reason=f"raises NotImplementedError: n={n}, torch.{name}", how="found")
+        for n, name in ((7, "int8"), (9, "int16"))
     ]
     assert len(not_asked_lines(entries)) == 1
 

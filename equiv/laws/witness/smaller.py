@@ -17,7 +17,7 @@ from equiv.laws.call import Broken
 from equiv.laws.checks.boundaries import SizedCase
 from equiv.laws.selection import Item
 from equiv.laws.witness.replay import tried
-from equiv.strategies import BOUNDARIES, CONTIGUOUS, Case, Recipe, Window, build_case
+from equiv.strategies import BOUNDARIES, CONTIGUOUS, Case, Recipe, Window, build_case, plainer
 
 _TRIALS, _SECONDS = 200, 3.0
 _ALL = 32  # sizes up to here are tried one by one
@@ -50,6 +50,7 @@ def smaller(
             break
     if isinstance(recipe, Recipe):
         search.sparser()
+        search.rounder()
     return search.broken, build_case(search.best) if isinstance(search.best, Recipe) else search.best
 
 
@@ -113,6 +114,13 @@ class _Search:
                 windows = (Window(end=None if place == count else place, length=1) for place in places)
                 singles: Iterator[dict[str, Any]] = ({name: replace(values, window=window)} for window in windows)
                 any(self.breaks(replace(self.best, **single)) for single in singles)
+
+    def rounder(self) -> None:
+        """Zeros or small whole numbers in place of the values of bias, input and weight."""
+        for name in ("bias", "x", "weight"):
+            values = getattr(self.best, name)
+            changes: Iterator[dict[str, Any]] = ({name: plain} for plain in plainer(values)) if values else iter(())
+            any(self.breaks(replace(self.best, **change)) for change in changes)
 
 
 Place = tuple[str, int | None]  # a field of a recipe, and where in it if it is a shape
