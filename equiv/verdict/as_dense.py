@@ -8,6 +8,7 @@ the window by zeros, so that one that is not finite makes NaN: there the two dis
 from __future__ import annotations
 
 import math
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -25,9 +26,13 @@ class AsDense:
 
     def __init__(self, maps: Maps, patches: Patches) -> None:
         self._maps, self._patches = maps, patches
-        drops = patches.is_padded and not _is_finite(maps.weight)
-        self._others = [patches.repeating(axis, padded=drops) for axis in range(len(patches.axes))]
         self._not_finite: list[int | None] = [None] * len(maps.input)
+
+    @cached_property
+    def _others(self) -> list[Tensor]:
+        """Along each axis, at which positions the dense layer may have other weights: bool ``(P,)``."""
+        drops = self._patches.is_padded and not _is_finite(self._maps.weight)
+        return [self._patches.repeating(axis, padded=drops) for axis in range(len(self._patches.axes))]
 
     def _may_differ(self, box: Box) -> Tensor:
         """At which columns the dense layer may have other weights: bool ``(R,)``."""

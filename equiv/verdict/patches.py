@@ -77,14 +77,17 @@ class Patches:
 
     def unfolded(self, slab: Tensor, box: Box, groups: int) -> Tensor:
         """The columns of a padded slab of so many groups: ``(groups, channels*T, R)``, contiguous."""
-        slab = slab.contiguous()
+        view = self.windows(slab.contiguous(), box, groups)
+        return view.reshape(groups, -1, box.columns)
+
+    def windows(self, slab: Tensor, box: Box, groups: int) -> Tensor:
+        """The same as a view of the slab: ``(groups, channels, *kernel, *sizes)`` for the sizes of the box."""
         channels = slab.shape[1] // groups
         batch, channel, *along = slab.stride()
         taps = [step * axis.dilation for step, axis in zip(along, self.axes, strict=True)]
         moves = [step * axis.stride for step, axis in zip(along, self.axes, strict=True)]
         sizes = (groups, channels, *self.kernel, *box.sizes)
-        view = slab.as_strided(sizes, (channels * channel, channel, *taps, batch, *moves), slab.storage_offset())
-        return view.reshape(groups, channels * math.prod(self.kernel), box.columns)
+        return slab.as_strided(sizes, (channels * channel, channel, *taps, batch, *moves), slab.storage_offset())
 
     def repeating(self, axis: int, *, padded: bool) -> Tensor:
         """Which positions along an axis read an entry twice or, if asked, a padded zero: bool ``(P,)``."""
@@ -98,6 +101,21 @@ class Patches:
         """What one output reads: ``(1, n)``."""
         box = Box(slice(sample, sample + 1), tuple(slice(at, at + 1) for at in position))
         return self.unfolded(self.slab(x, box, slice(group, group + 1)), box, 1).view(1, -1)
+
+    def reads_of(self, positions: Tensor) -> Tensor:
+        """As :meth:`reads_at`, of many positions ``(P, axes)``: int64 ``(P, T)``."""
+        numbers, outside = torch.zeros_like(positions[:, :1]), torch.zeros_like(positions[:, :1], dtype=torch.bool)
+        for axis, at, size in zip(self.axes, positions.unbind(1), self.spatial, strict=True):
+            along = axis.reads[at[:, None] * axis.stride + torch.arange(axis.taps, device="cpu") * axis.dilation]
+            numbers = (numbers[:, :, None] * size + along[:, None]).flatten(1)
+            outside = (outside[:, :, None] | (along < 0)[:, None]).flatten(1)
+        return numbers.masked_fill(outside, -1)
+
+    def rows(self, x: Tensor, samples: Tensor, reads: Tensor, group: int) -> Tensor:
+        """What outputs of one group read, of samples ``(P,)`` and at what :meth:`reads_of` gives: ``(P, n)``."""
+        maps = x[:, group * self.channels : (group + 1) * self.channels].flatten(2)
+        values = maps[samples[:, None], :, reads.clamp(min=0)]  # (P, T, channels)
+        return values.masked_fill(reads[:, :, None] < 0, 0).transpose(1, 2).flatten(1)
 
     def reads_at(self, position: tuple[int, ...]) -> list[int]:
         """Which input of a channel each tap of one output position reads, on the flattened map; -1 for a padded zero.

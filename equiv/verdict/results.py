@@ -195,7 +195,7 @@ def _held_to_nearest(verdict: Verdict, maps: Maps, given: Comparison) -> Verdict
     counts = {**verdict.counts, "different": off, "identical": verdict.counts["identical"] - of_identical}
     counts["rounding"] -= off - of_identical
     row, output = (*some.worst.index, 0)[:2]
-    flat = places[row * len(rows.weight) + output]
+    flat = int(places[row * len(rows.weight) + output])
     worst = replace(some.worst, index=_index(flat, verdict.shape, math.prod(maps.actual.shape[1:])))
     text = f"judged together at {len(places):,} of {verdict.counts['total']:,} outputs: {some.explanation}"
     cause = cause_of_outputs(mismatch.rows, mismatch.output, tuple(maps.conv.weight.shape[1:]))

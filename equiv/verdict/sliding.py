@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,13 +21,14 @@ from equiv.verdict.arguments import Comparison, Maps, on_cpu
 from equiv.verdict.as_dense import AsDense
 from equiv.verdict.blocks import cause_of_outputs
 from equiv.verdict.patches import Box, Patches
-from equiv.verdict.sums import Inputs, Judge, block_of, judge_of
+from equiv.verdict.screen import Screen
+from equiv.verdict.sums import Block, Inputs, Judge, block_of, judge_of
 from equiv.verdict.tally import Found, Tally
 
 _OUTPUTS = 2**17  # of a tile: each of some four float64 tensors takes a MiB
 SMALL = 2**15  # outputs up to which the largest ratio is that of the very envelope, not of E
-_CACHED = 2**17  # float64 numbers: a MiB
-_LEAST_BYTES, _MOST_BYTES = 2**20, 2**24  # for the weights of a block, and for the inputs of a box
+_CACHED = 2**19  # float64 numbers: a MiB
+_LEAST_BYTES, _MOST_BYTES = 2**21, 2**24  # for the weights of a block, and for the inputs of a box
 
 _COPIES = {torch.float64: 4, torch.complex64: 3, torch.complex128: 6, torch.int64: 4, torch.int32: 2}
 """How many float64 tensors are made of the weights of a block and of the inputs of a box, where more than two are."""
@@ -39,6 +40,7 @@ def tally_of(maps: Maps, arithmetics: Arithmetics, tolerances: tuple[float, floa
     """Every output of both results, each in its arithmetic."""
     patches, tally = Patches(maps.conv, tuple(maps.input.shape[1:])), Tally()
     dense = AsDense(maps, patches)
+    screen = _screen(maps, patches, arithmetics)
     flushes = any(arithmetic is not None and arithmetic.flushes_inputs for arithmetic in arithmetics)
     if not maps.actual.numel():
         return tally
@@ -51,11 +53,29 @@ def tally_of(maps: Maps, arithmetics: Arithmetics, tolerances: tuple[float, floa
         for box in boxes:
             inputs = Inputs(patches, maps.input, box, groups) if kept is None else kept
             tile = _Tile(maps, dense, tuple(block.weight.shape[:2]), box, (groups.start, channels.start))
-            _add(tally, tile, judge_of(inputs, block, flushes=flushes), arithmetics, tolerances)
+            if screen is None or tolerances is not None or not _screened(tally, tile, screen, inputs, block):
+                _add(tally, tile, judge_of(inputs, block, flushes=flushes), arithmetics, tolerances)
             kept = inputs if len(boxes) == 1 else None
             del inputs  # before the next ones are unfolded
         del block
     return tally
+
+
+def _screen(maps: Maps, patches: Patches, arithmetics: Arithmetics) -> Screen | None:
+    """Where both results are large, of one dtype and computed in one arithmetic."""
+    mine, other = arithmetics
+    if mine is None or mine != other or maps.actual.numel() <= SMALL or maps.actual.dtype != maps.expected.dtype:
+        return None
+    return Screen(patches, maps.actual.dtype, mine)
+
+
+def _screened(tally: Tally, tile: _Tile, screen: Screen, inputs: Inputs, block: Block) -> bool:
+    """Whether both results of a tile are inside, as a quick test tells; they are counted then."""
+    results = tile.of(tile.maps.actual), tile.of(tile.maps.expected)
+    pair = screen.pair(inputs, block, results, tally.ratio.score)
+    if pair is not None:
+        tally.add(screen.differ(results), pair, None, tile.flats)
+    return pair is not None
 
 
 def _steps(maps: Maps, patches: Patches) -> tuple[list[tuple[slice, slice]], int]:
@@ -211,55 +231,54 @@ def cause_of_sliding(maps: Maps, worst: int) -> Cause | None:
         rows = replace(rows, bias=None if dense.bias is None else on_cpu(dense.bias))
         return cause_of_outputs(rows, worst % outputs, shape)
     rows, chosen = some_outputs(maps, worst)
-    return cause_of_outputs(rows, chosen.index(worst) % len(rows.weight), tuple(maps.conv.weight.shape[1:]))
+    return cause_of_outputs(
+        rows, int((chosen == worst).nonzero()[0]) % len(rows.weight), tuple(maps.conv.weight.shape[1:])
+    )
 
 
-def some_outputs(maps: Maps, first: int, *, alone: bool = False, weights: int = _PART) -> tuple[Comparison, list[int]]:
+def some_outputs(maps: Maps, first: int, *, alone: bool = False, weights: int = _PART) -> tuple[Comparison, Tensor]:
     """Outputs of one group, ``first`` and others, as rows over what they read; and where they stand in the result.
 
     ``alone`` leaves out positions that read an input more than once; no more than some ``weights`` take part.
     """
     patches, at = Patches(maps.conv, tuple(maps.input.shape[1:])), place_of(maps, first)
-    picked = _some_places(maps, patches, at)
+    samples, positions = _some_places(maps, patches, at)
+    reads = patches.reads_of(positions)
     if alone:
-        picked = [place for place in picked if not _reads_twice(patches.reads_at(place[1]))]
+        chosen = ~_repeats(reads)
+        samples, positions, reads = samples[chosen], positions[chosen], reads[chosen]
     per_group = maps.weight.shape[1]
     channels = torch.arange(at.group * per_group, (at.group + 1) * per_group, device="cpu")
     step = -(-maps.weight[0].numel() // weights)
     channels = channels[(channels - at.channel) % step == 0]
-    indices: list[tuple[Any, ...]] = [(sample, channels, *position) for sample, position in picked]
-    sizes = tuple(maps.actual.shape)
-    none, n = maps.actual.new_zeros(0, len(channels)), maps.weight.shape[2]
+    _, outputs, *sizes = maps.actual.shape
+    places = samples[:, None] * outputs + channels
+    for along, size in zip(positions.unbind(1), sizes, strict=True):
+        places = places * size + along[:, None]
     rows = Comparison(
-        torch.stack([maps.actual[index] for index in indices]) if indices else none,
-        torch.stack([maps.expected[index] for index in indices]) if indices else none.to(maps.expected.dtype),
-        torch.cat([patches.row(maps.input, s, p, at.group) for s, p in picked]) if picked else none.new_zeros(0, n),
+        maps.actual.flatten()[places],
+        maps.expected.flatten()[places],
+        patches.rows(maps.input, samples, reads, at.group),
         maps.weight.flatten(0, 1)[channels],
         None if maps.bias is None else maps.bias[channels],
     )
-    places = ((sample, channel, *position) for sample, position in picked for channel in channels.tolist())
-    return rows, [_flat(place, sizes) for place in places]
+    return rows, places.flatten()
 
 
-def _flat(place: tuple[int, ...], sizes: tuple[int, ...]) -> int:
-    flat = 0
-    for index, size in zip(place, sizes, strict=True):
-        flat = flat * size + index
-    return flat
+def _repeats(reads: Tensor) -> Tensor:
+    """Which outputs read an input more than once, of what each reads, ``(P, T)``: bool ``(P,)``."""
+    ordered = reads.sort(1).values
+    return ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any(1)
 
 
-def _reads_twice(reads: list[int]) -> bool:
-    inside = [place for place in reads if place >= 0]
-    return len(inside) > len(set(inside))
-
-
-def _some_places(maps: Maps, patches: Patches, worst: Place) -> list[tuple[int, tuple[int, ...]]]:
-    """Samples and positions: the worst and others."""
+def _some_places(maps: Maps, patches: Patches, worst: Place) -> tuple[Tensor, Tensor]:
+    """Samples ``(P,)`` and positions ``(P, axes)``: the worst and others."""
     count = math.prod(patches.positions)
     chosen = {(worst.sample, worst.position)}
     for flat in range(0, count * len(maps.input), -(-count * len(maps.input) // (_COLUMNS - 1))):
         chosen.add((flat // count, _position(flat % count, patches.positions)))
-    return sorted(chosen)
+    picked = torch.tensor([(sample, *position) for sample, position in sorted(chosen)], device="cpu")
+    return picked[:, 0], picked[:, 1:]
 
 
 def _position(flat: int, sizes: tuple[int, ...]) -> tuple[int, ...]:

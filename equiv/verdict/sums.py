@@ -46,19 +46,41 @@ class Block:
         groups: Which groups.
         weight: ``(g, o, n)``.
         bias: ``(g, o, 1)`` or None.
-        wide: The weight in float64, for real dtypes narrower than that and finite weights; else None.
-        sizes: Its magnitudes; the same tensor where no weight is negative.
-        has_zeros: Whether some weight is zero.
-        largest: The largest magnitude of ``wide``.
+        is_finite: Whether they are real, narrower than float64, and finite.
+        least: The smallest weight, where they are; also ``largest``, the largest.
     """
 
     groups: slice
     weight: Tensor
     bias: Tensor | None
-    wide: Tensor | None
-    sizes: Tensor | None
-    has_zeros: bool
+    is_finite: bool
+    least: float = -math.inf
     largest: float = math.inf
+
+    @cached_property
+    def wide(self) -> Tensor:
+        """The weight in float64."""
+        return self.weight.double()
+
+    @cached_property
+    def sizes(self) -> Tensor:
+        """Its magnitudes; the same tensor where no weight is negative."""
+        return self.wide if self.least >= 0 else self.wide.abs()
+
+    @cached_property
+    def size(self) -> float:
+        """The largest magnitude of a weight."""
+        return max(-self.least, self.largest)
+
+    @cached_property
+    def size_of_bias(self) -> float:
+        """The largest magnitude of a bias."""
+        return 0.0 if self.bias is None else float(self.bias.abs().amax())
+
+    @cached_property
+    def has_zeros(self) -> bool:
+        """Whether some weight is zero."""
+        return self.least <= 0 <= self.largest and int(torch.count_nonzero(self.weight)) < self.weight.numel()
 
 
 def block_of(weight: Tensor, bias: Tensor | None, groups: slice, channels: slice) -> Block:
@@ -66,13 +88,10 @@ def block_of(weight: Tensor, bias: Tensor | None, groups: slice, channels: slice
     some = weight[groups, channels]
     offset = None if bias is None else bias.view(len(weight), -1, 1)[groups, channels]
     if not some.is_floating_point() or some.dtype == torch.float64:
-        return Block(groups, some, offset, None, None, True)
+        return Block(groups, some, offset, False)
     least, largest = (float(end) for end in torch.aminmax(some))
-    if not (math.isfinite(least) and math.isfinite(largest)) or (offset is not None and not offset.isfinite().all()):
-        return Block(groups, some, offset, None, None, True)
-    wide = some.double()
-    has_zeros = least <= 0 <= largest and int(torch.count_nonzero(some)) < some.numel()
-    return Block(groups, some, offset, wide, wide if least >= 0 else wide.abs(), has_zeros, max(-least, largest))
+    finite = math.isfinite(least) and math.isfinite(largest) and (offset is None or bool(offset.isfinite().all()))
+    return Block(groups, some, offset, finite, least, largest)
 
 
 class Inputs:
@@ -117,7 +136,7 @@ class Inputs:
 
 def judge_of(inputs: Inputs, block: Block, *, flushes: bool) -> Judge:
     """What judges results of a block of channels at a box of positions; ``flushes`` where subnormals may be lost."""
-    finite = block.wide is not None and all(math.isfinite(end) for end in inputs.range)
+    finite = block.is_finite and all(math.isfinite(end) for end in inputs.range)
     if finite and not (flushes and _has_subnormals(inputs.slab, block.weight, block.bias)):
         return _of_sums(_sums(inputs, block))
     rows = inputs.columns.transpose(1, 2)  # (g, R, n)
@@ -142,8 +161,6 @@ def _sums(inputs: Inputs, block: Block) -> Exact:
 
     ``uncertainty`` is one number, in units of the magnitude; ``terms`` is ``(1, R)`` where all channels have as many.
     """
-    assert block.wide is not None
-    assert block.sizes is not None
     groups, n, size = inputs.wide.shape
     bias = None if block.bias is None else block.bias.double()
     value = _product(block.wide, inputs.wide, bias)
@@ -166,21 +183,19 @@ def _sums(inputs: Inputs, block: Block) -> Exact:
         None if bias is None else bias.flatten(0, 1),
         None,
         None,
-        reach=_reach(inputs, block, bias),
+        reach=reach_of(block, max(map(abs, inputs.range))),
         factors=value.new_tensor([[factor]]) if (factor := _largest_factor(inputs, block)) >= SMALL_FACTORS else None,
     )
 
 
 def _largest_factor(inputs: Inputs, block: Block) -> float:
-    return max(block.largest, *map(abs, inputs.range))
+    return max(block.size, *map(abs, inputs.range))
 
 
-def _reach(inputs: Inputs, block: Block, bias: Tensor | None) -> float:
-    """As in :class:`equiv.numerics.Exact`."""
-    n = inputs.wide.shape[1]
-    largest = n * block.largest * max(map(abs, inputs.range))
-    largest += 0.0 if bias is None else float(bias.abs().amax())
-    return 1.001 * largest * (1 + (n + 1) * 2.0**-7)
+def reach_of(block: Block, size: float) -> float:
+    """As in :class:`equiv.numerics.Exact`, for inputs of at most this magnitude."""
+    n = block.weight.shape[2]
+    return 1.001 * (n * block.size * size + block.size_of_bias) * (1 + (n + 1) * 2.0**-7)
 
 
 def _product(weight: Tensor, columns: Tensor, bias: Tensor | None) -> Tensor:
@@ -277,7 +292,7 @@ _TINY = 2.0**-1000  # in place of an E of 0: what is not the exact value itself 
 
 
 @lru_cache(maxsize=32)
-def _table(arithmetic: Arithmetic, most: int) -> tuple[Tensor, Tensor]:
+def error_table(arithmetic: Arithmetic, most: int) -> tuple[Tensor, Tensor]:
     """``E = a*S + b`` for K from 0 to ``most`` terms: ``a`` and ``b``, float64."""
     terms = torch.arange(most + 1, dtype=torch.float64, device="cpu")
     first, second = (arithmetic.error(terms, torch.full_like(terms, size), fewest=2) for size in (1, 2))
@@ -300,14 +315,14 @@ def _inverse_error(exact: Exact, arithmetic: Arithmetic) -> Tensor | None:
         float(exact.magnitude.amax()) * (1 + arithmetic.relative + 2 * most * arithmetic.u) < arithmetic.accumulator_max
     ):
         return None
-    slope, rest = _table(arithmetic, 2 ** max(4, most.bit_length()))
+    slope, rest = error_table(arithmetic, 2 ** max(4, most.bit_length()))
     return torch.addcmul(rest[terms], exact.magnitude, slope[terms]).reciprocal_()
 
 
 def _slack(exact: Exact, arithmetic: Arithmetic) -> float:
     """How far, as a share of ``E``, an end may be moved by its rounding, for outputs of two terms or more."""
     terms = _terms(exact)
-    slope, _ = _table(arithmetic, 2 ** max(4, int(terms.amax()).bit_length()))
+    slope, _ = error_table(arithmetic, 2 ** max(4, int(terms.amax()).bit_length()))
     fewest = max(2, int(terms.amin()))
     return 1.01 * format_of(arithmetic.output).u / float(slope[fewest]) + 0.01
 

@@ -442,7 +442,8 @@ def test_sigterm_keeps_what_is_finished_and_leaves_nothing_behind(tmp_path: Path
     assert started.returncode == 143, said
     assert said.endswith("equiv: terminated\n")
     found = json.loads(target.read_text())
-    assert 1 <= len(found["items"]) < found["planned"]
+    assert found["outcomes"]["holds"] >= 1
+    assert found["outcomes"]["not_run"] >= 1
     assert found["complete"] is False
     assert [item["failure"] for item in found["items"]] == [None] * len(found["items"])
     assert list(scratch.iterdir()) == []

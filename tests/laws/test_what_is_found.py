@@ -277,7 +277,7 @@ def test_a_right_backend_passes_all_that_remains(backend: Any) -> None:
     found = testing.check_backend(backend, dtypes=["float32"], examples=5, seed=1)
     assert [result.failure for result in found] == [None] * len(found)
     assert {result.outcome for result in found} <= {"holds", "not asked"}
-    assert sum(result.outcome == "holds" for result in found) >= 10
+    assert sum(result.outcome == "holds" for result in found) >= 9
     assert any(result.not_asked for result in found)
 
 

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 import torch
@@ -23,13 +24,15 @@ from equiv.laws.isolation.limits import Limits
 
 _LATE = 0.5  # seconds after its time in which a worker writes down where it is
 _START = 120.0  # seconds to start in
+_LONGEST_FOLDER = 60  # characters of the temporary folder: the server's socket lies in it, by a name of at most 107
 _HERE = str(Path(__file__).resolve().parents[2])
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+) in (?P<name>\S+)')
 
 
 def start_method() -> str:
     """A server that has imported torch and forks for each worker, where there are such; else a fresh process."""
-    return "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    present = "forkserver" in multiprocessing.get_all_start_methods()
+    return "forkserver" if present and len(gettempdir()) <= _LONGEST_FOLDER else "spawn"
 
 
 def end_server() -> None:
