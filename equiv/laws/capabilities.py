@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,7 +78,8 @@ def declared_dtype(backend: Backend, form: str, dtype: torch.dtype) -> Answer:
         return True, NotAsked("spatial_ranks", backend.name, form=form, reason="the backend declares spatial_ranks=()")
     if dtypes is not None and dtype not in dtypes:
         served = f"the dtypes {dtype_names(dtypes)}" if dtypes else "no dtypes"
-        reason = f"the backend declares {served} for {form}"
+        by_form = isinstance(declares.dtypes, Mapping)
+        reason = f"the backend declares {served}{f' for {form}' if by_form else ''}"
         return True, NotAsked("dtypes", backend.name, form=form, dtype=name, reason=reason)
     if getattr(backend, "supports", None) is None:
         return dtypes is not None, None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,11 +32,12 @@ class NumpyLayers:
         n = w.shape[1]
         if has("numpy-tail") and n > 8:
             n -= n % 4  # a loop over blocks of four that forgets the rest
-        y = x[..., :n] @ w[:, :n].T
-        if bias is not None:
-            y = y + bias.detach().numpy()
-            if has("numpy-bias") and x.ndim > 2:
-                y = y + bias.detach().numpy()  # once for each leading dimension
+        with np.errstate(invalid="ignore", over="ignore"):  # infinities are as good as other numbers
+            y = x[..., :n] @ w[:, :n].T
+            if bias is not None:
+                y = y + bias.detach().numpy()
+                if has("numpy-bias") and x.ndim > 2:
+                    y = y + bias.detach().numpy()  # once for each leading dimension
         return torch.from_numpy(np.ascontiguousarray(y))
 
     def conv(
@@ -58,10 +60,12 @@ class NumpyLayers:
         windows = windows[(*lead, *(slice(None, None, s) for s in steps), *(slice(None, None, g) for g in gaps))]
         # (..., C, *out, *kernel) -> (..., *out, C * kernel)
         windows = np.moveaxis(windows, x.ndim - dims - 1, x.ndim - 1)
-        rows = windows.reshape(*windows.shape[: x.ndim - 1], -1)
-        y = rows @ w.reshape(len(w), -1).T
-        if bias is not None:
-            y = y + bias.detach().numpy()
+        places = windows.shape[: x.ndim - 1]
+        rows = windows.reshape(*places, math.prod(windows.shape[x.ndim - 1 :]))
+        with np.errstate(invalid="ignore", over="ignore"):
+            y = rows @ w.reshape(len(w), -1).T
+            if bias is not None:
+                y = y + bias.detach().numpy()
         return torch.from_numpy(np.ascontiguousarray(np.moveaxis(y, -1, x.ndim - dims - 1)))
 
 
