@@ -16,6 +16,7 @@ class Options:
         dtypes: Names, or None for all.
         arithmetic: ``declared`` or ``measured``.
         devices: Such as ``cpu`` or ``cuda:0``.
+        case: As a failure prints it, to try before any is drawn, or None.
     """
 
     profile: str = "dev"
@@ -24,6 +25,10 @@ class Options:
     dtypes: tuple[str, ...] | None = None
     arithmetic: str = "declared"
     devices: tuple[str, ...] = ("cpu",)
+    case: str | None = None
 
 
 options = Options()
+
+kept: dict[str, str] = {}
+"""By the id of an item, the case that broke it in an earlier run; filled by the plugin while its test runs."""

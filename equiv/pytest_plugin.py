@@ -1,7 +1,8 @@
 """The pytest plugin: options, a header line, a summary by law. Thin: what to run is in ``equiv.testing``.
 
 It is loaded in every project where the package is installed, so it imports neither torch nor hypothesis and does
-nothing unless an ``--equiv-*`` option or the ini option ``equiv_profile`` asks for it.
+nothing unless an ``--equiv-*`` option or the ini option ``equiv_profile`` asks for it. How a failure is seen again,
+which holds for every test that is a law, is in ``equiv.plugin_again``.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import pytest
 
 from equiv._options import Options, options
 from equiv.errors import EquivError
+from equiv.plugin_again import Again, is_law
 
 _BEFORE = pytest.StashKey[dict[str, Any]]()
 _PROPERTY = "equiv"
@@ -31,6 +33,8 @@ _OPTIONS = {
     "examples": ("N", "cases for each law and dtype, instead of the profile's number"),
     "seed": ("N", "other cases: vary it to randomize a derandomized profile"),
     "arithmetic": ("NAME", "what error bounds follow: declared (by dtype and device) or measured (every call; slow)"),
+    "case": ("JSON", "a case to try before any is drawn, as a failure prints it"),
+    "witnesses": ("DIR", "write the program of each failure into a folder, as ITEM.py"),
     "report": ("FILE.json", "write every result and the coverage of conditions to a file"),
 }
 
@@ -60,6 +64,7 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Hand the options on, and look after the run, if this project uses the package."""
+    config.pluginmanager.register(Again(config), "equiv-again")
     if not _is_used(config):
         return
     if hasattr(config, "workerinput"):
@@ -85,7 +90,7 @@ def _use_one_thread() -> None:
 
 
 def _read_options(config: pytest.Config) -> None:
-    from equiv.laws import MODES, PROFILES
+    from equiv.laws import MODES, PROFILES, read_case
     from equiv.parsing import parse_dtypes, parse_integer, parse_name
 
     given = {name: config.getoption(f"equiv_{name}") for name in _OPTIONS}
@@ -100,6 +105,9 @@ def _read_options(config: pytest.Config) -> None:
     options.examples, options.seed = numbers["examples"], numbers["seed"]
     if options.seed is None:
         options.seed = _seed_of_hypothesis(config.getoption("hypothesis_seed", None))
+    options.case = given["case"]
+    if options.case is not None:
+        read_case(options.case, argument="--equiv-case")
     dtypes, devices, report = given["dtypes"], given["devices"], given["report"]
     options.dtypes = None if dtypes is None else tuple(parse_dtypes("--equiv-dtypes", _words(dtypes)))
     options.devices = Options.devices if devices is None else _devices(devices)
@@ -140,12 +148,6 @@ def _words(text: str) -> list[str]:
     return [word for word in text.split(",") if word.strip()] or [text]
 
 
-def _is_law(item: pytest.Item) -> bool:
-    """Whether a test is one law in one dtype, from ``equiv.testing.parametrize_with_laws``."""
-    callspec = getattr(item, "callspec", None)
-    return callspec is not None and hasattr(callspec.params.get("law"), "item")
-
-
 class _Run:
     """What is done in a run that uses the package; one object for each, so that runs inside runs stay apart."""
 
@@ -170,7 +172,7 @@ class _Run:
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Count the laws that are to run; a worker, which collects all of them, tells the controller."""
-        self.planned = sum(_is_law(item) and item.get_closest_marker("skip") is None for item in session.items)
+        self.planned = sum(is_law(item) and item.get_closest_marker("skip") is None for item in session.items)
         if self.is_worker:
             session.config.workeroutput[_PROPERTY] = self.planned  # type: ignore[attr-defined]
 
@@ -182,7 +184,7 @@ class _Run:
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
         """Attach the results of laws that a test ran to its report, which travels from workers to the controller."""
-        if "equiv.laws" not in sys.modules or not _is_law(item):
+        if "equiv.laws" not in sys.modules or not is_law(item):
             return (yield)  # a test that runs laws of its own, such as on kernels that it knows to be broken
         listeners = sys.modules["equiv.laws"].listeners
 

@@ -61,6 +61,9 @@ def verify(  # noqa: PLR0913 - each is an option of the command
     seed: Annotated[
         str | None, typer.Option("--seed", metavar="N", help="Repeat the run with this seed. Random if not given.")
     ] = None,
+    case: Annotated[
+        str | None, typer.Option("--case", metavar="JSON", help="Try this case first, as a failure prints it.")
+    ] = None,
     jobs: Annotated[str | None, typer.Option("--jobs", metavar="N", help="Processes; at most 2 if not given.")] = None,
     full: Annotated[bool, typer.Option("--full", help="One row for each law, form and dtype.")] = False,
     json: Json = None,
@@ -69,7 +72,7 @@ def verify(  # noqa: PLR0913 - each is an option of the command
     from equiv import parsing
     from equiv.backends import FORMS
     from equiv.cli import verify as command
-    from equiv.laws import LAWS, MODES, PROFILES
+    from equiv.laws import LAWS, MODES, PROFILES, read_case
     from equiv.report import Request, check_targets
     from equiv.strategies import devices_present
 
@@ -85,7 +88,10 @@ def verify(  # noqa: PLR0913 - each is an option of the command
         examples=None if examples is None else parsing.parse_integer("--examples", examples, least=1, most=10**6),
         seed=drawn if seed is None else parsing.parse_integer("--seed", seed, least=0, most=LARGEST_SEED),
         arithmetic=parsing.parse_name("--arithmetic", arithmetic, MODES),
+        case=case,
     )
+    if case is not None:
+        read_case(case, argument="--case")
     processes = None if jobs is None else parsing.parse_integer("--jobs", jobs, least=1, most=64)
     targets = {name: target for name, target in {"json": json}.items() if target is not None}
     check_targets(targets)

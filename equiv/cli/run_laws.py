@@ -57,9 +57,8 @@ def run_all(
 
 
 def _run(request: Request, item: Item) -> Result:
-    return run_item(
-        item, profile=request.profile, examples=request.examples, seed=request.seed, arithmetic=request.arithmetic
-    )
+    how = {name: getattr(request, name) for name in ("profile", "examples", "seed", "arithmetic")}
+    return run_item(item, **how, first=[] if request.case is None else [request.case])
 
 
 def _in_processes(request: Request, jobs: int, count: int, done: Callable[[Result], None]) -> None:

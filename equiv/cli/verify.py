@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 
 from equiv.cli import BROKEN, INTERRUPTED, OK, run_laws
 from equiv.errors import EquivError
@@ -33,7 +32,7 @@ def verify(request: Request, *, jobs: int | None, full: bool, targets: Mapping[s
     with _progress(len(items)) as (starting, show_done):
 
         def done(result: Result) -> None:
-            results.append(_with_command(result, request))
+            results.append(result)
             show_done(result)
 
         try:
@@ -53,8 +52,7 @@ def verify(request: Request, *, jobs: int | None, full: bool, targets: Mapping[s
     return INTERRUPTED if interrupted else BROKEN if run.failures else OK
 
 
-_OPTIONS = {"laws": "--law", "dtypes": "--dtype", "forms": "--form", "devices": "--device"}
-_OPTIONS |= {name: f"--{name}" for name in ("profile", "examples", "arithmetic")}
+_OPTIONS = {"laws": "--law", "dtypes": "--dtype", "forms": "--form"}
 
 
 def _options(request: Request, *names: str) -> str:
@@ -65,16 +63,6 @@ def _options(request: Request, *names: str) -> str:
         if value != getattr(plain, name):
             words += [_OPTIONS[name], ",".join(value) if isinstance(value, tuple) else str(value)]
     return " ".join(words)
-
-
-def _with_command(result: Result, request: Request) -> Result:
-    """The same result, its failure with the command that finds it again."""
-    failure = result.failure
-    if failure is None:
-        return result
-    others = _options(request, "forms", "devices", "profile", "examples", "arithmetic")
-    words = ["equiv verify --law", failure.law, "--dtype", failure.dtype, others, "--seed", str(result.seed)]
-    return replace(result, failure=replace(failure, command=" ".join(filter(None, words))))
 
 
 @contextmanager

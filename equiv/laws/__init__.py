@@ -30,11 +30,14 @@ from equiv.laws.runner import Result, listeners, run_item
 from equiv.laws.selection import Item, items
 from equiv.laws.selection import chosen_words as chosen_words
 from equiv.laws.trial import Trial
-from equiv.laws.witness import Failure, check_case
+from equiv.laws.witness import Attempt, Failure, check_case
+from equiv.laws.witness import read_case as read_case
+from equiv.laws.witness import trimmed as trimmed
 
 __all__ = [
     "LAWS",
     "PROFILES",
+    "Attempt",
     "Broken",
     "Call",
     "Context",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from random import SystemRandom
 from typing import Any
@@ -23,7 +23,7 @@ from equiv.laws.registry import Context
 from equiv.laws.repeatable import repeatable
 from equiv.laws.selection import Item
 from equiv.laws.trial import Trial
-from equiv.laws.witness import Failure, failure_of, smaller
+from equiv.laws.witness import Attempt, Failure, Stored, case_text, failure_of, read_case, smaller
 from equiv.numerics import gradients_recorded
 
 _UNSTEADY = "; it does not fail every time: the backend gives other results to the same call"
@@ -44,6 +44,7 @@ class Result:
         forms: Per form, comparisons and their outcomes.
         coverage: Per condition, how often each value was met.
         failure: Of a law that is broken, else None.
+        raised: What the backend raised in the smallest case, in this process alone: no copy and no JSON has it.
     """
 
     item: str
@@ -56,10 +57,14 @@ class Result:
     forms: dict[str, Tally] = field(default_factory=dict)
     coverage: dict[str, dict[str, int]] = field(default_factory=dict)
     failure: Failure | None = None
+    raised: BaseException | None = field(default=None, repr=False, compare=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "raised": None}
 
     def to_dict(self) -> dict[str, Any]:
         """In JSON's types."""
-        return asdict(self)
+        return {name: value for name, value in asdict(replace(self, raised=None)).items() if name != "raised"}
 
 
 listeners: list[Callable[[Result], None]] = []
@@ -74,6 +79,7 @@ def run_item(
     examples: int | None = None,
     seed: int | None = None,
     arithmetic: str = "declared",
+    first: Sequence[str] = (),
 ) -> Result:
     """Try one law on drawn cases, and shrink the first that breaks it.
 
@@ -87,12 +93,15 @@ def run_item(
             compute in, in its own sizes and layout, which takes 0.1 s or more for each; a kernel that is weaker than
             declared passes, and the coverage says so under ``weaker than declared``. Gradients, maps larger than the
             kernel, complex and integer dtypes follow what is declared in either case.
+        first: Cases as text, :attr:`Failure.stored` of earlier failures, to try before any is drawn. Those of another
+            law, dtype or device are left out.
 
     Returns:
         The result; a broken law is a ``failure`` in it, not an exception.
 
     Raises:
-        EquivError: No item, an unknown profile or arithmetic, a number of examples below 1, or a seed below 0.
+        EquivError: No item, an unknown profile or arithmetic, a number of examples below 1, a seed below 0, or a text
+            that holds no case.
     """
     if not isinstance(item, Item):
         raise refusal("item", "an equiv.laws.Item", item, "pass one of equiv.laws.items([backend])")
@@ -106,7 +115,11 @@ def run_item(
     measured = check_choice("arithmetic", arithmetic, MODES) == "measured"
     trial = Trial(item.backend, item.dtype, item.forms, chosen.deep, measured)
     start = time.perf_counter()
-    search = _search(item, trial, chosen.settings(max_examples=examples), seed)
+    search = _Search(item, trial)
+    search.stored([read_case(text, argument="first") for text in first])
+    is_stored = search.found is not None
+    if not is_stored:
+        search.drawn(chosen.settings(max_examples=examples), seed)
     seconds = time.perf_counter() - start
     coverage = {
         name: dict(sorted((str(value), count) for value, count in counter.items()))
@@ -116,8 +129,11 @@ def run_item(
     result = Result(*ids, search.examples, seconds, seed, dict(trial.tally), coverage)
     if search.found is not None:
         broken, case = smaller(*search.found, item=item, measured=measured)
-        failure = failure_of(broken, item, seed=seed, case=case)
+        stored = case_text(item.law.id, case) if is_stored or chosen.database else None
+        attempt = Attempt(chosen.name, examples, seed, arithmetic, stored)
+        failure = failure_of(broken, item, case=case, attempt=attempt)
         result.failure = replace(failure, note=failure.note + _UNSTEADY) if search.unsteady else failure
+        result.raised = broken.error
     for listener in listeners.copy():
         listener(result)
     return result
@@ -127,40 +143,54 @@ def run_item(
 class _Search:
     """How many cases were tried, the last that broke the law, which is the smallest, and whether it does every time."""
 
+    item: Item
+    trial: Trial
     examples: int = 0
     found: tuple[Broken, Any] | None = None
     unsteady: bool = False
 
-
-def _search(item: Item, trial: Trial, how: settings, seed: int) -> _Search:
-    """Try the law on drawn cases."""
-    search = _Search()
-
-    def check(case: Any) -> None:
-        search.examples += 1
-        _cover(trial, case)
+    def check(self, case: Any) -> None:
+        """Try the law on one case."""
+        self.examples += 1
+        _cover(self.trial, case)
         try:
-            item.law.try_on(trial, case)
+            self.item.law.try_on(self.trial, case)
         except Broken as broken:
-            search.found = (broken, case)
+            self.found = (broken, case)
             raise
 
-    # The database keeps items apart by the name of the function.
-    check.__name__ = check.__qualname__ = item.id.replace("-", "_").replace(".", "_")
-    context = Context(item.dtype, torch.device(item.backend.device), trial.deep)
-    run = with_seed(zlib.crc32(f"{seed}:{item.id}".encode()))(how(given(item.law.draw(context))(check)))
-    try:
-        with repeatable():
-            run()
-    except Broken:
-        pass
-    except Flaky:
-        if search.found is None:
-            raise
-        search.unsteady = True
-    except Unsatisfiable as error:  # pragma: no cover - the strategies never reject
-        raise EquivError(f"{item.id}: no case could be drawn") from error
-    return search
+    def stored(self, cases: Sequence[Stored]) -> None:
+        """Try cases that are known, until one breaks the law."""
+        for stored in cases:
+            if stored.fits(self.item):
+                try:
+                    self.check(stored.case)
+                except Broken:
+                    return
+
+    def drawn(self, how: settings, seed: int) -> None:
+        """Try cases that Hypothesis draws, and shrink the first that breaks the law."""
+        item = self.item
+
+        def check(case: Any) -> None:
+            self.check(case)
+
+        # The database keeps items apart by the name of the function.
+        check.__name__ = check.__qualname__ = item.id.replace("-", "_").replace(".", "_")
+        context = Context(item.dtype, torch.device(item.backend.device), self.trial.deep)
+        seeded = with_seed(zlib.crc32(f"{seed}:{item.id}".encode()))(check)
+        run = how(given(item.law.draw(context))(seeded))  # the settings outermost: a seed takes their database away
+        try:
+            with repeatable():
+                run()
+        except Broken:
+            pass
+        except Flaky:
+            if self.found is None:
+                raise
+            self.unsteady = True
+        except Unsatisfiable as error:  # pragma: no cover - the strategies never reject
+            raise EquivError(f"{item.id}: no case could be drawn") from error
 
 
 def _cover(trial: Trial, case: Any) -> None:

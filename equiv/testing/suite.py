@@ -5,19 +5,31 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from equiv._options import options
+from equiv._options import kept, options
 from equiv.arguments import refusal
 from equiv.backends import Backend, TorchEager
-from equiv.laws import Item, Result, check_backends, chosen_words, items, run_item
+from equiv.laws import Item, Result, check_backends, chosen_words, items, run_item, trimmed
 
 
 class LawBroken(AssertionError):  # noqa: N818 - what it says is that a law is broken
-    """A law does not hold for a backend; the message is the whole report. ``result`` has it as data."""
+    """A law does not hold for a backend; the message is the whole report, its first line one sentence.
+
+    Attributes:
+        result: The same as data.
+        with_program: Whether the message has the program that fails in it; the pytest plugin shows that by itself.
+    """
 
     def __init__(self, result: Result) -> None:
-        assert result.failure is not None
-        super().__init__(f"{result.failure.summary}\n{result.failure.details()}")
+        super().__init__(result)  # what a pickle makes it from
         self.result = result
+        self.with_program = True
+
+    def __str__(self) -> str:
+        failure = self.result.failure
+        return "" if failure is None else f"{failure.summary}\n{failure.details(with_program=self.with_program)}"
+
+
+LawBroken.__module__ = "equiv.testing"  # where users find it; a traceback begins with this name
 
 
 @dataclass(frozen=True)
@@ -38,9 +50,10 @@ class Check:
         """Run the item as the pytest options, or their defaults, say."""
         __tracebackhide__ = True
         how = {name: getattr(options, name) for name in ("profile", "examples", "seed", "arithmetic")}
-        result = run_item(self.item, **how)
+        first = [text for text in (options.case, kept.get(self.id)) if text is not None]
+        result = run_item(self.item, **how, first=first)
         if result.failure is not None:
-            raise LawBroken(result)
+            raise LawBroken(result) from trimmed(result.raised)
         return result
 
 
@@ -90,6 +103,7 @@ def check_backend(  # noqa: PLR0913 - keyword-only options are the interface
     examples: int | None = None,
     seed: int | None = None,
     arithmetic: str = "declared",
+    case: str | None = None,
 ) -> list[Result]:
     """Run every law on a backend without a test framework, and return all results, broken laws included.
 
@@ -102,6 +116,7 @@ def check_backend(  # noqa: PLR0913 - keyword-only options are the interface
         examples: Cases per item instead of the profile's number.
         seed: Repeats a run.
         arithmetic: What envelopes follow: ``declared``, or ``measured``; see :func:`equiv.laws.run_item`.
+        case: A case as a failure prints it, to try before any is drawn.
 
     Raises:
         EquivError: Names that do not exist, or an object that is no backend.
@@ -112,4 +127,11 @@ def check_backend(  # noqa: PLR0913 - keyword-only options are the interface
         [None]
     """
     found = [check.item for check in checks([backend], laws=laws, forms=forms, dtypes=dtypes)]
-    return [run_item(item, profile=profile, examples=examples, seed=seed, arithmetic=arithmetic) for item in found]
+    first = [] if case is None else [case]
+    results = [
+        run_item(item, profile=profile, examples=examples, seed=seed, arithmetic=arithmetic, first=first)
+        for item in found
+    ]
+    for result in results:
+        result.raised = None  # its frames would keep the tensors of every failure alive
+    return results

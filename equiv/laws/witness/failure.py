@@ -6,12 +6,15 @@ import textwrap
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from equiv.backends import Backend, TorchEager
+from equiv.backends import Backend
 from equiv.causes import Cause, likely_cause
 from equiv.laws.arithmetic import weaker_arithmetic
 from equiv.laws.call import Broken, Mismatch, sentence_of
 from equiv.laws.selection import Item
+from equiv.laws.witness.again import Attempt, command_of
+from equiv.laws.witness.origin import code_of, traceback_text
 from equiv.laws.witness.snippet import program_of
+from equiv.laws.witness.stored import case_text
 from equiv.verdict import share_words
 
 
@@ -34,8 +37,13 @@ class Failure:
         ratio: How many times the error is its envelope, or None.
         cause: The likely cause, or None.
         snippet: Python that fails as the law did, or None for a case that has no source.
-        command: Shell command that finds it again.
+        command: Command that finds it again, or a call in Python.
         case: The recipe of the case.
+        code: Where in the backend's source it arises: the innermost line of its own that raised, or else the method.
+        traceback: The frames of the backend's own code from which an exception came; empty if there was none.
+        attempt: What the run was given that found it.
+        stored: The case as one line of JSON, which ``run_item(..., first=[it])`` tries first; None for a case of a
+            class that equiv does not know.
     """
 
     law: str
@@ -54,6 +62,10 @@ class Failure:
     snippet: str | None
     command: str
     case: str
+    code: str = ""
+    traceback: str = ""
+    attempt: Attempt | None = None
+    stored: str | None = None
 
     @property
     def summary(self) -> str:
@@ -64,8 +76,8 @@ class Failure:
         """The whole report: plain text of at most ``width`` columns, snippet aside."""
         return "\n".join([*textwrap.wrap(self.summary, width), self.details(width)])
 
-    def details(self, width: int = 80) -> str:
-        """The report below its summary."""
+    def details(self, width: int = 80, *, with_program: bool = True) -> str:
+        """The report below its summary; without its program, which is :attr:`snippet`, if that is shown elsewhere."""
         rows = [("law", self.sentence)]
         if self.shapes:
             rows.append(("shapes", self.shapes))
@@ -76,10 +88,11 @@ class Failure:
         if self.cause is not None:
             rows.append(("cause", self.cause.sentence))
             rows += [("fix", self.cause.fix)] if self.cause.fix else []
+        rows += [("code", self.code)] if self.code else []
         lines = [line for name, value in rows for line in _row(name, value, width)]
         if self.snippet is None:
             lines += _row("case", self.case, width, max_lines=8)
-        else:
+        elif with_program:
             lines += ["  witness, as a program:", *(f"    {line}".rstrip() for line in self.snippet.splitlines())]
         return "\n".join([*lines, f"  again: {self.command}"])
 
@@ -93,7 +106,7 @@ def _row(name: str, value: str, width: int, max_lines: int | None = None) -> lis
     return textwrap.wrap(f"  {name:<9}{value}", width, **how)
 
 
-def failure_of(broken: Broken, item: Item, *, seed: int, case: object) -> Failure:
+def failure_of(broken: Broken, item: Item, *, case: object, attempt: Attempt) -> Failure:
     """Find the words for a broken law."""
     call, wrong = broken.call, broken.mismatch or Mismatch("", "")
     shapes = ""
@@ -115,17 +128,13 @@ def failure_of(broken: Broken, item: Item, *, seed: int, case: object) -> Failur
         ratio=wrong.ratio,
         cause=_cause(broken, item.backend),
         snippet=program_of(broken, item, case),
-        command=_again(item, seed),
+        code=code_of(broken, item.backend),
+        traceback=traceback_text(broken.error),
+        command=command_of(item, attempt),
+        attempt=attempt,
         case=repr(case),
+        stored=case_text(item.law.id, case),
     )
-
-
-def _again(item: Item, seed: int) -> str:
-    law, dtype, backend = item.law.id, item.word, item.backend
-    if type(backend) is TorchEager:
-        device = "" if str(backend.device) == "cpu" else f" --device {backend.device}"
-        return f"equiv verify --law {law} --dtype {dtype}{device} --seed {seed}"
-    return f"pytest -k '{law} and {dtype} and {backend.name}' --equiv-seed {seed}"
 
 
 def _cause(broken: Broken, backend: Backend) -> Cause | None:

@@ -8,19 +8,21 @@ program of the first kind is printed only where running it here has failed.
 from __future__ import annotations
 
 import contextlib
-import inspect
 import io
 import sys
+import warnings
 from dataclasses import replace
 from typing import Any
 
 import torch
+from torch.nn import functional
 
 from equiv.backends import FORMS, Backend, TorchEager
 from equiv.dtypes import is_inexact
 from equiv.laws.call import Broken, Call, Mismatch
 from equiv.laws.checks.boundaries import SizedCase
 from equiv.laws.selection import Item
+from equiv.laws.witness.rebuild import Source, sources
 from equiv.laws.witness.replay import tried
 from equiv.laws.witness.source import folded, tensor_code
 from equiv.strategies import Case
@@ -35,58 +37,60 @@ _AROUND = 2  # neighbours on either side
 def program_of(broken: Broken, item: Item, case: object) -> str | None:
     """A program that fails as the law did; None for a case that has no source."""
     is_torch = type(item.backend) is TorchEager
-    imports, made = _backend_lines(item.backend)
     short = call_lines(broken, functional=is_torch, exact=item.law.id not in _ROUNDED)
-    if short is not None and _fails("\n".join(short), item.backend, broken.error):
-        tail = [_FUNCTIONAL, ""] if is_torch else [*imports, "", made]
-        return "\n".join([*_HEAD, *tail, *(part for line in short for part in folded(line))])
-    return _replay(broken, item, case)
+    for body in (short, _replay_lines(broken, item, case)):
+        if body is None:
+            continue
+        plain = [Source("", [_FUNCTIONAL])]
+        ways: list[Source | None] = [*plain] if is_torch and body is short else [*sources(item.backend), None]
+        for way in ways:
+            program = _program(body, way, broken, item.backend)
+            if _fails(program if way is not None else "\n".join([*_HEAD, *body]), item.backend, broken.error):
+                return program
+    return None
 
 
-def _backend_lines(backend: Backend) -> tuple[list[str], str]:
-    """How a program gets the backend: by the import of its class, where that needs no arguments."""
-    kind = type(backend)
-    if kind is TorchEager:
-        device = "" if backend.device == torch.device("cpu") else repr(str(backend.device))
-        return ["from equiv.backends import TorchEager"], f"backend = TorchEager({device})"
-    if getattr(sys.modules.get(kind.__module__), kind.__qualname__, None) is kind and kind.__module__ != "__main__":
-        try:
-            inspect.signature(kind).bind()
-        except (TypeError, ValueError):
-            pass
-        else:
-            return [f"from {kind.__module__} import {kind.__qualname__}"], f"backend = {kind.__qualname__}()"
-    return (
-        ["from equiv.backends import TorchEager"],
-        f"backend = TorchEager()  # put {backend.name} here: torch's own kernels pass",
-    )
+def _program(body: list[str], way: Source | None, broken: Broken, backend: Backend) -> str:
+    """Imports, the backend and the lines of the body, folded."""
+    head, made = [*_HEAD], []
+    if way is None:
+        what = f"{backend.name} here, an instance of {type(backend).__module__}.{type(backend).__qualname__}"
+        made = [f"raise NotImplementedError({'put ' + what!r})", "backend = None"]
+    else:
+        head += way.imports
+        made = [f"backend = {way.expression}"] * bool(way.expression)
+    if isinstance(broken.error, Warning):  # raised where warnings are errors, as pytest can be told
+        made = ["import warnings", "", "warnings.simplefilter('error')", *made]
+    return "\n".join(part for line in [*head, "", *made, *body] for part in folded(line))
 
 
-def _fails(body: str, backend: Backend, error: Exception | None) -> bool:
-    """Whether a program fails for the reason that was found, with the backend at hand."""
-    names: dict[str, Any] = {"backend": backend}
+def _fails(program: str, backend: Backend, error: BaseException | None) -> bool:
+    """Whether a program fails for the reason that was found; what it does not make itself is the backend at hand."""
+    names: dict[str, Any] = {"backend": backend, "F": functional}
+    path = sys.path.copy()
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            exec(compile("\n".join([*_HEAD, _FUNCTIONAL, body]), "<witness>", "exec"), names)
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            exec(compile(program, "<witness>", "exec"), names)
     except Exception as found:
         return isinstance(found, AssertionError) or type(found) is type(error)
+    finally:
+        sys.path[:] = path
     return False
 
 
-def _replay(broken: Broken, item: Item, case: object) -> str | None:
+def _replay_lines(broken: Broken, item: Item, case: object) -> list[str] | None:
     """The law checked once more on the case, in the form that broke it if that is enough."""
     if not isinstance(case, Case | SizedCase):
         return None
     names = "equiv.laws import SizedCase, check_case" if isinstance(case, SizedCase) else "equiv.laws import check_case"
-    imports, made = _backend_lines(item.backend)
-    lines = [*imports, f"from {names}"]
+    lines = [f"from {names}"]
     if isinstance(case, Case):
         lines.append("from equiv.strategies import Layout, Recipe, Values, Window, build_case")
     options = "backend=backend"
     if broken.form in FORMS and tried(replace(item, forms=(broken.form,)), case) is not None:
         options += f", forms=[{broken.form!r}]"
-    check = f"check_case({item.law.id!r}, case, {options})"
-    return "\n".join(["import torch", *lines, "", made, *folded(f"case = {case!r}"), *folded(check)])
+    return [*lines, "", f"case = {case!r}", f"check_case({item.law.id!r}, case, {options})"]
 
 
 def call_lines(broken: Broken, *, functional: bool, exact: bool = True) -> list[str] | None:
