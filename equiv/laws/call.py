@@ -113,6 +113,7 @@ class Broken(AssertionError):  # noqa: N818 - what it says is that a law is brok
         note: What the form does wrong: ``returns 0.0, exact is 1.0, at [0, 0], x padded``.
         form: The form, or ``all`` if it is not known which.
         call: The call that showed it, or None.
+        condition: Under which the call was made, in words; empty for none.
         mismatch: What is wrong with a result or gradient, or None for another fact.
         error: What was raised instead of a result, or None.
 
@@ -124,18 +125,19 @@ class Broken(AssertionError):  # noqa: N818 - what it says is that a law is brok
     ) -> None:
         self.note = f"{what}, {condition}" if condition else str(what)
         super().__init__(self.note)
-        self.form, self.call, self.error = form, call, error
+        self.form, self.call, self.error, self.condition = form, call, error, condition
         self.mismatch = what if isinstance(what, Mismatch) else None
 
     def __reduce__(self) -> tuple[Any, ...]:
         parts = {"call": _detached(self.call), "mismatch": _detached(self.mismatch), "error": self.error}
+        parts["condition"] = self.condition
         return _again, (self.note, self.form, {name: part for name, part in parts.items() if _travels(part)})
 
 
 def _again(note: str, form: str, parts: dict[str, Any]) -> Broken:
     """A broken law from what was pickled of it."""
     broken = Broken(note, form=form, call=parts.get("call"), error=parts.get("error"))
-    broken.mismatch = parts.get("mismatch")
+    broken.mismatch, broken.condition = parts.get("mismatch"), parts["condition"]
     return broken
 
 

@@ -164,7 +164,7 @@ BATCHED = where(lambda x, _: torch._C._functorch.is_batchedtensor(x))
         ("exact", WIDE, False),
         ("forward", WIDE, False),
         ("special_values", WIDE, None),
-        ("dense", WIDE, True),
+        ("dense", WIDE, False),
         ("gradients", WIDE, None),
         ("transforms", BATCHED, True),
         ("gradients", second_order, True),

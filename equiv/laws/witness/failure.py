@@ -14,6 +14,7 @@ from equiv.laws.selection import Item
 from equiv.laws.witness.again import Attempt, command_of
 from equiv.laws.witness.origin import code_of, traceback_text
 from equiv.laws.witness.snippet import program_of
+from equiv.laws.witness.sparser import sparser
 from equiv.laws.witness.stored import case_text
 from equiv.verdict import share_words
 
@@ -107,7 +108,9 @@ def _row(name: str, value: str, width: int, max_lines: int | None = None) -> lis
 
 
 def failure_of(broken: Broken, item: Item, *, case: object, attempt: Attempt) -> Failure:
-    """Find the words for a broken law."""
+    """Find the words for a broken law, and the plainest call that shows it."""
+    cause = _cause(broken, item.backend)  # more numbers tell more of it
+    broken = sparser(broken, item)
     call, wrong = broken.call, broken.mismatch or Mismatch("", "")
     shapes = ""
     if call is not None:
@@ -126,7 +129,7 @@ def failure_of(broken: Broken, item: Item, *, case: object, attempt: Attempt) ->
         expected=str(wrong.expected),
         envelope=None if wrong.envelope is None else (str(wrong.envelope[0]), str(wrong.envelope[1])),
         ratio=wrong.ratio,
-        cause=_cause(broken, item.backend),
+        cause=cause,
         snippet=program_of(broken, item, case),
         code=code_of(broken, item.backend),
         traceback=traceback_text(broken.error),

@@ -5,13 +5,13 @@ from __future__ import annotations
 import inspect
 import os
 import traceback
+from pathlib import Path
 from types import TracebackType
 
-import equiv
 from equiv.backends import Backend, TorchEager
 from equiv.laws.call import Broken
 
-_EQUIV = os.path.dirname(os.path.abspath(equiv.__file__)) + os.sep
+_EQUIV = str(Path(__file__).resolve().parents[2]) + os.sep
 
 
 def code_of(broken: Broken, backend: Backend) -> str:

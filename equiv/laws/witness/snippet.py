@@ -27,8 +27,9 @@ from equiv.laws.witness.replay import tried
 from equiv.laws.witness.source import folded, tensor_code
 from equiv.strategies import Case
 
-_HEAD = ["import torch", "import equiv"]
 _FUNCTIONAL = "from torch.nn import functional as F"
+_HEAD = ["import torch", "import equiv"]
+HEAD = [*_HEAD, _FUNCTIONAL]
 _ROUNDED = {"scaling"}  # laws that demand equal bits of results that right kernels may round in other places
 _SHOWN = 8  # results printed whole; of more, the wrong one and its neighbours
 _AROUND = 2  # neighbours on either side
@@ -37,7 +38,7 @@ _AROUND = 2  # neighbours on either side
 def program_of(broken: Broken, item: Item, case: object) -> str | None:
     """A program that fails as the law did; None for a case that has no source."""
     is_torch = type(item.backend) is TorchEager
-    short = call_lines(broken, functional=is_torch, exact=item.law.id not in _ROUNDED)
+    short = call_lines(broken, **judged(item))
     for body in (short, _replay_lines(broken, item, case)):
         if body is None:
             continue
@@ -48,6 +49,11 @@ def program_of(broken: Broken, item: Item, case: object) -> str | None:
             if _fails(program if way is not None else "\n".join([*_HEAD, *body]), item.backend, broken.error):
                 return program
     return None
+
+
+def judged(item: Item) -> dict[str, bool]:
+    """The options of :func:`judging_lines` for an item."""
+    return {"functional": type(item.backend) is TorchEager, "exact": item.law.id not in _ROUNDED}
 
 
 def _program(body: list[str], way: Source | None, broken: Broken, backend: Backend) -> str:
@@ -99,29 +105,37 @@ def call_lines(broken: Broken, *, functional: bool, exact: bool = True) -> list[
     ``functional`` calls torch's functions, not the methods of ``backend``; ``exact`` says that right kernels return the
     rounded exact result where the law demands equal bits.
     """
+    judging = judging_lines(broken, functional=functional, exact=exact)
     call, mismatch = broken.call, broken.mismatch
-    gradient = None if mismatch is None else mismatch.gradient
-    if call is None or (gradient is not None and gradient[0] not in ("input", "weight", "bias")):
+    if call is None or judging is None:
         return None
     tensors = {"x": call.input, "weight": call.weight, "bias": call.bias}
-    tensors |= {} if gradient is None else {"grad": gradient[1]}
+    tensors |= {} if mismatch is None or mismatch.gradient is None else {"grad": mismatch.gradient[1]}
     lines = []
     for name, tensor in tensors.items():
         code = ["bias = None"] if tensor is None else tensor_code(name, tensor)
         if code is None:
             return None
         lines += code
+    return lines + judging
+
+
+def judging_lines(broken: Broken, *, functional: bool, exact: bool = True) -> list[str] | None:
+    """:func:`call_lines` below ``x``, ``weight``, ``bias`` and ``grad``; None where one call cannot tell."""
+    call, mismatch = broken.call, broken.mismatch
+    gradient = None if mismatch is None else mismatch.gradient
+    if call is None or (gradient is not None and gradient[0] not in ("input", "weight", "bias")):
+        return None
     run = _function(call, functional=functional)
     if mismatch is None and broken.error is None:
-        return lines + _purity_lines(call, run)
+        return _purity_lines(call, run)
     made, name = _value_lines(call, run) if gradient is None else _gradient_lines(call, run, gradient[0])
     printed = _printed(name, call, mismatch)
     if exact and (mismatch is None or mismatch.envelope is None):
-        lines += [*made, f"exact = exact.to({name}.dtype)", *printed]
+        lines = [*made, f"exact = exact.to({name}.dtype)", *printed]
         return [*lines, f"torch.testing.assert_close({name}, exact, rtol=0, atol=0, equal_nan=True)"]
     given = "input=rows, weight=matrix, bias=bias" if gradient is None else "input=left, weight=right"
     return [
-        *lines,
         *made,
         *printed,
         f"verdict = equiv.compare({name}, exact, {given})",
