@@ -6,6 +6,7 @@ it passes. Imports neither torch nor hypothesis; a test that is no law costs one
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Generator
@@ -104,8 +105,9 @@ class Again:
         return {}
 
     def _command(self, item: pytest.Item, attempt: Any) -> str:
-        node: Any = item.nodeid
-        words = ["pytest", self.config.cwd_relative_nodeid(node), *attempt.options("--equiv-")]
+        path = os.path.relpath(item.path, self.config.invocation_params.dir)
+        node = "::".join([path, *item.nodeid.split("::")[1:]])
+        words = ["pytest", node, *attempt.options("--equiv-")]
         if options.devices != ("cpu",):
             words += ["--equiv-devices", ",".join(options.devices)]
         if self.config.getoption("inifilename", None):

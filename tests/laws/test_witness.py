@@ -290,9 +290,7 @@ def test_a_case_can_be_checked_again() -> None:
     check_case("exact", case, forms=["full"])
     with (
         instead(where(lambda *_: True)),
-        pytest.raises(
-            AssertionError, match=r"^exact: full in float32 on eager.cpu returns .*, exact is .*, at \[.*\]"
-        ),
+        pytest.raises(AssertionError, match=r"^exact: full in float32 on eager.cpu returns .*, exact is .*, at \[.*\]"),
     ):
         check_case("exact", case, forms=["full"])
 

@@ -67,7 +67,9 @@ def _program(body: list[str], way: Source | None, broken: Broken, backend: Backe
         made = [f"backend = {way.expression}"] * bool(way.expression)
     if isinstance(broken.error, Warning):  # raised where warnings are errors, as pytest can be told
         made = ["import warnings", "", "warnings.simplefilter('error')", *made]
-    return "\n".join(part for line in [*head, "", *made, *body] for part in folded(line))
+    head += [line for line in body if line.startswith("from ")]
+    rest = [line for line in body if not line.startswith("from ")]
+    return "\n".join(part for line in [*head, "", *made, *rest] for part in folded(line))
 
 
 def _fails(program: str, backend: Backend, error: BaseException | None) -> bool:
@@ -76,7 +78,7 @@ def _fails(program: str, backend: Backend, error: BaseException | None) -> bool:
     path = sys.path.copy()
     try:
         with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+            warnings.simplefilter("error" if isinstance(error, Warning) else "ignore")
             exec(compile(program, "<witness>", "exec"), names)
     except Exception as found:
         return isinstance(found, AssertionError) or type(found) is type(error)
@@ -96,7 +98,7 @@ def _replay_lines(broken: Broken, item: Item, case: object) -> list[str] | None:
     options = "backend=backend"
     if broken.form in FORMS and tried(replace(item, forms=(broken.form,)), case) is not None:
         options += f", forms=[{broken.form!r}]"
-    return [*lines, "", f"case = {case!r}", f"check_case({item.law.id!r}, case, {options})"]
+    return [*lines, f"case = {case!r}", f"check_case({item.law.id!r}, case, {options})"]
 
 
 def call_lines(broken: Broken, *, functional: bool, exact: bool = True) -> list[str] | None:
