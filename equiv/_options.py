@@ -19,6 +19,7 @@ class Options:
         isolate: Whether items run in a worker process.
         timeout: Seconds that an isolated item may take, or None for the default.
         memory: GiB that an isolated item may use, or None for the default.
+        case: As a failure prints it, to try before any is drawn, or None.
     """
 
     profile: str = "dev"
@@ -30,6 +31,10 @@ class Options:
     isolate: bool = False
     timeout: float | None = None
     memory: float | None = None
+    case: str | None = None
 
 
 options = Options()
+
+kept: dict[str, str] = {}
+"""By the id of an item, the case that broke it in an earlier run; filled by the plugin while its test runs."""

@@ -17,6 +17,12 @@ _NOTHING_ASKED = 2  # the exit code
 _WAS_ASKED = pytest.StashKey[bool]()
 
 
+def is_law(item: pytest.Item) -> bool:
+    """Whether a test is one law in one dtype, from ``equiv.testing.parametrize_with_laws``."""
+    callspec = getattr(item, "callspec", None)
+    return callspec is not None and hasattr(callspec.params.get("law"), "item")
+
+
 class Asking:
     """One object for each run, on workers too. ``left_out`` is what backends declare not to serve: no test is of it."""
 

@@ -1,7 +1,8 @@
 """The pytest plugin: options, a header line. What to run is in ``equiv.testing``, reports in ``equiv.plugin_report``.
 
 It is loaded in every project where the package is installed, so it imports neither torch nor hypothesis and does
-nothing unless an ``--equiv-*`` option or the ini option ``equiv_profile`` asks for it.
+nothing unless an ``--equiv-*`` option or the ini option ``equiv_profile`` asks for it. How a failure is seen again,
+which holds for every test that is a law, is in ``equiv.plugin_again``.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import pytest
 
 from equiv._options import Options, options
 from equiv.errors import EquivError
+from equiv.plugin_again import Again
 from equiv.plugin_asked import Asking
 from equiv.plugin_report import Reporting, check_report
 
@@ -31,6 +33,8 @@ _OPTIONS = {
     "arithmetic": ("NAME", "what error bounds follow: declared (by dtype and device) or measured (every call; slow)"),
     "timeout": ("SECONDS", "of each item that --equiv-isolate isolates; 600 if not given"),
     "memory": ("GIB", "of each item that --equiv-isolate isolates; 4 if not given"),
+    "case": ("JSON", "a case to try before any is drawn, as a failure prints it"),
+    "witnesses": ("DIR", "write the program of each failure into a folder, as ITEM.py"),
     "report": ("FILE.json", "write all results to a file as they come (docs/report.md); - for standard output"),
 }
 
@@ -68,6 +72,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Hand the options on, and look after the run, if this project uses the package."""
     asking = Asking(config)
     config.pluginmanager.register(asking, "equiv-asking")
+    config.pluginmanager.register(Again(config), "equiv-again")
     if not _is_used(config):
         return
     if hasattr(config, "workerinput"):
@@ -99,7 +104,7 @@ def _use_one_thread() -> None:
 
 
 def _read_options(config: pytest.Config) -> None:
-    from equiv.laws import MODES, PROFILES, limits_of
+    from equiv.laws import MODES, PROFILES, limits_of, read_case
     from equiv.parsing import parse_dtypes, parse_integer, parse_name
 
     given = {name: config.getoption(f"equiv_{name}") for name in _OPTIONS}
@@ -121,6 +126,9 @@ def _read_options(config: pytest.Config) -> None:
     )
     options.isolate = limits is not None
     options.timeout, options.memory = (None, None) if limits is None else (limits.timeout, limits.memory)
+    options.case = given["case"]
+    if options.case is not None:
+        read_case(options.case, argument="--equiv-case")
     dtypes, devices = given["dtypes"], given["devices"]
     options.dtypes = None if dtypes is None else tuple(parse_dtypes("--equiv-dtypes", _words(dtypes)))
     options.devices = Options.devices if devices is None else _devices(devices)

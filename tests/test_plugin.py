@@ -144,8 +144,9 @@ def test_a_broken_backend_gives_one_screen_and_exit_code_1(project: pytest.Pytes
     done.assert_outcomes(failed=2)
     said = done.stdout.str()
     assert said.count("LawBroken: exact: ") == 1
-    assert said.count("witness, as a program:") == 2
-    assert "again: pytest -k 'exact and float32 and doubling' --equiv-seed" in said
+    assert said.count("- equiv witness -") == 2
+    node = "test_suite.py::test_law[exact-all-float32-doubling]"
+    assert f"again: pytest '{node}' --equiv-profile dev --equiv-examples 40 --equiv-seed" in said
     shown = [line for line in done.outlines if line.startswith("E ")]
     assert len(shown) <= 2 * 40  # a screen for each
     assert not [line for line in done.outlines if "hypothesis" in line.lower() and line.startswith("E ")]
@@ -275,7 +276,8 @@ import os, sys
 def test_nothing_was_touched():
     assert "torch" not in sys.modules
     assert not [name for name in sys.modules if name.startswith("equiv.") and name not in (
-        "equiv.pytest_plugin", "equiv.plugin_asked", "equiv.plugin_report", "equiv._options", "equiv.errors")]
+        "equiv.pytest_plugin", "equiv.plugin_asked", "equiv.plugin_report", "equiv.plugin_again", "equiv._options",
+        "equiv.errors")]
     assert "OMP_NUM_THREADS" not in os.environ
     assert "MKL_NUM_THREADS" not in os.environ
 

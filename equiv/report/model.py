@@ -71,6 +71,7 @@ class Request:
     examples: int | None = None
     seed: int | None = None
     arithmetic: str = "declared"
+    case: str | None = None
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from equiv._options import options
+from equiv._options import kept, options
 from equiv.arguments import check_bool, refusal
 from equiv.backends import Backend, TorchEager
 from equiv.errors import EquivError
-from equiv.laws import Item, Limits, NotAsked, Plan, Result, check_backends, plan, run_isolated, run_item
+from equiv.laws import Item, Limits, NotAsked, Plan, Result, check_backends, plan, run_isolated, run_item, trimmed
 from equiv.report import NotAsked as Reported
 from equiv.report import Request, Run
 from equiv.testing.results import Results
@@ -23,12 +23,24 @@ called: list[Callable[[Result], None]] = []
 
 
 class LawBroken(AssertionError):  # noqa: N818 - what it says is that a law is broken
-    """A law does not hold for a backend; the message is the whole report. ``result`` has it as data."""
+    """A law does not hold for a backend; the message is the whole report, its first line one sentence.
+
+    Attributes:
+        result: The same as data.
+        with_program: Whether the message has the program that fails in it; the pytest plugin shows that by itself.
+    """
 
     def __init__(self, result: Result) -> None:
-        assert result.failure is not None
-        super().__init__(f"{result.failure.summary}\n{result.failure.details()}")
+        super().__init__(result)  # what a pickle makes it from
         self.result = result
+        self.with_program = True
+
+    def __str__(self) -> str:
+        failure = self.result.failure
+        return "" if failure is None else f"{failure.summary}\n{failure.details(with_program=self.with_program)}"
+
+
+LawBroken.__module__ = "equiv.testing"  # where users find it; a traceback begins with this name
 
 
 @dataclass(frozen=True)
@@ -64,11 +76,12 @@ class Check:
             pytest.skip(self.skipped)
         how = {name: getattr(options, name) for name in ("profile", "examples", "seed", "arithmetic")}
         limits = self.limits or _limits(options.isolate, options.timeout, options.memory)
+        how["first"] = [text for text in (options.case, kept.get(self.id)) if text is not None]
         result = run_item(self.item, **how) if limits is None else run_isolated(self.item, limits, **how)
         for hear in called.copy():
             hear(result)
         if result.failure is not None:
-            raise LawBroken(result)
+            raise LawBroken(result) from trimmed(result.raised)
         return result
 
 
@@ -159,6 +172,7 @@ def check_backend(  # noqa: PLR0913 - keyword-only options are the interface
     isolate: bool = False,
     timeout: float | None = None,
     memory: float | None = None,
+    case: str | None = None,
 ) -> Results:
     """Run every law on a backend without a test framework, and return all results, broken laws included.
 
@@ -179,6 +193,7 @@ def check_backend(  # noqa: PLR0913 - keyword-only options are the interface
             Linux can be inherited by a fork that uses one thread. Scripts need ``if __name__ == "__main__":``.
         timeout: Seconds for each isolated item; 600 by default.
         memory: GiB for each isolated item beyond what the worker holds; 4 by default. Linux holds it, on the CPU.
+        case: A case as a failure prints it, to try before any is drawn.
 
     Raises:
         EquivError: Names that do not exist, an object that is no backend, one that serves nothing of all this, or one
@@ -191,19 +206,22 @@ def check_backend(  # noqa: PLR0913 - keyword-only options are the interface
     """
     found = planned([backend], laws=laws, forms=forms, dtypes=dtypes)
     how: dict[str, Any] = {"profile": profile, "examples": examples, "seed": seed, "arithmetic": arithmetic}
+    first = [] if case is None else [case]
     limits = _limits(isolate, timeout, memory)
     run_one = run_item if limits is None else partial(run_isolated, limits=limits)
     start = time.perf_counter()
-    results = [run_one(item, **how) for item in found.items]
+    results = [run_one(item, **how, first=first) for item in found.items]
+    for result in results:
+        result.raised = None  # its frames would keep the tensors of every failure alive
     seconds = time.perf_counter() - start
     if all(result.outcome == "not asked" for result in results):
-        first = results[0].not_asked[0]
+        one = results[0].not_asked[0]
         raise EquivError(
             f"backend: expected {backend.name} to serve something of {shown([result.item for result in results], 120)},"
-            f" got nothing that could be asked ({first.what}: {first.reason}); ask for other laws, forms or dtypes"
+            f" got nothing that could be asked ({one.what}: {one.reason}); ask for other laws, forms or dtypes"
         )
     run = Run.of(
-        Request(devices=(str(backend.device),), **how),
+        Request(devices=(str(backend.device),), **how, case=case),
         [one.to_dict() for one in results],
         planned=[item.id for item in found.items],
         jobs=1,
