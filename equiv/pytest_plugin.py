@@ -1,7 +1,7 @@
-"""The pytest plugin: options, a header line, a summary by law. Thin: what to run is in ``equiv.testing``.
+"""The pytest plugin: a header line, a summary by law. Thin: what to run is in ``equiv.testing``.
 
 It is loaded in every project where the package is installed, so it imports neither torch nor hypothesis and does
-nothing unless an ``--equiv-*`` option or the ini option ``equiv_profile`` asks for it.
+nothing unless an ``--equiv-*`` option or an ini option ``equiv_*`` asks for it.
 """
 
 from __future__ import annotations
@@ -9,16 +9,17 @@ from __future__ import annotations
 import os
 import sys
 import time
-import zlib
 from collections.abc import Generator
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from equiv._options import Options, options
+from equiv._options import options
 from equiv.errors import EquivError
+from equiv.plugin_options import given, is_used, kind_of_ini, read_options
+from equiv.plugin_xfails import XfailsOfRun, pin, refuse_settings
 
 _BEFORE = pytest.StashKey[dict[str, Any]]()
 _PROPERTY = "equiv"
@@ -32,44 +33,48 @@ _OPTIONS = {
     "seed": ("N", "other cases: vary it to randomize a derandomized profile"),
     "arithmetic": ("NAME", "what error bounds follow: declared (by dtype and device) or measured (every call; slow)"),
     "report": ("FILE.json", "write every result and the coverage of conditions to a file"),
+    "xfails": ("FILE", "items that are expected to fail, one a line: exact-*-float16-*  # reason"),
 }
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """``--equiv-*``, and the ini option ``equiv_profile``."""
+    """``--equiv-*``, and an ini option ``equiv_*`` for each."""
     group = parser.getgroup("equiv", "equiv: is this convolution the same function as that fully connected layer?")
     for name, (metavar, text) in _OPTIONS.items():
         group.addoption(f"--equiv-{name}", metavar=metavar, help=text)
-    parser.addini(
-        "equiv_profile", "profile to run the laws of equiv in; also tells the plugin that this project uses it"
-    )
-
-
-def _is_used(config: pytest.Config) -> bool:
-    given = any(config.getoption(f"equiv_{name}") is not None for name in _OPTIONS)
-    return given or bool(config.getini("equiv_profile"))
+        parser.addini(f"equiv_{name}", f"as --equiv-{name}: {text}", type=kind_of_ini(metavar), default=None)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
     """Before any conftest can import torch: one thread in each xdist worker, where several each would fight."""
-    if "PYTEST_XDIST_WORKER" in os.environ and _is_used(early_config):
+    if "PYTEST_XDIST_WORKER" in os.environ and is_used(given(early_config, _OPTIONS)):
         _use_one_thread()
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Hand the options on, and look after the run, if this project uses the package."""
-    if not _is_used(config):
+    try:
+        _configure(config)
+    except EquivError as error:
+        raise pytest.UsageError(str(error)) from error
+
+
+def _configure(config: pytest.Config) -> None:
+    asked = given(config, _OPTIONS)
+    if not is_used(asked):
         return
     if hasattr(config, "workerinput"):
         _use_one_thread()
-    config.stash[_BEFORE] = asdict(options)
-    try:
-        _read_options(config)
-    except EquivError as error:
-        raise pytest.UsageError(str(error)) from error
-    config.pluginmanager.register(_Run(config), "equiv-run")
+    config.stash[_BEFORE] = {field.name: getattr(options, field.name) for field in fields(options)}
+    read_options(config, asked)
+    report = asked["report"]
+    if report.text is not None and not hasattr(config, "workerinput"):
+        _check_report(report.where, report.text)
+    config.pluginmanager.register(_Run(config, report.text), "equiv-run")
+    if options.xfails:
+        config.pluginmanager.register(XfailsOfRun(str(asked["xfails"].text)), "equiv-xfails")
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -78,66 +83,34 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         setattr(options, name, value)
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """An expected failure whose failing case is kept must fail on it."""
+    pin(config, items)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Before Hypothesis itself can complain: its decorators do not reach the laws."""
+    if _is_law(item):
+        refuse_settings(item)
+
+
 def _use_one_thread() -> None:
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
 
 
-def _read_options(config: pytest.Config) -> None:
-    from equiv.laws import MODES, PROFILES
-    from equiv.parsing import parse_dtypes, parse_integer, parse_name
-
-    given = {name: config.getoption(f"equiv_{name}") for name in _OPTIONS}
-    where = "equiv_profile" if given["profile"] is None else "--equiv-profile"
-    profile = str(given["profile"] or config.getini("equiv_profile") or Options.profile)
-    options.profile = parse_name(where, profile.removeprefix("equiv-"), PROFILES)
-    options.arithmetic = parse_name("--equiv-arithmetic", given["arithmetic"] or Options.arithmetic, MODES)
-    numbers = {
-        name: None if given[name] is None else parse_integer(f"--equiv-{name}", given[name], least=least)
-        for name, least in (("examples", 1), ("seed", 0))
-    }
-    options.examples, options.seed = numbers["examples"], numbers["seed"]
-    if options.seed is None:
-        options.seed = _seed_of_hypothesis(config.getoption("hypothesis_seed", None))
-    dtypes, devices, report = given["dtypes"], given["devices"], given["report"]
-    options.dtypes = None if dtypes is None else tuple(parse_dtypes("--equiv-dtypes", _words(dtypes)))
-    options.devices = Options.devices if devices is None else _devices(devices)
-    if report is not None and not hasattr(config, "workerinput"):
-        _check_report(report)
-
-
-def _check_report(report: str) -> None:
+def _check_report(where: str, report: str) -> None:
     from equiv.report import check_target
     from equiv.text import shown
 
     if os.path.isdir(report) or not os.path.isdir(os.path.dirname(os.path.abspath(report))):
         raise EquivError(
-            f"--equiv-report: expected a file in a folder that exists, got {shown(report, 120)}; create the folder, or "
+            f"{where}: expected a file in a folder that exists, got {shown(report, 120)}; create the folder, or "
             "name a file in one"
         )
-    check_target(os.path.abspath(report), option="--equiv-report")
-
-
-def _seed_of_hypothesis(text: str | None) -> int | None:
-    """``--hypothesis-seed`` varies the laws too. Hypothesis takes any text; ours are integers of at least 0."""
-    if text is None or text.isdecimal():
-        return None if text is None else int(text)
-    return zlib.crc32(text.encode())
-
-
-def _devices(text: str) -> tuple[str, ...]:
-    from equiv.parsing import parse_devices
-    from equiv.strategies import devices_present
-
-    if text.strip() == "all":
-        return tuple(map(str, devices_present()))
-    return tuple(parse_devices("--equiv-devices", _words(text), "write all for every one that is present"))
-
-
-def _words(text: str) -> list[str]:
-    """What stands between commas; the text itself where that is nothing."""
-    return [word for word in text.split(",") if word.strip()] or [text]
+    check_target(os.path.abspath(report), option=where)
 
 
 def _is_law(item: pytest.Item) -> bool:
@@ -149,8 +122,7 @@ def _is_law(item: pytest.Item) -> bool:
 class _Run:
     """What is done in a run that uses the package; one object for each, so that runs inside runs stay apart."""
 
-    def __init__(self, config: pytest.Config) -> None:
-        report = config.getoption("equiv_report")
+    def __init__(self, config: pytest.Config, report: str | None) -> None:
         self.report = None if report is None else Path(report).absolute()  # a test may change the working directory
         self.is_worker = hasattr(config, "workerinput")
         self.workers = getattr(config.option, "numprocesses", None)
@@ -208,7 +180,7 @@ class _Run:
         from equiv.report import Request, Run, summary_lines, write_json
 
         run = Run.of(
-            Request(**asdict(options)),
+            Request(**options.request()),
             sorted(self.results, key=lambda result: str(result["item"])),
             planned=self.planned,
             jobs=int(self.workers or 1),

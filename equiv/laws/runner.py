@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import seed as with_seed
 from hypothesis.errors import Flaky, Unsatisfiable
 
-from equiv.arguments import check_choice, check_integer, refusal
+from equiv.arguments import check_choice, check_integer, check_words, refusal
 from equiv.errors import EquivError
 from equiv.laws.arithmetic import MODES
 from equiv.laws.call import Broken, Tally
@@ -44,6 +44,7 @@ class Result:
         forms: Per form, comparisons and their outcomes.
         coverage: Per condition, how often each value was met.
         failure: Of a law that is broken, else None.
+        expected: Why the law was expected to be broken, or None if it was not.
     """
 
     item: str
@@ -56,6 +57,19 @@ class Result:
     forms: dict[str, Tally] = field(default_factory=dict)
     coverage: dict[str, dict[str, int]] = field(default_factory=dict)
     failure: Failure | None = None
+    expected: str | None = None
+
+    @property
+    def outcome(self) -> str:
+        """``holds``; ``broken``; or ``expected`` for a law that was expected to be broken, and is."""
+        if self.failure is None:
+            return "holds"
+        return "broken" if self.expected is None else "expected"
+
+    @property
+    def is_unexpected_pass(self) -> bool:
+        """Whether the law holds though it was expected to be broken."""
+        return self.outcome == "holds" and self.expected is not None
 
     def to_dict(self) -> dict[str, Any]:
         """In JSON's types."""
@@ -74,6 +88,7 @@ def run_item(
     examples: int | None = None,
     seed: int | None = None,
     arithmetic: str = "declared",
+    expected: str | None = None,
 ) -> Result:
     """Try one law on drawn cases, and shrink the first that breaks it.
 
@@ -87,6 +102,7 @@ def run_item(
             compute in, in its own sizes and layout, which takes 0.1 s or more for each; a kernel that is weaker than
             declared passes, and the coverage says so under ``weaker than declared``. Gradients, maps larger than the
             kernel, complex and integer dtypes follow what is declared in either case.
+        expected: Why the law is expected to be broken; kept in the result.
 
     Returns:
         The result; a broken law is a ``failure`` in it, not an exception.
@@ -104,6 +120,8 @@ def run_item(
         seed = 0 if chosen.derandomize else SystemRandom().randrange(2**32)
     seed = check_integer("seed", seed, least=0, advice="leave it out for the profile's own")
     measured = check_choice("arithmetic", arithmetic, MODES) == "measured"
+    if expected is not None:
+        check_words("expected", expected, "say why the law is expected to be broken")
     trial = Trial(item.backend, item.dtype, item.forms, chosen.deep, measured)
     start = time.perf_counter()
     search = _search(item, trial, chosen.settings(max_examples=examples), seed)
@@ -113,7 +131,7 @@ def run_item(
         for name, counter in sorted(trial.coverage.items())
     }
     ids = (item.id, item.law.id, item.word, item.backend.name)
-    result = Result(*ids, search.examples, seconds, seed, dict(trial.tally), coverage)
+    result = Result(*ids, search.examples, seconds, seed, dict(trial.tally), coverage, expected=expected)
     if search.found is not None:
         broken, case = smaller(*search.found, item=item, measured=measured)
         failure = failure_of(broken, item, seed=seed, case=case)

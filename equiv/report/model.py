@@ -87,6 +87,7 @@ class Item:
     forms: dict[str, Tally]
     coverage: Coverage
     failure: dict[str, Any] | None
+    expected: str | None = None
 
     @classmethod
     def of(cls, result: Mapping[str, Any]) -> Item:
@@ -96,8 +97,10 @@ class Item:
 
     @property
     def outcome(self) -> str:
-        """``holds`` or ``broken``."""
-        return "holds" if self.failure is None else "broken"
+        """``holds``; ``broken``; or ``expected`` for a law that was expected to be broken, and is."""
+        if self.failure is None:
+            return "holds"
+        return "broken" if self.expected is None else "expected"
 
 
 @dataclass(frozen=True)
@@ -159,8 +162,8 @@ class Run:
 
     @property
     def failures(self) -> list[Item]:
-        """The items whose law is broken."""
-        return [item for item in self.items if item.failure is not None]
+        """The items whose law is broken, and was not expected to be."""
+        return [item for item in self.items if item.outcome == "broken"]
 
     @property
     def broken(self) -> list[str]:
@@ -248,7 +251,7 @@ def _row(place: Place, group: list[tuple[Item, Tally]]) -> Row:
     counts = {name: sum(getattr(tally, name) for _, tally in group) for name in outcomes}
     counts["items"] = len(items)
     counts["cases"] = sum(item.examples for item in items)
-    counts["broken"] = sum(item.failure is not None for item in items)
+    counts["broken"] = sum(item.outcome == "broken" for item in items)
     return Row(*place, **counts, worst=worst, worst_dtype=dtype if worst > 0 else "")
 
 

@@ -10,6 +10,8 @@ def test_my_backend(law):
 
 from equiv.testing import faults
 from equiv.testing.parametrize import parametrize_with_laws
+from equiv.testing.reasons import named as named
+from equiv.testing.reasons import read_reasons as read_reasons
 from equiv.testing.suite import Check, LawBroken, check_backend, checks, devices_under_test
 
 __all__ = [

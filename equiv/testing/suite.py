@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import torch
 
 from equiv._options import options
 from equiv.arguments import refusal
 from equiv.backends import Backend, TorchEager
-from equiv.laws import Item, Result, check_backends, chosen_words, items, run_item
+from equiv.laws import Item, Result, check_backends, chosen_words, items, profile_of, run_item
+from equiv.testing.reasons import Reasons, ReasonTable, warn_of_passes, warn_of_stale
+
+HOW = ("profile", "examples", "seed", "arithmetic")
+"""The arguments of :func:`equiv.laws.run_item` that say how hard it tries."""
 
 
 class LawBroken(AssertionError):  # noqa: N818 - what it says is that a law is broken
@@ -22,26 +29,51 @@ class LawBroken(AssertionError):  # noqa: N818 - what it says is that a law is b
 
 @dataclass(frozen=True)
 class Check:
-    """One item, ready to be called: raises :class:`LawBroken` if its law does not hold."""
+    """One item, ready to be called: raises :class:`LawBroken` if its law does not hold.
+
+    Attributes:
+        item: What is checked; its ``law``, ``form``, ``dtype`` and ``backend`` are attributes.
+        profile: What this check asks for; see :func:`parametrize_with_laws`. None leaves it to the run.
+        examples: Likewise.
+        seed: Likewise.
+        arithmetic: Likewise.
+        expected: Why it is expected to fail, or None.
+        strict: Whether it fails where it passes though it is expected to fail.
+    """
 
     item: Item
+    profile: str | None = None
+    examples: int | None = None
+    seed: int | None = None
+    arithmetic: str | None = None
+    expected: str | None = None
+    strict: bool = True
 
     @property
     def id(self) -> str:
         """``law-form-dtype-backend``."""
         return self.item.id
 
+    @property
+    def how(self) -> dict[str, Any]:
+        """The arguments of :func:`equiv.laws.run_item` in this run."""
+        return options.chosen(**{name: getattr(self, name) for name in HOW})
+
     def __repr__(self) -> str:
         return f"<{self.id}>"
 
     def __call__(self) -> Result:
-        """Run the item as the pytest options, or their defaults, say."""
+        """Run the item as the command line, else this check, else the ini options or their defaults say."""
         __tracebackhide__ = True
-        how = {name: getattr(options, name) for name in ("profile", "examples", "seed", "arithmetic")}
-        result = run_item(self.item, **how)
+        result = run_item(self.item, **self.how, expected=self.expected)
         if result.failure is not None:
             raise LawBroken(result)
         return result
+
+
+def is_repeatable(profile: str, seed: int | None) -> bool:
+    """Whether a run tries the same cases each time, so that a pass is more than luck."""
+    return seed is not None or profile_of(profile).derandomize
 
 
 def devices_under_test() -> tuple[TorchEager, ...]:
@@ -58,7 +90,7 @@ def checks(
     *,
     laws: Sequence[str] | None = None,
     forms: Sequence[str] | None = None,
-    dtypes: Sequence[str] | None = None,
+    dtypes: Sequence[torch.dtype | str] | None = None,
 ) -> list[Check]:
     """Every check of a backend, or of several, in a stable order.
 
@@ -85,11 +117,12 @@ def check_backend(  # noqa: PLR0913 - keyword-only options are the interface
     *,
     laws: Sequence[str] | None = None,
     forms: Sequence[str] | None = None,
-    dtypes: Sequence[str] | None = None,
+    dtypes: Sequence[torch.dtype | str] | None = None,
     profile: str = "dev",
     examples: int | None = None,
     seed: int | None = None,
     arithmetic: str = "declared",
+    expected_failures: Reasons | None = None,
 ) -> list[Result]:
     """Run every law on a backend without a test framework, and return all results, broken laws included.
 
@@ -97,19 +130,32 @@ def check_backend(  # noqa: PLR0913 - keyword-only options are the interface
         backend: See :class:`equiv.backends.Backend`.
         laws: Ids of laws, or None for all.
         forms: Of ``linear``, ``full``, ``pointwise``, or None for all.
-        dtypes: Names, or None for all that the backend serves.
+        dtypes: Dtypes or their names, or None for all that the backend serves.
         profile: ``dev``, ``gate`` or ``deep``.
         examples: Cases per item instead of the profile's number.
         seed: Repeats a run.
         arithmetic: What envelopes follow: ``declared``, or ``measured``; see :func:`equiv.laws.run_item`.
+        expected_failures: As in :func:`parametrize_with_laws`: the outcome of such a result is ``expected`` where its
+            law is broken, and its ``expected`` the reason.
 
     Raises:
-        EquivError: Names that do not exist, or an object that is no backend.
+        EquivError: Names that do not exist, reasons that are none, or an object that is no backend.
+
+    Warns:
+        ExpectationWarning: Ids that no item has. And items that hold though they were expected to fail, where the cases
+            are the same in every run: a seed is given, or the profile is ``gate``.
 
     Example:
         >>> results = check_backend(TorchEager(), laws=["exact"], dtypes=["float32"], examples=5, seed=1)
         >>> [result.failure for result in results]
         [None]
     """
-    found = [check.item for check in checks([backend], laws=laws, forms=forms, dtypes=dtypes)]
-    return [run_item(item, profile=profile, examples=examples, seed=seed, arithmetic=arithmetic) for item in found]
+    found = checks([backend], laws=laws, forms=forms, dtypes=dtypes)
+    table = ReasonTable("expected_failures", expected_failures)
+    how: dict[str, Any] = {"profile": profile, "examples": examples, "seed": seed, "arithmetic": arithmetic}
+    reasons = [table.reason(check) for check in found]
+    warn_of_stale([table], found, stacklevel=3)
+    results = [run_item(check.item, **how, expected=reason) for check, reason in zip(found, reasons, strict=True)]
+    if is_repeatable(profile, seed):
+        warn_of_passes(results, stacklevel=3)
+    return results
