@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar, cast
 
 import torch
@@ -12,7 +13,7 @@ from equiv.arguments import check_bool, check_choice, check_integer
 from equiv.backends import Backend
 from equiv.laws import MODES, profile_of
 from equiv.testing.reasons import Reasons, ReasonTable, warn_of_stale
-from equiv.testing.suite import Check, LawBroken, checks, is_repeatable
+from equiv.testing.suite import LawBroken, checks, is_repeatable
 
 Test = TypeVar("Test", bound=Callable[..., object])
 
@@ -73,7 +74,7 @@ def parametrize_with_laws(  # noqa: PLR0913 - keyword-only options are the inter
     for check in found:
         skip, own, of_run = skipped.reason(check), failing.reason(check), whole_run.reason(check)
         expected = own or of_run
-        check = Check(check.item, **how, expected=expected, strict=strict)
+        check = replace(check, **how, expected=expected, strict=strict)
         marks = [] if skip is None else [pytest.mark.skip(reason=skip)]
         if expected is not None:
             proof = strict and is_repeatable(check.how["profile"], check.how["seed"])

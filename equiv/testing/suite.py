@@ -14,8 +14,7 @@ from equiv.backends import Backend, TorchEager
 from equiv.laws import Item, Result, check_backends, chosen_words, items, profile_of, run_item
 from equiv.testing.reasons import Reasons, ReasonTable, warn_of_passes, warn_of_stale
 
-HOW = ("profile", "examples", "seed", "arithmetic")
-"""The arguments of :func:`equiv.laws.run_item` that say how hard it tries."""
+_HOW = ("profile", "examples", "seed", "arithmetic")
 
 
 class LawBroken(AssertionError):  # noqa: N818 - what it says is that a law is broken
@@ -57,7 +56,7 @@ class Check:
     @property
     def how(self) -> dict[str, Any]:
         """The arguments of :func:`equiv.laws.run_item` in this run."""
-        return options.chosen(**{name: getattr(self, name) for name in HOW})
+        return {**options.chosen(**{name: getattr(self, name) for name in _HOW}), "expected": self.expected}
 
     def __repr__(self) -> str:
         return f"<{self.id}>"
@@ -65,7 +64,7 @@ class Check:
     def __call__(self) -> Result:
         """Run the item as the command line, else this check, else the ini options or their defaults say."""
         __tracebackhide__ = True
-        result = run_item(self.item, **self.how, expected=self.expected)
+        result = run_item(self.item, **self.how)
         if result.failure is not None:
             raise LawBroken(result)
         return result
