@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import runpy
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -32,6 +33,14 @@ def test_examples_and_the_code_of_users_are_clean(checker: str, tmp_path: Path) 
         env={**os.environ, "PYTHONPATH": os.pathsep.join((*here.values(), *sys.path)), **here},
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_code_of_users_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = runpy.run_path(str(ROOT / "tests" / "typing" / "usage.py"))
+    assert [backend.name for backend in names["backends"]] == ["plain", "instance", "frozen", "properties", "eager.cpu"]
+    marks = {param.id: [mark.name for mark in param.marks] for param in names["test_several"].pytestmark[0].args[1]}
+    assert marks == {"exact-all-float32-plain": ["skip"], "exact-all-float32-properties": ["xfail"]}
 
 
 def test_the_package_says_that_it_is_typed() -> None:

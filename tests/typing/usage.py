@@ -1,4 +1,4 @@
-"""What users write, as their type checkers see it: clean under `mypy --strict` and pyright. Run by test_typing.py."""
+"""What users write, as their type checkers see it: clean under `mypy --strict` and pyright, and runs."""
 
 # pyright: strict, reportUnnecessaryTypeIgnoreComment=true, reportUnusedFunction=false
 
@@ -87,8 +87,8 @@ def test_frozen(law: equiv.testing.Check) -> None:
     [Plain(), Properties()],
     laws=["exact"],
     dtypes=(torch.float32,),
-    expected_failures=Path("xfails.txt"),
-    skips={"exact-*-float16-*": "not ours"},
+    expected_failures=Path(__file__).with_name("xfails.txt"),
+    skips={"exact-*-plain": "not ours"},
     strict=False,
     profile="gate",
     examples=5,
@@ -100,9 +100,12 @@ def test_several(law: equiv.testing.Check, tmp_path: Path) -> int:
 
 
 assert_type(test_several(equiv.testing.checks(Plain())[0], Path()), int)
-results = equiv.testing.check_backend(Plain(), dtypes=[torch.float32, "int8"], expected_failures={"exact": "issue 17"})
-for result in results:
-    assert_type(result, Result)
+for backend in backends:
+    for result in equiv.testing.check_backend(
+        backend, laws=["exact"], dtypes=[torch.float32, "float16"], expected_failures=reason, examples=3
+    ):
+        assert_type(result, Result)
+        assert_type(result.outcome, str)
 found = items(backends, dtypes=[torch.float32, "int8"])
 
 linear, rank = nn.Linear(12, 5), 2
