@@ -20,6 +20,7 @@ from _pytest._code.code import ExceptionRepr
 
 from equiv._options import kept, options
 from equiv.plugin_asked import is_law
+from equiv.plugin_options import Given
 
 _CACHE = "equiv/failed"  # {node id: case}
 _RESULT = pytest.StashKey[Any]()
@@ -32,10 +33,10 @@ class Again:
         pytest.UsageError: The folder for programs cannot be written to.
     """
 
-    def __init__(self, config: pytest.Config) -> None:
+    def __init__(self, config: pytest.Config, witnesses: Given) -> None:
         self.config = config
         self.is_worker = hasattr(config, "workerinput")
-        folder = config.getoption("equiv_witnesses", None)
+        folder = witnesses.text
         self.folder = None if folder is None else Path(folder).absolute()
         if self.folder is not None and not self.is_worker:
             try:
@@ -44,7 +45,7 @@ class Again:
                 self.folder.joinpath(".written").unlink()
             except OSError as error:
                 raise pytest.UsageError(
-                    f"--equiv-witnesses: expected a folder that can be written to, got {folder!r} ({error.strerror}); "
+                    f"{witnesses.where}: expected a folder that can be written to, got {folder!r} ({error.strerror}); "
                     "name another one"
                 ) from error
 
@@ -126,6 +127,8 @@ class Again:
         if failure is not None:
             names = ("stored", "snippet", "summary", "command")
             travels = {name: getattr(failure, name) for name in names} | {"item": result.item}
+        if failure is None and result.expected is not None:
+            return report  # the case of an expected failure is kept as long as it is on the list
         vars(report)["equiv_failed"] = travels
         error = None if call.excinfo is None else call.excinfo.value
         if isinstance(error, sys.modules["equiv.testing"].LawBroken) and isinstance(report.longrepr, ExceptionRepr):

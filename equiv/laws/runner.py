@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import seed as with_seed
 from hypothesis.errors import Flaky, Unsatisfiable
 
-from equiv.arguments import check_choice, check_integer, refusal
+from equiv.arguments import check_choice, check_integer, check_words, refusal
 from equiv.errors import EquivError
 from equiv.laws.arithmetic import MODES
 from equiv.laws.asking import served_forms
@@ -58,6 +58,7 @@ class Result:
         failure: Of a law that is broken, else None.
         not_asked: What was left out because the backend does not serve it.
         raised: What the backend raised in the smallest case, in this process alone: no copy and no JSON has it.
+        expected: Why the law was expected to be broken, or None if it was not.
     """
 
     item: str
@@ -71,6 +72,7 @@ class Result:
     coverage: dict[str, dict[str, int]] = field(default_factory=dict)
     failure: Failure | None = None
     not_asked: list[NotAsked] = field(default_factory=list)
+    expected: str | None = None
     raised: BaseException | None = field(default=None, repr=False, compare=False)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -78,11 +80,16 @@ class Result:
 
     @property
     def outcome(self) -> str:
-        """``holds``, ``broken``, or ``not asked`` where the backend serves nothing of what the law asks."""
+        """``holds``; ``broken``, or ``expected`` where that was said beforehand; ``not asked`` where nothing was."""
         if self.failure is not None:
-            return "broken"
+            return "broken" if self.expected is None else "expected"
         judged = sum(tally.judged for tally in self.forms.values())
         return "not asked" if self.not_asked and not judged else "holds"
+
+    @property
+    def is_unexpected_pass(self) -> bool:
+        """Whether the law holds though it was expected to be broken."""
+        return self.outcome == "holds" and self.expected is not None
 
     def to_dict(self) -> dict[str, Any]:
         """In JSON's types."""
@@ -107,6 +114,7 @@ def run_item(
     seed: int | None = None,
     arithmetic: str = "declared",
     first: Sequence[str] = (),
+    expected: str | None = None,
 ) -> Result:
     """Try one law on drawn cases, and shrink the first that breaks it.
 
@@ -122,6 +130,7 @@ def run_item(
             kernel, complex and integer dtypes follow what is declared in either case.
         first: Cases as text, :attr:`Failure.stored` of earlier failures, to try before any is drawn. Those of another
             law, dtype or device are left out.
+        expected: Why the law is expected to be broken; kept in the result.
 
     Returns:
         The result; a broken law is a ``failure`` in it, not an exception.
@@ -138,6 +147,8 @@ def run_item(
     examples = check_integer("examples", examples, least=1, advice="leave it out for the profile's number")
     seed = seed_of(seed, chosen)
     measured = check_choice("arithmetic", arithmetic, MODES) == "measured"
+    if expected is not None:
+        check_words("expected", expected, "say why the law is expected to be broken")
     start = time.perf_counter()
     cases = [read_case(text, argument="first") for text in first]
     with unchanged() as changes:
@@ -159,7 +170,7 @@ def run_item(
     result = Result(*ids, search.examples, seconds, seed, dict(trial.tally), coverage, failure=failure)
     of_law = {replace(one, law="" if one.what == "spatial_ranks" else item.law.id) for one in trial.not_asked}
     result.not_asked = sorted({*refused, *of_law}, key=astuple)
-    result.raised = search.raised
+    result.expected, result.raised = expected, search.raised
     for listener in listeners.copy():
         listener(result)
     return result

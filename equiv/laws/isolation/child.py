@@ -57,7 +57,9 @@ class Task:
 
     def attempt(self, item: Item) -> Attempt:
         """What its run is given, for a failure that the run itself did not come to tell of."""
-        return runner.attempt_of(item, **{name: value for name, value in self.how.items() if name != "first"})
+        return runner.attempt_of(
+            item, **{name: value for name, value in self.how.items() if name not in ("first", "expected")}
+        )
 
 
 def serve(link: connection.Connection, faults: connection.Connection, threads: int) -> None:
@@ -115,7 +117,15 @@ def _answer(task: Task, faults: connection.Connection) -> tuple[str, Any]:
 
 def result_of(item: Item, failure: Failure, how: dict[str, Any]) -> runner.Result:
     """The result of an item that did not come to its end."""
-    return runner.Result(item.id, item.law.id, item.word, item.backend.name, seed=how["seed"], failure=failure)
+    return runner.Result(
+        item.id,
+        item.law.id,
+        item.word,
+        item.backend.name,
+        seed=how["seed"],
+        failure=failure,
+        expected=how.get("expected"),
+    )
 
 
 def _begin(limits: Limits, item: Item, faults: connection.Connection) -> None:
