@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass
@@ -19,6 +20,10 @@ class Options:
         isolate: Whether items run in a worker process.
         timeout: Seconds that an isolated item may take, or None for the default.
         memory: GiB that an isolated item may use, or None for the default.
+        case: As a failure prints it, to try before any is drawn, or None.
+        explicit: Which of them stand on the command line: they win over the arguments of a test.
+        xfails: Ids and patterns of items that the whole run expects to fail, with reasons.
+        xfails_met: Those of them that an item was found for.
     """
 
     profile: str = "dev"
@@ -30,6 +35,25 @@ class Options:
     isolate: bool = False
     timeout: float | None = None
     memory: float | None = None
+    case: str | None = None
+    explicit: frozenset[str] = frozenset()
+    xfails: dict[str, str] = field(default_factory=dict)
+    xfails_met: set[str] = field(default_factory=set)
+
+    def chosen(self, **asked: object) -> dict[str, Any]:
+        """By name: an option of the command line, else what a test asks for, else the ini option or the default.
+
+        Example:
+            >>> Options(profile="gate", seed=3, explicit=frozenset(["seed"])).chosen(profile="deep", seed=5)
+            {'profile': 'deep', 'seed': 3}
+        """
+        return {
+            name: getattr(self, name) if value is None or name in self.explicit else value
+            for name, value in asked.items()
+        }
 
 
 options = Options()
+
+kept: dict[str, str] = {}
+"""By the id of an item, the case that broke it in an earlier run; filled by the plugin while its test runs."""

@@ -1,4 +1,4 @@
-"""The two errors of the public interface. Everything else that escapes is a defect of this package."""
+"""The two errors of the public interface, and its warning. Any other error that escapes is a defect of this package."""
 
 from __future__ import annotations
 
@@ -12,3 +12,7 @@ class EquivError(ValueError):
 
 class MissingExtraError(EquivError, ImportError):
     """A feature needs a package that the core does not depend on; the message names the extra to install."""
+
+
+class ExpectationWarning(UserWarning):
+    """An expected failure or a skip is about no item, or an item that was expected to fail holds."""

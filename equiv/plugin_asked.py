@@ -17,6 +17,18 @@ _NOTHING_ASKED = 2  # the exit code
 _WAS_ASKED = pytest.StashKey[bool]()
 
 
+def law_of(item: pytest.Item) -> Any:
+    """The :class:`equiv.testing.Check` of a test from ``parametrize_with_laws``; None of any other."""
+    callspec = getattr(item, "callspec", None)
+    check = None if callspec is None else callspec.params.get("law")
+    return check if hasattr(check, "item") else None
+
+
+def is_law(item: pytest.Item) -> bool:
+    """Whether a test is one law in one dtype, from ``equiv.testing.parametrize_with_laws``."""
+    return law_of(item) is not None
+
+
 class Asking:
     """One object for each run, on workers too. ``left_out`` is what backends declare not to serve: no test is of it."""
 

@@ -17,7 +17,7 @@ import pytest
 
 from equiv._options import options
 from equiv.errors import EquivError
-from equiv.plugin_asked import Asking
+from equiv.plugin_asked import Asking, is_law
 
 RESULT, PLAN = "equiv.result", "equiv.planned"
 _FLAT = ("law", "form", "dtype", "backend", "outcome")
@@ -29,12 +29,6 @@ _STOPPED = {
 }
 
 _RESULTS = pytest.StashKey[list[dict[str, Any]]]()
-
-
-def is_law(item: pytest.Item) -> bool:
-    """Whether a test is one law in one dtype, from ``equiv.testing.parametrize_with_laws``."""
-    callspec = getattr(item, "callspec", None)
-    return callspec is not None and hasattr(callspec.params.get("law"), "item")
 
 
 def check_report(target: str, *, option: str = "--equiv-report") -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Protocol, cast, runtime_checkable
 
 import torch
@@ -37,10 +36,17 @@ class Backend(Protocol):
         True
     """
 
-    name: str
-    device: torch.device
+    @property
+    def name(self) -> str:
+        """An attribute or a property."""
+        ...
 
-    def linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    @property
+    def device(self) -> torch.device:
+        """Likewise."""
+        ...
+
+    def linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None, /) -> Tensor:
         """``(*batch, n)``, ``(O, n)``, ``(O,)`` -> ``(*batch, O)``."""
         ...
 
@@ -49,9 +55,10 @@ class Backend(Protocol):
         input: Tensor,
         weight: Tensor,
         bias: Tensor | None = None,
+        /,
         *,
-        stride: int | Sequence[int] = 1,
-        dilation: int | Sequence[int] = 1,
+        stride: int | tuple[int, ...] = 1,
+        dilation: int | tuple[int, ...] = 1,
     ) -> Tensor:
         """``(N, C, *spatial)`` or ``(C, *spatial)``, ``(O, C, *kernel)``, ``(O,)`` -> ``(N, O, *out)``."""
         ...

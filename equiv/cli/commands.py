@@ -67,6 +67,9 @@ def verify(  # noqa: PLR0913 - each is an option of the command
     seed: Annotated[
         str | None, typer.Option("--seed", metavar="N", help="Repeat the run with this seed. Random if not given.")
     ] = None,
+    case: Annotated[
+        str | None, typer.Option("--case", metavar="JSON", help="Try this case first, as a failure prints it.")
+    ] = None,
     jobs: Annotated[str | None, typer.Option("--jobs", metavar="N", help="Processes; at most 2 if not given.")] = None,
     isolate: Annotated[
         bool,
@@ -87,7 +90,7 @@ def verify(  # noqa: PLR0913 - each is an option of the command
     from equiv.cli import verify as command
     from equiv.cli.backends import load_backend
     from equiv.errors import EquivError
-    from equiv.laws import LAWS, MODES, PROFILES, limits_of
+    from equiv.laws import LAWS, MODES, PROFILES, limits_of, read_case
     from equiv.report import Request, check_targets
     from equiv.strategies import devices_present
 
@@ -103,7 +106,10 @@ def verify(  # noqa: PLR0913 - each is an option of the command
         examples=None if examples is None else parsing.parse_integer("--examples", examples, least=1, most=10**6),
         seed=drawn if seed is None else parsing.parse_integer("--seed", seed, least=0, most=LARGEST_SEED),
         arithmetic=parsing.parse_name("--arithmetic", arithmetic, MODES),
+        case=case,
     )
+    if case is not None:
+        read_case(case, argument="--case")
     processes = None if jobs is None else parsing.parse_integer("--jobs", jobs, least=1, most=64)
     limits = limits_of({"--timeout": timeout, "--memory": memory}, isolate=isolate, switch="--isolate")
     if backend and device:

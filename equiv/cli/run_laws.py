@@ -46,6 +46,7 @@ def run_all(
     """
     names = ("profile", "examples", "seed", "arithmetic")
     how: dict[str, Any] = {name: getattr(request, name) for name in names}
+    how["first"] = [] if request.case is None else [request.case]
     if jobs > 1 or limits is not None:
         try:
             with Pool(limits or Limits(None, None), jobs=min(jobs, len(chosen))) as pool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,7 +10,7 @@ from dataclasses import replace
 from equiv.backends import Backend
 from equiv.cli import BROKEN, OK, USAGE, code_of_stop, run_laws
 from equiv.errors import EquivError
-from equiv.laws import Failure, Item, Limits, Result
+from equiv.laws import Failure, Item, Limits, Result, command_of
 from equiv.report import Journal, NotAsked, Request, Run, is_stdout, not_asked_lines, ratio_text
 from equiv.report.terminal import Page
 from equiv.text import counted
@@ -44,12 +43,12 @@ def verify(
     journal = Journal(request, targets, jobs=jobs)
     journal.plan([item.id for item in items], left_out=[NotAsked.of(vars(one)) for one in planned.not_asked])
     failures: dict[str, Failure] = {}
+    by_id = {item.id: item for item in items}
     ended: BaseException | None = None
     with _progress(len(items)) as (starting, show_done):
 
         def done(result: Result) -> None:
-            ours = [f"--backend {shlex.quote(text)}" for text, one in named.items() if one.name == result.backend]
-            result = _with_command(result, request, *ours, limits.options if limits else "")
+            result = _with_command(result, by_id[result.item], named, limits)
             journal.add(result.to_dict())
             if result.failure is not None:
                 failures[result.item] = result.failure
@@ -90,8 +89,7 @@ def _ended(journal: Journal, error: BaseException | None) -> Run:
     return journal.end(stopped="error", exit_code=USAGE)
 
 
-_OPTIONS = {"laws": "--law", "dtypes": "--dtype", "forms": "--form", "devices": "--device"}
-_OPTIONS |= {name: f"--{name}" for name in ("profile", "examples", "arithmetic")}
+_OPTIONS = {"laws": "--law", "dtypes": "--dtype", "forms": "--form"}
 
 
 def _options(request: Request, *names: str) -> str:
@@ -104,14 +102,14 @@ def _options(request: Request, *names: str) -> str:
     return " ".join(words)
 
 
-def _with_command(result: Result, request: Request, *more: str) -> Result:
-    """The same result, its failure with the command that finds it again, which has ``more`` options."""
+def _with_command(result: Result, item: Item, named: Mapping[str, Backend], limits: Limits | None) -> Result:
+    """The same result, its failure with the command that finds it again: by the name of its backend, in its limits."""
     failure = result.failure
-    if failure is None:
+    if failure is None or failure.attempt is None:
         return result
-    others = _options(request, "forms", "devices", "profile", "examples", "arithmetic")
-    words = ["equiv verify --law", failure.law, "--dtype", failure.dtype, others, *more, "--seed", str(result.seed)]
-    return replace(result, failure=replace(failure, command=" ".join(filter(None, words))))
+    name = next((text for text, backend in named.items() if backend is item.backend), None)
+    command = command_of(item, failure.attempt, name)
+    return replace(result, failure=replace(failure, command=f"{command} {limits.options}" if limits else command))
 
 
 @contextmanager

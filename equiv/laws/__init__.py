@@ -32,7 +32,10 @@ from equiv.laws.selection import Item, Plan, items
 from equiv.laws.selection import chosen_words as chosen_words
 from equiv.laws.selection import plan as plan
 from equiv.laws.trial import Trial
-from equiv.laws.witness import Failure, check_case
+from equiv.laws.witness import Attempt, Failure, check_case
+from equiv.laws.witness import command_of as command_of
+from equiv.laws.witness import read_case as read_case
+from equiv.laws.witness import trimmed as trimmed
 
 from equiv.laws.isolation import Limits, Pool, close_shared_pool, run_isolated  # isort: skip
 from equiv.laws.isolation import end_server as end_server, limits_of as limits_of  # isort: skip
@@ -40,6 +43,7 @@ from equiv.laws.isolation import end_server as end_server, limits_of as limits_o
 __all__ = [
     "LAWS",
     "PROFILES",
+    "Attempt",
     "Broken",
     "Call",
     "Context",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 from hypothesis.errors import HypothesisException, StopTest
@@ -104,23 +105,26 @@ class Mismatch:
     def __str__(self) -> str:
         if not self.index:
             return f"returns {self.actual}, expected {self.expected}"
-        place = f" at {list(self.index)}"
+        of = ""
         if self.gradient is not None and self.gradient[0] in ("input", "weight", "bias"):
-            place += f" as the gradient of the {self.gradient[0]}"
-        around = "the exact value is" if self.envelope is None else "outside the envelope around the exact value"
-        return f"returns {self.actual}{place}, {around} {self.expected}"
+            of = f" as the gradient of the {self.gradient[0]}"
+        outside = "" if self.envelope is None else ", outside its envelope"
+        return f"returns {self.actual}{of}, exact is {self.expected}{outside}, at {list(self.index)}"
 
 
 class Broken(AssertionError):  # noqa: N818 - what it says is that a law is broken
     """A law does not hold.
 
     Attributes:
-        note: What the form does wrong: ``returns 0.0 at [0, 0], the exact value is 1.0, x padded``.
+        note: What the form does wrong: ``returns 0.0, exact is 1.0, at [0, 0], x padded``.
         form: The form, or ``all`` if it is not known which.
         call: The call that showed it, or None.
+        condition: Under which the call was made, in words; empty for none.
         mismatch: What is wrong with a result or gradient, or None for another fact.
         error: What was raised instead of a result, or None.
         kind: What is wrong in one word; see :class:`equiv.laws.Failure`.
+
+    A pickle or deep copy holds no gradients and, where the error or a tensor can only live in this process, not those.
     """
 
     def __init__(
@@ -135,9 +139,41 @@ class Broken(AssertionError):  # noqa: N818 - what it says is that a law is brok
     ) -> None:
         self.note = f"{what}, {condition}" if condition else str(what)
         super().__init__(self.note)
-        self.form, self.call, self.error = form, call, error
+        self.form, self.call, self.error, self.condition = form, call, error, condition
         self.kind = "raised" if error is not None and kind == "value" else kind
         self.mismatch = what if isinstance(what, Mismatch) else None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        parts = {"call": _detached(self.call), "mismatch": _detached(self.mismatch), "error": self.error}
+        parts |= {"condition": self.condition, "kind": self.kind}
+        return _again, (self.note, self.form, {name: part for name, part in parts.items() if _travels(part)})
+
+
+def _again(note: str, form: str, parts: dict[str, Any]) -> Broken:
+    """A broken law from what was pickled of it."""
+    broken = Broken(note, form=form, call=parts.get("call"), error=parts.get("error"), kind=parts["kind"])
+    broken.mismatch, broken.condition = parts.get("mismatch"), parts["condition"]
+    return broken
+
+
+def _detached(part: Any) -> Any:
+    """The same with every tensor detached: only leaves of autograd can be copied."""
+    if isinstance(part, Tensor):
+        return part.detach()
+    if isinstance(part, tuple):
+        return tuple(map(_detached, part))
+    if is_dataclass(part) and not isinstance(part, type):
+        return replace(part, **{f.name: _detached(getattr(part, f.name)) for f in fields(part)})
+    return part
+
+
+def _travels(part: object) -> bool:
+    """Whether a pickle can be made of it, and read again: some exceptions give one that cannot."""
+    try:
+        pickle.loads(pickle.dumps(part))
+    except Exception:
+        return False
+    return True
 
 
 def raised(error: BaseException, call: Call, *, condition: str = "", where: str = "") -> Broken | NotServed:

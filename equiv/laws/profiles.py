@@ -7,11 +7,14 @@ unnoticed. Nothing here is registered with Hypothesis and no setting of a host p
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from hypothesis import HealthCheck, Phase, Verbosity, settings
 from hypothesis.database import DirectoryBasedExampleDatabase
 
 from equiv.arguments import refusal
+
+_STORAGE = Path.cwd() / ".hypothesis" / "examples"  # of where the process was started: a test may go elsewhere
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,8 @@ class Profile:
         name: ``dev``, ``gate`` or ``deep``; messages say ``equiv-gate``.
         max_examples: Cases per item for a law of weight 1.
         derandomize: Whether a run tries the same cases each time.
-        database: Whether failing cases are kept in ``.hypothesis/`` and tried first next time.
+        database: Whether failing cases are kept in ``.hypothesis/`` of the folder that the process was started in, and
+            tried first next time.
         deep: Whether the sizes go beyond 1024, to 32767 and 65536 with their neighbours.
     """
 
@@ -37,7 +41,7 @@ class Profile:
         return settings(
             max_examples=max_examples,
             derandomize=False,  # a seed per item says the same, and keeps items apart
-            database=DirectoryBasedExampleDatabase(".hypothesis/examples") if self.database else None,
+            database=DirectoryBasedExampleDatabase(_STORAGE) if self.database else None,
             deadline=None,  # shared machines stall; time is measured in benchmarks/
             print_blob=False,  # the failure prints a recipe and a snippet instead
             report_multiple_bugs=False,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, astuple, dataclass, field, replace
 from random import SystemRandom
 from typing import Any
@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import seed as with_seed
 from hypothesis.errors import Flaky, Unsatisfiable
 
-from equiv.arguments import check_choice, check_integer, refusal
+from equiv.arguments import check_choice, check_integer, check_words, refusal
 from equiv.errors import EquivError
 from equiv.laws.arithmetic import MODES
 from equiv.laws.asking import served_forms
@@ -26,7 +26,16 @@ from equiv.laws.repeatable import repeatable
 from equiv.laws.selection import Item
 from equiv.laws.state import changes_in_words, unchanged
 from equiv.laws.trial import Trial
-from equiv.laws.witness import Failure, failure_of, failure_without_case, smaller
+from equiv.laws.witness import (
+    Attempt,
+    Failure,
+    Stored,
+    case_text,
+    failure_of,
+    failure_without_case,
+    read_case,
+    smaller,
+)
 from equiv.numerics import gradients_recorded
 
 _UNSTEADY = "; it does not fail every time: the backend gives other results to the same call"
@@ -48,6 +57,8 @@ class Result:
         coverage: Per condition, how often each value was met.
         failure: Of a law that is broken, else None.
         not_asked: What was left out because the backend does not serve it.
+        raised: What the backend raised in the smallest case, in this process alone: no copy and no JSON has it.
+        expected: Why the law was expected to be broken, or None if it was not.
     """
 
     item: str
@@ -61,18 +72,30 @@ class Result:
     coverage: dict[str, dict[str, int]] = field(default_factory=dict)
     failure: Failure | None = None
     not_asked: list[NotAsked] = field(default_factory=list)
+    expected: str | None = None
+    raised: BaseException | None = field(default=None, repr=False, compare=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "raised": None}
 
     @property
     def outcome(self) -> str:
-        """``holds``, ``broken``, or ``not asked`` where the backend serves nothing of what the law asks."""
+        """``holds``; ``broken``, or ``expected`` where that was said beforehand; ``not asked`` where nothing was."""
         if self.failure is not None:
-            return "broken"
+            return "broken" if self.expected is None else "expected"
         judged = sum(tally.judged for tally in self.forms.values())
         return "not asked" if self.not_asked and not judged else "holds"
 
+    @property
+    def is_unexpected_pass(self) -> bool:
+        """Whether the law holds though it was expected to be broken."""
+        return self.outcome == "holds" and self.expected is not None
+
     def to_dict(self) -> dict[str, Any]:
         """In JSON's types."""
-        return {**asdict(self), "failure": None if self.failure is None else self.failure.to_dict()}
+        found = asdict(replace(self, raised=None, failure=None))
+        del found["raised"]
+        return {**found, "failure": None if self.failure is None else self.failure.to_dict()}
 
 
 case_listeners: list[Callable[[Any], None]] = []
@@ -90,6 +113,8 @@ def run_item(
     examples: int | None = None,
     seed: int | None = None,
     arithmetic: str = "declared",
+    first: Sequence[str] = (),
+    expected: str | None = None,
 ) -> Result:
     """Try one law on drawn cases, and shrink the first that breaks it.
 
@@ -103,12 +128,16 @@ def run_item(
             compute in, in its own sizes and layout, which takes 0.1 s or more for each; a kernel that is weaker than
             declared passes, and the coverage says so under ``weaker than declared``. Gradients, maps larger than the
             kernel, complex and integer dtypes follow what is declared in either case.
+        first: Cases as text, :attr:`Failure.stored` of earlier failures, to try before any is drawn. Those of another
+            law, dtype or device are left out.
+        expected: Why the law is expected to be broken; kept in the result.
 
     Returns:
         The result; a broken law is a ``failure`` in it, not an exception.
 
     Raises:
-        EquivError: No item, an unknown profile or arithmetic, a number of examples below 1, or a seed below 0.
+        EquivError: No item, an unknown profile or arithmetic, a number of examples below 1, a seed below 0, or a text
+            that holds no case.
     """
     if not isinstance(item, Item):
         raise refusal("item", "an equiv.laws.Item", item, "pass one of equiv.laws.items([backend])")
@@ -118,15 +147,21 @@ def run_item(
     examples = check_integer("examples", examples, least=1, advice="leave it out for the profile's number")
     seed = seed_of(seed, chosen)
     measured = check_choice("arithmetic", arithmetic, MODES) == "measured"
+    if expected is not None:
+        check_words("expected", expected, "say why the law is expected to be broken")
     start = time.perf_counter()
+    cases = [read_case(text, argument="first") for text in first]
     with unchanged() as changes:
         forms, refused = served_forms(item.backend, item.forms, item.dtype)
-        trial = Trial(item.backend, item.dtype, forms, chosen.deep, measured)
-        search = _search(item, trial, chosen.settings(max_examples=examples), seed) if forms else _Search()
+        search = _Search(item, Trial(item.backend, item.dtype, forms, chosen.deep, measured))
+        if forms and not search.stored(cases):
+            search.drawn(chosen.settings(max_examples=examples), seed)
         seconds = time.perf_counter() - start
-        failure = _failure(item, trial, search, seed)
+        attempt = Attempt(chosen.name, examples, seed, arithmetic)
+        failure = _failure(search, attempt, keeps=chosen.database)
     if changes and failure is None:
-        failure = failure_without_case(changes_in_words(changes), "state", item, seed=seed)
+        failure = failure_without_case(changes_in_words(changes), "state", item, attempt)
+    trial = search.trial
     coverage = {
         name: dict(sorted((str(value), count) for value, count in counter.items()))
         for name, counter in sorted(trial.coverage.items())
@@ -135,6 +170,7 @@ def run_item(
     result = Result(*ids, search.examples, seconds, seed, dict(trial.tally), coverage, failure=failure)
     of_law = {replace(one, law="" if one.what == "spatial_ranks" else item.law.id) for one in trial.not_asked}
     result.not_asked = sorted({*refused, *of_law}, key=astuple)
+    result.expected, result.raised = expected, search.raised
     for listener in listeners.copy():
         listener(result)
     return result
@@ -147,13 +183,24 @@ def seed_of(seed: int | None, profile: str | Profile) -> int:
     return check_integer("seed", seed, least=0, advice="leave it out for the profile's own")
 
 
-def _failure(item: Item, trial: Trial, search: _Search, seed: int) -> Failure | None:
+def attempt_of(
+    item: Item, *, profile: str | Profile = "dev", examples: int | None = None, seed: int, arithmetic: str = "declared"
+) -> Attempt:
+    """What a run of an item is given, from the arguments of :func:`run_item`."""
+    chosen = profile_of(profile)
+    return Attempt(chosen.name, examples or max(1, round(chosen.max_examples * item.law.weight)), seed, arithmetic)
+
+
+def _failure(search: _Search, attempt: Attempt, *, keeps: bool) -> Failure | None:
     """What is reported of an item: the smallest case found that breaks the law, or a leak."""
+    item = search.item
     if search.found is None:
-        leak = trial.results.leak()
-        return failure_without_case(leak, "leak", item, seed=seed) if leak else None
-    broken, case = smaller(*search.found, item=item, measured=trial.measured)
-    failure = failure_of(broken, item, seed=seed, case=case)
+        leak = search.trial.results.leak()
+        return failure_without_case(leak, "leak", item, attempt) if leak else None
+    broken, case = smaller(*search.found, item=item, measured=search.trial.measured)
+    search.raised = broken.error
+    stored = case_text(item.law.id, case) if search.is_stored or keeps else None
+    failure = failure_of(broken, item, case=case, attempt=replace(attempt, case=stored))
     return replace(failure, note=failure.note + _UNSTEADY) if search.unsteady else failure
 
 
@@ -161,42 +208,61 @@ def _failure(item: Item, trial: Trial, search: _Search, seed: int) -> Failure | 
 class _Search:
     """How many cases were tried, the last that broke the law, which is the smallest, and whether it does every time."""
 
+    item: Item
+    trial: Trial
     examples: int = 0
     found: tuple[Broken, Any] | None = None
     unsteady: bool = False
 
+    is_stored: bool = False
+    raised: BaseException | None = None
 
-def _search(item: Item, trial: Trial, how: settings, seed: int) -> _Search:
-    """Try the law on drawn cases."""
-    search = _Search()
-
-    def check(case: Any) -> None:
-        search.examples += 1
+    def check(self, case: Any) -> None:
+        """Try the law on one case."""
+        self.examples += 1
         for listener in case_listeners:
             listener(case)
-        _cover(trial, case)
+        _cover(self.trial, case)
         try:
-            item.law.try_on(trial, case)
+            self.item.law.try_on(self.trial, case)
         except Broken as broken:
-            search.found = (broken, case)
+            self.found = (broken, case)
             raise
 
-    # The database keeps items apart by the name of the function.
-    check.__name__ = check.__qualname__ = item.id.replace("-", "_").replace(".", "_")
-    context = Context(item.dtype, torch.device(item.backend.device), trial.deep, _ranks(trial))
-    run = with_seed(zlib.crc32(f"{seed}:{item.id}".encode()))(how(given(item.law.draw(context))(check)))
-    try:
-        with repeatable():
-            run()
-    except Broken:
-        pass
-    except Flaky:
-        if search.found is None:
-            raise
-        search.unsteady = True
-    except Unsatisfiable as error:  # pragma: no cover - the strategies never reject
-        raise EquivError(f"{item.id}: no case could be drawn") from error
-    return search
+    def stored(self, cases: Sequence[Stored]) -> bool:
+        """Try cases that are known, until one breaks the law; whether one did."""
+        for stored in cases:
+            if stored.fits(self.item):
+                try:
+                    self.check(stored.case)
+                except Broken:
+                    self.is_stored = True
+                    break
+        return self.is_stored
+
+    def drawn(self, how: settings, seed: int) -> None:
+        """Try cases that Hypothesis draws, and shrink the first that breaks the law."""
+        item = self.item
+
+        def check(case: Any) -> None:
+            self.check(case)
+
+        # The database keeps items apart by the name of the function.
+        check.__name__ = check.__qualname__ = item.id.replace("-", "_").replace(".", "_")
+        context = Context(item.dtype, torch.device(item.backend.device), self.trial.deep, _ranks(self.trial))
+        seeded = with_seed(zlib.crc32(f"{seed}:{item.id}".encode()))(check)
+        run = how(given(item.law.draw(context))(seeded))  # the settings outermost: a seed takes their database away
+        try:
+            with repeatable():
+                run()
+        except Broken:
+            pass
+        except Flaky:
+            if self.found is None:
+                raise
+            self.unsteady = True
+        except Unsatisfiable as error:  # pragma: no cover - the strategies never reject
+            raise EquivError(f"{item.id}: no case could be drawn") from error
 
 
 def _ranks(trial: Trial) -> tuple[int, ...]:

@@ -18,6 +18,9 @@ from equiv.mapping.attributes import Conv, ConvTranspose, rank_of
 from equiv.text import shown
 
 FeatureShape: TypeAlias = Sequence[SupportsIndex]
+Size2: TypeAlias = tuple[SupportsIndex, SupportsIndex]
+Size3: TypeAlias = tuple[SupportsIndex, SupportsIndex, SupportsIndex]
+Size4: TypeAlias = tuple[SupportsIndex, SupportsIndex, SupportsIndex, SupportsIndex]
 
 
 def check_feature_shape(feature_shape: FeatureShape, *, name: str = "feature_shape") -> tuple[int, ...]:

@@ -8,6 +8,7 @@ weights lie in its matrix (``equiv.mapping.dense_matrix``), layers that hold the
 from __future__ import annotations
 
 import math
+from typing import Literal, SupportsIndex, overload
 
 from torch import Tensor, nn
 
@@ -15,6 +16,9 @@ from equiv.mapping.attributes import CONVS, Conv, ConvTranspose
 from equiv.mapping.build import dressed, rearranged, repeated, undrawn
 from equiv.mapping.checks import (
     FeatureShape,
+    Size2,
+    Size3,
+    Size4,
     check_feature_shape,
     check_input_of,
     check_product,
@@ -29,6 +33,14 @@ from equiv.mapping.plain import check_conv, check_conv_transpose, check_linear, 
 from equiv.mapping.transposed import linear_of_conv1d, views_of_transpose
 
 
+@overload
+def linear_to_full_conv(linear: nn.Linear, feature_shape: Size2, *, share: bool = False) -> nn.Conv1d: ...
+@overload
+def linear_to_full_conv(linear: nn.Linear, feature_shape: Size3, *, share: bool = False) -> nn.Conv2d: ...
+@overload
+def linear_to_full_conv(linear: nn.Linear, feature_shape: Size4, *, share: bool = False) -> nn.Conv3d: ...
+@overload
+def linear_to_full_conv(linear: nn.Linear, feature_shape: FeatureShape, *, share: bool = False) -> Conv: ...
 def linear_to_full_conv(linear: nn.Linear, feature_shape: FeatureShape, *, share: bool = False) -> Conv:
     """Write a layer over a flattened feature map as a convolution whose kernel is the whole map.
 
@@ -60,7 +72,15 @@ def linear_to_full_conv(linear: nn.Linear, feature_shape: FeatureShape, *, share
     return _conv_of(linear, shape[0], shape[1:], share)
 
 
-def linear_to_pointwise_conv(linear: nn.Linear, spatial_dims: int = 2, *, share: bool = False) -> Conv:
+@overload
+def linear_to_pointwise_conv(linear: nn.Linear, spatial_dims: Literal[2] = 2, *, share: bool = False) -> nn.Conv2d: ...
+@overload
+def linear_to_pointwise_conv(linear: nn.Linear, spatial_dims: Literal[1], *, share: bool = False) -> nn.Conv1d: ...
+@overload
+def linear_to_pointwise_conv(linear: nn.Linear, spatial_dims: Literal[3], *, share: bool = False) -> nn.Conv3d: ...
+@overload
+def linear_to_pointwise_conv(linear: nn.Linear, spatial_dims: SupportsIndex, *, share: bool = False) -> Conv: ...
+def linear_to_pointwise_conv(linear: nn.Linear, spatial_dims: SupportsIndex = 2, *, share: bool = False) -> Conv:
     """Write a layer as a convolution with kernel 1 over n channels.
 
     On a map with one position this is the layer; on a larger map it applies the layer at every position.
@@ -168,7 +188,7 @@ def to_feature_map(x: Tensor, feature_shape: FeatureShape) -> Tensor:
     return x.view(*x.shape[:-1], *shape)  # splitting a dimension is a view for any strides
 
 
-def to_channels(x: Tensor, spatial_dims: int = 2) -> Tensor:
+def to_channels(x: Tensor, spatial_dims: SupportsIndex = 2) -> Tensor:
     """Make every feature a channel of a map with one position: (*batch, n) -> (*batch, n, 1, ..), always a view.
 
     Args:

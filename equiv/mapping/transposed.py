@@ -7,7 +7,7 @@ one position, `equiv.mapping.conv_to_linear` writes the matrix.
 from __future__ import annotations
 
 import math
-from typing import Any, SupportsIndex
+from typing import Any, Literal, SupportsIndex, overload
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,9 @@ from equiv.mapping.attributes import CONV_TRANSPOSES, CONVS, ConvTranspose, attr
 from equiv.mapping.build import dressed, rearranged, undrawn
 from equiv.mapping.checks import (
     FeatureShape,
+    Size2,
+    Size3,
+    Size4,
     check_feature_shape,
     check_product,
     check_share,
@@ -30,6 +33,22 @@ from equiv.mapping.plain import check_conv_transpose, check_linear, is_conv1d
 from equiv.text import first_line
 
 
+@overload
+def linear_to_full_conv_transpose(
+    linear: nn.Linear, feature_shape: Size2, *, share: bool = False
+) -> nn.ConvTranspose1d: ...
+@overload
+def linear_to_full_conv_transpose(
+    linear: nn.Linear, feature_shape: Size3, *, share: bool = False
+) -> nn.ConvTranspose2d: ...
+@overload
+def linear_to_full_conv_transpose(
+    linear: nn.Linear, feature_shape: Size4, *, share: bool = False
+) -> nn.ConvTranspose3d: ...
+@overload
+def linear_to_full_conv_transpose(
+    linear: nn.Linear, feature_shape: FeatureShape, *, share: bool = False
+) -> ConvTranspose: ...
 def linear_to_full_conv_transpose(
     linear: nn.Linear, feature_shape: FeatureShape, *, share: bool = False
 ) -> ConvTranspose:
@@ -65,6 +84,22 @@ def linear_to_full_conv_transpose(
     return _transpose_of(linear, shape[0], shape[1:], share)
 
 
+@overload
+def linear_to_pointwise_conv_transpose(
+    linear: nn.Linear, spatial_dims: Literal[2] = 2, *, share: bool = False
+) -> nn.ConvTranspose2d: ...
+@overload
+def linear_to_pointwise_conv_transpose(
+    linear: nn.Linear, spatial_dims: Literal[1], *, share: bool = False
+) -> nn.ConvTranspose1d: ...
+@overload
+def linear_to_pointwise_conv_transpose(
+    linear: nn.Linear, spatial_dims: Literal[3], *, share: bool = False
+) -> nn.ConvTranspose3d: ...
+@overload
+def linear_to_pointwise_conv_transpose(
+    linear: nn.Linear, spatial_dims: SupportsIndex, *, share: bool = False
+) -> ConvTranspose: ...
 def linear_to_pointwise_conv_transpose(
     linear: nn.Linear, spatial_dims: SupportsIndex = 2, *, share: bool = False
 ) -> ConvTranspose:

@@ -71,6 +71,7 @@ class Request:
     examples: int | None = None
     seed: int | None = None
     arithmetic: str = "declared"
+    case: str | None = None
 
 
 @dataclass(frozen=True)
@@ -187,9 +188,9 @@ class Item:
 class Row:
     """The results of several items added up; ``law``, ``form``, ``dtype`` and ``backend`` are empty where they vary.
 
-    ``items`` counts what was added up and ``broken`` those whose law does not hold; ``cases`` is what they tried, the
-    same for all forms. Then results by outcome, as in :class:`Tally`. ``worst`` is the largest error as a fraction of
-    its envelope, ``worst_dtype`` the dtype in which it occurred.
+    ``items`` counts what was added up and ``broken`` those whose law does not hold, but for expected failures; ``cases``
+    is what they tried, the same for all forms. Then results by outcome, as in :class:`Tally`. ``worst`` is the largest
+    error as a fraction of its envelope, ``worst_dtype`` the dtype in which it occurred.
     """
 
     law: str
@@ -385,7 +386,7 @@ def _row(place: Place, group: list[tuple[Item, Tally]]) -> Row:
     counts = {name: sum(getattr(tally, name) for _, tally in group) for name in outcomes}
     counts["items"] = len(items)
     counts["cases"] = sum(item.examples for item in items)
-    counts["broken"] = sum(item.failure is not None for item in items)
+    counts["broken"] = sum(item.outcome == "broken" for item in items)
     return Row(*place, **counts, worst=worst, worst_dtype=dtype if worst > 0 else "")
 
 

@@ -11,6 +11,8 @@ def test_my_backend(law):
 from equiv.testing import faults
 from equiv.testing.kernels import Kernels
 from equiv.testing.parametrize import parametrize_with_laws
+from equiv.testing.reasons import named as named
+from equiv.testing.reasons import read_reasons as read_reasons
 from equiv.testing.results import Results
 from equiv.testing.suite import Check, LawBroken, check_backend, checks, devices_under_test
 from equiv.testing.suite import called as called

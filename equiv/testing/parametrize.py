@@ -2,83 +2,93 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar, cast
+
+import torch
 
 from equiv._options import options
-from equiv.arguments import refusal
+from equiv.arguments import check_bool, check_choice, check_integer
 from equiv.backends import Backend
-from equiv.testing.suite import Check, LawBroken, checks
-from equiv.text import shown
+from equiv.laws import MODES, profile_of
+from equiv.testing.reasons import Reasons, ReasonTable, warn_of_stale
+from equiv.testing.suite import LawBroken, checks, is_repeatable
 
-_FEW = 5  # stale entries that a warning names
+Test = TypeVar("Test", bound=Callable[..., object])
 
 
-def parametrize_with_laws(
+def parametrize_with_laws(  # noqa: PLR0913 - keyword-only options are the interface
     backend: Backend | Sequence[Backend],
     *,
     laws: Sequence[str] | None = None,
     forms: Sequence[str] | None = None,
-    dtypes: Sequence[str] | None = None,
-    expected_failures: Mapping[str, str] | None = None,
-    skips: Mapping[str, str] | None = None,
-) -> Callable[[Any], Any]:
+    dtypes: Sequence[torch.dtype | str] | None = None,
+    expected_failures: Reasons | None = None,
+    skips: Reasons | None = None,
+    strict: bool = True,
+    profile: str | None = None,
+    examples: int | None = None,
+    seed: int | None = None,
+    arithmetic: str | None = None,
+) -> Callable[[Test], Test]:
     """Run every law of a backend as a test of its own. The test takes one argument, ``law``, and calls it.
+
+    What is said here of ``profile``, ``examples``, ``seed`` and ``arithmetic`` wins over pytest's configuration; an
+    option of the command line wins over both.
 
     Args:
         backend: One or several; see :class:`equiv.backends.Backend`.
         laws: Ids of laws, or None for all.
         forms: Of ``linear``, ``full``, ``pointwise``, or None for all.
-        dtypes: Names such as ``"float32"``, or None for all that the backend serves.
-        expected_failures: ``{id: reason}``; the id of an item or of a law. An item that passes all the same fails as
-            an unexpected pass, so that the list stays true.
-        skips: ``{id: reason}``, likewise.
+        dtypes: Dtypes or their names, or None for all that the backend serves.
+        expected_failures: ``{id: reason}``; the id of an item or of a law, or a pattern such as ``exact-*-float16-*``.
+            Or a function of a :class:`Check` that returns a reason or None. Or the path of a file with a line for
+            each, ``exact-*-float16-*  # reason``. Only a broken law counts, no error of the test itself.
+        skips: Likewise.
+        strict: Whether an item that passes all the same fails as an unexpected pass, so that the list stays true. Where
+            cases are random, a pass may be luck: there it fails only if the case that once failed was tried again.
+        profile: ``dev``, ``gate`` or ``deep``.
+        examples: Cases per item instead of the profile's number.
+        seed: Repeats a run.
+        arithmetic: ``declared`` or ``measured``; see :func:`equiv.laws.run_item`.
 
     Raises:
-        EquivError: Names that do not exist, or reasons that are no mapping from ids to words.
+        EquivError: Names that do not exist, reasons that are none, or a line of a file that cannot be read.
+
+    Warns:
+        ExpectationWarning: Ids that no item has, with the ones that may be meant.
 
     Example:
         >>> from equiv.backends import TorchEager
-        >>> mark = parametrize_with_laws(TorchEager(), laws=["exact"], skips={"exact-all-int8-eager.cpu": "not ours"})
+        >>> mark = parametrize_with_laws(TorchEager(), laws=["exact"], skips={"exact-*-int8-*": "not ours"}, examples=5)
     """
     import pytest
 
-    def expected_to_fail(reason: str) -> pytest.MarkDecorator:
-        return pytest.mark.xfail(reason=reason, strict=True, raises=LawBroken)
-
+    check_bool("strict", strict)
+    how = _checked(profile=profile, examples=examples, seed=seed, arithmetic=arithmetic)
     found = checks(backend, laws=laws, forms=forms, dtypes=dtypes)
-    failing, skipped = _reasons("expected_failures", expected_failures), _reasons("skips", skips)
+    failing, skipped = ReasonTable("expected_failures", expected_failures), ReasonTable("skips", skips)
+    whole_run = ReasonTable("equiv_xfails", options.xfails)
     parameters = []
-    matched: set[str] = set()
     for check in found:
-        keys = (check.id, check.item.law.id)
-        matched.update(key for key in keys if key in failing or key in skipped)
-        marks = [expected_to_fail(failing[key]) for key in keys if key in failing]
-        marks += [pytest.mark.skip(reason=skipped[key]) for key in keys if key in skipped and not check.skipped]
+        skip, own, of_run = skipped.reason(check), failing.reason(check), whole_run.reason(check)
+        expected = own or of_run
+        check = replace(check, **how, expected=expected, strict=strict)
+        marks = [] if skip is None or check.skipped else [pytest.mark.skip(reason=skip)]
+        if expected is not None:
+            proof = strict and is_repeatable(check.how["profile"], check.how["seed"])
+            marks.append(pytest.mark.xfail(reason=expected, strict=proof, raises=LawBroken))
         parameters.append(pytest.param(check, id=check.id, marks=marks))
-    stale = [key for key in (*failing, *skipped) if key not in matched and not _is_elsewhere(key, found)]
-    if stale and options.dtypes is None:
-        named = ", ".join(stale[:_FEW]) + f" and {len(stale) - _FEW} more" * (len(stale) > _FEW)
-        warnings.warn(f"equiv: expected_failures or skips name no item: {named}; remove or correct them", stacklevel=2)
-    return pytest.mark.parametrize("law", parameters)
+    options.xfails_met |= whole_run.met
+    warn_of_stale([failing, skipped], found, stacklevel=3)
+    return cast(Callable[[Test], Test], pytest.mark.parametrize("law", parameters))
 
 
-def _reasons(argument: str, table: object) -> Mapping[str, str]:
-    expected = "a mapping from ids to reasons"
-    if table is None:
-        return {}
-    if not isinstance(table, Mapping):
-        raise refusal(argument, expected, table, "pass for example {'exact': 'bug 17'}")
-    for key, reason in table.items():
-        if not isinstance(key, str):
-            raise refusal(argument, f"{expected}, each key a string", key, "use the id of an item or of a law")
-        if not isinstance(reason, str) or not reason.strip():
-            raise refusal(argument, f"a reason for {shown(key)}", reason, "say why in words")
-    return table
-
-
-def _is_elsewhere(key: str, found: Sequence[Check]) -> bool:
-    """Whether an id is about torch on a device that this run does not test: it may hold on another machine."""
-    place = key.rpartition("-")[2]
-    return place.startswith("eager.") and place not in {check.item.backend.name for check in found}
+def _checked(*, profile: str | None, examples: int | None, seed: int | None, arithmetic: str | None) -> dict[str, Any]:
+    return {
+        "profile": None if profile is None else profile_of(profile).name,
+        "examples": None if examples is None else check_integer("examples", examples, least=1),
+        "seed": None if seed is None else check_integer("seed", seed, least=0),
+        "arithmetic": None if arithmetic is None else check_choice("arithmetic", arithmetic, MODES),
+    }

@@ -26,7 +26,7 @@ LONGEST = 1000
 OPTIONS = [
     *[("demo", name) for name in ("--section",)],
     *[("verify", f"--{name}") for name in ("law", "form", "dtype", "device", "profile", "examples", "arithmetic")],
-    *[("verify", f"--{name}") for name in ("seed", "jobs", "json", "timeout", "memory", "backend")],
+    *[("verify", f"--{name}") for name in ("seed", "case", "jobs", "json", "timeout", "memory", "backend")],
     *[("counterexample 2x2x2", f"--{name}") for name in ("out", "seed", "dtype", "readout", "json")],
     ("counterexample", ""),
     ("env", "--json"),

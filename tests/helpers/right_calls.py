@@ -107,6 +107,7 @@ def run() -> report.Run:
 
 
 CHOICE: dict[str, Any] = {"laws": ["exact"], "forms": ["linear"], "dtypes": ["float32"]}
+HOW: dict[str, Any] = {"profile": "dev", "examples": 1, "seed": 1, "arithmetic": "declared"}
 
 USES = (
     *right_numerics.USES,
@@ -368,13 +369,13 @@ USES = (
     Use(
         "equiv.laws.run_item",
         laws.run_item,
-        lambda: {"item": item(), "profile": "dev", "examples": 1, "seed": 1, "arithmetic": "declared"},
+        lambda: {"item": item(), **HOW, "expected": None},
     ),
     Use("equiv.testing.Check", testing.Check, lambda: {"item": item()}),
     Use(
         "equiv.testing.check_backend",
         testing.check_backend,
-        lambda: {"backend": CPU, **CHOICE, "profile": "dev", "examples": 1, "seed": 1, "arithmetic": "declared"},
+        lambda: {"backend": CPU, **CHOICE, **HOW, "expected_failures": None},
     ),
     Use(
         "equiv.testing.Kernels",
@@ -394,7 +395,14 @@ USES = (
     Use(
         "equiv.testing.parametrize_with_laws",
         testing.parametrize_with_laws,
-        lambda: {"backend": CPU, **CHOICE, "expected_failures": None, "skips": None},
+        lambda: {
+            "backend": CPU,
+            **CHOICE,
+            "expected_failures": None,
+            "skips": {"exact": "not ours"},
+            "strict": True,
+            **HOW,
+        },
     ),
     Use(
         "equiv.testing.faults.find",

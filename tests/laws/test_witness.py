@@ -164,7 +164,7 @@ BATCHED = where(lambda x, _: torch._C._functorch.is_batchedtensor(x))
         ("exact", WIDE, False),
         ("forward", WIDE, False),
         ("special_values", WIDE, None),
-        ("dense", WIDE, True),
+        ("dense", WIDE, False),
         ("gradients", WIDE, None),
         ("transforms", BATCHED, True),
         ("gradients", second_order, True),
@@ -181,7 +181,7 @@ def test_every_failure_ends_in_a_program_that_fails(law: str, change: Change, ag
     found = found_by(law, change)
     assert found.snippet is not None
     assert again is None or ("check_case" in found.snippet) is again
-    assert max(len(line) for line in found.render().splitlines()) <= 80
+    assert max(len(line) for line in found.render().splitlines()[:-1]) <= 80
     with instead(change), pytest.raises(AssertionError):
         run(found.snippet)
     run(found.snippet)  # torch's own kernels pass
@@ -241,8 +241,8 @@ def test_a_backend_that_cannot_be_imported_has_its_place_marked() -> None:
     (found,) = testing.check_backend(Odd(lambda x, w, *_: x @ w.T + 1), laws=["exact"], examples=20, seed=1)
     assert found.failure is not None
     assert found.failure.snippet is not None
-    assert "backend = TorchEager()  # put odd here: torch's own kernels pass\n" in found.failure.snippet
-    run(found.failure.snippet)
+    with pytest.raises(NotImplementedError, match=r"put odd here, an instance of kernels\.Odd"):
+        run(found.failure.snippet)
 
 
 def test_what_a_backend_raises_is_raised_by_the_program() -> None:
@@ -290,9 +290,7 @@ def test_a_case_can_be_checked_again() -> None:
     check_case("exact", case, forms=["full"])
     with (
         instead(where(lambda *_: True)),
-        pytest.raises(
-            AssertionError, match=r"^exact: full in float32 on eager.cpu returns .* at \[.*\], the exact value is "
-        ),
+        pytest.raises(AssertionError, match=r"^exact: full in float32 on eager.cpu returns .*, exact is .*, at \[.*\]"),
     ):
         check_case("exact", case, forms=["full"])
 

@@ -24,7 +24,7 @@ from equiv.laws.isolation.limits import Limits, let_memory_go
 from equiv.laws.registry import LAWS
 from equiv.laws.selection import Item
 from equiv.laws.state import unchanged
-from equiv.laws.witness import Failure, failure_without_case
+from equiv.laws.witness import Attempt, Failure, failure_without_case
 from equiv.text import quoted
 
 READY, CASE, RESULT, ERROR, REFUSED = "ready", "case", "result", "error", "refused"
@@ -54,6 +54,12 @@ class Task:
             importlib.import_module(self.module)
         backend = pickle.loads(self.backend) if isinstance(self.backend, bytes) else inherited[self.backend]
         return Item(LAWS[self.law], self.forms, self.dtype, backend)
+
+    def attempt(self, item: Item) -> Attempt:
+        """What its run is given, for a failure that the run itself did not come to tell of."""
+        return runner.attempt_of(
+            item, **{name: value for name, value in self.how.items() if name not in ("first", "expected")}
+        )
 
 
 def serve(link: connection.Connection, faults: connection.Connection, threads: int) -> None:
@@ -100,7 +106,7 @@ def _answer(task: Task, faults: connection.Connection) -> tuple[str, Any]:
     except (KeyboardInterrupt, GeneratorExit, MemoryError) as error:  # nobody else has a reason to raise them here
         kind = "memory" if isinstance(error, MemoryError) else "raised"
         note = f"raises {type(error).__name__}: {quoted(error)}".removesuffix(": ")
-        result = result_of(item, failure_without_case(note, kind, item, seed=task.how["seed"]), task.how)
+        result = result_of(item, failure_without_case(note, kind, item, task.attempt(item)), task.how)
     except BaseException as error:
         return ERROR, _that_travels(error)
     failure = result.failure
@@ -111,7 +117,15 @@ def _answer(task: Task, faults: connection.Connection) -> tuple[str, Any]:
 
 def result_of(item: Item, failure: Failure, how: dict[str, Any]) -> runner.Result:
     """The result of an item that did not come to its end."""
-    return runner.Result(item.id, item.law.id, item.word, item.backend.name, seed=how["seed"], failure=failure)
+    return runner.Result(
+        item.id,
+        item.law.id,
+        item.word,
+        item.backend.name,
+        seed=how["seed"],
+        failure=failure,
+        expected=how.get("expected"),
+    )
 
 
 def _begin(limits: Limits, item: Item, faults: connection.Connection) -> None:

@@ -127,7 +127,7 @@ def _death(worker: Worker, item: Item, task: Task) -> Result:
     kind, note = worker.how_it_died()
     worker.end()
     case = worker.case or "it had not come to a case"
-    failure = failure_without_case(note, kind, item, seed=task.how["seed"], case=case)
+    failure = failure_without_case(note, kind, item, task.attempt(item), case=case)
     return result_of(item, failure, task.how)
 
 

@@ -1,7 +1,22 @@
 """A broken law as its smallest case, in words, and as a program that fails."""
 
+from equiv.laws.witness.again import Attempt, command_of
 from equiv.laws.witness.failure import Failure, failure_of, failure_without_case
+from equiv.laws.witness.origin import trimmed
 from equiv.laws.witness.replay import check_case
 from equiv.laws.witness.smaller import smaller
+from equiv.laws.witness.stored import Stored, case_text, read_case
 
-__all__ = ["Failure", "check_case", "failure_of", "failure_without_case", "smaller"]
+__all__ = [
+    "Attempt",
+    "Failure",
+    "Stored",
+    "case_text",
+    "check_case",
+    "command_of",
+    "failure_of",
+    "failure_without_case",
+    "read_case",
+    "smaller",
+    "trimmed",
+]

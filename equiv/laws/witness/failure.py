@@ -6,12 +6,16 @@ import textwrap
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from equiv.backends import Backend, TorchEager
+from equiv.backends import Backend
 from equiv.causes import Cause, likely_cause
 from equiv.laws.arithmetic import weaker_arithmetic
 from equiv.laws.call import Broken, Mismatch, sentence_of
 from equiv.laws.selection import Item
+from equiv.laws.witness.again import Attempt, command_of
+from equiv.laws.witness.origin import code_of, traceback_text
 from equiv.laws.witness.snippet import program_of, program_on
+from equiv.laws.witness.sparser import sparser
+from equiv.laws.witness.stored import case_text
 from equiv.verdict import share_words
 
 
@@ -34,12 +38,17 @@ class Failure:
         ratio: How many times the error is its envelope, or None.
         cause: The likely cause, or None.
         snippet: Python that fails as the law did, or None for a case that has no source.
-        command: Shell command that finds it again.
+        command: Command that finds it again, or a call in Python.
         case: The recipe of the case.
         kind: What is wrong in one word. ``value``: a law does not hold. ``raised``, ``type``, ``shape``, ``dtype``,
             ``device``: what a call gave. ``mutation``: it wrote to its inputs. ``state``: it left torch's global state
             changed. ``leak``: the backend keeps its results. ``crash``, ``exit``, ``timeout``, ``memory``: how it ended
             the process that it ran in.
+        code: Where in the backend's source it arises: the innermost line of its own that raised, or else the method.
+        traceback: The frames of the backend's own code from which an exception came; empty if there was none.
+        attempt: What the run was given that found it.
+        stored: The case as one line of JSON, which ``run_item(..., first=[it])`` tries first; None for a case of a
+            class that equiv does not know.
     """
 
     law: str
@@ -59,6 +68,10 @@ class Failure:
     command: str
     case: str
     kind: str = "value"
+    code: str = ""
+    traceback: str = ""
+    attempt: Attempt | None = None
+    stored: str | None = None
 
     @property
     def summary(self) -> str:
@@ -69,8 +82,8 @@ class Failure:
         """The whole report: plain text of at most ``width`` columns, snippet aside."""
         return "\n".join([*textwrap.wrap(self.summary, width), self.details(width)])
 
-    def details(self, width: int = 80) -> str:
-        """The report below its summary."""
+    def details(self, width: int = 80, *, with_program: bool = True) -> str:
+        """The report below its summary; without its program, which is :attr:`snippet`, if that is shown elsewhere."""
         rows = [("law", self.sentence)]
         if self.shapes:
             rows.append(("shapes", self.shapes))
@@ -81,10 +94,11 @@ class Failure:
         if self.cause is not None:
             rows.append(("cause", self.cause.sentence))
             rows += [("fix", self.cause.fix)] if self.cause.fix else []
+        rows += [("code", self.code)] if self.code else []
         lines = [line for name, value in rows for line in _row(name, value, width)]
         if self.snippet is None:
             lines += _row("case", self.case, width, max_lines=8)
-        else:
+        elif with_program:
             lines += ["  witness, as a program:", *(f"    {line}".rstrip() for line in self.snippet.splitlines())]
         return "\n".join([*lines, f"  again: {self.command}"])
 
@@ -98,8 +112,10 @@ def _row(name: str, value: str, width: int, max_lines: int | None = None) -> lis
     return textwrap.wrap(f"  {name:<9}{value}", width, **how)
 
 
-def failure_of(broken: Broken, item: Item, *, seed: int, case: object) -> Failure:
-    """Find the words for a broken law."""
+def failure_of(broken: Broken, item: Item, *, case: object, attempt: Attempt) -> Failure:
+    """Find the words for a broken law, and the plainest call that shows it."""
+    cause = _cause(broken, item.backend)  # more numbers tell more of it
+    broken = sparser(broken, item)
     call, wrong = broken.call, broken.mismatch or Mismatch("", "")
     shapes = ""
     if call is not None:
@@ -118,26 +134,24 @@ def failure_of(broken: Broken, item: Item, *, seed: int, case: object) -> Failur
         expected=str(wrong.expected),
         envelope=None if wrong.envelope is None else (str(wrong.envelope[0]), str(wrong.envelope[1])),
         ratio=wrong.ratio,
-        cause=_cause(broken, item.backend),
+        cause=cause,
         snippet=program_of(broken, item, case),
-        command=_again(item, seed),
+        code=code_of(broken, item.backend),
+        traceback=traceback_text(broken.error),
+        command=command_of(item, attempt),
+        attempt=attempt,
         case=repr(case),
         kind=broken.kind,
+        stored=case_text(item.law.id, case),
     )
 
 
-def failure_without_case(note: str, kind: str, item: Item, *, seed: int, case: str = "no case by itself") -> Failure:
+def failure_without_case(
+    note: str, kind: str, item: Item, attempt: Attempt, *, case: str = "no case by itself"
+) -> Failure:
     """A failure that no call can be blamed for, such as of a process that died; ``case`` is the last that was tried."""
-    found = failure_of(Broken(note, form=item.form, kind=kind), item, seed=seed, case=None)
+    found = failure_of(Broken(note, form=item.form, kind=kind), item, case=None, attempt=attempt)
     return replace(found, case=case, snippet=program_on(case, item))
-
-
-def _again(item: Item, seed: int) -> str:
-    law, dtype, backend = item.law.id, item.word, item.backend
-    if type(backend) is TorchEager:
-        device = "" if str(backend.device) == "cpu" else f" --device {backend.device}"
-        return f"equiv verify --law {law} --dtype {dtype}{device} --seed {seed}"
-    return f"pytest -k '{law} and {dtype} and {backend.name}' --equiv-seed {seed}"
 
 
 def _cause(broken: Broken, backend: Backend) -> Cause | None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from equiv.arguments import attribute_of, check_choice, check_choices, check_device, refusal
 from equiv.backends import FORMS, Backend, TorchEager, check_backend
+from equiv.errors import EquivError
 from equiv.laws.call import Broken, sentence_of
 from equiv.laws.registry import LAWS, kind_of
 from equiv.laws.selection import Item
@@ -29,7 +30,8 @@ def check_case(law: str, case: Any, *, backend: Backend | None = None, forms: Se
 
     Raises:
         AssertionError: The law does not hold; the message says where, and both values.
-        EquivError: There is no such law, it is not about the case's dtype, or the case is none.
+        EquivError: There is no such law, it is not about the case's dtype, the case is none, or the backend serves
+            nothing of what the law asks.
 
     Example:
         >>> from equiv.strategies import Recipe, Values, build_case
@@ -53,15 +55,31 @@ def check_case(law: str, case: Any, *, backend: Backend | None = None, forms: Se
         case.dtype,
         TorchEager(case.device) if backend is None else check_backend("backend", backend),
     )
-    broken = tried(item, case)
-    if broken is not None:
+    trial = Trial(item.backend, case.dtype, wanted)
+    broken = _broken(item, trial, case)
+    if broken is None:
+        _check_asked(item, trial)
+    else:
         said = sentence_of(law, broken.form, item.word, item.backend.name, broken.note)
         raise AssertionError(said) from broken
 
 
+def _check_asked(item: Item, trial: Trial) -> None:
+    """Refuse a check that asked nothing, which is no pass."""
+    if trial.not_asked and not any(tally.judged for tally in trial.tally.values()):
+        one = min(trial.not_asked, key=str)
+        raise EquivError(
+            f"backend: expected {item.backend.name} to serve something of {item.law.id} on this case, got nothing that "
+            f"could be asked ({one.what}: {one.reason}); pass another case, or other forms"
+        )
+
+
 def tried(item: Item, case: Any, *, measured: bool = False) -> Broken | None:
     """How the item's law is broken by a case; None where it holds. For ``measured`` see :class:`equiv.laws.Trial`."""
-    trial = Trial(item.backend, case.dtype, item.forms, measured=measured)
+    return _broken(item, Trial(item.backend, case.dtype, item.forms, measured=measured), case)
+
+
+def _broken(item: Item, trial: Trial, case: Any) -> Broken | None:
     try:
         item.law.try_on(trial, case)
     except Broken as broken:

@@ -8,25 +8,28 @@ program of the first kind is printed only where running it here has failed.
 from __future__ import annotations
 
 import contextlib
-import inspect
 import io
 import sys
+import warnings
 from dataclasses import replace
 from typing import Any
 
 import torch
+from torch.nn import functional
 
 from equiv.backends import FORMS, Backend, TorchEager
 from equiv.dtypes import is_inexact
 from equiv.laws.call import Broken, Call, Mismatch, is_control
 from equiv.laws.checks.boundaries import SizedCase
 from equiv.laws.selection import Item
+from equiv.laws.witness.rebuild import Source, sources
 from equiv.laws.witness.replay import tried
 from equiv.laws.witness.source import folded, tensor_code
 from equiv.strategies import Case
 
-_HEAD = ["import torch", "import equiv"]
 _FUNCTIONAL = "from torch.nn import functional as F"
+_HEAD = ["import torch", "import equiv"]
+HEAD = [*_HEAD, _FUNCTIONAL]
 _ROUNDED = {"scaling"}  # laws that demand equal bits of results that right kernels may round in other places
 _SHOWN = 8  # results printed whole; of more, the wrong one and its neighbours
 _AROUND = 2  # neighbours on either side
@@ -35,72 +38,86 @@ _AROUND = 2  # neighbours on either side
 def program_of(broken: Broken, item: Item, case: object) -> str | None:
     """A program that fails as the law did; None for a case that has no source."""
     is_torch = type(item.backend) is TorchEager
-    imports, made = _backend_lines(item.backend)
-    short = call_lines(broken, functional=is_torch, exact=item.law.id not in _ROUNDED)
-    if short is not None and _fails("\n".join(short), item.backend, broken.error):
-        tail = [_FUNCTIONAL, ""] if is_torch else [*imports, "", made]
-        return "\n".join([*_HEAD, *tail, *(part for line in short for part in folded(line))])
-    return _replay(broken, item, case)
+    short = call_lines(broken, **judged(item))
+    for body in (short, _replay_lines(broken, item, case)):
+        if body is None:
+            continue
+        plain = [Source("", [_FUNCTIONAL])]
+        ways: list[Source | None] = [*plain] if is_torch and body is short else [*sources(item.backend), None]
+        for way in ways:
+            program = _program(body, way, item.backend, broken.error)
+            if _fails(program if way is not None else "\n".join([*_HEAD, *body]), item.backend, broken.error):
+                return program
+    return None
 
 
-def _backend_lines(backend: Backend) -> tuple[list[str], str]:
-    """How a program gets the backend: by the import of its class, where that needs no arguments."""
-    kind = type(backend)
-    if kind is TorchEager:
-        device = "" if backend.device == torch.device("cpu") else repr(str(backend.device))
-        return ["from equiv.backends import TorchEager"], f"backend = TorchEager({device})"
-    if getattr(sys.modules.get(kind.__module__), kind.__qualname__, None) is kind and kind.__module__ != "__main__":
-        try:
-            inspect.signature(kind).bind()
-        except (TypeError, ValueError):
-            pass
-        else:
-            return [f"from {kind.__module__} import {kind.__qualname__}"], f"backend = {kind.__qualname__}()"
-    return (
-        ["from equiv.backends import TorchEager"],
-        f"backend = TorchEager()  # put {backend.name} here: torch's own kernels pass",
-    )
+def judged(item: Item) -> dict[str, bool]:
+    """The options of :func:`judging_lines` for an item."""
+    return {"functional": type(item.backend) is TorchEager, "exact": item.law.id not in _ROUNDED}
 
 
-def _fails(body: str, backend: Backend, error: BaseException | None) -> bool:
-    """Whether a program fails for the reason that was found, with the backend at hand."""
-    names: dict[str, Any] = {"backend": backend}
+def _program(body: list[str], way: Source | None, backend: Backend, error: BaseException | None = None) -> str:
+    """Imports, the backend and the lines of the body, folded."""
+    head, made = [*_HEAD], []
+    if way is None:
+        what = f"{backend.name} here, an instance of {type(backend).__module__}.{type(backend).__qualname__}"
+        made = [f"raise NotImplementedError({'put ' + what!r})", "backend = None"]
+    else:
+        head += way.imports
+        made = [f"backend = {way.expression}"] * bool(way.expression)
+    if isinstance(error, Warning):  # raised where warnings are errors, as pytest can be told
+        made = ["import warnings", "", "warnings.simplefilter('error')", *made]
+    head += [line for line in body if line.startswith("from ")]
+    rest = [line for line in body if not line.startswith("from ")]
+    return "\n".join(part for line in [*head, "", *made, *rest] for part in folded(line))
+
+
+def _fails(program: str, backend: Backend, error: BaseException | None) -> bool:
+    """Whether a program fails for the reason that was found; what it does not make itself is the backend at hand."""
+    names: dict[str, Any] = {"backend": backend, "F": functional}
+    path = sys.path.copy()
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            exec(compile("\n".join([*_HEAD, _FUNCTIONAL, body]), "<witness>", "exec"), names)
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("error" if isinstance(error, Warning) else "ignore")
+            exec(compile(program, "<witness>", "exec"), names)
     except BaseException as found:
         if is_control(found):
             raise
         return isinstance(found, AssertionError) or type(found) is type(error)
+    finally:
+        sys.path[:] = path
     return False
 
 
-def _replay(broken: Broken, item: Item, case: object) -> str | None:
+def _replay_lines(broken: Broken, item: Item, case: object) -> list[str] | None:
     """The law checked once more on the case, in the form that broke it if that is enough."""
     if not isinstance(case, Case | SizedCase):
         return None
     alone = broken.form in FORMS and tried(replace(item, forms=(broken.form,)), case) is not None
-    return program_on(repr(case), item, f", forms=[{broken.form!r}]" if alone else "")
+    return _case_lines(repr(case), item, f", forms=[{broken.form!r}]" if alone else "")
 
 
-def program_on(case: str, item: Item, options: str = "") -> str | None:
-    """The law checked on a case that is given as its source; None for a case that has none. Nothing is run here.
+def program_on(case: str, item: Item) -> str | None:
+    """The law checked on a case that is given as its source; None for a case that has none. The law is not run here.
 
     A case may also be a call of ``backend``, by which it was asked what it serves.
     """
     if case.startswith("backend."):
-        imports, made = _backend_lines(item.backend)
-        return "\n".join(["import torch", *imports, "", made, *folded(case)])
-    if not case.startswith(("build_case(", "SizedCase(")):
-        return None
-    imports, made = _backend_lines(item.backend)
-    if case.startswith("SizedCase("):
-        lines = [*imports, "from equiv.laws import SizedCase, check_case"]
+        body = [case]
+    elif case.startswith(("build_case(", "SizedCase(")):
+        body = _case_lines(case, item)
     else:
-        lines = [*imports, "from equiv.laws import check_case"]
+        return None
+    return _program(body, next(sources(item.backend), None), item.backend)
+
+
+def _case_lines(case: str, item: Item, options: str = "") -> list[str]:
+    if case.startswith("SizedCase("):
+        lines = ["from equiv.laws import SizedCase, check_case"]
+    else:
+        lines = ["from equiv.laws import check_case"]
         lines.append("from equiv.strategies import Layout, Recipe, Values, Window, build_case")
-    check = f"check_case({item.law.id!r}, case, backend=backend{options})"
-    return "\n".join(["import torch", *lines, "", made, *folded(f"case = {case}"), *folded(check)])
+    return [*lines, f"case = {case}", f"check_case({item.law.id!r}, case, backend=backend{options})"]
 
 
 def call_lines(broken: Broken, *, functional: bool, exact: bool = True) -> list[str] | None:
@@ -109,29 +126,37 @@ def call_lines(broken: Broken, *, functional: bool, exact: bool = True) -> list[
     ``functional`` calls torch's functions, not the methods of ``backend``; ``exact`` says that right kernels return the
     rounded exact result where the law demands equal bits.
     """
+    judging = judging_lines(broken, functional=functional, exact=exact)
     call, mismatch = broken.call, broken.mismatch
-    gradient = None if mismatch is None else mismatch.gradient
-    if call is None or (gradient is not None and gradient[0] not in ("input", "weight", "bias")):
+    if call is None or judging is None:
         return None
     tensors = {"x": call.input, "weight": call.weight, "bias": call.bias}
-    tensors |= {} if gradient is None else {"grad": gradient[1]}
+    tensors |= {} if mismatch is None or mismatch.gradient is None else {"grad": mismatch.gradient[1]}
     lines = []
     for name, tensor in tensors.items():
         code = ["bias = None"] if tensor is None else tensor_code(name, tensor)
         if code is None:
             return None
         lines += code
+    return lines + judging
+
+
+def judging_lines(broken: Broken, *, functional: bool, exact: bool = True) -> list[str] | None:
+    """:func:`call_lines` below ``x``, ``weight``, ``bias`` and ``grad``; None where one call cannot tell."""
+    call, mismatch = broken.call, broken.mismatch
+    gradient = None if mismatch is None else mismatch.gradient
+    if call is None or (gradient is not None and gradient[0] not in ("input", "weight", "bias")):
+        return None
     run = _function(call, functional=functional)
     if mismatch is None and broken.error is None:
-        return lines + _purity_lines(call, run)
+        return _purity_lines(call, run)
     made, name = _value_lines(call, run) if gradient is None else _gradient_lines(call, run, gradient[0])
     printed = _printed(name, call, mismatch)
     if exact and (mismatch is None or mismatch.envelope is None):
-        lines += [*made, f"exact = exact.to({name}.dtype)", *printed]
+        lines = [*made, f"exact = exact.to({name}.dtype)", *printed]
         return [*lines, f"torch.testing.assert_close({name}, exact, rtol=0, atol=0, equal_nan=True)"]
     given = "input=rows, weight=matrix, bias=bias" if gradient is None else "input=left, weight=right"
     return [
-        *lines,
         *made,
         *printed,
         f"verdict = equiv.compare({name}, exact, {given})",

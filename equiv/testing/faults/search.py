@@ -6,10 +6,12 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import fields
 
+import torch
 from hypothesis import Phase, settings
 from hypothesis.errors import HypothesisWarning
 
 from equiv.backends import TorchEager
+from equiv.dtypes import dtype_name
 from equiv.errors import EquivError
 from equiv.laws import LAWS, Item, Profile, Result, items, listeners, profile_of, run_item
 from equiv.testing.faults.registry import FAULTS, VARIANTS, Fault, Variant
@@ -31,7 +33,7 @@ def find(
     seed: int | None = None,
     examples: int | None = None,
     laws: Sequence[str] | None = None,
-    dtypes: Sequence[str] | None = None,
+    dtypes: Sequence[torch.dtype | str] | None = None,
 ) -> Result | None:
     """The first law that torch breaks under a fault, or None if every law still holds.
 
@@ -44,7 +46,7 @@ def find(
         seed: Repeats a run; by default that of the profile, which is random in ``dev`` and ``deep``.
         examples: Cases per law and dtype instead of the profile's number.
         laws: Ids of the laws to run, in this order; None for all, those that the fault names first.
-        dtypes: Words; None for those that the fault names.
+        dtypes: Dtypes or their names; None for those that the fault names.
 
     Raises:
         EquivError: Names that do not exist.
@@ -85,10 +87,12 @@ def _chosen(fault: object) -> Fault | Variant:
     return VARIANTS[fault] if fault in VARIANTS else FAULTS[fault]
 
 
-def _ordered(chosen: Fault | Variant, laws: Sequence[str] | None, dtypes: Sequence[str] | None) -> list[Item]:
+def _ordered(
+    chosen: Fault | Variant, laws: Sequence[str] | None, dtypes: Sequence[torch.dtype | str] | None
+) -> list[Item]:
     """Hinted laws first, in the order of the hint, each in all dtypes."""
     hinted = chosen.laws if isinstance(chosen, Fault) else ()
     found = items([TorchEager()], laws=laws, dtypes=chosen.dtypes if dtypes is None else dtypes)
     order = list(laws) if laws is not None else [*hinted, *(law for law in LAWS if law not in hinted)]
-    words = list(dtypes) if dtypes is not None else list(chosen.dtypes)
+    words = [one if isinstance(one, str) else dtype_name(one) for one in (chosen.dtypes if dtypes is None else dtypes)]
     return sorted(found, key=lambda item: (order.index(item.law.id), words.index(item.word)))

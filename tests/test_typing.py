@@ -1,0 +1,47 @@
+"""What users write is clean under type checkers, and what they must not write is not."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+import equiv
+
+ROOT = Path(__file__).resolve().parents[1]
+HOME = Path(equiv.__file__).parent
+COMMANDS = {"mypy": ("mypy", "--strict", "--config-file="), "pyright": ("pyright", "--pythonpath", sys.executable)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("checker", COMMANDS)
+def test_examples_and_the_code_of_users_are_clean(checker: str, tmp_path: Path) -> None:
+    if find_spec(checker) is None:
+        pytest.skip(f"{checker} is not installed; it comes with the extra dev")
+    here = {"MYPYPATH": str(ROOT)} if HOME.parent == ROOT else {}  # else it is installed
+    done = subprocess.run(
+        [sys.executable, "-m", *COMMANDS[checker], str(ROOT / "examples"), str(ROOT / "tests" / "typing")],
+        capture_output=True,
+        text=True,
+        timeout=500,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join((*here.values(), *sys.path)), **here},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_code_of_users_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = runpy.run_path(str(ROOT / "tests" / "typing" / "usage.py"))
+    assert [backend.name for backend in names["backends"]] == ["plain", "instance", "frozen", "properties", "eager.cpu"]
+    marks = {param.id: [mark.name for mark in param.marks] for param in names["test_several"].pytestmark[0].args[1]}
+    assert marks == {"exact-all-float32-plain": ["skip"], "exact-all-float32-properties": ["xfail"]}
+
+
+def test_the_package_says_that_it_is_typed() -> None:
+    assert (HOME / "py.typed").is_file()
