@@ -188,7 +188,7 @@ class Item:
 class Row:
     """The results of several items added up; ``law``, ``form``, ``dtype`` and ``backend`` are empty where they vary.
 
-    ``items`` counts what was added up and ``broken`` those whose law does not hold, but for expected failures; ``cases``
+    ``items`` counts what was added up and ``broken`` those whose law does not hold, expected failures aside; ``cases``
     is what they tried, the same for all forms. Then results by outcome, as in :class:`Tally`. ``worst`` is the largest
     error as a fraction of its envelope, ``worst_dtype`` the dtype in which it occurred.
     """
