@@ -127,7 +127,7 @@ BY_KIND = {
     WrongShape: ("shape", "returns float32 of shape (1, "),
     WrongDtype: ("dtype", "returns float64 of shape "),
     WrongDevice: ("device", "returns a result on meta, expected one on cpu"),
-    NotANumber: ("value", "returns nan at "),
+    NotANumber: ("value", "returns nan, exact is "),
     Mutates: ("mutation", "changes its inputs: the input"),
     Leaks: ("leak", "results that it has returned"),
     ChangesState: ("state", "leaves torch's global state changed: grad mode from True to False"),

@@ -246,8 +246,8 @@ def test_verify_reports_each_and_loses_none():
     assert {name: failure["kind"] for name, failure in found.items()} == {
         kind.__name__.lower(): word for kind, (word, _) in hostile.BY_KIND.items()
     }
-    again = "equiv verify --law exact --dtype float32 --examples 6 --backend hostile:Hangs --isolate --timeout 5"
-    assert found["hangs"]["command"] == f"{again} --memory 1 --seed 1"
+    again = "equiv verify --law exact --dtype float32 --backend hostile:Hangs --profile dev --examples 6 --seed 1"
+    assert found["hangs"]["command"] == f"{again} --isolate --timeout 5 --memory 1"
 
 
 @pytest.mark.parametrize("name", ["hostile", "hostile:Nobody", "nowhere.py:Fine", "hostile:Stop", ":", "json:loads"])

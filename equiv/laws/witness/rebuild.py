@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from equiv.backends import Backend, TorchEager
+from equiv.laws.call import is_control
 
 _INSTALLED = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 _LONGEST = 400  # characters of an expression; a longer one is no help to a reader
@@ -58,7 +59,9 @@ def _is_one(source: Source, backend: Backend) -> bool:
     try:
         made = source.made()
         return made is backend or (type(made) is type(backend) and getattr(made, "name", None) == backend.name)
-    except Exception:
+    except BaseException as error:
+        if is_control(error):
+            raise
         return False
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from equiv.laws.call import Broken, Mismatch
+from equiv.laws.call import Broken, Mismatch, is_control
 from equiv.laws.selection import Item
 from equiv.laws.witness.snippet import HEAD, judged, judging_lines
 
@@ -37,7 +37,9 @@ def sparser(broken: Broken, item: Item, *, trials: int = _TRIALS, seconds: float
     search.deadline = time.monotonic() + seconds
     try:
         return search.least(tensors)
-    except Exception:  # a backend may do anything to what it is given; then what is known is enough
+    except BaseException as error:  # a backend may do anything to what it is given; then what is known is enough
+        if is_control(error):
+            raise
         return broken
 
 
@@ -72,7 +74,9 @@ class _Search:
             with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
                 warnings.simplefilter("error" if isinstance(self.broken.error, Warning) else "ignore")
                 exec(self.program, names)
-        except Exception as error:
+        except BaseException as error:
+            if is_control(error):
+                raise
             expected = self.broken.error
             if expected is None:
                 same = isinstance(error, AssertionError) and _mismatch(names) is not None
@@ -107,13 +111,14 @@ class _Search:
         call: Any = before.call
         call = replace(call, input=best["x"], weight=best["weight"], bias=best["bias"])
         if before.mismatch is None:
-            return Broken(before.note, form=before.form, call=call, error=before.error)
+            return Broken(before.note, form=before.form, call=call, error=before.error, kind=before.kind)
         mismatch, gradient, grad = _mismatch(self.names), before.mismatch.gradient, best.get("grad")
         if mismatch is not None and gradient is not None and grad is not None:
             mismatch = replace(mismatch, gradient=(gradient[0], grad))
         # A program that compares results shows no gradient, whatever showed the defect first.
         condition = "" if before.condition.startswith("gradient of") else before.condition
-        return Broken(mismatch, form=before.form, call=call, condition=condition, error=before.error)
+        how: dict[str, Any] = {"condition": condition, "error": before.error, "kind": before.kind}
+        return Broken(mismatch, form=before.form, call=call, **how)
 
 
 def _mismatch(names: dict[str, Any]) -> Mismatch | None:
