@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 from equiv.laws.call import Broken
 from equiv.laws.checks.boundaries import SizedCase
@@ -119,8 +119,19 @@ class _Search:
         """Zeros or small whole numbers in place of the values of bias, input and weight."""
         for name in ("bias", "x", "weight"):
             values = getattr(self.best, name)
-            changes: Iterator[dict[str, Any]] = ({name: plain} for plain in plainer(values)) if values else iter(())
-            any(self.breaks(replace(self.best, **change)) for change in changes)
+            for plain in plainer(values) if values else ():
+                before, change = (self.best, self.broken), {name: plain}
+                if not self.breaks(replace(self.best, **cast(dict[str, Any], change))):
+                    continue
+                if _is_of_gradient(before[1]) and not _is_of_gradient(self.broken):
+                    self.best, self.broken = before  # it would show on other values than those of the case alone
+                    continue
+                break
+
+
+def _is_of_gradient(broken: Broken) -> bool:
+    """Whether the failure is a gradient that the tensors of its call show."""
+    return broken.mismatch is not None and broken.mismatch.gradient is not None
 
 
 Place = tuple[str, int | None]  # a field of a recipe, and where in it if it is a shape
