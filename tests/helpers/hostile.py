@@ -43,6 +43,15 @@ class Fine(_Hostile):
     """Does no harm."""
 
 
+class OneThread(_Hostile):
+    """Wants torch to use one thread."""
+
+    def harm(self, y, input):
+        if torch.get_num_threads() != 1:
+            raise RuntimeError(f"{torch.get_num_threads()} threads")
+        return y
+
+
 class Segfault(_Hostile):
     def harm(self, y, input):
         ctypes.string_at(0)

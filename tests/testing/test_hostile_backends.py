@@ -79,6 +79,18 @@ def test_no_result_is_lost_whoever_dies_and_listeners_hear_of_each():
     ]
 
 
+def test_several_workers_use_one_thread_each():
+    """They would wait for each other's: a run took ten times as long."""
+    chosen, threads = items([hostile.OneThread()], laws=["exact"], dtypes=["float32", "int8"]), torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with Pool(Limits(None, None), jobs=2) as pool:
+            found = [result for _, result in pool.run(chosen, profile="dev", examples=3, seed=1, arithmetic="declared")]
+    finally:
+        torch.set_num_threads(threads)
+    assert [result.failure for result in found] == [None, None]
+
+
 def test_a_crash_is_shown_with_its_case_as_a_program_that_crashes(tmp_path):
     [result] = asked(hostile.Segfault(), isolate=True, **LIMITS)
     assert "from hostile import Segfault" in result.failure.snippet

@@ -88,7 +88,7 @@ class Pool:
             self._idle.pop().end()
         if isinstance(task.backend, int):
             return Worker("fork")
-        return Worker(start_method(), needs_main=_MAIN in task.backend)
+        return Worker(start_method(), needs_main=_MAIN in task.backend, alone=self._jobs == 1)
 
     def _results(self) -> Iterator[tuple[int, Result]]:
         """Wait for something to happen, and say what it was."""

@@ -66,12 +66,13 @@ class Worker:
     Args:
         method: ``forkserver``, ``spawn``, or ``fork`` for backends without a pickle, which the process then inherits.
         needs_main: Whether a process that is not forked imports the script that runs here.
+        alone: Whether torch may use as many threads in it as here: several workers would wait for each other's.
 
     Raises:
         EquivError: It did not start.
     """
 
-    def __init__(self, method: str, *, needs_main: bool = False) -> None:
+    def __init__(self, method: str, *, needs_main: bool = False, alone: bool = True) -> None:
         context: Any = multiprocessing.get_context(method)
         if method == "forkserver":
             context.set_forkserver_preload(["equiv.laws.isolation"])
@@ -80,7 +81,8 @@ class Worker:
         self._deadline: float | None = None
         self._limits = Limits(None, None)
         self._is_late = False
-        threads = 1 if method == "fork" else torch.get_num_threads()  # the threads of a pool do not survive a fork
+        # The threads of a pool do not survive a fork.
+        threads = torch.get_num_threads() if alone and method != "fork" else 1
         self.link, link = context.Pipe()
         self._faults, faults = context.Pipe(duplex=False)
         self.process = context.Process(target=child.serve, args=(link, faults, threads), name="equiv-worker")
