@@ -237,7 +237,8 @@ class Values:
             flat = values.sign() * self.unit
             values = torch.where(values.isfinite() & (values != 0), flat.to(values.dtype), values)
         if self.most is not None:
-            values = values.clamp(-self.most if values.dtype.is_signed else 0, self.most)
+            most = self.most if values.is_floating_point() else min(self.most, torch.iinfo(values.dtype).max)
+            values = values.clamp(-most if values.dtype.is_signed else 0, most)
         return values.abs() if self.absolute and values.dtype != torch.uint8 else values
 
     __repr__ = short_repr

@@ -282,6 +282,16 @@ USES = (
             "layouts": False,
         },
     ),
+    Use(
+        "equiv.strategies.broadcastable_shapes",
+        drawn(est.broadcastable_shapes),
+        lambda: {"shape": (2, 3), "min_dims": 0, "max_dims": 3, "min_side": 1, "max_side": 4},
+    ),
+    Use(
+        "equiv.strategies.mutually_broadcastable_shapes",
+        drawn(est.mutually_broadcastable_shapes),
+        lambda: {"num_shapes": 2, "base_shape": (2,), "min_dims": 0, "max_dims": 3, "min_side": 1, "max_side": 4},
+    ),
     Use("equiv.strategies.devices", drawn(est.devices), lambda: {"kinds": None}),
     Use("equiv.strategies.dtypes", drawn(est.dtypes), lambda: {"kinds": ("float",), "device": "cpu"}),
     Use(
