@@ -21,8 +21,9 @@ from typing import Any, TypeAlias
 
 from hypothesis import strategies as st
 
-from equiv.arguments import check_bool, check_choices, check_integer, check_shape
+from equiv.arguments import check_bool, check_choices, check_integer, check_shape, refusal
 from equiv.strategies.lazy import lazy
+from equiv.text import quoted
 
 Shape: TypeAlias = tuple[int, ...]
 MAX_DIMS = 8
@@ -246,10 +247,7 @@ def broadcastable_shapes(
     given = dict(locals())
 
     def build() -> st.SearchStrategy[Shape]:
-        drawn: st.SearchStrategy[Shape] = _numpy().broadcastable_shapes(
-            **{**given, "shape": check_shape("shape", shape)}
-        )
-        return drawn
+        return _of_hypothesis("broadcastable_shapes", {**given, "shape": check_shape("shape", shape)})
 
     return lazy(broadcastable_shapes, given, build)
 
@@ -279,14 +277,22 @@ def mutually_broadcastable_shapes(
 
     def build() -> st.SearchStrategy[Any]:
         base = check_shape("base_shape", base_shape)
-        drawn: st.SearchStrategy[Any] = _numpy().mutually_broadcastable_shapes(**{**given, "base_shape": base})
-        return drawn
+        return _of_hypothesis("mutually_broadcastable_shapes", {**given, "base_shape": base})
 
     return lazy(mutually_broadcastable_shapes, given, build)
 
 
-def _numpy() -> Any:
-    """Hypothesis's own strategies of shapes, which come with those of NumPy."""
+def _of_hypothesis(name: str, given: dict[str, Any]) -> st.SearchStrategy[Any]:
+    """The strategy of that name, which comes with those of NumPy; its refusals in our words."""
     from hypothesis.extra import numpy
 
-    return numpy
+    for key in ("num_shapes", "min_dims", "max_dims", "min_side", "max_side"):
+        if given.get(key) is not None:
+            check_integer(key, given[key], least=0)
+    try:
+        found: st.SearchStrategy[Any] = getattr(numpy, name)(**given)
+        found.validate()
+    except Exception as error:
+        numbers = {key: value for key, value in given.items() if value is not None}
+        raise refusal(name, "numbers that leave some shapes", numbers, f"Hypothesis says: {quoted(error)}") from error
+    return found
