@@ -25,7 +25,13 @@ def test_examples_and_the_code_of_users_are_clean(checker: str, tmp_path: Path) 
         pytest.skip(f"{checker} is not installed; it comes with the extra dev")
     here = {"MYPYPATH": str(ROOT)} if HOME.parent == ROOT else {}  # else it is installed
     done = subprocess.run(
-        [sys.executable, "-m", *COMMANDS[checker], str(ROOT / "examples" / "my_kernel.py"), str(ROOT / "tests" / "typing")],
+        [
+            sys.executable,
+            "-m",
+            *COMMANDS[checker],
+            str(ROOT / "examples" / "my_kernel.py"),
+            str(ROOT / "tests" / "typing"),
+        ],
         capture_output=True,
         text=True,
         timeout=500,
