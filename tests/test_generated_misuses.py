@@ -62,9 +62,8 @@ def test_every_public_function_has_a_right_call() -> None:
     used = {use.name.rpartition(".")[2] for use in USES}
     public = {name for name, value in public_names() if takes_arguments(value)}
     needs_transformers = {"equiv.linear_to_transformers_conv1d", "equiv.mapping.linear_to_transformers_conv1d"}
-    # Workers and what a printed example calls: tested by themselves.
+    # They start processes: tests/testing/test_hostile_backends.py.
     processes = {"equiv.laws.Pool", "equiv.laws.run_isolated", "equiv.laws.close_shared_pool"}
-    processes |= {"equiv.strategies.build_layer"}
     assert {name for name in public if name.rpartition(".")[2] not in used} == needs_transformers | processes
     assert len(public) > 70
 

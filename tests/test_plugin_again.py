@@ -12,10 +12,6 @@ from xml.etree import ElementTree
 
 import pytest
 
-# A run inside this process forgets the modules that it was the first to import, which torch does not survive.
-import equiv.causes
-import equiv.report
-import equiv.testing  # noqa: F401
 from equiv.laws import profiles
 
 pytest_plugins = ["pytester"]
@@ -91,9 +87,8 @@ def test_the_command_of_a_failure_finds_it_again(project: pytest.Pytester, profi
     words = command_in(done)
     assert words[:7] == [NODE, "--equiv-profile", profile, *FEW, seed]
     assert ("--equiv-case" in words) is (profile == "deep")  # whose database may have found it, not the seed
-    database = project.path / ".hypothesis"
-    if profile == "deep" and database.exists():  # it lies where the process was started
-        database.rename(project.path / "gone")
+    if profile == "deep":
+        project.path.joinpath(".hypothesis").rename(project.path / "gone")
     again = project.runpytest_inprocess("-p", "no:cacheprovider", *words)
     again.assert_outcomes(failed=1)
     assert again.stdout.str().count("exact: linear in float32 on mine returns") >= 1

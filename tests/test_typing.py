@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -21,24 +22,31 @@ COMMANDS = {"mypy": ("mypy", "--strict", "--config-file="), "pyright": ("pyright
 @pytest.mark.slow
 @pytest.mark.parametrize("checker", COMMANDS)
 def test_examples_and_the_code_of_users_are_clean(checker: str, tmp_path: Path) -> None:
+    found = checked(checker, tmp_path, ROOT / "examples" / "my_kernel.py", ROOT / "tests" / "typing")
+    assert found.returncode == 0, found.stdout + found.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("checker", COMMANDS)
+def test_a_project_of_a_user_is_clean(checker: str, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "examples" / "third_party", tmp_path, dirs_exist_ok=True)
+    found = checked(checker, tmp_path, Path("tinykernels"), Path("tests"))
+    assert found.returncode == 0, found.stdout + found.stderr
+
+
+def checked(checker: str, folder: Path, *paths: Path) -> subprocess.CompletedProcess[str]:
+    """What a type checker that is started in a folder says of files."""
     if find_spec(checker) is None:
         pytest.skip(f"{checker} is not installed; it comes with the extra dev")
     here = {"MYPYPATH": str(ROOT)} if HOME.parent == ROOT else {}  # else it is installed
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            *COMMANDS[checker],
-            str(ROOT / "examples" / "my_kernel.py"),
-            str(ROOT / "tests" / "typing"),
-        ],
+    return subprocess.run(
+        [sys.executable, "-m", *COMMANDS[checker], *map(str, paths)],
         capture_output=True,
         text=True,
         timeout=500,
-        cwd=tmp_path,
+        cwd=folder,
         env={**os.environ, "PYTHONPATH": os.pathsep.join((*here.values(), *sys.path)), **here},
     )
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_code_of_users_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,8 +12,8 @@ import torch
 from hypothesis import strategies as st
 from torch import nn
 
-from equiv.arguments import check_bool, check_device, check_dtype, check_integer, check_shape, refusal
-from equiv.dtypes import is_inexact
+from equiv.arguments import check_bool, check_device, check_dtype, check_integer, check_shape, check_tensor, refusal
+from equiv.dtypes import dtype_name, is_inexact
 from equiv.strategies.bounds import Bounds, Limits, count_within
 from equiv.strategies.dtype import dtypes
 from equiv.strategies.fills import most_distinct
@@ -283,10 +283,27 @@ def tensors(  # noqa: PLR0913 - what a user may choose about a tensor, all but t
 def build_layer(weight: torch.Tensor, bias: torch.Tensor | None, *, requires_grad: bool = True) -> nn.Linear:
     """A layer with these tensors as its parameters, themselves and not copies; no random number is drawn.
 
+    Args:
+        weight: ``(O, n)``.
+        bias: ``(O,)`` or None.
+        requires_grad: Of both; False for integers.
+
+    Raises:
+        EquivError: Tensors of other shapes or of two dtypes or devices.
+
     Example:
         >>> build_layer(torch.ones(2, 3), None)
         Linear(in_features=3, out_features=2, bias=False)
     """
+    check_tensor("weight", weight)
+    if weight.ndim != 2:
+        raise refusal("weight", "a shape (O, n)", tuple(weight.shape), "reshape it")
+    if bias is not None:
+        check_tensor("bias", bias, (len(weight),), advice="give one entry for each output")
+        if (bias.dtype, bias.device) != (weight.dtype, weight.device):
+            got, wanted = (f"{dtype_name(t.dtype)} on {t.device}" for t in (bias, weight))
+            raise refusal("bias", f"{wanted} like the weight", got, "convert it")
+    check_grad(requires_grad, weight.dtype)
     layer = nn.Linear(1, 1, bias=bias is not None, device="meta")
     layer.out_features, layer.in_features = weight.shape
     layer.weight = nn.Parameter(weight, requires_grad=requires_grad)

@@ -254,6 +254,11 @@ USES = (
         drawn(est.batch_shapes),
         lambda: {"min_dims": 0, "max_dims": 2, "max_side": 4, "max_rows": 4, "allow_empty": True},
     ),
+    Use(
+        "equiv.strategies.build_layer",
+        est.build_layer,
+        lambda: {"weight": torch.ones(2, 3), "bias": torch.ones(2), "requires_grad": True},
+    ),
     Use("equiv.strategies.build_case", est.build_case, lambda: {"recipe": est.Recipe(**recipe())}),
     Use("equiv.strategies.Recipe", from_recipe, recipe),
     Use(

@@ -79,6 +79,25 @@ def test_no_result_is_lost_whoever_dies_and_listeners_hear_of_each():
     ]
 
 
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: equiv.laws.run_isolated(3, Limits(None, None)), "item: expected an equiv.laws.Item, got 3; "),
+        (
+            lambda: equiv.laws.run_isolated(items([TorchEager()])[0], 3),
+            "limits: expected an equiv.laws.Limits, got 3; ",
+        ),
+        (lambda: Pool(3), "limits: expected an equiv.laws.Limits, got 3; "),
+        (lambda: Pool(jobs=0), "jobs: expected an integer of at least 1, got 0; "),
+    ],
+    ids=["item", "limits", "limits of a pool", "jobs"],
+)
+def test_a_misuse_of_workers_is_refused_in_one_sentence(call, message):
+    with pytest.raises(equiv.EquivError) as caught:
+        call()
+    assert str(caught.value).startswith(message)
+
+
 def test_several_workers_use_one_thread_each():
     """They would wait for each other's: a run took ten times as long."""
     chosen, threads = items([hostile.OneThread()], laws=["exact"], dtypes=["float32", "int8"]), torch.get_num_threads()

@@ -267,8 +267,9 @@ def test_whatever_a_backend_does_is_a_failure_and_no_exception(name: str) -> Non
     found = testing.check_backend(Odd(ODD[name]), examples=5, seed=1)
     assert len(found) == 13  # all but the two laws about torch's modules
     for result in found:
-        if result.law == "gradients" and result.outcome == "not asked":
-            continue  # these results carry none
+        if (name, result.law) == ("returns an array", "gradients"):
+            assert result.outcome == "not asked"  # it hands leaves to NumPy, which refuses them
+            continue
         assert result.failure is not None, result.law
         assert result.failure.note
         assert result.failure.render()

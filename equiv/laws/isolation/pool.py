@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from equiv.arguments import refusal
+from equiv.arguments import check_integer, refusal
 from equiv.backends import Backend
 from equiv.errors import EquivError
 from equiv.laws import runner
@@ -41,7 +41,8 @@ class Pool:
     """
 
     def __init__(self, limits: Limits | None = None, *, jobs: int = 1) -> None:
-        self._limits, self._jobs = limits or Limits(), jobs
+        self._limits = _checked_limits(Limits() if limits is None else limits)
+        self._jobs = check_integer("jobs", jobs, least=1, advice="pass how many processes may run")
         self._idle: list[Worker] = []
         self._busy: dict[Worker, tuple[int, Item, Task]] = {}
 
@@ -176,6 +177,12 @@ def close_shared_pool() -> None:
             _shared.popitem()[1].close()
 
 
+def _checked_limits(limits: object) -> Limits:
+    if not isinstance(limits, Limits):
+        raise refusal("limits", "an equiv.laws.Limits", limits, "pass such as Limits(timeout=60, memory=4)")
+    return limits
+
+
 def run_isolated(item: Item, limits: Limits, **how: Any) -> Result:
     """:func:`equiv.laws.run_item` in a worker process, which is kept for the next item.
 
@@ -184,7 +191,9 @@ def run_isolated(item: Item, limits: Limits, **how: Any) -> Result:
     Raises:
         EquivError: As ``run_item``; a backend that cannot get into another process, or no process.
     """
-    [(_, result)] = shared_pool(limits).run([item], **how)
+    if not isinstance(item, Item):
+        raise refusal("item", "an equiv.laws.Item", item, "pass one of equiv.laws.items([backend])")
+    [(_, result)] = shared_pool(_checked_limits(limits)).run([item], **how)
     for listener in runner.listeners.copy():
         listener(result)
     return result

@@ -22,7 +22,8 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator, unused-ignore]
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        (grad,) = grad_outputs
         rows, weight = ctx.saved_tensors
         of_weight = grad.T @ rows
         if has("once-weight-gradient"):
