@@ -22,7 +22,10 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator, unused-ignore]
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    # torch's decorator drops the names of parameters.
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *grad_outputs: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         (grad,) = grad_outputs
         rows, weight = ctx.saved_tensors
         of_weight = grad.T @ rows
