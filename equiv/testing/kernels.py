@@ -37,6 +37,9 @@ class Kernels:
         device: Where inputs are put before they are handed over.
         capabilities: What else the functions serve, or do not.
 
+    Attributes:
+        arguments: What it was made of, by name: a program that shows a failure makes it again.
+
     Raises:
         EquivError: No function, something else than a function of input, weight and bias, or a wrong name or device.
 
@@ -58,6 +61,7 @@ class Kernels:
         capabilities: Capabilities | None = None,
     ) -> None:
         given = {"linear": linear, "conv1d": conv1d, "conv2d": conv2d, "conv3d": conv3d}
+        self.arguments = {**given, "name": name, "device": device, "capabilities": capabilities}
         self._kernels = {which: _checked(which, kernel) for which, kernel in given.items() if kernel is not None}
         self._steps = {which: [step for step in _STEPS if _takes(f, step)] for which, f in self._kernels.items()}
         if not self._kernels:

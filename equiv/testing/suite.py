@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -127,6 +127,11 @@ def _limits(isolate: bool, timeout: float | None, memory: float | None) -> Limit
         name, value = next(iter(given.items()))
         raise refusal(name, "None where items are not isolated", value, "pass isolate=True too")
     return None
+
+
+def _with_options(command: str, more: str) -> str:
+    """A printed call of :func:`check_backend` with more keywords; other commands as they are."""
+    return f"{command[:-1]}{more})" if command.startswith("equiv.testing.check_backend(") else command
 
 
 def is_repeatable(profile: str, seed: int | None) -> bool:
@@ -265,6 +270,10 @@ def check_backend(  # noqa: PLR0913 - keyword-only options are the interface
     ]
     for result in results:
         result.raised = None  # its frames would keep the tensors of every failure alive
+        if limits is not None and result.failure is not None:
+            words = {"isolate": True, "timeout": timeout, "memory": memory}
+            more = "".join(f", {name}={value!r}" for name, value in words.items() if value is not None)
+            result.failure = replace(result.failure, command=_with_options(result.failure.command, more))
     seconds = time.perf_counter() - start
     if all(result.outcome == "not asked" for result in results):
         one = results[0].not_asked[0]

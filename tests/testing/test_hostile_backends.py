@@ -42,6 +42,7 @@ def test_in_a_worker_each_is_reported_by_name(kind):
     assert result.failure.kind == word, result.failure.summary
     assert note in result.failure.note
     assert f"in float32 on {kind.__name__.lower()} " in result.failure.summary
+    assert result.failure.command.endswith("isolate=True, timeout=5, memory=1)")
     assert result.seed == 1
 
 

@@ -143,3 +143,14 @@ def test_a_wrong_function_breaks_them(law: str) -> None:
 def test_a_law_about_what_there_is_not_is_refused_in_words() -> None:
     with pytest.raises(EquivError, match=r"laws: .*the backend declares spatial_ranks=\(\), so that nothing"):
         testing.check_backend(Kernels(linear=linear), laws=["dense"])
+
+
+@pytest.mark.parametrize("capabilities", [None, Capabilities(gradient_order=0)], ids=["found", "declared"])
+def test_the_program_of_a_failure_makes_plain_functions_again(capabilities: Capabilities | None) -> None:
+    mine = Kernels(conv2d=last_output_lost, name="mine", capabilities=capabilities)
+    (found,) = testing.check_backend(mine, laws=["exact"], dtypes=["float32"], examples=10, seed=1).failures
+    assert found.failure is not None
+    assert found.failure.snippet is not None
+    assert "backend = Kernels(conv2d=last_output_lost, name='mine'" in found.failure.snippet
+    with pytest.raises(AssertionError):
+        exec(found.failure.snippet, {})

@@ -9,8 +9,8 @@ import inspect
 import math
 import sys
 import sysconfig
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -92,8 +92,12 @@ def _as_its_repr(backend: Backend) -> Source | None:
 
 
 def _with_arguments(backend: Backend) -> Source | None:
-    """The class with each argument that the instance keeps under its name and that differs from the default."""
-    kind = type(backend)
+    """The class with each argument that the instance keeps under its name and that differs from the default.
+
+    An attribute ``arguments``, a mapping, goes first: for a class whose methods have the names of its arguments.
+    """
+    kind, said = type(backend), getattr(backend, "arguments", None)
+    given = said if isinstance(said, Mapping) else {}
     try:
         parameters = inspect.signature(kind).parameters.values()
     except (TypeError, ValueError):
@@ -105,7 +109,7 @@ def _with_arguments(backend: Backend) -> Source | None:
     for parameter in parameters:
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
-        value = getattr(backend, parameter.name, missing)
+        value = given.get(parameter.name, getattr(backend, parameter.name, missing))
         if value is missing and parameter.default is parameter.empty:
             return None
         if value is missing or _same(value, parameter.default):
@@ -144,7 +148,21 @@ def _code(value: Any) -> Source | None:
         return Source(f"torch.device({str(value)!r})")
     if type(value) in (list, tuple, set, dict):
         return _container(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return _of_fields(value)
     return _named(value)
+
+
+def _of_fields(value: Any) -> Source | None:
+    """A call of the class of a dataclass with the fields that differ from their defaults."""
+    kind, chosen = _code(type(value)), [one for one in fields(value) if one.init]
+    given = {one.name: getattr(value, one.name) for one in chosen if not _same(getattr(value, one.name), one.default)}
+    codes = {name: _code(one) for name, one in given.items()}
+    if kind is None or None in codes.values():
+        return None
+    words = [f"{name}={code.expression}" for name, code in codes.items() if code is not None]
+    imports = [line for code in codes.values() if code is not None for line in code.imports]
+    return Source(f"{kind.expression}({', '.join(words)})", _unique(kind.imports + imports))
 
 
 def _container(value: Any) -> Source | None:
