@@ -23,6 +23,7 @@ from hypothesis.errors import HypothesisException
 from equiv.backends import TorchEager
 from equiv.dtypes import BY_NAME
 from equiv.laws import Item, items, profile_of, run_item
+from equiv.laws.capabilities import NotServed
 from equiv.text import first_line
 
 
@@ -85,8 +86,8 @@ def dtype_of(mutant: Mutant) -> str:
 # -- the laws ----------------------------------------------------------------------------------------------------------
 
 
-class _Found(BaseException):
-    pass
+class _Found(KeyboardInterrupt):
+    """Ends a run at once, as Ctrl-C does: whatever else a check raises breaks the law, and would be shrunk."""
 
 
 def laws_on(mutant: Mutant, *, profile: str, seed: int, examples: int | None) -> dict[str, Cell]:
@@ -100,7 +101,7 @@ def laws_on(mutant: Mutant, *, profile: str, seed: int, examples: int | None) ->
             tried += 1
             try:
                 item.law.check(trial, case)
-            except HypothesisException:
+            except (HypothesisException, NotServed):
                 raise
             except Exception as error:
                 raise _Found(f"{item.law.id}: {first_line(error, 90)}") from error
