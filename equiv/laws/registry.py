@@ -13,7 +13,7 @@ from equiv.arguments import check_bool, check_choices, check_integer, check_numb
 from equiv.backends import FORMS
 from equiv.laws.call import Broken, is_control, kind_of_error
 from equiv.laws.capabilities import NotServed
-from equiv.laws.state import changes_in_words, unchanged
+from equiv.laws.state import Watch, changes_in_words, unchanged
 from equiv.laws.trial import Trial
 from equiv.text import quoted
 
@@ -83,8 +83,12 @@ class Law:
             Broken: The law does not hold for the case.
         """
         trial.law = self.id
-        with unchanged() as changes:
+        if trial.watch is None:
+            trial.watch = Watch()
+        try:
             broken = self._broken(trial, case)
+        finally:
+            changes = trial.watch.changes()
         if changes:
             raise Broken(changes_in_words(changes), form=self._who_changes(trial, case), kind="state") from broken
         if broken is not None:

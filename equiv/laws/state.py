@@ -1,7 +1,7 @@
 """torch's global state, and that of other sources of random numbers: what a kernel may use, but not leave changed.
 
-A snapshot is taken before a law is tried and compared after it. What has changed is put back, so that neither the next
-case nor the next item is tried under it.
+A snapshot is taken before a law is tried and compared after each case. What has changed is put back, so that neither
+the next case nor the next item is tried under it.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from equiv.text import shown
 
 _AUTOCAST = ("cpu", "cuda", "xpu", "mps")
 _FEW = 3  # changes that a message names
+_FIRST, _EVERY = 4, 16  # cases
 _UNKNOWN = object()
 _kept: list[Any] = []  # guards of inference mode; it ends with them
 
@@ -57,8 +58,11 @@ class Snapshot:
         self._values = [setting.now() for setting in _settings()]
         self._random = dict(_random_states())
 
-    def put_back(self) -> list[str]:
-        """Make the state what it was; what had changed, in words: ``grad mode from True to False``."""
+    def put_back(self, *, others: bool = True) -> list[str]:
+        """Make the state what it was; what had changed, in words: ``grad mode from True to False``.
+
+        Random numbers of ``others`` than torch take longer to look at than all the rest.
+        """
         changed = self._changed()
         changes = [f"{setting.name} from {shown(was, 40)} to {shown(now, 40)}" for setting, was, now in changed]
         for _ in range(2 if changed else 0):  # some settings change others with them
@@ -67,7 +71,7 @@ class Snapshot:
                     with suppress(Exception):
                         setting.write(was)
             changed = self._changed()
-        now_random = dict(_random_states())
+        now_random = dict(_random_states(others=others))
         for name, state in self._random.items():
             if name in now_random and not now_random[name].equals(state):
                 changes.append(f"the random numbers of {name} {now_random[name].since(state)}")
@@ -76,6 +80,9 @@ class Snapshot:
 
     def _changed(self) -> list[tuple[_Setting, Any, Any]]:
         """Each setting that is not as it was, its value then and now."""
+        with suppress(Exception):  # one of them is unknown
+            if [setting.read() for setting in _settings()] == self._values:
+                return []
         pairs = ((setting, was, setting.now()) for setting, was in zip(_settings(), self._values, strict=True))
         return [
             (setting, was, now)
@@ -92,6 +99,24 @@ def unchanged() -> Iterator[list[str]]:
         yield changes
     finally:
         changes += before.put_back()
+
+
+class Watch:
+    """The state over the cases of an item: what each has changed is put back, so that one snapshot serves them all.
+
+    Random numbers of Python and NumPy, which Hypothesis seeds for each case, are looked at after the first cases, every
+    16th, and after each once something has changed.
+    """
+
+    def __init__(self) -> None:
+        self._before, self._cases, self._has_changed = Snapshot(), 0, False
+
+    def changes(self) -> list[str]:
+        """What a case has changed, in words."""
+        self._cases += 1
+        found = self._before.put_back(others=self._has_changed or self._cases <= _FIRST or self._cases % _EVERY == 0)
+        self._has_changed |= bool(found)
+        return found
 
 
 def changes_in_words(changes: list[str]) -> str:
@@ -249,12 +274,14 @@ class _Random:
         self.write(self.state)
 
 
-def _random_states() -> Iterator[tuple[str, _Random]]:
-    """By name, those of modules that are loaded."""
+def _random_states(*, others: bool = True) -> Iterator[tuple[str, _Random]]:
+    """By name, torch's, and of others those of modules that are loaded."""
     yield "torch", _Random(default_generator.get_state(), default_generator.set_state, default_generator.initial_seed())
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         for number, generator in enumerate(torch.cuda.default_generators):
             yield f"cuda:{number}", _Random(generator.get_state(), generator.set_state, generator.initial_seed())
+    if not others:
+        return
     yield "Python", _Random(random.getstate(), random.setstate)
     numpy: Any = sys.modules.get("numpy.random")
     if numpy is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ from equiv.laws.known import (
     known_refusal,
 )
 from equiv.laws.leaks import Returned
+from equiv.laws.state import Watch
 from equiv.laws.taken import shape_of_result, taken
 from equiv.mapping import Conv, linear_to_full_conv, linear_to_pointwise_conv, to_feature_map, undrawn
 from equiv.numerics import Arithmetic, Reference, bit_equal, declared
@@ -45,6 +47,8 @@ class Trial:
         tally: Per form, what was judged.
         coverage: Per condition, how often each of its values was met.
         not_asked: What the laws left out because the backend does not serve it.
+        results: What the backend has returned so far.
+        watch: Of torch's global state, from the first case on.
         results: Which of the results that it has returned are still held by somebody.
     """
 
@@ -58,6 +62,7 @@ class Trial:
     coverage: dict[str, Counter[Hashable]] = field(default_factory=lambda: defaultdict(Counter))
     not_asked: set[NotAsked] = field(default_factory=set)
     results: Returned = field(default_factory=Returned)
+    watch: Watch | None = None
     _declares: Capabilities | None = field(default=None, init=False, repr=False)
     _taken: Call | None = field(default=None, init=False, repr=False)
     _asked: dict[tuple[str, str, str, object], bool] = field(default_factory=dict, init=False, repr=False)
@@ -294,7 +299,7 @@ class Trial:
         expected = self._declared.get(op)
         if expected is None:  # no law changes torch's settings
             expected = self._declared[op] = declared(self.dtype, self.backend.device, op)
-        own = None if gradient is not None else self._own()
+        own = None if gradient is not None else self._own
         if isinstance(own, Arithmetic):
             self.cover("envelopes follow", own.name)
             return own
@@ -306,7 +311,7 @@ class Trial:
 
     def _is_explained(self, call: Call, y: Tensor) -> bool:
         """Whether a result that is not the exact one lies in the envelope of a weaker kernel, measured or declared."""
-        own = self._own()
+        own = self._own
         if isinstance(own, Arithmetic):
             expected = declared(self.dtype, self.backend.device, call.form)
             found = within_weaker(own, expected, call, y)
@@ -318,6 +323,7 @@ class Trial:
         self.tally[call.form].count("rounding", found.ratio)
         return True
 
+    @cached_property
     def _own(self) -> Arithmetic | str | None:
         """What the backend declares that it computes in; ``measured`` where the run asks for that."""
         own = own_arithmetic(self.backend, self.dtype)
