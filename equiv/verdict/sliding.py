@@ -27,8 +27,8 @@ from equiv.verdict.tally import Found, Tally
 
 _OUTPUTS = 2**17  # of a tile: each of some four float64 tensors takes a MiB
 SMALL = 2**15  # outputs up to which the largest ratio is that of the very envelope, not of E
-_CACHED = 2**19  # float64 numbers: a MiB
-_LEAST_BYTES, _MOST_BYTES = 2**21, 2**24  # for the weights of a block, and for the inputs of a box
+_CACHED = 2**19  # float64 numbers: 4 MiB
+_LEAST_BYTES, _MOST_BYTES = 2**20, 2**24  # for the weights of a block, and for the inputs of a box
 
 _COPIES = {torch.float64: 4, torch.complex64: 3, torch.complex128: 6, torch.int64: 4, torch.int32: 2}
 """How many float64 tensors are made of the weights of a block and of the inputs of a box, where more than two are."""
