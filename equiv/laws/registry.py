@@ -85,10 +85,8 @@ class Law:
         trial.law = self.id
         if trial.watch is None:
             trial.watch = Watch()
-        try:
+        with trial.watch.case() as changes:
             broken = self._broken(trial, case)
-        finally:
-            changes = trial.watch.changes()
         if changes:
             raise Broken(changes_in_words(changes), form=self._who_changes(trial, case), kind="state") from broken
         if broken is not None:

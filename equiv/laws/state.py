@@ -58,6 +58,10 @@ class Snapshot:
         self._values = [setting.now() for setting in _settings()]
         self._random = dict(_random_states())
 
+    def renew(self) -> None:
+        """Take the random numbers of others than torch as they are now."""
+        self._random |= {name: state for name, state in _random_states() if name != "torch"}
+
     def put_back(self, *, others: bool = True) -> list[str]:
         """Make the state what it was; what had changed, in words: ``grad mode from True to False``.
 
@@ -104,19 +108,25 @@ def unchanged() -> Iterator[list[str]]:
 class Watch:
     """The state over the cases of an item: what each has changed is put back, so that one snapshot serves them all.
 
-    Random numbers of Python and NumPy, which Hypothesis seeds for each case, are looked at after the first cases, every
-    16th, and after each once something has changed.
+    But for the random numbers of Python and NumPy, which Hypothesis seeds for each case that it draws: they are looked
+    at around the first cases, every 16th, and each once something has changed.
     """
 
     def __init__(self) -> None:
         self._before, self._cases, self._has_changed = Snapshot(), 0, False
 
-    def changes(self) -> list[str]:
-        """What a case has changed, in words."""
+    @contextmanager
+    def case(self) -> Iterator[list[str]]:
+        """As :func:`unchanged`, for the next case."""
         self._cases += 1
-        found = self._before.put_back(others=self._has_changed or self._cases <= _FIRST or self._cases % _EVERY == 0)
-        self._has_changed |= bool(found)
-        return found
+        others, changes = self._has_changed or self._cases <= _FIRST or self._cases % _EVERY == 0, list[str]()
+        if others:
+            self._before.renew()
+        try:
+            yield changes
+        finally:
+            changes += self._before.put_back(others=others)
+            self._has_changed |= bool(changes)
 
 
 def changes_in_words(changes: list[str]) -> str:

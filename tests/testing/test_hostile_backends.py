@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import sys
 
@@ -16,6 +17,7 @@ from equiv.backends import TorchEager
 from equiv.cli import main, run_laws
 from equiv.laws import Limits, Pool, items, listeners, run_item
 from equiv.report import Request
+from equiv.strategies import Recipe, Values, build_case
 from equiv.testing import check_backend, checks
 
 LIMITS = {"timeout": 5, "memory": 1}
@@ -190,6 +192,16 @@ def test_a_change_of_state_is_named_and_put_back_and_the_next_item_runs_without_
     [result] = check_backend(TorchEager(), laws=["gradients"], dtypes=["float32"], examples=3, seed=1)
     assert result.failure is None
     assert torch.equal(torch.get_rng_state(), torch_state)
+
+
+def test_random_numbers_that_were_used_between_the_cases_of_an_item_are_no_change():
+    """A case that is kept is tried as it is; those that Hypothesis draws, with numbers that it has seeded."""
+    (item,) = items([hostile.Fine()], laws=["exact"], dtypes=["float32"])
+    small = Recipe((1, 2), 1, (), x=Values("distinct"), weight=Values("constant"))
+    trial, case = equiv.laws.Trial(item.backend, item.dtype, item.forms), build_case(small)
+    for seed in range(20):
+        random.seed(seed)
+        item.law.try_on(trial, case)
 
 
 def test_a_backend_that_changes_state_within_its_call_alone_is_right():
