@@ -136,8 +136,7 @@ def test_a_file_of_expected_failures_for_the_whole_run(project: pytest.Pytester,
     Path("conf").mkdir()
     Path("conf/xfails.txt").write_text(XFAILS + "exact-*-int9-*  # typo\n", encoding="utf-8-sig")
     options = ("--equiv-examples", "40", "--equiv-seed", "1")
-    run = project.runpytest_subprocess if words else project.runpytest_inprocess
-    done = run(*options, "--equiv-xfails", "conf/xfails.txt", "-rxX", *words)
+    done = project.runpytest_inprocess(*options, "--equiv-xfails", "conf/xfails.txt", "-rxX", *words)
     done.assert_outcomes(xfailed=2, passed=2, failed=2)  # weight_recovery holds for torch, in two dtypes
     done.stdout.fnmatch_lines(
         [

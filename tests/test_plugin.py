@@ -107,7 +107,7 @@ def test_workers_have_the_same_ids_and_results_and_one_thread_each(project: pyte
     alone.assert_outcomes(passed=4)
     project.makeconftest("import torch")  # as early as a project can
     project.makepyfile(test_one=THREADS, test_two=THREADS, test_broken=BROKEN.replace("{more}", ""))
-    shared = project.runpytest_subprocess(*options, "shared.json", "-n", "2", "--dist", "loadfile", "-rP")
+    shared = project.runpytest_inprocess(*options, "shared.json", "-n", "2", "--dist", "loadfile", "-rP")
     shared.assert_outcomes(passed=6, failed=2)
     assert [line for line in shared.outlines if line.startswith("THREADS")] == ["THREADS 1 1 1"] * 2
     shared.stdout.re_match_lines([r"equiv: profile dev, .*, 1 thread a worker, .*"])

@@ -142,8 +142,8 @@ def test_a_case_is_dropped_when_its_law_holds(project: pytest.Pytester) -> None:
 
 
 def test_workers_hand_cases_to_the_controller_and_get_them_back(project: pytest.Pytester) -> None:
-    project.runpytest_subprocess("-n", "2", *FEW, "1").assert_outcomes(failed=2)
-    done = project.runpytest_subprocess("-n", "2", "--lf", "--equiv-examples", "1", "--equiv-witnesses", "programs")
+    project.runpytest_inprocess("-n", "2", *FEW, "1").assert_outcomes(failed=2)
+    done = project.runpytest_inprocess("-n", "2", "--lf", "--equiv-examples", "1", "--equiv-witnesses", "programs")
     done.assert_outcomes(failed=2)
     assert command_in(done)[0].startswith("test_suite.py::test_law[exact-linear-float32-")
     assert len(list(project.path.joinpath("programs").iterdir())) == 2
@@ -196,7 +196,7 @@ def test_what_the_backend_raised_is_shown_in_its_own_code(project: pytest.Pytest
 
 
 def test_programs_are_written_to_a_folder_and_fail_by_themselves(project: pytest.Pytester) -> None:
-    project.runpytest_subprocess(*FEW, "1", "--equiv-witnesses", "new/folder").assert_outcomes(failed=2)
+    project.runpytest_inprocess(*FEW, "1", "--equiv-witnesses", "new/folder").assert_outcomes(failed=2)
     folder = project.path / "new" / "folder"
     ends = {"mine": "not equal", "raising": "RuntimeError: out of order"}
     assert {path.name for path in folder.iterdir()} == {f"exact-linear-float32-{name}.py" for name in ends}

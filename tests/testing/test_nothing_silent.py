@@ -52,7 +52,7 @@ def report(path: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["alone", "workers"])
 def test_what_is_not_asked_is_skipped_said_and_written(project: pytest.Pytester, workers: tuple[str, ...]) -> None:
     project.makepyfile(test_suite=suite())
-    done = project.runpytest_subprocess(*workers, "-rs", "--equiv-report", "out.json", "--equiv-seed", "1")
+    done = project.runpytest_inprocess(*workers, "-rs", "--equiv-report", "out.json", "--equiv-seed", "1")
     assert done.ret == pytest.ExitCode.TESTS_FAILED
     done.assert_outcomes(passed=1, skipped=1, failed=1)  # float32, float64, float16
     done.stdout.fnmatch_lines(["*equiv: not asked: dtypes: raises NotImplementedError: no float64"])

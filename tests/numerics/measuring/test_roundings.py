@@ -51,8 +51,10 @@ def stepwise(way: str, bits: int = 24, *, reverse: bool = False, product: Any = 
     return run
 
 
-@pytest.mark.parametrize("bits", [24, 14])
-@pytest.mark.parametrize("reverse", [False, True])
+ORDERS = [(False, 24), (True, 14), *(pytest.param(*both, marks=pytest.mark.slow) for both in ((True, 24), (False, 14)))]
+
+
+@pytest.mark.parametrize(("reverse", "bits"), ORDERS)
 @pytest.mark.parametrize("way", _WAYS)
 def test_the_rounding_of_sums_is_told_by_both_signs_ties_and_quarters(way: str, reverse: bool, bits: int) -> None:
     run = stepwise(way, bits, reverse=reverse)
