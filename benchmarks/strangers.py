@@ -28,7 +28,7 @@ from _strangers_base import FAULTS, Fault, prove
 
 import equiv.testing
 
-MODULES = ("layouts",)
+MODULES = ("layouts", "shapes", "tiles")
 
 
 @dataclass(frozen=True)
