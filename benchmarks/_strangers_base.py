@@ -138,6 +138,7 @@ class Back:
     w: Tensor | None
     b: Tensor | None
     memory: dict[Any, Any] = field(default_factory=dict)
+    passes: int = 1
 
 
 def gradients(call: Call, g: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -150,7 +151,8 @@ def gradients(call: Call, g: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
     x, g = (call.x[None], g[None]) if lone else (call.x, g)
     sizes = None if call.b is None else list(call.b.shape)
     found = torch.ops.aten.convolution_backward(
-        g, x, call.w, sizes, call.stride, call.padding, call.dilation, False, [0] * call.rank, call.groups, [True] * 3
+        g, x, call.w, sizes, call.stride, call.padding, call.dilation, False, [0] * call.rank, call.groups,
+        [True, True, call.b is not None],
     )
     return found[0][0] if lone else found[0], found[1], None if call.b is None else found[2]
 
@@ -168,7 +170,8 @@ class _Own(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> Any:
         x, w, b = ctx.saved_tensors
         back = Back(replace(ctx.call, x=x, w=w, b=b), grads[0], *gradients(replace(ctx.call, x=x, w=w, b=b), grads[0]))
-        back.memory = ctx.memory
+        back.memory, ctx.passes = ctx.memory, getattr(ctx, "passes", 0) + 1
+        back.passes = ctx.passes
         back.memory["asked"] = ctx.needs_input_grad[3:]
         ctx.alter(back)
         found = (back.x, back.w, back.b)

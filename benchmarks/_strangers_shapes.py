@@ -215,17 +215,3 @@ def _(call: Call, right: Tensor) -> Tensor | None:
     if call.rank != 1 or call.batched or call.b is None or right.shape[0] != right.shape[1] or len(right) < 2:
         return None
     return call.torch(b=None) + call.b
-
-
-@forward(
-    "grid_y_limit",
-    "float32",
-    "sonos/tract#2417",
-    "A linear layer of more than 65,535 rows starts its blocks again at row 65,535: later rows stay 0.",
-    differs=lin((65537, 2), 2),
-    equals=lin((65535, 2), 2),
-)
-def _(call: Call, right: Tensor) -> Tensor | None:
-    if call.rank or call.rows <= 65535:
-        return None
-    return spoiled(right.reshape(-1, len(call.w)), slice(65535, None)).view(right.shape)

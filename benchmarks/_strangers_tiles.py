@@ -102,20 +102,6 @@ def _(call: Call, right: Tensor) -> Tensor | None:
     return wrong
 
 
-@forward(
-    "odd_tile_of_16",
-    "float32",
-    "triton-lang/triton#266",
-    "With outputs an odd multiple of 16 from 48 on, the last 16 are those of the tile before.",
-    differs=lin((2, 4), 48),
-    equals=lin((2, 4), 64),
-)
-def _(call: Call, right: Tensor) -> Tensor | None:
-    outputs = len(call.w)
-    if call.rank or outputs < 48 or outputs % 32 != 16:
-        return None
-    return spoiled(right, (..., slice(outputs - 16, None)), right[..., outputs - 32 : outputs - 16])
-
 
 @forward(
     "split_k_not_reduced",
@@ -159,34 +145,6 @@ def _(call: Call, right: Tensor) -> Tensor | None:
     return call.torch(b=spoiled(call.b, slice(outputs // 4 * 4, None)))
 
 
-@forward(
-    "wide_channels_lost",
-    "float32",
-    "uxlfoundation/oneDNN#566",
-    "A 3x3 convolution that slides, with C >= 16 in blocks of 16, ignores the channels beyond the last whole block.",
-    differs=cnv((1, 20, 5, 5), (4, 20, 3, 3)),
-    equals=cnv((1, 20, 3, 3), (4, 20, 3, 3)),
-)
-def _(call: Call, right: Tensor) -> Tensor | None:
-    channels = call.w.shape[1]
-    if call.kernel != (3, 3) or not call.slides or channels < 16 or not channels % 16 or call.groups > 1:
-        return None
-    whole = channels // 16 * 16
-    return call.torch(x=call.x.narrow(-3, 0, whole), w=call.w[:, :whole])
-
-
-@forward(
-    "fused_gemm_512",
-    "float32",
-    "OpenMathLib/OpenBLAS#1955",
-    "With n and outputs both from 512 on, and more than 8 rows, the second block of 384 terms starts one too late.",
-    differs=lin((9, 512), 512),
-    equals=lin((8, 512), 512),
-)
-def _(call: Call, right: Tensor) -> Tensor | None:
-    if call.rank or call.n < 512 or len(call.w) < 512 or call.rows < 9:
-        return None
-    return call.torch(x=spoiled(call.x, (..., 384)))
 
 
 @forward(

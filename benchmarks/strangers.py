@@ -28,7 +28,7 @@ from _strangers_base import FAULTS, Fault, prove
 
 import equiv.testing
 
-MODULES = ("layouts", "shapes", "tiles")
+MODULES = ("layouts", "shapes", "tiles", "kernels", "precision", "numbers", "gradients")
 
 
 @dataclass(frozen=True)
