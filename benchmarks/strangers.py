@@ -28,7 +28,7 @@ from _strangers_base import FAULTS, Fault, prove
 
 import equiv.testing
 
-MODULES = ("layouts", "shapes", "tiles", "kernels", "precision", "numbers", "gradients")
+MODULES = ("layouts", "shapes", "tiles", "kernels", "precision", "numbers", "gradients", "state", "padding")
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,6 @@ def in_process(one: Any, profile: str, seed: int, send: Any) -> None:
     torch.set_num_threads(1)
     try:
         complaint = prove(one) if isinstance(one, Fault) else ""
-        torch.set_flush_denormal(False)
         if complaint:
             send.send({"found_by": None, "seconds": 0.0, "no_fault": complaint})
         elif profile:
