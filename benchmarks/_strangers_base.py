@@ -75,6 +75,7 @@ class Torch:
     """A backend that is torch itself; faults override ``run``."""
 
     name = "torch"
+    control: Any = None  # the same without the fault, where that is not torch itself
     device = torch.device("cpu")
     capabilities = Capabilities()
 
@@ -181,6 +182,13 @@ class _Own(torch.autograd.Function):
 def own(call: Call, alter: Callable[[Back], None], memory: dict[Any, Any]) -> Tensor:
     """torch's result, with gradients that ``alter`` changes in place of torch's."""
     return _Own.apply(call, alter, memory, call.x, call.w, call.b)
+
+
+class Owned(Torch):
+    """torch's results, with the gradients of ``gradients``: what faults of backward passes are but for their fault."""
+
+    def run(self, call: Call) -> Tensor:
+        return own(call, lambda back: None, {})
 
 
 def numbers(shape: tuple[int, ...], dtype: torch.dtype, seed: int) -> Tensor:
@@ -317,6 +325,8 @@ def backward(id: str, dtype: str, source: str, says: str, **more: Any) -> Callab
 
     def add(alter: Any) -> Any:
         class Backward(Torch):
+            control = Owned
+
             def __init__(self) -> None:
                 self.memory: dict[Any, Any] = {}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from _strangers_base import Back, Call, Torch, backward, cnv, fault, forward, own, spoiled, tf32
+from _strangers_base import Back, Call, Owned, Torch, backward, cnv, fault, forward, own, spoiled, tf32
 from torch import Tensor
 
 
@@ -230,6 +230,8 @@ def _twice(backend: Any, dtype: torch.dtype) -> list[Tensor]:
     equals=cnv((1, 3, 9, 9), (3, 3, 2, 2), stride=3, dilation=2, grads="xw"),
 )
 class CachedPlan(Torch):
+    control = Owned
+
     def __init__(self) -> None:
         self.memory: dict[Any, Any] = {}
 
