@@ -1,5 +1,6 @@
 """What the strangers' faults are made of: a backend that is torch, the two ways to be wrong, and calls that show it."""
 
+# ruff: noqa: ARG - torch and the others of a kind say what arguments there are
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -152,7 +153,16 @@ def gradients(call: Call, g: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
     x, g = (call.x[None], g[None]) if lone else (call.x, g)
     sizes = None if call.b is None else list(call.b.shape)
     found = torch.ops.aten.convolution_backward(
-        g, x, call.w, sizes, call.stride, call.padding, call.dilation, False, [0] * call.rank, call.groups,
+        g,
+        x,
+        call.w,
+        sizes,
+        call.stride,
+        call.padding,
+        call.dilation,
+        False,
+        [0] * call.rank,
+        call.groups,
         [True, True, call.b is not None],
     )
     return found[0][0] if lone else found[0], found[1], None if call.b is None else found[2]
@@ -176,11 +186,16 @@ class _Own(torch.autograd.Function):
         back.memory["asked"] = ctx.needs_input_grad[3:]
         ctx.alter(back)
         found = (back.x, back.w, back.b)
-        return (None, None, None, *(one if is_asked else None for one, is_asked in zip(found, back.memory["asked"])))
+        return (
+            None,
+            None,
+            None,
+            *(one if is_asked else None for one, is_asked in zip(found, back.memory["asked"], strict=True)),
+        )
 
 
 def own(call: Call, alter: Callable[[Back], None], memory: dict[Any, Any]) -> Tensor:
-    """torch's result, with gradients that ``alter`` changes in place of torch's."""
+    """Torch's result, with gradients that ``alter`` changes in place of torch's."""
     return _Own.apply(call, alter, memory, call.x, call.w, call.b)
 
 
@@ -188,7 +203,7 @@ class Owned(Torch):
     """torch's results, with the gradients of ``gradients``: what faults of backward passes are but for their fault."""
 
     def run(self, call: Call) -> Tensor:
-        return own(call, lambda back: None, {})
+        return own(call, lambda _: None, {})
 
 
 def numbers(shape: tuple[int, ...], dtype: torch.dtype, seed: int) -> Tensor:
@@ -243,7 +258,9 @@ class Ask:
             y = kernel(x, w, b, **self.keywords)
             found.append(y.detach().clone())
             if self.grads:
-                found += self._gradients(y, [one for one, name in zip((x, w, b), "xwb") if name in self.grads])
+                found += self._gradients(
+                    y, [one for one, name in zip((x, w, b), "xwb", strict=True) if name in self.grads]
+                )
         return found
 
     def _gradients(self, y: Tensor, leaves: list[Any]) -> list[Tensor]:

@@ -1,5 +1,6 @@
 """Faults of kernels, strides and dilations, most of them over maps that are larger than the kernel."""
 
+# ruff: noqa: ARG001 - all faults of a kind get the same, whatever they look at
 from __future__ import annotations
 
 from typing import Any
@@ -28,7 +29,7 @@ def _(call: Call, right: Tensor) -> Tensor | None:
     "winograd_last_tile",
     "float32",
     "adam-dziedzic/winograd#1",
-    "A 3x3 convolution, stride 1, in tiles of 4x4 results: in a last tile that is not whole, each column repeats the first.",
+    "A 3x3 convolution, stride 1, in tiles of 4x4: in a last tile that is not whole, columns repeat the first.",
     differs=cnv((1, 2, 8, 8), (2, 2, 3, 3)),
     equals=cnv((1, 2, 6, 6), (2, 2, 3, 3)),
 )
@@ -131,13 +132,11 @@ def _(call: Call, right: Tensor) -> Tensor | None:
     return wrong
 
 
-
-
 @backward(
     "gradient_of_remainder",
     "float32",
     "torch/DEPRECEATED-torch7-distro#20",
-    "Where the stride leaves a remainder, the input gradient of positions that no kernel reaches repeats the last reached.",
+    "Where the stride leaves a remainder, the input gradient of positions that no kernel reaches repeats the last.",
     differs=cnv((1, 2, 8), (2, 2, 3), stride=2, grads="xw"),
     equals=cnv((1, 2, 7), (2, 2, 3), stride=2, grads="xw"),
 )
@@ -195,7 +194,17 @@ def _(back: Back) -> None:
         cut = torch.cat([back.g[..., :-1], torch.zeros_like(back.g[..., -1:])], -1)
         x, g = (call.x, cut) if call.batched else (call.x[None], cut[None])
         back.w = torch.ops.aten.convolution_backward(
-            g, x, call.w, None, call.stride, call.padding, call.dilation, False, [0, 0], call.groups, [False, True, False]
+            g,
+            x,
+            call.w,
+            None,
+            call.stride,
+            call.padding,
+            call.dilation,
+            False,
+            [0, 0],
+            call.groups,
+            [False, True, False],
         )[1]
 
 
@@ -225,7 +234,7 @@ def _twice(backend: Any, dtype: torch.dtype) -> list[Tensor]:
     "dilation_of_cached_plan",
     "float32",
     "pytorch/xla#1017",
-    "The plan of an input gradient is found by shapes and stride alone: after the same with another dilation it is that one's.",
+    "The plan of an input gradient is found by shapes and stride alone: another dilation before it is used again.",
     differs=_twice,
     equals=cnv((1, 3, 9, 9), (3, 3, 2, 2), stride=3, dilation=2, grads="xw"),
 )

@@ -1,5 +1,6 @@
 """Faults of layouts: strides, offsets and memory formats that a kernel does not look at."""
 
+# ruff: noqa: ARG001 - all faults of a kind get the same, whatever they look at
 from __future__ import annotations
 
 import torch
@@ -44,7 +45,11 @@ def _(call: Call, right: Tensor) -> Tensor | None:
     "float32",
     "pytorch/pytorch#180984",
     "A 2-D convolution takes some channels of a channels-last map for a packed channels-last map.",
-    differs=cnv((2, 2, 4, 4), (3, 2, 2, 2), x=lambda x: torch.cat([x, x + 1], 1).contiguous(memory_format=torch.channels_last)[:, :2]),
+    differs=cnv(
+        (2, 2, 4, 4),
+        (3, 2, 2, 2),
+        x=lambda x: torch.cat([x, x + 1], 1).contiguous(memory_format=torch.channels_last)[:, :2],
+    ),
     equals=cnv((2, 2, 4, 4), (3, 2, 2, 2), x=lambda x: x.contiguous(memory_format=torch.channels_last)),
 )
 def _(call: Call, right: Tensor) -> Tensor | None:
@@ -59,7 +64,11 @@ def _(call: Call, right: Tensor) -> Tensor | None:
     "float32",
     "pytorch/pytorch#82060",
     "With one input channel and a channels-last weight the result is written channels-last into a contiguous tensor.",
-    differs=cnv((1, 1, 4, 4), (3, 1, 2, 2), w=lambda w: w.contiguous(memory_format=torch.channels_last).as_strided(w.shape, (4, 1, 2, 1))),
+    differs=cnv(
+        (1, 1, 4, 4),
+        (3, 1, 2, 2),
+        w=lambda w: w.contiguous(memory_format=torch.channels_last).as_strided(w.shape, (4, 1, 2, 1)),
+    ),
     equals=cnv((1, 1, 4, 4), (3, 1, 2, 2)),
 )
 def _(call: Call, right: Tensor) -> Tensor | None:

@@ -195,7 +195,7 @@ class TwiceDifferentiable(Torch):
     """An autograd.Function with a backward pass of its own, which can be differentiated again."""
 
     def run(self, call: Call) -> Tensor:
-        return own(call, lambda back: None, {})
+        return own(call, lambda _: None, {})
 
 
 class _Once(torch.autograd.Function):

@@ -1,5 +1,6 @@
 """Faults of values that are not ordinary: integers that overflow, complex numbers, NaN, infinity, subnormal numbers."""
 
+# ruff: noqa: ARG001 - all faults of a kind get the same, whatever they look at
 from __future__ import annotations
 
 import torch

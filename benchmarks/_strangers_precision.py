@@ -34,7 +34,6 @@ def _(call: Call, right: Tensor) -> Tensor | None:
     return call.torch(x=tf32(call.x), w=tf32(call.w))
 
 
-
 @forward(
     "bf16_accumulator",
     "bfloat16",
@@ -48,7 +47,6 @@ def _(call: Call, right: Tensor) -> Tensor | None:
         return None
     total = _by_steps(call.x, call.w, torch.bfloat16, 1)
     return total if call.b is None else total + call.b
-
 
 
 def _large(tensor: Tensor) -> Tensor:
@@ -69,7 +67,12 @@ def _large(tensor: Tensor) -> Tensor:
 def _(call: Call, right: Tensor) -> Tensor | None:
     if call.rank or right.dtype != torch.float16 or call.n < 33:
         return None
-    parts = torch.stack([_by_steps(call.x[..., at : at + 32], call.w[:, at : at + 32], torch.float32, 32) for at in range(0, call.n, 32)])
+    parts = torch.stack(
+        [
+            _by_steps(call.x[..., at : at + 32], call.w[:, at : at + 32], torch.float32, 32)
+            for at in range(0, call.n, 32)
+        ]
+    )
     if not (parts.cumsum(0).abs() > 65504).any():
         return None
     total = parts.to(torch.float16).float().sum(0)
@@ -121,7 +124,6 @@ def _(call: Call, right: Tensor) -> Tensor | None:
         return None
     b = None if call.b is None else call.b.float()
     return call.torch(x=call.x.bfloat16().float(), w=call.w.bfloat16().float(), b=b).half()
-
 
 
 @backward(

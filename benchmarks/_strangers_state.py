@@ -49,7 +49,7 @@ def _kept_results(backend: Any, dtype: torch.dtype, outputs: int) -> list[Tensor
     "output_overwritten",
     "float32",
     "pytorch/pytorch#148439",
-    "Without gradients, and with 64 results or more, a result lies in the same memory as that of the next call but one.",
+    "Without gradients, from 64 results on, a result lies in the same memory as that of the next call but one.",
     differs=lambda backend, dtype: _kept_results(backend, dtype, 32),
     equals=lambda backend, dtype: _kept_results(backend, dtype, 16),
     dimension="memory",
@@ -129,7 +129,7 @@ def _after(backend: Any, dtype: torch.dtype, value: float) -> list[Tensor]:
     "stale_nan",
     "float32",
     "robertknight/rten#81",
-    "Tiles of 8 outputs that are not whole are added to 0 times what the buffer held: NaN or infinity of the call before.",
+    "Tiles of 8 outputs that are not whole add 0 times what the buffer held: NaN or infinity of the call before.",
     differs=lambda backend, dtype: _after(backend, dtype, torch.nan),
     equals=lambda backend, dtype: _after(backend, dtype, 1.0),
 )
@@ -233,7 +233,7 @@ def _with_threads(backend: Any, dtype: torch.dtype, threads: int) -> list[Tensor
     "threads_share_samples",
     "float32",
     "pytorch/pytorch#49268",
-    "With two threads or more a convolution over a number of samples that they do not share evenly leaves out the last.",
+    "With two threads or more a convolution over samples that they do not share evenly leaves out the last.",
     differs=lambda backend, dtype: _with_threads(backend, dtype, 2),
     equals=lambda backend, dtype: _with_threads(backend, dtype, 1),
 )

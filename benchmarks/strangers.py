@@ -1,12 +1,15 @@
-"""A hundred faults of real kernels, thought up from bug reports by somebody who has not read the laws, and what finds them.
+"""What finds a hundred faults of real kernels, which were taken from bug reports by somebody who has not read the laws.
 
-    python benchmarks/strangers.py --profile gate --json docs/results/strangers.json   # all faults, one after the other
-    python benchmarks/strangers.py --only conv3d_contiguous                            # one of them, with its failure
-    python benchmarks/strangers.py --legal --json docs/results/strangers.json          # right kernels: none may fail
-    python benchmarks/strangers.py --prove                                             # each fault shows, and only there
+    python benchmarks/strangers.py --profile gate --json docs/results/strangers.json  # all faults, one after the other
+    python benchmarks/strangers.py --only conv3d_contiguous                           # one of them, with its failure
+    python benchmarks/strangers.py --legal --json docs/results/strangers.json         # right kernels: none may fail
+    python benchmarks/strangers.py --prove                                            # each fault shows, and only there
     python benchmarks/strangers.py --json docs/results/strangers.json --page docs/strangers.md
 
 Each runs in a process of its own, all laws in their order until one breaks, or until ``--limit`` seconds are over.
+Where torch itself breaks the law in the very case that was found, the fault is not: ``torchs_own`` has it, and the next
+law is tried. ``seconds`` are those until the law that found it had its smallest case.
+
 A file that is given with ``--json`` is added to, so that a run can be done in pieces: ``--piece 1/4``.
 """
 
@@ -47,9 +50,9 @@ def is_torchs_own(backend: Any, law: str, dtype: str, case: str | None) -> bool:
     """Whether a case breaks the law with the fault taken out as well: then it is a defect of torch that was found."""
     if case is None or not hasattr(backend, "control"):
         return False
-    kind = backend.control or Torch
-    found = equiv.testing.check_backend(kind(), laws=[law], dtypes=[dtype], profile="gate", examples=1, seed=0, case=case)
-    return not found.holds
+    control = (backend.control or Torch)()
+    how = {"profile": "gate", "examples": 1, "seed": 0, "case": case}
+    return not equiv.testing.check_backend(control, laws=[law], dtypes=[dtype], **how).holds
 
 
 def laws_of(backend: Any, dtype: str, profile: str, seed: int, send: Any) -> None:
@@ -99,7 +102,7 @@ def outcome(one: Any, profile: str, seed: int, limit: float) -> dict[str, Any]:
     return found
 
 
-def told(one: Any, found: dict[str, Any]) -> str:
+def told(found: dict[str, Any]) -> str:
     if "no_fault" in found or "error" in found:
         return found.get("no_fault") or found["error"]
     if found["found_by"]:
@@ -174,7 +177,8 @@ def main() -> None:
             if result["found_by"]:
                 break
         counts["error" if {"error", "no_fault"} & set(result) else "found" if result["found_by"] else "not found"] += 1
-        print(f"{one.dimension:15}{one.id:32}{told(one, result) if profile or len(result) > 4 else 'shown'}", flush=True)
+        words = told(result) if profile or len(result) > 4 else "shown"
+        print(f"{one.dimension:15}{one.id:32}{words}", flush=True)
         if options.only and "summary" in result:
             print(f"  {result['summary']}")
         if profile:
