@@ -225,7 +225,8 @@ class Numpy(Products):
     capabilities = Capabilities(gradient_order=0)
 
     def product(self, x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
-        y = torch.from_numpy(numpy.asarray(numpy.matmul(x.numpy(), w.numpy().T)))
+        with numpy.errstate(all="ignore"):
+            y = torch.from_numpy(numpy.asarray(numpy.matmul(x.numpy(), w.numpy().T)))
         return y if b is None else y + b
 
 
