@@ -1,6 +1,6 @@
 """What the strangers' faults are made of: a backend that is torch, the two ways to be wrong, and calls that show it."""
 
-# ruff: noqa: ARG001, ARG004 - torch and the others of a kind say what arguments there are
+# ruff: noqa: ARG004 - torch and the others of a kind say what arguments there are
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -1,6 +1,6 @@
 """Faults of backward passes, of second derivatives, and of torch's transforms."""
 
-# ruff: noqa: ARG001, ARG004 - torch and the others of a kind say what arguments there are
+# ruff: noqa: ARG004 - torch and the others of a kind say what arguments there are
 from __future__ import annotations
 
 from dataclasses import replace
