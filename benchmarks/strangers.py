@@ -176,7 +176,8 @@ def main() -> None:
             result = {**outcome(one, profile, seed, options.limit), "profile": options.profile, "seed": seed}
             if result["found_by"]:
                 break
-        counts["error" if {"error", "no_fault"} & set(result) else "found" if result["found_by"] else "not found"] += 1
+        wrong, right = ("error", "found" if result["found_by"] else "not found" if profile else "shown")
+        counts[wrong if {"error", "no_fault"} & set(result) else right] += 1
         words = told(result) if profile or len(result) > 4 else "shown"
         print(f"{one.dimension:15}{one.id:32}{words}", flush=True)
         if options.only and "summary" in result:
