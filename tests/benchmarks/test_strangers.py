@@ -47,6 +47,8 @@ def test_a_proof_complains_of_a_backend_that_is_torch(strangers: ModuleType) -> 
 
 def test_a_case_that_torch_keeps_is_the_faults_own(strangers: ModuleType) -> None:
     (one,) = [one for one in _chosen(strangers, legal=False) if one.id == "bias_square"]
-    (result,) = strangers.equiv.testing.check_backend(one.make(), laws=["forward"], dtypes=["float32"], profile="gate")
-    assert result.failure is not None
-    assert not strangers.is_torchs_own(one.make(), "forward", "float32", result.failure.stored)
+    (check,) = strangers.equiv.testing.checks(one.make(), laws=["forward"], dtypes=["float32"])
+    check = strangers.replace(check, profile="gate", seed=0, examples=5)
+    with pytest.raises(strangers.equiv.testing.LawBroken) as broken:
+        check()
+    assert not strangers.is_torchs_own(one.make(), check, broken.value.result.failure.stored)
