@@ -22,12 +22,16 @@ Check = Callable[[Trial, Any], None]
 
 @dataclass(frozen=True)
 class Context:
-    """What a law's strategy is made for; ``ranks`` are those of maps that the backend serves."""
+    """What a law's strategy is made for.
+
+    ``ranks`` are those of maps that the backend serves, ``largest`` the entries of the largest tensor; None for any.
+    """
 
     dtype: torch.dtype
     device: torch.device
     deep: bool
     ranks: tuple[int, ...] = (1, 2, 3)
+    largest: int | None = None
 
     @property
     def kind(self) -> str:

@@ -15,6 +15,7 @@ from hypothesis import seed as with_seed
 from hypothesis.errors import Flaky, Unsatisfiable
 
 from equiv.arguments import check_choice, check_integer, check_words, refusal
+from equiv.backends import capabilities_of
 from equiv.errors import EquivError
 from equiv.laws.arithmetic import MODES
 from equiv.laws.asking import served_forms
@@ -249,7 +250,8 @@ class _Search:
 
         # The database keeps items apart by the name of the function.
         check.__name__ = check.__qualname__ = item.id.replace("-", "_").replace(".", "_")
-        context = Context(item.dtype, torch.device(item.backend.device), self.trial.deep, _ranks(self.trial))
+        device = torch.device(item.backend.device)
+        context = Context(item.dtype, device, self.trial.deep, _ranks(self.trial), _largest(self.trial))
         seeded = with_seed(zlib.crc32(f"{seed}:{item.id}".encode()))(check)
         run = how(given(item.law.draw(context))(seeded))  # the settings outermost: a seed takes their database away
         try:
@@ -270,6 +272,15 @@ def _ranks(trial: Trial) -> tuple[int, ...]:
     forms = [form for form in trial.forms if form != "linear"]
     served = {rank: [trial.asks("spatial_ranks", form, wanted=rank) for form in forms] for rank in (1, 2, 3)}
     return tuple(rank for rank, answers in served.items() if any(answers)) or (1, 2, 3)
+
+
+def _largest(trial: Trial) -> int | None:
+    """Entries of the largest tensor that the backend declares to serve; that larger ones are not asked is noted."""
+    largest = capabilities_of(trial.backend).largest
+    if largest is not None:
+        for form in trial.forms:
+            trial.asks("largest", form, wanted=largest + 1)
+    return largest
 
 
 def _cover(trial: Trial, case: Any) -> None:

@@ -194,6 +194,7 @@ class _Plan:
     max_out: int
     max_rows: int
     max_work: int
+    max_entries: int
     min_positions: int
     batch_ranks: tuple[int, ...]
     allow_empty: bool
@@ -205,14 +206,12 @@ class _Plan:
 
 
 def _drawn_case(draw: st.DrawFn, plan: _Plan) -> Case:
-    feature_shape = draw_feature_shape(
-        draw, plan.spatial_dims, plan.min_positions, min(plan.max_features, plan.max_work)
-    )
+    most = min(plan.max_features, plan.max_work, plan.max_entries)
+    feature_shape = draw_feature_shape(draw, plan.spatial_dims, plan.min_positions, most)
     n = math.prod(feature_shape)
-    out = draw_size(draw, min(plan.max_out, plan.max_work // n))
-    batch_shape = draw_batch_shape(
-        draw, plan.batch_ranks, min(plan.max_rows, plan.max_work // (n * out)), allow_empty=plan.allow_empty
-    )
+    out = draw_size(draw, min(plan.max_out, plan.max_work // n, plan.max_entries // n))
+    rows = min(plan.max_rows, plan.max_work // (n * out), plan.max_entries // max(n, out))
+    batch_shape = draw_batch_shape(draw, plan.batch_ranks, rows, allow_empty=plan.allow_empty)
     with_bias = draw(st.booleans()) if plan.bias is None else plan.bias
     seed = draw_seed(draw)
     style = draw(st.sampled_from(plan.styles)) if plan.styles else None
@@ -273,6 +272,7 @@ def cases(  # noqa: PLR0913 - what a user may choose about a case, all by name
     max_out: int = 256,
     max_rows: int = 160,
     max_work: int = 2**18,
+    max_entries: int | None = None,
     min_positions: int = 1,
     batch_dims: tuple[int, int] = (0, 5),
     allow_empty: bool = True,
@@ -295,6 +295,7 @@ def cases(  # noqa: PLR0913 - what a user may choose about a case, all by name
         max_out: upper bound of O.
         max_rows: upper bound of the number of rows.
         max_work: upper bound of rows * O * n, kept by drawing O and then the rows below what is left.
+        max_entries: upper bound of the entries of input, weight and result, each; None for no other bound than work.
         min_positions: lower bound of ``prod(spatial)``: 2 leaves out the 1x1 maps.
         batch_dims: least and most leading dimensions.
         allow_empty: whether the input may have no rows.
@@ -329,6 +330,7 @@ def cases(  # noqa: PLR0913 - what a user may choose about a case, all by name
             raise refusal("gradients", "False without exact=True", gradients, "add exact=True")
         low, high = rank_bounds("batch_dims[0]", "batch_dims[1]", *batch_dims)
         least = check_integer("min_positions", min_positions, least=1)
+        work = check_integer("max_work", max_work, least=least, advice="it bounds rows * O * n")
         plan = _Plan(
             dtype=kind,
             device=check_device("device", device),
@@ -336,7 +338,8 @@ def cases(  # noqa: PLR0913 - what a user may choose about a case, all by name
             max_features=check_integer("max_features", max_features, least=least, advice="it bounds C * prod(spatial)"),
             max_out=check_integer("max_out", max_out, least=1),
             max_rows=check_integer("max_rows", max_rows, least=1),
-            max_work=check_integer("max_work", max_work, least=least, advice="it bounds rows * O * n"),
+            max_work=work,
+            max_entries=work if max_entries is None else check_integer("max_entries", max_entries, least=least),
             min_positions=least,
             batch_ranks=tuple(range(low, high + 1)),
             allow_empty=check_bool("allow_empty", allow_empty),

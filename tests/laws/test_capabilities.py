@@ -110,6 +110,26 @@ def test_what_is_left_out_is_noted_with_its_law(law: str, name: str, what: str, 
     assert {entry.backend for entry in noted} == {"limited"}
 
 
+@pytest.mark.parametrize("law", ["forward", "exact", "boundaries"])
+@pytest.mark.parametrize("largest", [1, 60, 2048])
+def test_cases_are_cut_to_the_largest_size_and_judged_in_every_form(law: str, largest: int) -> None:
+    trials = []
+    backend = Limited(by_torch, largest=largest)
+    (item,) = laws.items([backend], laws=[law], dtypes=[torch.float32])
+
+    def watched(trial: laws.Trial, case: Any) -> None:
+        before = sum(tally.judged for tally in trial.tally.values())
+        item.law.check(trial, case)
+        trials.append(sum(tally.judged for tally in trial.tally.values()) - before)
+
+    changed = laws.Law(**{**vars(item.law), "check": watched})
+    found = laws.run_item(laws.Item(changed, item.forms, item.dtype, item.backend), examples=20, seed=4)
+    assert found.failure is None
+    assert len(trials) >= 15  # there are few different cases of the smallest sizes
+    assert min(trials) >= len(item.forms)
+    assert {entry.what for entry in found.not_asked} == {"largest"}
+
+
 def test_a_backend_that_declares_nothing_is_asked_everything() -> None:
     failure, trial = tried(TorchEager(), "batch")
     assert failure is None

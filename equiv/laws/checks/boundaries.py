@@ -42,7 +42,8 @@ def _sized_cases(draw: st.DrawFn, context: Context) -> SizedCase:
     drawn: dict[str, int] = {}
     for name in draw(_ORDERS):  # what comes first takes any of the sizes, also the largest
         # Each dimension has a table of its own: Hypothesis copies what it drew from one table over another draw of it.
-        drawn.update([draw(st.sampled_from([(name, size) for size in sizes if size <= left]))])
+        most = left if context.largest is None else min(left, context.largest // max(drawn.values(), default=1))
+        drawn.update([draw(st.sampled_from([(name, size) for size in sizes if size <= max(most, 1)]))])
         left //= drawn[name]
     n, out, rows = drawn["n"], drawn["out"], drawn["rows"]
     along = draw(st.sampled_from([d for d in range(1, min(n, 16) + 1) if n % d == 0]))

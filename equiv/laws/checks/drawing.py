@@ -31,7 +31,9 @@ def value_cases(context: Context, *, finite: bool = False, **options: Any) -> Se
 
 def _cases(context: Context, **options: Any) -> SearchStrategy[Case]:
     sizes = {"max_features": 2048, "max_out": 1024, "max_rows": 1024} if context.deep else {"max_features": 1024}
-    return cases(dtype=context.dtype, device=context.device, spatial_dims=context.ranks, **{**sizes, **options})
+    largest = None if context.largest is None else max(context.largest, options.get("min_positions", 1))
+    options = {**sizes, "max_entries": largest, **options}
+    return cases(dtype=context.dtype, device=context.device, spatial_dims=context.ranks, **options)
 
 
 def rows_of(case: Case) -> Tensor:
