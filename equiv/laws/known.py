@@ -1,8 +1,8 @@
 """Conditions under which torch itself is known to be wrong: each narrow, each with a finding that shows it.
 
 A comparison that fails under one of them on torch's own CPU kernels is counted as undecided and named in the coverage,
-instead of breaking the law, if a small call of fixed values shows the defect on this machine now. A gradient that would
-damage memory is not asked for, and counted likewise. Gradients are excused also where another backend leaves them to
+instead of breaking the law, if a small call of fixed values shows the defect on this machine. A gradient that would
+damage memory is not asked for, and counted likewise, if it does damage in a process of its own. Gradients are excused also where another backend leaves them to
 torch, results of other backends never. The tests in ``tests/laws/test_known_defects.py`` tell when the behaviour
 changes, and the entry can go.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from torch.nn import functional
 
 from equiv.backends import conv_kernel
 from equiv.laws.call import Call
+from equiv.laws.damage import damages
 
 _OF_FLOAT32 = (torch.float32, torch.complex64, torch.bfloat16)
 """Where kernels of float32 and bfloat16 run: a complex convolution is made of three real ones."""
@@ -32,14 +34,29 @@ _CONVS: dict[int, Callable[..., Tensor]] = {1: functional.conv1d, 2: functional.
 class Known:
     """One defect of torch: its finding under ``docs/findings/``, and the calls and gradients that it spoils.
 
-    ``shows`` makes a small call of this dtype and says whether the defect is seen in it, where that does no damage.
-    ``corrupts`` where the kernel reads and writes beyond its tensors: it must not be called at all.
+    ``sees`` makes a small call of this dtype and says whether the defect is seen in it; None where the kernel reads and
+    writes beyond its tensors: such a call is made in a process of its own.
     """
 
     finding: str
     spoils: Callable[[Call, str | None], bool]
-    shows: Callable[[torch.dtype], bool] | None = None
-    corrupts: bool = False
+    sees: Callable[[torch.dtype], bool] | None = None
+
+    @property
+    def corrupts(self) -> bool:
+        """Whether it damages memory: where it shows, the kernel must not be called at all."""
+        return self.sees is None
+
+    def shows(self, dtype: torch.dtype) -> bool:
+        """Whether the defect is seen on this machine, with torch as it is set now; looked at once in a process."""
+        if self.sees is None:
+            return damages(self.finding, dtype)
+        return _seen(self.sees, dtype, torch.get_num_threads(), bool(torch._C._get_mkldnn_enabled()))
+
+
+@cache
+def _seen(sees: Callable[[torch.dtype], bool], dtype: torch.dtype, threads: int, onednn: bool) -> bool:
+    return sees(dtype)
 
 
 def _one_channel_channels_last(call: Call, gradient: str | None) -> bool:
@@ -259,6 +276,24 @@ def _uncovered_depth(call: Call, gradient: str | None) -> bool:
     return depth >= stride > 1 and (x.shape[2] - depth) % stride != 0
 
 
+def _strided_depth(call: Call, gradient: str | None) -> bool:
+    """bfloat16 conv3d on AMX and several threads, strides that leave slices out, where the same sizes are wrong."""
+    x, kernel = call.input, call.weight
+    if gradient is not None or x.dtype != torch.bfloat16 or kernel.ndim != 5 or torch.get_num_threads() == 1:
+        return False
+    if _strides(call)[0] <= kernel.shape[2] or _positions(call)[0] < 3:
+        return False
+    return _is_wrong(lambda x, kernel: functional.conv3d(x, kernel, None, _strides(call)), x, kernel)
+
+
+def _gradient_of_threads(call: Call, gradient: str | None) -> bool:
+    """bfloat16 on AMX and several threads, two samples or more, kernels of 256 rows or more as wide as their stride."""
+    x, kernel = call.input, call.weight
+    if gradient != "weight" or x.dtype != torch.bfloat16 or kernel.ndim < 4 or torch.get_num_threads() == 1:
+        return False
+    return len(x) > 1 and kernel.shape[-2] >= 256 and kernel.shape[-1] == _strides(call)[-1] > 1
+
+
 def _fixed(t: Tensor) -> Tensor:
     """Values of -1, 0 and 1 that are always the same, in the dtype and the strides of ``t``."""
     values = torch.randint(-1, 2, (t.untyped_storage().nbytes() // t.element_size(),), generator=torch.Generator())
@@ -284,9 +319,9 @@ def _shows_tall_kernel(dtype: torch.dtype) -> bool:
     return _is_left_as_it_was(y, x, torch.full((1, 1, 512, 1), 92.0))
 
 
-def _is_left_as_it_was(y: Tensor, x: Tensor, exact: Tensor) -> bool:
+def _is_left_as_it_was(y: Tensor, x: Tensor, exact: Tensor, times: int = 8) -> bool:
     """Whether the gradient of ``y.sum()`` is not ``exact``, in memory that held NaN before."""
-    for _ in range(8):
+    for _ in range(times):
         freed = [torch.full_like(x, torch.nan, requires_grad=False) for _ in range(256)]
         del freed
         (found,) = torch.autograd.grad(y, x, torch.ones_like(y), retain_graph=True)
@@ -328,15 +363,35 @@ def _shows_uncovered_depth(dtype: torch.dtype) -> bool:
     return False
 
 
+def _shows_nnpack(dtype: torch.dtype) -> bool:
+    generator = torch.Generator().manual_seed(0)
+    x, kernel = (torch.randint(-9, 10, (n, 4, 1, 10), generator=generator).to(dtype) for n in (40, 8))
+    exact = functional.conv2d(x.to(torch.complex128), kernel.to(torch.complex128))
+    return not torch.equal(functional.conv2d(x, kernel), exact.to(dtype) if dtype.is_complex else exact.real.to(dtype))
+
+
+def _shows_strided_depth(dtype: torch.dtype) -> bool:
+    x, kernel = torch.zeros(1, 3, 11, 15, 15, dtype=dtype), torch.zeros(1, 3, 1, 12, 1, dtype=dtype)
+    return _is_wrong(lambda x, kernel: functional.conv3d(x, kernel, stride=(5, 2, 1)), x, kernel)
+
+
+def _shows_gradient_of_threads(dtype: torch.dtype) -> bool:
+    x, kernel = torch.ones(2, 2, 384, 2, dtype=dtype), torch.zeros(16, 2, 383, 2, dtype=dtype, requires_grad=True)
+    y = functional.conv2d(x, kernel, stride=(1, 2))
+    return _is_left_as_it_was(y, kernel, torch.full(kernel.shape, 4.0), times=40)
+
+
 KNOWN = (
     Known("one-channel-channels-last", _one_channel_channels_last, _shows_one_channel),
     Known("tall-kernel-input-gradient", _tall_kernel_input_gradient, _shows_tall_kernel),
-    Known("strided-weight-gradient-in-bfloat16", _strided_weight_gradient, corrupts=True),
-    Known("strided-1x1-weight-gradient", _strided_pointwise_weight_gradient, corrupts=True),
-    Known("wide-strided-input-gradient", _wide_strided_input_gradient, corrupts=True),
+    Known("strided-weight-gradient-in-bfloat16", _strided_weight_gradient),
+    Known("strided-1x1-weight-gradient", _strided_pointwise_weight_gradient),
+    Known("wide-strided-input-gradient", _wide_strided_input_gradient),
     Known("weight-gradient-of-one-map", _weight_gradient_of_one_map, _shows_one_map),
     Known("whole-width-kernel-with-its-stride", _whole_width_stride, _shows_whole_width),
-    Known("transforms-in-nnpack", _nnpack),  # asks torch which kernel it takes
+    Known("transforms-in-nnpack", _nnpack, _shows_nnpack),
+    Known("strided-depth-on-several-threads", _strided_depth, _shows_strided_depth),
+    Known("weight-gradient-on-several-threads", _gradient_of_threads, _shows_gradient_of_threads),
     Known("one-column-of-strided-windows", _strided_to_one_column, _shows_strided_to_one_column),
     Known("columns-folded-into-channels", _folded_columns, _shows_folded_columns),
     Known("uncovered-depth-input-gradient", _uncovered_depth, _shows_uncovered_depth),
@@ -349,7 +404,19 @@ _REFUSALS = {"slow_conv2d: grad_weight must be contiguous": "odd-strides-stop-ba
 
 def known_refusal(error: Exception) -> str | None:
     """The finding about this error, which torch raises in the backward pass of calls that it should serve, or None."""
-    return next((finding for text, finding in _REFUSALS.items() if text in str(error)), None)
+    return next((finding for text, finding in _REFUSALS.items() if text in str(error) and _refuses(text)), None)
+
+
+@cache
+def _refuses(text: str) -> bool:
+    """Whether torch refuses the backward pass of a call that it should serve, in these words."""
+    x = torch.zeros(4, dtype=torch.float64).as_strided((1, 2, 2, 1), (4, 1, 2, 2)).requires_grad_()
+    kernel = torch.zeros(4, dtype=torch.float64).as_strided((1, 2, 2, 1), (2, 1, 2, 1)).requires_grad_()
+    try:
+        torch.autograd.grad(functional.conv2d(x, kernel).sum(), kernel)
+    except RuntimeError as error:
+        return text in str(error)
+    return False
 
 
 def known_defect(call: Call, gradient: str | None, incoming: Tensor | None = None) -> str | None:
@@ -360,7 +427,7 @@ def known_defect(call: Call, gradient: str | None, incoming: Tensor | None = Non
     if _next_row(call, gradient, incoming):
         return _NEXT_ROW
     covering = (known for known in KNOWN if call.form != "linear" and known.spoils(call, gradient))
-    return next((k.finding for k in covering if k.shows is None or k.shows(call.input.dtype)), None)
+    return next((k.finding for k in covering if k.shows(call.input.dtype)), None)
 
 
 def known_defect_of_module(conv: nn.Conv1d | nn.Conv2d | nn.Conv3d, x: Tensor) -> str | None:
@@ -388,7 +455,8 @@ def known_corruption(call: Call) -> str | None:
     if call.input.device.type != "cpu" or call.form == "linear":
         return None
     asked, call = ("input", "weight"), _batched(call)
-    return next((k.finding for k in KNOWN if k.corrupts and any(k.spoils(call, name) for name in asked)), None)
+    met = (k for k in KNOWN if k.corrupts and any(k.spoils(call, name) for name in asked))
+    return next((k.finding for k in met if k.shows(call.input.dtype)), None)
 
 
 def _batched(call: Call) -> Call:
