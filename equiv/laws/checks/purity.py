@@ -82,12 +82,10 @@ def _negated(trial: Trial, call: Call, wanted: Tensor, condition: str, otherwise
 
 
 def _called_often(trial: Trial, call: Call) -> None:
-    """Once for each form, the smallest layer is called 256 times; its first result stays and its last is the same."""
-    calls = trial.coverage["calls of one layer"]
-    key = f"{call.form}: {_OFTEN}"
-    if calls[key] or not call.input.numel():
+    """Once for each form, a small layer is called 256 times: each result is right, and the first stays."""
+    condition, value = "calls of one layer", f"{call.form}: {_OFTEN}"
+    if trial.coverage[condition][value] or not call.input.numel():
         return
-    trial.cover("calls of one layer", key)
     one = replace(call, input=call.input.reshape(-1, *call.input.shape[1 - call.input.ndim :])[:1])
     one = replace(one, weight=call.weight[:1], bias=None)
     served = trial.taken(one)
@@ -98,12 +96,13 @@ def _called_often(trial: Trial, call: Call) -> None:
     weight.view(-1)[0] = 1
     served = replace(served, input=x, weight=weight)
     first = served.result(trial.backend)
+    twice = replace(served, weight=2 * weight)
     for number in range(2, _OFTEN + 1):
-        y = served.result(trial.backend)
-        right = bool((y == 1).all())
-        trial.holds(right, call.form, f"gives another result in call {number} of one layer", served)
+        right = bool((twice.result(trial.backend) == 2).all())
+        trial.holds(right, call.form, f"gives another result in call {number} of one layer", twice)
     kept = bool((first == 1).all())
     trial.holds(kept, call.form, f"changes a result that it returned {_OFTEN - 1} calls before", served)
+    trial.cover(condition, value)
 
 
 def _mapping_is_pure(trial: Trial, case: Case, forms: list[str]) -> None:
