@@ -207,6 +207,8 @@ def _of_permutations(seen: _Seen, conv: Conv) -> Cause | None:
         if not 1 < sizes[dim] ** 2 <= len(y) / 2:
             continue
         products = torch.einsum(equations, w, rows).reshape(len(y), -1)
+        if not (products.isfinite().all() and y.isfinite().all()):  # LAPACK would complain on standard output
+            return None
         found = torch.linalg.lstsq(products, y[:, None]).solution.view(sizes[dim], -1)
         order = found.argmax(0)  # of the wrong kernel: place d holds what belongs to c
         if len(torch.unique(order)) < len(order):

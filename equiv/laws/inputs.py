@@ -38,5 +38,15 @@ def places(call: Call) -> list[tuple[object, ...]]:
     return [(t.stride(), t.storage_offset(), t.requires_grad) for t in given(call).values()]
 
 
+def overlaps(t: Tensor) -> bool:
+    """Whether two entries may lie in the same memory: an expanded tensor, or windows of a smaller one."""
+    reach = 0
+    for step, size in sorted(zip(t.stride(), t.shape, strict=True)) if t.numel() else ():
+        if size > 1 and step <= reach:
+            return True
+        reach += (size - 1) * step
+    return False
+
+
 def _differs(now: Tensor, before: Tensor) -> bool:
     return now.shape != before.shape or not (torch.equal(now, before) or bit_equal(now, before))

@@ -1,10 +1,10 @@
 """Conditions under which torch itself is known to be wrong: each narrow, each with a finding that shows it.
 
 A comparison that fails under one of them on torch's own CPU kernels is counted as undecided and named in the coverage,
-instead of breaking the law, if a small call of fixed values shows the defect on this machine now. A gradient that would
-damage memory is not asked for, and counted likewise. Gradients are excused also where another backend leaves them to
-torch, results of other backends never. The tests in ``tests/laws/test_known_defects.py`` tell when the behaviour
-changes, and the entry can go.
+instead of breaking the law, if a small call of fixed values shows the defect on this machine. A gradient that would
+damage memory is not asked for, and counted likewise, if it does damage in a process of its own. Gradients are excused
+also where another backend leaves them to torch, results of other backends never. The tests in
+``tests/laws/test_known_defects.py`` tell when the behaviour changes, and the entry can go.
 """
 
 from __future__ import annotations
@@ -20,26 +20,54 @@ from torch.nn import functional
 
 from equiv.backends import conv_kernel
 from equiv.laws.call import Call
+from equiv.laws.damage import damages
+from equiv.laws.shown import (
+    CONVS,
+    fixed,
+    is_wrong,
+    refuses,
+    shows_folded_columns,
+    shows_nnpack,
+    shows_one_channel,
+    shows_one_map,
+    shows_strided_to_one_column,
+    shows_tall_kernel,
+    shows_uncovered_depth,
+    shows_whole_width,
+)
 
 _OF_FLOAT32 = (torch.float32, torch.complex64, torch.bfloat16)
 """Where kernels of float32 and bfloat16 run: a complex convolution is made of three real ones."""
 
 
-_CONVS: dict[int, Callable[..., Tensor]] = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
+_seen: dict[tuple[str, torch.dtype, int, bool], bool] = {}
 
 
 @dataclass(frozen=True)
 class Known:
     """One defect of torch: its finding under ``docs/findings/``, and the calls and gradients that it spoils.
 
-    ``shows`` makes a small call of this dtype and says whether the defect is seen in it, where that does no damage.
-    ``corrupts`` where the kernel reads and writes beyond its tensors: it must not be called at all.
+    ``sees`` makes a small call of this dtype and says whether the defect is seen in it; None where the kernel reads and
+    writes beyond its tensors: such a call is made in a process of its own.
     """
 
     finding: str
     spoils: Callable[[Call, str | None], bool]
-    shows: Callable[[torch.dtype], bool] | None = None
-    corrupts: bool = False
+    sees: Callable[[torch.dtype], bool] | None = None
+
+    @property
+    def corrupts(self) -> bool:
+        """Whether it damages memory: where it shows, the kernel must not be called at all."""
+        return self.sees is None
+
+    def shows(self, dtype: torch.dtype) -> bool:
+        """Whether the defect is seen on this machine, with torch as it is set now; looked at once in a process."""
+        if self.sees is None:
+            return damages(self.finding, dtype)
+        key = (self.finding, dtype, torch.get_num_threads(), bool(torch._C._get_mkldnn_enabled()))
+        if key not in _seen:
+            _seen[key] = self.sees(dtype)
+        return _seen[key]
 
 
 def _one_channel_channels_last(call: Call, gradient: str | None) -> bool:
@@ -182,11 +210,11 @@ def _reads_the_next_row(call: Call, rows: Tensor, gradient: str | None) -> bool:
     memory = torch.ones(rows.storage_offset() + len(rows) * rows.stride(0) + 1, dtype=rows.dtype)
     given = memory.as_strided(rows.shape, rows.stride(), rows.storage_offset())
     memory[rows.storage_offset() + rows.shape[1]] = torch.nan
-    weight, bias = _fixed(call.weight), None if call.bias is None else _fixed(call.bias)
+    weight, bias = fixed(call.weight), None if call.bias is None else fixed(call.bias)
     dims = weight.ndim - 2
 
     def run(x: Tensor) -> Tensor:
-        return _CONVS[dims](x, weight, bias, call.stride or 1) if dims else functional.linear(x, weight, bias)
+        return CONVS[dims](x, weight, bias, call.stride or 1) if dims else functional.linear(x, weight, bias)
 
     if gradient is None:
         x = given.view(len(rows), *weight.shape[2:], -1).movedim(-1, 1).contiguous() if dims else given
@@ -220,8 +248,8 @@ def _strided_to_one_column(call: Call, gradient: str | None) -> bool:
     folded = _folded(kernel.shape[1], kernel.shape[-1], call.stride[-1], x.shape[-1])
     if not _is_one_column(positions, kernel.shape[-1] // folded, call.stride[-1] // folded):
         return False
-    conv = _CONVS[x.ndim - 2]
-    return _is_wrong(lambda x, kernel: conv(x, kernel, None, call.stride), x, kernel)
+    conv = CONVS[x.ndim - 2]
+    return is_wrong(lambda x, kernel: conv(x, kernel, None, call.stride), x, kernel)
 
 
 def _is_one_column(positions: Sequence[int], kernel: int, stride: int) -> bool:
@@ -244,8 +272,8 @@ def _folded_columns(call: Call, gradient: str | None) -> bool:
     together = channels * (width if common == 1 else common)
     if not (folds and together > 32 and together % 32 == 0):
         return False
-    conv = _CONVS[x.ndim - 2]
-    return math.prod(_positions(call)) >= 5 or _is_wrong(
+    conv = CONVS[x.ndim - 2]
+    return math.prod(_positions(call)) >= 5 or is_wrong(
         lambda x, kernel: conv(x, kernel, None, _strides(call)), x, kernel
     )
 
@@ -259,87 +287,18 @@ def _uncovered_depth(call: Call, gradient: str | None) -> bool:
     return depth >= stride > 1 and (x.shape[2] - depth) % stride != 0
 
 
-def _fixed(t: Tensor) -> Tensor:
-    """Values of -1, 0 and 1 that are always the same, in the dtype and the strides of ``t``."""
-    values = torch.randint(-1, 2, (t.untyped_storage().nbytes() // t.element_size(),), generator=torch.Generator())
-    return values.to(t.dtype).as_strided(t.shape, t.stride(), t.storage_offset())
-
-
-def _is_wrong(function: Callable[..., Tensor], *tensors: Tensor) -> bool:
-    """Whether a function is wrong on small integers in the shapes, strides and dtype of these tensors."""
-    given = [_fixed(t) for t in tensors]
-    exact = function(*(t.double() for t in given))
-    return not torch.equal(function(*given), exact.to(given[0].dtype))
-
-
-def _shows_one_channel(dtype: torch.dtype) -> bool:
-    x = torch.arange(2 * 40 * 17).remainder(7).to(dtype).as_strided((2, 1, 40, 17), (40 * 17, 1, 17, 1))
-    y = functional.conv2d(x, torch.ones(1, 1, 1, 16, dtype=dtype), stride=(1, 3))
-    return not torch.equal(y, x[..., :16].sum(3, keepdim=True))
-
-
-def _shows_tall_kernel(dtype: torch.dtype) -> bool:
-    x = torch.zeros(512, dtype=dtype).as_strided((1, 1, 512, 1), (512, 1, 1, 1)).requires_grad_()
-    y = functional.conv2d(x, torch.ones(92, 1, 512, 1, dtype=dtype))
-    return _is_left_as_it_was(y, x, torch.full((1, 1, 512, 1), 92.0))
-
-
-def _is_left_as_it_was(y: Tensor, x: Tensor, exact: Tensor) -> bool:
-    """Whether the gradient of ``y.sum()`` is not ``exact``, in memory that held NaN before."""
-    for _ in range(8):
-        freed = [torch.full_like(x, torch.nan, requires_grad=False) for _ in range(256)]
-        del freed
-        (found,) = torch.autograd.grad(y, x, torch.ones_like(y), retain_graph=True)
-        if not torch.equal(found.to(exact.dtype), exact):
-            return True
-    return False
-
-
-def _shows_one_map(dtype: torch.dtype) -> bool:
-    x = torch.arange(32 * 16).remainder(7).to(dtype).view(1, 1, 32, 16)
-    kernel = torch.zeros(1, 1, 32, 16, dtype=dtype, requires_grad=True)
-    (found,) = torch.autograd.grad(functional.conv2d(x, kernel).real.sum(), kernel)
-    return not torch.equal(found, x)
-
-
-def _shows_whole_width(dtype: torch.dtype) -> bool:
-    x = torch.arange(64.0).view(1, 8, 1, 8).to(dtype)
-    kernel = torch.zeros(1, 8, 1, 8, dtype=dtype).contiguous(memory_format=torch.channels_last)
-    kernel[0, 0, 0, 1] = 1
-    return functional.conv2d(x, kernel, stride=8).item() != 1
-
-
-def _shows_strided_to_one_column(dtype: torch.dtype) -> bool:
-    x, kernel = torch.zeros(1, 2, 9, 6, dtype=dtype), torch.zeros(2, 2, 3, 4, dtype=dtype)
-    return _is_wrong(lambda x, kernel: functional.conv2d(x, kernel, stride=(1, 3)), x, kernel)
-
-
-def _shows_folded_columns(dtype: torch.dtype) -> bool:
-    return _is_wrong(functional.conv1d, torch.zeros(1, 8, 12, dtype=dtype), torch.zeros(1, 8, 8, dtype=dtype))
-
-
-def _shows_uncovered_depth(dtype: torch.dtype) -> bool:
-    kernel, exact = torch.ones(1, 1, 2, 1, 17, dtype=dtype), torch.tensor([1.0, 1.0, 0.0]).view(1, 1, 3, 1, 1)
-    for samples in (1, 4, 32):  # which sizes come back from memory that was used depends on what was freed before
-        x = torch.zeros(samples, 1, 3, 1, 17, dtype=dtype, requires_grad=True)
-        y = functional.conv3d(x, kernel, stride=(2, 1, 1))
-        if _is_left_as_it_was(y, x, exact.expand(x.shape)):
-            return True
-    return False
-
-
 KNOWN = (
-    Known("one-channel-channels-last", _one_channel_channels_last, _shows_one_channel),
-    Known("tall-kernel-input-gradient", _tall_kernel_input_gradient, _shows_tall_kernel),
-    Known("strided-weight-gradient-in-bfloat16", _strided_weight_gradient, corrupts=True),
-    Known("strided-1x1-weight-gradient", _strided_pointwise_weight_gradient, corrupts=True),
-    Known("wide-strided-input-gradient", _wide_strided_input_gradient, corrupts=True),
-    Known("weight-gradient-of-one-map", _weight_gradient_of_one_map, _shows_one_map),
-    Known("whole-width-kernel-with-its-stride", _whole_width_stride, _shows_whole_width),
-    Known("transforms-in-nnpack", _nnpack),  # asks torch which kernel it takes
-    Known("one-column-of-strided-windows", _strided_to_one_column, _shows_strided_to_one_column),
-    Known("columns-folded-into-channels", _folded_columns, _shows_folded_columns),
-    Known("uncovered-depth-input-gradient", _uncovered_depth, _shows_uncovered_depth),
+    Known("one-channel-channels-last", _one_channel_channels_last, shows_one_channel),
+    Known("tall-kernel-input-gradient", _tall_kernel_input_gradient, shows_tall_kernel),
+    Known("strided-weight-gradient-in-bfloat16", _strided_weight_gradient),
+    Known("strided-1x1-weight-gradient", _strided_pointwise_weight_gradient),
+    Known("wide-strided-input-gradient", _wide_strided_input_gradient),
+    Known("weight-gradient-of-one-map", _weight_gradient_of_one_map, shows_one_map),
+    Known("whole-width-kernel-with-its-stride", _whole_width_stride, shows_whole_width),
+    Known("transforms-in-nnpack", _nnpack, shows_nnpack),
+    Known("one-column-of-strided-windows", _strided_to_one_column, shows_strided_to_one_column),
+    Known("columns-folded-into-channels", _folded_columns, shows_folded_columns),
+    Known("uncovered-depth-input-gradient", _uncovered_depth, shows_uncovered_depth),
 )
 
 
@@ -349,7 +308,7 @@ _REFUSALS = {"slow_conv2d: grad_weight must be contiguous": "odd-strides-stop-ba
 
 def known_refusal(error: Exception) -> str | None:
     """The finding about this error, which torch raises in the backward pass of calls that it should serve, or None."""
-    return next((finding for text, finding in _REFUSALS.items() if text in str(error)), None)
+    return next((finding for text, finding in _REFUSALS.items() if text in str(error) and refuses(text)), None)
 
 
 def known_defect(call: Call, gradient: str | None, incoming: Tensor | None = None) -> str | None:
@@ -360,7 +319,7 @@ def known_defect(call: Call, gradient: str | None, incoming: Tensor | None = Non
     if _next_row(call, gradient, incoming):
         return _NEXT_ROW
     covering = (known for known in KNOWN if call.form != "linear" and known.spoils(call, gradient))
-    return next((k.finding for k in covering if k.shows is None or k.shows(call.input.dtype)), None)
+    return next((k.finding for k in covering if k.shows(call.input.dtype)), None)
 
 
 def known_defect_of_module(conv: nn.Conv1d | nn.Conv2d | nn.Conv3d, x: Tensor) -> str | None:
@@ -378,9 +337,9 @@ def known_defect_of_module(conv: nn.Conv1d | nn.Conv2d | nn.Conv3d, x: Tensor) -
         return y
 
     positions = run(x, *parameters).shape[2:]
-    if not _is_one_column(positions, width, stride) or not _is_wrong(run, x, *parameters):
+    if not _is_one_column(positions, width, stride) or not is_wrong(run, x, *parameters):
         return None
-    return "one-column-of-strided-windows" if _shows_strided_to_one_column(x.dtype) else None
+    return "one-column-of-strided-windows" if shows_strided_to_one_column(x.dtype) else None
 
 
 def known_corruption(call: Call) -> str | None:
@@ -388,7 +347,8 @@ def known_corruption(call: Call) -> str | None:
     if call.input.device.type != "cpu" or call.form == "linear":
         return None
     asked, call = ("input", "weight"), _batched(call)
-    return next((k.finding for k in KNOWN if k.corrupts and any(k.spoils(call, name) for name in asked)), None)
+    met = (k for k in KNOWN if k.corrupts and any(k.spoils(call, name) for name in asked))
+    return next((k.finding for k in met if k.shows(call.input.dtype)), None)
 
 
 def _batched(call: Call) -> Call:

@@ -268,10 +268,8 @@ class Trial:
         Also where another backend leaves them to torch.
         """
         self._torch_differentiates = differentiated_by_torch(y)
-        finding = known_corruption(call)
-        if finding is None or not (isinstance(self.backend, TorchEager) or self._torch_differentiates):
-            return False
-        return self._is_excused(call, finding)
+        is_torchs = isinstance(self.backend, TorchEager) or self._torch_differentiates
+        return self._is_excused(call, known_corruption(call) if is_torchs else None)
 
     def is_known_of_module(self, conv: Conv, x: Tensor) -> bool:
         """Whether the wrong result of ``conv(x)`` falls under a defect of torch that is written down."""

@@ -114,3 +114,13 @@ def test_what_cannot_be_served_has_no_cause():
     assert sliding_cause(torch.rand(1, 3, 4, 4), conv, torch.rand(1, 3, 6, 6)) is None
     assert sliding_cause(torch.rand(1, 3, 4, 4), conv, torch.rand(2, 6, 6)) is None
     assert sliding_cause(torch.rand(1, 3, 4, 4, dtype=torch.complex64), conv, torch.rand(1, 2, 6, 6)) is None
+
+
+@pytest.mark.parametrize("wrong", [torch.nan, torch.inf])
+def test_a_result_that_is_not_finite_prints_nothing(capfd, wrong):
+    generator = torch.Generator().manual_seed(0)
+    conv, x = torch.nn.Conv2d(3, 4, 3), torch.randn(2, 3, 12, 12, generator=generator)
+    y = conv(x).detach()
+    y[0, 0, 0, 0] = wrong
+    assert sliding_cause(y, conv, x, conv(x).detach()) is None
+    assert capfd.readouterr() == ("", "")

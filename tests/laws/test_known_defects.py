@@ -2,15 +2,32 @@
 
 import subprocess
 import sys
+from functools import cache
 
 import pytest
 import torch
 
 from equiv.backends import TorchEager, conv_kernel
 from equiv.laws import Broken, Call, Trial
-from equiv.laws.checks.expected import gradients_of
+from equiv.laws import damage as damage_module
+from equiv.laws import known as known_module
+from equiv.laws.checks.expected import gradients_of, same_gradients
 from equiv.laws.known import KNOWN, known_corruption, known_defect, known_defect_of_module, known_refusal
 from equiv.testing import faults
+
+
+@pytest.fixture
+def damage(monkeypatch):
+    """Say what a process of its own would answer about the gradients that may damage memory."""
+
+    def answer(shows):
+        asked = []
+        monkeypatch.setattr(known_module, "damages", lambda finding, dtype: asked.append((finding, dtype)) or shows)
+        return asked
+
+    answer(True)
+    return answer
+
 
 HERE = torch.__version__.startswith("2.13") and torch.backends.cpu.get_cpu_capability() == "AVX512"
 only_here = pytest.mark.skipif(not HERE, reason="seen with torch 2.13 on a CPU with AVX512")
@@ -22,7 +39,7 @@ def covers(call, gradient):
 
 
 def shows(finding, dtype):
-    return any(known.finding == finding and known.shows is not None and known.shows(dtype) for known in KNOWN)
+    return any(known.finding == finding and known.shows(dtype) for known in KNOWN)
 
 
 def need_amx(wrong):
@@ -39,6 +56,7 @@ def one_channel(rows=2, stride=(1, 3)):
     return Call("full", x, torch.ones(1, 1, 1, 8), None, stride)
 
 
+@pytest.mark.usefixtures("damage")
 def test_one_sample_without_a_batch_dimension_is_known_as_a_batch_of_one():
     call = one_channel(rows=1)
     alone = Call("full", call.input[0], call.weight, None, call.stride)
@@ -120,6 +138,7 @@ def chosen(call):
     return conv_kernel(call.input, call.weight, None, (1, 1), (1, 1))
 
 
+@pytest.mark.usefixtures("damage")
 def test_a_stride_beyond_the_kernel_is_excused_for_the_weight_gradient_in_bfloat16_alone():
     def call(dtype=torch.bfloat16, channels=5, stride=5):
         return Call(
@@ -256,6 +275,7 @@ ASIDE = (
 )
 
 
+@pytest.mark.usefixtures("damage")
 @pytest.mark.parametrize("options", ASIDE, ids=str)
 def test_calls_beside_a_strided_1x1_convolution_are_asked_for_their_gradients(options):
     assert known_corruption(strided_pointwise()) == "strided-1x1-weight-gradient"
@@ -267,6 +287,7 @@ def wide(width=511, stride=2, dtype=torch.bfloat16):
     return Call("full", torch.zeros(1, 1, width, dtype=dtype), torch.zeros(256, 1, width, dtype=dtype), None, (stride,))
 
 
+@pytest.mark.usefixtures("damage")
 def test_wide_kernels_with_a_stride_are_not_asked_for_gradients():
     assert known_corruption(wide()) == "wide-strided-input-gradient"
     for dtype in (torch.float32, torch.complex64):
@@ -315,6 +336,7 @@ def test_the_weight_gradient_of_a_map_nearby_is_right_and_not_excused(options):
     assert known_defect(call, "weight") is None
 
 
+@pytest.mark.usefixtures("damage")
 def test_gradients_that_damage_memory_are_never_asked_for(monkeypatch):
     def call(stride):
         x, w = torch.zeros(1, 5, 1, dtype=torch.bfloat16), torch.zeros(32, 5, 1, dtype=torch.bfloat16)
@@ -362,6 +384,7 @@ class ByWindows(Wrapping):
         return torch.nn.functional.linear(windows, weight.flatten(1), bias).transpose(1, 2)
 
 
+@pytest.mark.usefixtures("damage")
 def test_other_backends_are_spared_what_damages_memory_only_where_torch_differentiates_them():
     x, w = torch.ones(1, 5, 1, dtype=torch.bfloat16), torch.ones(32, 5, 1, dtype=torch.bfloat16)
     call, incoming = Call("pointwise", x, w, None, (2,)), torch.ones(1, 32, dtype=torch.bfloat16)
@@ -371,6 +394,65 @@ def test_other_backends_are_spared_what_damages_memory_only_where_torch_differen
     trial = Trial(ByWindows(), torch.bfloat16, ("pointwise",))
     assert [tuple(g.shape) for g in gradients_of(trial, call, incoming)] == [(1, 5), (32, 5)]
     assert "known defect of torch" not in trial.coverage
+
+
+class Twice(Wrapping):
+    """One whose weight gradient is twice the right one, and left to torch otherwise."""
+
+    name = "twice"
+
+    def conv(self, input, weight, bias=None, *, stride=1, dilation=1):
+        return super().conv(input, weight * 2 - weight.detach(), bias, stride=stride)
+
+
+def narrow_call():
+    """In the region of a defect that damages memory, and on every machine that was seen without damage."""
+    x, w = torch.ones(1, 5, 1, dtype=torch.bfloat16), torch.ones(3, 5, 1, dtype=torch.bfloat16)
+    return Call("pointwise", x, w, None, (2,)), torch.ones(1, 3, dtype=torch.bfloat16)
+
+
+def test_where_no_damage_shows_gradients_are_asked_and_a_wrong_kernel_is_found(damage):
+    (call, incoming), wanted = narrow_call(), (torch.full((1, 5), 3.0).bfloat16(), torch.ones(3, 5).bfloat16())
+    trial = Trial(Twice(), torch.bfloat16, ("pointwise",))
+    assert gradients_of(trial, call, incoming) == ()
+    asked = damage(False)
+    with pytest.raises(Broken, match="as the gradient of the weight"):
+        same_gradients(trial, call, incoming, wanted)
+    assert set(asked) == {("strided-weight-gradient-in-bfloat16", torch.bfloat16)}
+
+
+def test_a_process_is_asked_once_about_damage_and_only_for_torchs_own_gradients(monkeypatch):
+    started = []
+    monkeypatch.setattr(damage_module, "child_is_right", lambda program: started.append(program) or True)
+    monkeypatch.setattr(damage_module, "_damages", cache(damage_module._damages.__wrapped__))
+    call, incoming = narrow_call()
+    gradients_of(Trial(ByWindows(), torch.bfloat16, ("pointwise",)), call, incoming)
+    assert not started
+    for _ in range(2):
+        assert len(gradients_of(Trial(Twice(), torch.bfloat16, ("pointwise",)), call, incoming)) == 2
+    assert len(started) == 1
+    compile(started[0], "child", "exec")
+
+
+@pytest.mark.parametrize(
+    ("program", "right"),
+    [
+        ("print('right')", True),
+        ("print('right'); raise SystemExit('wrong')", False),
+        ("import os; os.abort()", False),
+        ("import time; time.sleep(60)", False),
+        ("import os; assert not [n for n in os.environ if n.startswith('PYTEST_')]; print('right')", True),
+    ],
+)
+def test_a_process_that_dies_hangs_or_is_wrong_is_not_right(monkeypatch, program, right):
+    monkeypatch.setattr(damage_module, "_SECONDS", 2)
+    assert damage_module.child_is_right(program) == right
+
+
+def test_a_refusal_is_known_only_where_a_fixed_call_is_refused_too(monkeypatch):
+    error = RuntimeError("slow_conv2d: grad_weight must be contiguous")
+    monkeypatch.setattr(known_module, "refuses", lambda text: False)
+    assert known_refusal(error) is None
 
 
 def beside_nan(rows=17, n=35, outputs=16, *, at=0, value=torch.nan, dtype=torch.bfloat16, gap=0):

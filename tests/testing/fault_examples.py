@@ -211,9 +211,22 @@ def weight_changed(call: Call, x: Tensor, weight: Tensor, bias: Tensor | None) -
     return call.run(x, weight.add_(1), bias)
 
 
+def bias_changed(call: Call, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    assert bias is not None
+    call.run(x, weight, bias)
+    return call.run(x, weight, bias.add_(1))
+
+
+def input_changed(call: Call, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    call.run(x, weight, bias)
+    return call.run(x.add_(1), weight, bias)
+
+
 UNDER: dict[str, Callable[..., Tensor]] = {
     "": lambda call, x, weight, bias: call.run(x, weight, bias),
     "after-float64": after_float64,
+    "bias-changed": bias_changed,
+    "input-changed": input_changed,
     "autocast-bfloat16": within(lambda: torch.autocast("cpu", torch.bfloat16)),
     "autocast-float16": within(lambda: torch.autocast("cpu", torch.float16)),
     "compile": compiled,
@@ -638,6 +651,14 @@ CALLS: dict[str, tuple[Call, Call | None]] = {
     "result-buffer-reused": (but(LINEAR, calls=2), but(CONV2, calls=2)),
     "packed-weight-cached-by-shape": (but(LINEAR, calls=2), LINEAR),
     "packed-weight-cached-by-object": (but(LINEAR, under="weight-changed"), but(LINEAR, calls=2)),
+    "wrong-from-the-200th-call": (but(LINEAR, calls=200), but(LINEAR, calls=199)),
+    "equal-rows-expanded": (
+        but(LINEAR, values={"x": 1.0}, under="result-changed"),
+        but(LINEAR, under="result-changed"),
+    ),
+    "packed-bias-cached-by-object": (but(LINEAR, under="bias-changed"), but(LINEAR, calls=2)),
+    "result-cached-by-input-object": (but(LINEAR, under="input-changed"), but(LINEAR, calls=2)),
+    "results-in-a-ring-of-64": (but(LINEAR, calls=65), but(LINEAR, calls=64)),
     "wrong-after-another-dtype": (but(LINEAR, under="after-float64"), but(LINEAR, calls=2)),
     "linear-half-rank-3-changes": (
         Call((2, 3, 6), (5, 6), bias=False, dtype=F16, calls=3),

@@ -12,12 +12,14 @@ from equiv.laws.call import Call
 from equiv.laws.checks.drawing import value_cases
 from equiv.laws.checks.expected import reference_of_call
 from equiv.laws.checks.layouts import laid_out
-from equiv.laws.inputs import memory, places
+from equiv.laws.inputs import memory, overlaps, places
 from equiv.laws.registry import law
 from equiv.laws.trial import Trial, as_linear
 from equiv.mapping import linear_to_full_conv, linear_to_pointwise_conv, to_channels, to_feature_map
 from equiv.numerics import bit_equal
 from equiv.strategies import Case
+
+_OFTEN = 256  # calls of one layer
 
 
 @law(9, "purity", draw=value_cases)
@@ -38,7 +40,9 @@ def purity(trial: Trial, case: Case) -> None:
         trial.holds(places(call) == lies, form, "changes the strides or requires_grad of its inputs", call)
         _same_again(trial, call, first, again)
         trial.holds(not again.requires_grad, form, "returns a result that requires a gradient unasked", call)
-        _follows_its_weight(trial, plain)
+        trial.holds(not overlaps(again), form, "returns a result whose entries share memory with each other", call)
+        _follows_its_inputs(trial, plain, with_bias=case.bias is not None and case.seed % 2 == 0)
+        _called_often(trial, plain)
     _mapping_is_pure(trial, case, judged)
 
 
@@ -51,17 +55,54 @@ def _same_again(trial: Trial, call: Call, first: Tensor, again: Tensor) -> None:
         trial.judge(call, again, reference_of_call(call), "in a second call with the same inputs")
 
 
-def _follows_its_weight(trial: Trial, call: Call) -> None:
-    """What was prepared for a weight must not outlive a change of it in place, as an optimizer makes."""
-    call = replace(call, weight=call.weight.clone(), bias=None)
+def _follows_its_inputs(trial: Trial, call: Call, *, with_bias: bool) -> None:
+    """What was prepared for a weight, a bias or an input must not outlive a change of it in place."""
+    bias = call.bias.clone() if with_bias and call.bias is not None else None
+    call = replace(call, input=call.input.clone(), weight=call.weight.clone(), bias=bias)
+    trial.cover("changed in place", "weight and bias" if with_bias else "weight, then input")
     before = trial.run(call).clone()
     call.weight.neg_()
-    after, wanted = trial.run(call), -before
+    if bias is not None:
+        bias.neg_()
+    words = "the weight and the bias were" if with_bias else "the weight was"
+    _negated(trial, call, -before, f"after {words} negated in place", "does not give the negated result")
+    if bias is None:
+        call.input.neg_()
+        condition = "after weight and input were negated in place"
+        _negated(trial, call, before, condition, "does not give the same result")
+
+
+def _negated(trial: Trial, call: Call, wanted: Tensor, condition: str, otherwise: str) -> None:
+    after = trial.run(call)
     if not trial.asks("deterministic", call.form):
-        trial.judge(call, after, reference_of_call(call), "after the weight was negated in place")
+        trial.judge(call, after, reference_of_call(call), condition)
         return
     same = bool(((after == wanted) | (after.isnan() & wanted.isnan())).all())
-    trial.holds(same, call.form, "does not give the negated result after the weight was negated in place", call)
+    trial.holds(same, call.form, f"{otherwise} {condition}", call)
+
+
+def _called_often(trial: Trial, call: Call) -> None:
+    """Once for each form, a small layer is called 256 times: each result is right, and the first stays."""
+    condition, value = "calls of one layer", f"{call.form}: {_OFTEN}"
+    if trial.coverage[condition][value] or not call.input.numel():
+        return
+    one = replace(call, input=call.input.reshape(-1, *call.input.shape[1 - call.input.ndim :])[:1])
+    one = replace(one, weight=call.weight[:1], bias=None)
+    served = trial.taken(one)
+    if served is None:
+        return
+    x = torch.ones_like(served.input)
+    weight = torch.zeros_like(served.weight)
+    weight.view(-1)[0] = 1
+    served = replace(served, input=x, weight=weight)
+    first = served.result(trial.backend)
+    twice = replace(served, weight=2 * weight)
+    for number in range(2, _OFTEN + 1):
+        right = bool((twice.result(trial.backend) == 2).all())
+        trial.holds(right, call.form, f"gives another result in call {number} of one layer", twice)
+    kept = bool((first == 1).all())
+    trial.holds(kept, call.form, f"changes a result that it returned {_OFTEN - 1} calls before", served)
+    trial.cover(condition, value)
 
 
 def _mapping_is_pure(trial: Trial, case: Case, forms: list[str]) -> None:

@@ -198,3 +198,72 @@ fault("result-in-float32", "dtype", dtypes=("float16",), laws=(EXACT, FORWARD))(
 fault("batch-of-one-squeezed", "batch rank", laws=(BATCH, EXACT))(
     "linear of one row returns a vector.", "textbook: squeeze without a dimension"
 ).where(lambda c: c.is_linear and c.x.ndim == 2 and c.x.shape[0] == 1, lambda c: c.run().squeeze(0))
+
+
+def _from_call(number: int, c: KernelCall, memory: dict[Any, Any]) -> Tensor:
+    memory["count"] = memory.get("count", 0) + 1
+    return last_off(c) if c.is_linear and memory["count"] >= number else c.run()
+
+
+fault("wrong-from-the-200th-call", "state", laws=(PURITY, EXACT, BATCH, FORWARD))(
+    "From the 200th call on the last entry of every linear result is wrong.", "textbook: a cache that overflows"
+).stateful(partial(_from_call, 200))
+
+
+def _rows_are_alike(c: KernelCall) -> bool:
+    return c.is_linear and c.x.ndim == 2 and c.rows > 1 and _needs_no_gradient(c) and bool((c.x == c.x[:1]).all())
+
+
+fault("equal-rows-expanded", "aliasing x values", profile="gate", laws=(PURITY, BATCH))(
+    "linear of rows that are all equal returns one row, expanded with stride 0.", "textbook: common subexpressions"
+).where(_rows_are_alike, lambda c: c.run(x=c.x[:1]).expand(c.rows, c.outputs))
+
+
+def _bias_of_each_place(c: KernelCall, memory: dict[Any, Any]) -> Tensor:
+    if c.bias is None or c.bias.requires_grad:
+        return c.run()
+    found = memory.get(id(c.bias))
+    if found is None or found[0]() is not c.bias:
+        found = memory[id(c.bias)] = weakref.ref(c.bias), c.bias.detach().clone()
+    return c.run(bias=found[1])
+
+
+fault("packed-bias-cached-by-object", "state", profile="gate")(
+    "A bias is packed once for each tensor object: after a change in place the old values are used.",
+    "textbook: a cache that nothing invalidates",
+).stateful(_bias_of_each_place)
+
+
+def _result_of_each_input(c: KernelCall, memory: dict[Any, Any]) -> Tensor:
+    if not _needs_no_gradient(c):
+        return c.run()
+    kept, key = memory.get("last"), (id(c.x), id(c.weight), id(c.bias), c.weight._version)
+    if kept is not None and kept[0] == key and kept[1]() is c.x:
+        last: Tensor = kept[2]
+        return last.clone()
+    y = c.run()
+    memory["last"] = key, weakref.ref(c.x), y.detach().clone()
+    return y
+
+
+fault("result-cached-by-input-object", "state", profile="gate")(
+    "The last result is given again for the same input object, also after a change of the input in place.",
+    "textbook: a cache that nothing invalidates",
+).stateful(_result_of_each_input)
+
+
+def _in_a_ring(c: KernelCall, memory: dict[Any, Any]) -> Tensor:
+    y = c.run()
+    if not c.is_linear or y.requires_grad or y.is_inference():
+        return y
+    ring = memory.setdefault((tuple(y.shape), y.dtype, y.device), [])
+    ring.append(ring.pop(0) if len(ring) == 64 else torch.empty_like(y))
+    with torch.no_grad():
+        oldest: Tensor = ring[-1]
+        return oldest.copy_(y)
+
+
+fault("results-in-a-ring-of-64", "aliasing", laws=(PURITY,))(
+    "linear puts its results of one shape into 64 places in turn: the 64th call after it changes a result.",
+    "textbook: a pool that counts no references",
+).stateful(_in_a_ring)

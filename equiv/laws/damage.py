@@ -1,0 +1,101 @@
+"""Whether gradients of torch that are known to damage memory do so here: each is tried in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from functools import cache
+
+import torch
+
+_SECONDS = 60
+_HIDDEN = ("PYTEST_", "COV_", "COVERAGE_")  # what would make a child a part of this test run
+
+_PROGRAM = """
+import sys
+sys.path[:] = {path!r}
+import torch
+torch.set_num_threads(1)
+torch._C._set_mkldnn_enabled({onednn})
+dtype = torch.{dtype}
+for times, shape, kernel, stride, last in {calls!r}:
+    memory = torch.channels_last if last else torch.contiguous_format
+    x = torch.ones(shape, dtype=dtype).contiguous(memory_format=memory).requires_grad_()
+    w = torch.ones(kernel, dtype=dtype, requires_grad=True)
+    conv = (torch.conv1d, torch.conv2d)[len(shape) - 3]
+    exact_x, exact_w = (t.detach().double().requires_grad_() for t in (x, w))
+    y = conv(exact_x, exact_w, stride=stride)
+    grad = torch.zeros_like(y)
+    grad[0].flatten(1)[:, :64] = 1  # few, so that every sum is exact
+    exact = torch.autograd.grad(y, (exact_x, exact_w), grad)
+    for _ in range(times):
+        y = conv(x, w, stride=stride)
+        rubbish = [torch.full((size,), torch.nan, dtype=dtype) for size in (16, 64, 256, 1024, 4096)]
+        del rubbish
+        for t, right in zip((x, w), exact):
+            (found,) = torch.autograd.grad(y, t, grad.to(dtype), retain_graph=True)
+            if not torch.equal(found.double(), right):
+                raise SystemExit("wrong")
+print("right")
+"""
+
+_CALLS = {
+    "strided-weight-gradient-in-bfloat16": (
+        (200, (2, 1, 1), (16, 1, 1), 2, False),
+        (20, (2, 1, 3), (1, 1, 1), 13, False),
+        (20, (1, 5, 1), (32, 5, 1), 5, False),
+        (20, (2, 1, 5, 1), (14, 1, 2, 1), (1, 3), False),
+    ),
+    "strided-1x1-weight-gradient": (
+        (40, (2, 4, 98, 98), (8, 4, 1, 1), 2, True),
+        (10, (2, 8, 56, 56), (128, 8, 1, 1), 2, True),
+        (10, (2, 15, 64, 64), (16, 15, 1, 1), 2, True),
+    ),
+    "wide-strided-input-gradient": (
+        (40, (1, 1, 511), (64, 1, 511), 2, False),
+        (40, (1, 1, 511), (256, 1, 511), 2, False),
+        (20, (4, 3, 509), (64, 3, 509), 2, False),
+    ),
+}
+"""Repetitions, shapes of input and kernel, stride, whether channels come last: from the pages of the findings."""
+
+
+def damages(finding: str, dtype: torch.dtype) -> bool:
+    """Whether a process with torch as it is set here dies or gets wrong gradients; it is asked once."""
+    real = torch.float32 if dtype == torch.complex64 else dtype
+    return _damages(finding, real, bool(torch._C._get_mkldnn_enabled()))
+
+
+@cache
+def _damages(finding: str, dtype: torch.dtype, onednn: bool) -> bool:
+    return not child_is_right(
+        _PROGRAM.format(
+            path=sys.path,
+            onednn=onednn,
+            dtype=str(dtype).removeprefix("torch."),
+            calls=_CALLS[finding],
+        )
+    )
+
+
+def child_is_right(program: str) -> bool:
+    """Whether a program ends well and prints that it is right; not where it dies, hangs or cannot be started."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(_HIDDEN)}
+    environment["OMP_NUM_THREADS"] = "1"  # one thread shows the damage, too, and does not compete with others
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        try:
+            done = subprocess.run(
+                [sys.executable, "-c", program],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=_SECONDS,
+                check=False,
+                env=environment,
+                cwd=folder,
+            )
+        except (OSError, subprocess.SubprocessError):
+            return False
+    return done.returncode == 0 and done.stdout.split() == ["right"]
