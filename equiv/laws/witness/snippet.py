@@ -166,7 +166,7 @@ def judging_lines(broken: Broken, *, functional: bool, exact: bool = True) -> li
 
 
 def _function(call: Call, *, functional: bool) -> str:
-    given = {"stride": call.stride, "dilation": call.dilation}
+    given = {name: value for name, value in vars(call).items() if name in call.options} if call.dims > 0 else {}
     options = "".join(f", {key}={value}" for key, value in given.items() if value)
     name = "linear" if call.form == "linear" else f"conv{call.dims}d" if functional else "conv"
     return f"{'F' if functional else 'backend'}.{name}(x, weight, bias{options})"
