@@ -392,8 +392,15 @@ def known_corruption(call: Call) -> str | None:
 
 
 def _batched(call: Call) -> Call:
-    """One sample without a batch dimension as a batch of one, which torch makes of it."""
-    return replace(call, input=call.input[None]) if call.input.ndim < call.weight.ndim else call
+    """A call as a batch, of one where there was none, and as the convolution of its first group on the padded map."""
+    x = call.input[None] if call.input.ndim < call.weight.ndim else call.input
+    if call.is_plain:
+        return call if x is call.input else replace(call, input=x)
+    around = [p for each in reversed(call.padding) for p in (each, each)]
+    x = functional.pad(x.detach(), around)[:, : call.weight.shape[1]]
+    weight = call.weight.detach()[: call.weight.shape[0] // call.groups]
+    bias = None if call.bias is None else call.bias.detach()[: len(weight)]
+    return replace(call, input=x, weight=weight, bias=bias, padding=(), groups=1)
 
 
 def differentiated_by_torch(y: torch.Tensor) -> bool:

@@ -67,9 +67,29 @@ class Limited:
         return self._within(input, weight, bias, y, 1)
 
     def conv(
-        self, input: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: Any = 1, dilation: Any = 1
+        self,
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        *,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
     ) -> Tensor:
         dims = weight.ndim - 2
+        if groups > 1:
+            self._refuse(self.serves.groups is False, "groups")
+            parts = [None] * groups if bias is None else bias.chunk(groups)
+            each = zip(input.chunk(groups, -1 - dims), weight.chunk(groups), parts, strict=True)
+            how = {"stride": stride, "padding": padding, "dilation": dilation}
+            return torch.cat(
+                [self.conv(*(t if t is None else t.contiguous() for t in one), **how) for one in each], -1 - dims
+            )
+        if padding:
+            self._refuse(self.serves.padding is False, "padding")
+            around = [p for one in reversed(padding) for p in (one, one)]
+            input = torch.nn.functional.pad(input, around)
         self._refuse(self._lists("spatial_ranks", dims), f"maps of rank {dims}")
         self._refuse(self.serves.stride is False and any(s != 1 for s in stride), "a stride")
         self._refuse(self.serves.dilation is False and any(d != 1 for d in dilation), "a dilation")
