@@ -26,7 +26,7 @@ from equiv.strategies.bounds import Bounds
 from equiv.strategies.case import CONTIGUOUS as CONTIGUOUS
 from equiv.strategies.case import Case, Recipe, build_case, cases
 from equiv.strategies.case import plainer as plainer
-from equiv.strategies.convolutions import Convolution, ConvolutionRecipe, build_convolution, convolutions
+from equiv.strategies.convolution import Convolution, ConvolutionRecipe, build_convolution, convolutions
 from equiv.strategies.dtype import ALL, devices, dtypes
 from equiv.strategies.dtype import devices_present as devices_present
 from equiv.strategies.dtype import served as served

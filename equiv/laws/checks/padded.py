@@ -67,7 +67,8 @@ def _served(trial: Trial, recipe: ConvolutionRecipe) -> ConvolutionRecipe:
     """The convolution without the steps and groups that the backend does not serve."""
     for name in ("stride", "dilation"):
         if any(step != 1 for step in getattr(recipe, name)) and not trial.asks(name, "full"):
-            recipe = replace(recipe, **{name: ()})
+            changed: dict[str, Any] = {name: ()}
+            recipe = replace(recipe, **changed)
     if recipe.groups > 1 and not trial.asks("groups", "full"):
         channels, outputs = (count // recipe.groups for count in (recipe.channels, recipe.outputs))
         recipe = replace(recipe, channels=channels, outputs=outputs, groups=1)

@@ -325,8 +325,9 @@ def convolutions(
 
     Example:
         >>> from hypothesis import find
-        >>> find(convolutions(spatial_dims=(1,)), lambda made: True).recipe
-        ConvolutionRecipe(channels=1, outputs=1, size=(1,), kernel=(1,), stride=(1,), padding=(0,), dilation=(1,))
+        >>> made = find(convolutions(), lambda made: made.recipe.groups > 1)
+        >>> made.weight.shape[1] * made.recipe.groups == made.x.shape[1]
+        True
     """
     given = dict(locals())
 
