@@ -385,6 +385,14 @@ def known_defect_of_module(conv: nn.Conv1d | nn.Conv2d | nn.Conv3d, x: Tensor) -
     return "one-column-of-strided-windows" if _shows_strided_to_one_column(x.dtype) else None
 
 
+def crashes_in_padding(call: Call) -> bool:
+    """Whether torch's CPU kernel ends the process: docs/findings/taps-in-padding-alone-in-bfloat16.md."""
+    if call.input.dtype != torch.bfloat16 or call.dims != 3 or not call.padding:
+        return False
+    axes = zip(call.input.shape[-3:], call.padding, call.steps[1], strict=True)
+    return any(e >= size + p and p > 0 for size, p, e in axes)
+
+
 def _one_column_of_any(call: Call) -> bool:
     """The same with padding, dilation or groups, where oneDNN takes no columns together."""
     if call.form == "linear" or call.input.dtype != torch.bfloat16 or (call.is_plain and max(call.steps[1]) == 1):
@@ -397,7 +405,7 @@ def _one_column_of_any(call: Call) -> bool:
 
 
 def _strided_in_groups(call: Call) -> bool:
-    """bfloat16 with padding, dilation or groups, a stride, fewer than 16 channels: when memory is damaged is not known."""
+    """bfloat16 with padding, dilation or groups, a stride, fewer than 16 channels: when it does damage is not known."""
     if call.input.dtype != torch.bfloat16 or (call.is_plain and max(call.steps[1]) == 1):
         return False
     return max(call.steps[0]) > 1 and call.weight.shape[1] < 16
