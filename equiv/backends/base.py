@@ -20,6 +20,8 @@ class Backend(Protocol):
     bool``. What neither says is found out by asking it with tiny layers when a law first runs: where it raises
     ``NotImplementedError`` it does not serve what was asked, and reports say so. Any other exception is a failure.
 
+    The keywords of ``conv`` are sent where they are not the default. One that ``conv`` does not have is not asked for.
+
     Attributes:
         name: Part of every id; letters, digits, dots and underscores.
         device: Where inputs are put before they are handed over.
@@ -29,9 +31,9 @@ class Backend(Protocol):
         ...     name, device = "mine", torch.device("cpu")
         ...     def linear(self, input, weight, bias=None):
         ...         return torch.nn.functional.linear(input, weight, bias)
-        ...     def conv(self, input, weight, bias=None, *, stride=1, dilation=1):
+        ...     def conv(self, input, weight, bias=None, *, stride=1, padding=0, dilation=1, groups=1):
         ...         convs = (torch.nn.functional.conv1d, torch.nn.functional.conv2d, torch.nn.functional.conv3d)
-        ...         return convs[weight.ndim - 3](input, weight, bias, stride=stride, dilation=dilation)
+        ...         return convs[weight.ndim - 3](input, weight, bias, stride, padding, dilation, groups)
         >>> isinstance(Mine(), Backend)
         True
     """
@@ -60,7 +62,11 @@ class Backend(Protocol):
         stride: int | tuple[int, ...] = 1,
         dilation: int | tuple[int, ...] = 1,
     ) -> Tensor:
-        """``(N, C, *spatial)`` or ``(C, *spatial)``, ``(O, C, *kernel)``, ``(O,)`` -> ``(N, O, *out)``."""
+        """``(N, C, *spatial)`` or ``(C, *spatial)``, ``(O, C, *kernel)``, ``(O,)`` -> ``(N, O, *out)``.
+
+        Two keywords more are there if the backend serves them: ``padding``, how many zeros are added at both ends of
+        each dimension, and ``groups``; the weight is then ``(O, C / groups, *kernel)``.
+        """
         ...
 
 

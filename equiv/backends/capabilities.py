@@ -33,8 +33,8 @@ class Capabilities:
         layouts: Inputs and weights that are not contiguous.
         stride: Steps other than 1 of a convolution, over maps that are larger than the kernel too.
         dilation: Dilations other than 1.
-        padding: The keyword ``padding`` of ``conv``.
-        groups: The keyword ``groups`` of ``conv``.
+        padding: The keyword ``padding`` of ``conv``, zeros around the map.
+        groups: The keyword ``groups`` of ``conv``, several groups of channels.
         gradient_order: 0 for results that carry no gradients, 1, or 2 where gradients can be differentiated again.
         forward_mode: Forward-mode differentiation.
         transforms: torch's own machinery: vmap, compile, export, modules. None is no: nobody but the backend knows

@@ -48,11 +48,14 @@ class TorchEager:
         bias: Tensor | None = None,
         *,
         stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] | str = 0,
         dilation: int | Sequence[int] = 1,
+        groups: int = 1,
     ) -> Tensor:
-        """``nn.Conv1d/2d/3d`` without padding: ``(N, C, *spatial)`` -> ``(N, O, *out)``."""
+        """``nn.Conv1d/2d/3d``: ``(N, C, *spatial)``, ``(O, C / groups, *kernel)`` -> ``(N, O, *out)``."""
         dims = weight.ndim - 2
-        module = _conv(dims, bias is not None, _each(stride, dims), _each(dilation, dims))
+        added = padding if isinstance(padding, str) else _each(padding, dims)
+        module = _conv(dims, bias is not None, _each(stride, dims), added, _each(dilation, dims), groups)
         return _call(module, input, weight, bias)
 
     def __repr__(self) -> str:
@@ -60,7 +63,14 @@ class TorchEager:
 
 
 def conv_kernel(
-    input: Tensor, weight: Tensor, bias: Tensor | None, stride: Sequence[int], dilation: Sequence[int]
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    dilation: Sequence[int],
+    *,
+    padding: Sequence[int] = (),
+    groups: int = 1,
 ) -> str:
     """The name of the kernel that torch chooses for this convolution, such as ``Mkldnn``; ``unknown`` if it cannot say.
 
@@ -71,10 +81,11 @@ def conv_kernel(
     select = getattr(torch._C, "_select_conv_backend", None)
     if select is None:
         return "unknown"
-    dims = weight.ndim - 2
+    none = [0] * (weight.ndim - 2)
     batched = input if input.ndim == weight.ndim else input[None]
+    given = (list(stride), list(padding) or none, list(dilation), False, none, groups, None)
     try:
-        chosen = select(batched, weight, bias, list(stride), [0] * dims, list(dilation), False, [0] * dims, 1, None)
+        chosen = select(batched, weight, bias, *given)
     except (TypeError, RuntimeError):
         return "unknown"
     return _name(chosen)
@@ -101,7 +112,14 @@ def _linear(bias: bool) -> nn.Linear:
 
 
 @cache
-def _conv(dims: int, bias: bool, stride: tuple[int, ...], dilation: tuple[int, ...]) -> nn.Module:
-    options: dict[str, Any] = {"bias": bias, "stride": stride, "dilation": dilation, "device": "meta"}
-    module: nn.Module = CONVS[dims](1, 1, 1, **options)
+def _conv(
+    dims: int,
+    bias: bool,
+    stride: tuple[int, ...],
+    padding: tuple[int, ...] | str,
+    dilation: tuple[int, ...],
+    groups: int,
+) -> nn.Module:
+    options: dict[str, Any] = {"bias": bias, "stride": stride, "padding": padding, "dilation": dilation}
+    module: nn.Module = CONVS[dims](groups, groups, 1, groups=groups, device="meta", **options)
     return module

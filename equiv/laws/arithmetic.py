@@ -31,7 +31,7 @@ def arithmetic_of(backend: Backend, call: Call) -> Measured | None:
     Some 300 calls of the same sizes, 0.1 s for a small layer; kept for calls of the same sizes and strides.
     Complex and integer dtypes, and a backend that fails the probes, are not measured.
     """
-    if call.input.dtype not in FLOATS or 0 in call.input.shape or 0 in call.weight.shape:
+    if call.input.dtype not in FLOATS or 0 in call.input.shape or 0 in call.weight.shape or not call.is_plain:
         return None
     rows, outputs, n = call.sizes
     if rows * n + outputs * n + rows * outputs > _LARGEST:
@@ -55,7 +55,7 @@ def arithmetic_of(backend: Backend, call: Call) -> Measured | None:
             op=call.form,
             subject=f"{call.form}, {backend.name}",
             order_limit=0,
-            key=None if who is None else ("call", who, call.form, *layouts, *call.steps),
+            key=None if who is None else ("call", who, call.form, *layouts, *call.steps, call.padding, call.groups),
         )
     except EquivError:  # it computes something else altogether
         return None

@@ -8,6 +8,7 @@ size shows in the calls of the laws themselves (``NotServed``).
 from __future__ import annotations
 
 import inspect
+import re
 import warnings
 import weakref
 from collections.abc import Callable, Hashable, Iterator
@@ -244,17 +245,41 @@ def _dilation(asked: _Asked) -> None:
     asked.call(one, one, dilation=2)
 
 
-def _keyword(name: str, value: int) -> Callable[[_Asked], None]:
-    def ask(asked: _Asked) -> None:
-        if capabilities_of(asked.backend).transforms:
-            return  # torch's modules have it
-        parameters = inspect.signature(asked.backend.conv).parameters.values()
-        if not any(p.name == name or p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
-            raise _Refused(f"its conv has no keyword {name}")
-        x, weight = asked.tensors(asked.rank)
-        asked.call(x, weight[:, :1] if name == "groups" else weight, **{name: value})
+def _padding(asked: _Asked) -> None:
+    _look_for(asked, "padding")
+    x, weight = asked.tensors(asked.rank)
+    with _no_keyword("padding"):
+        asked.call(x, weight, padding=(1,) * asked.rank)
 
-    return ask
+
+def _groups(asked: _Asked) -> None:
+    _look_for(asked, "groups")
+    x, weight = asked.tensors(asked.rank)
+    with _no_keyword("groups"):
+        asked.call(x, weight[:, :1], groups=2)
+
+
+def _look_for(asked: _Asked, keyword: str) -> None:
+    """Refuse a keyword that the signature of ``conv``, where it has one, does not take."""
+    try:
+        parameters = inspect.signature(asked.backend.conv).parameters.values()
+    except (TypeError, ValueError):  # a builtin has none
+        return
+    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    has_it = any(p.name == keyword and p.kind in by_name for p in parameters)
+    if not has_it and not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
+        raise _Refused(f"its conv has no keyword {keyword}")
+
+
+@contextmanager
+def _no_keyword(keyword: str) -> Iterator[None]:
+    """What Python raises for an unknown keyword, further in than the signature shows, is a refusal."""
+    try:
+        yield
+    except TypeError as error:
+        if re.search(rf"\b{keyword}\b", str(error)):
+            raise _Refused(reason_of(error)) from error
+        raise
 
 
 def _gradient_order(asked: _Asked) -> None:
@@ -298,8 +323,8 @@ _ASK: dict[str, Callable[[_Asked], None]] = {
     "layouts": _layouts,
     "stride": _stride,
     "dilation": _dilation,
-    "padding": _keyword("padding", 1),
-    "groups": _keyword("groups", 2),
+    "padding": _padding,
+    "groups": _groups,
     "gradient_order": _gradient_order,
     "forward_mode": _forward_mode,
 }

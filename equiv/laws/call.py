@@ -43,10 +43,12 @@ class Call:
     Attributes:
         form: One of ``equiv.backends.FORMS``.
         input: ``(*batch, n)`` for linear, else ``(N, C, *spatial)`` or ``(N, n, 1, ...)``.
-        weight: ``(O, n)`` or ``(O, C, *kernel)``.
+        weight: ``(O, n)`` or ``(O, C / groups, *kernel)``.
         bias: ``(O,)`` or None.
         stride: Of a convolution; empty for 1.
         dilation: Of a convolution; empty for 1.
+        padding: Of a convolution, zeros at both ends of each dimension; empty for none.
+        groups: Of a convolution.
     """
 
     form: str
@@ -55,6 +57,8 @@ class Call:
     bias: Tensor | None
     stride: tuple[int, ...] = ()
     dilation: tuple[int, ...] = ()
+    padding: tuple[int, ...] = ()
+    groups: int = 1
 
     @property
     def dims(self) -> int:
@@ -67,6 +71,22 @@ class Call:
         return self.stride or (1,) * self.dims, self.dilation or (1,) * self.dims
 
     @property
+    def options(self) -> dict[str, Any]:
+        """The keywords of a convolution: stride and dilation always, the others where they are not the default."""
+        stride, dilation = self.steps
+        given: dict[str, Any] = {"stride": stride, "dilation": dilation}
+        if any(self.padding):
+            given["padding"] = self.padding
+        if self.groups != 1:
+            given["groups"] = self.groups
+        return given
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether nothing is padded and all channels are in one group."""
+        return self.groups == 1 and not any(self.padding)
+
+    @property
     def sizes(self) -> tuple[int, int, int]:
         """Rows, outputs and features of a call whose map is as large as its kernel: ``(N, O, n)``."""
         outputs, n = self.weight.shape[0], self.weight[0].numel()
@@ -76,8 +96,7 @@ class Call:
         """What the backend returns, in whatever shape."""
         if self.form == "linear":
             return backend.linear(self.input, self.weight, self.bias)
-        stride, dilation = self.steps
-        return backend.conv(self.input, self.weight, self.bias, stride=stride, dilation=dilation)
+        return backend.conv(self.input, self.weight, self.bias, **self.options)
 
 
 @dataclass(frozen=True)

@@ -315,6 +315,8 @@ def known_defect(call: Call, gradient: str | None, incoming: Tensor | None = Non
     """The finding that covers this call of torch's CPU kernels, or None; ``incoming`` is that of the gradient."""
     if call.input.device.type != "cpu":
         return None
+    if gradient is None and _one_column_of_any(call):
+        return "one-column-of-strided-windows"
     call = _batched(call)
     if _next_row(call, gradient, incoming):
         return _NEXT_ROW
@@ -342,18 +344,53 @@ def known_defect_of_module(conv: nn.Conv1d | nn.Conv2d | nn.Conv3d, x: Tensor) -
     return "one-column-of-strided-windows" if shows_strided_to_one_column(x.dtype) else None
 
 
+def crashes_in_padding(call: Call) -> bool:
+    """Whether torch's CPU kernel ends the process: docs/findings/taps-in-padding-alone-in-bfloat16.md."""
+    if call.input.dtype != torch.bfloat16 or call.dims != 3 or not call.padding:
+        return False
+    axes = zip(call.input.shape[-3:], call.padding, call.steps[1], strict=True)
+    return any(e >= size + p and p > 0 for size, p, e in axes)
+
+
+def _one_column_of_any(call: Call) -> bool:
+    """The same with padding, dilation or groups, where oneDNN takes no columns together."""
+    if call.form == "linear" or call.input.dtype != torch.bfloat16 or (call.is_plain and max(call.steps[1]) == 1):
+        return False
+    axes = zip(call.input.shape[-call.dims :], call.weight.shape[2:], *call.steps, strict=True)
+    added = call.padding or (0,) * call.dims
+    positions = [(n + 2 * p - e * (k - 1) - 1) // s + 1 for (n, k, s, e), p in zip(axes, added, strict=True)]
+    one = _is_one_column(positions, call.weight.shape[-1], call.steps[0][-1])
+    return one and _shows_strided_to_one_column(call.input.dtype)
+
+
+def _strided_in_groups(call: Call) -> bool:
+    """bfloat16 with padding, dilation or groups, a stride, fewer than 16 channels: when it does damage is not known."""
+    if call.input.dtype != torch.bfloat16 or (call.is_plain and max(call.steps[1]) == 1):
+        return False
+    return max(call.steps[0]) > 1 and call.weight.shape[1] < 16
+
+
 def known_corruption(call: Call) -> str | None:
     """The finding that says why torch's CPU kernels must not be asked for the gradients of this call, or None."""
     if call.input.device.type != "cpu" or call.form == "linear":
         return None
+    if _strided_in_groups(call):
+        return "strided-weight-gradient-in-bfloat16"
     asked, call = ("input", "weight"), _batched(call)
     met = (k for k in KNOWN if k.corrupts and any(k.spoils(call, name) for name in asked))
     return next((k.finding for k in met if k.shows(call.input.dtype)), None)
 
 
 def _batched(call: Call) -> Call:
-    """One sample without a batch dimension as a batch of one, which torch makes of it."""
-    return replace(call, input=call.input[None]) if call.input.ndim < call.weight.ndim else call
+    """A call as a batch, of one where there was none, and as the convolution of its first group on the padded map."""
+    x = call.input[None] if call.input.ndim < call.weight.ndim else call.input
+    if call.is_plain:
+        return call if x is call.input else replace(call, input=x)
+    around = [p for each in reversed(call.padding) for p in (each, each)]
+    x = functional.pad(x.detach(), around)[:, : call.weight.shape[1]]
+    weight = call.weight.detach()[: call.weight.shape[0] // call.groups]
+    bias = None if call.bias is None else call.bias.detach()[: len(weight)]
+    return replace(call, input=x, weight=weight, bias=bias, padding=(), groups=1)
 
 
 def differentiated_by_torch(y: torch.Tensor) -> bool:

@@ -38,6 +38,7 @@ from equiv.laws.witness import (
     smaller,
 )
 from equiv.numerics import gradients_recorded
+from equiv.strategies import Case
 
 _UNSTEADY = "; it does not fail every time: the backend gives other results to the same call"
 
@@ -285,10 +286,9 @@ def _largest(trial: Trial) -> int | None:
 
 def _cover(trial: Trial, case: Any) -> None:
     """Sizes modulo 8 and 16, for every law's cases alike."""
-    weight = getattr(case, "weight", None)
-    if weight is None:
+    if not isinstance(case, Case):
         return
-    outputs, n = weight.shape
+    outputs, n = case.weight.shape
     rows = case.x.numel() // n
     for name, size in (("n", n), ("O", outputs), ("rows", rows), ("C", case.feature_shape[0])):
         trial.cover(f"{name} modulo 8", size % 8)

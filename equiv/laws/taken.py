@@ -32,9 +32,10 @@ def taken(call: Call, asks: Asks, *, limited: bool) -> Call | None:
         call = replace(call, input=call.input[None])  # (n,) is one row
     if call.input.numel() == 0 and not asks("empty_batches", form):
         return None
-    for name in ("stride", "dilation"):
-        if any(step != 1 for step in getattr(call, name)) and not asks(name, form):
-            return None
+    asked = {name: any(step != 1 for step in getattr(call, name)) for name in ("stride", "dilation")}
+    asked |= {"padding": any(call.padding), "groups": call.groups != 1}
+    if not all(asks(name, form) for name, is_asked in asked.items() if is_asked):
+        return None
     entries = (call.input.numel(), call.weight.numel(), math.prod(shape_of_result(call))) if limited else (0,)
     if not asks("largest", form, wanted=max(entries)):
         return None
@@ -64,8 +65,9 @@ def shape_of_result(call: Call) -> tuple[int, ...]:
     batch, outputs = call.input.shape[: call.input.ndim - call.weight.ndim + 1], call.weight.shape[0]
     if call.form == "linear":
         return (*batch, outputs)
-    sizes = zip(call.input.shape[-call.dims :], call.weight.shape[2:], *call.steps, strict=True)
-    return (*batch, outputs, *((size - (k - 1) * dilation - 1) // stride + 1 for size, k, stride, dilation in sizes))
+    added = call.padding or (0,) * call.dims
+    sizes = zip(call.input.shape[-call.dims :], call.weight.shape[2:], *call.steps, added, strict=True)
+    return (*batch, outputs, *((size + 2 * p - (k - 1) * e - 1) // s + 1 for size, k, s, e, p in sizes))
 
 
 def is_plain(t: Tensor) -> bool:

@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -105,7 +106,8 @@ class Trial:
     def run(self, call: Call, condition: str = "") -> Tensor:
         """The result as ``(rows, O)`` of a call that is :meth:`taken`, whose map is as large as its kernel."""
         if call.form != "linear" and isinstance(self.backend, TorchEager):
-            self.cover("conv kernel", conv_kernel(call.input, call.weight, call.bias, *call.steps))
+            more: dict[str, Any] = {"padding": call.padding, "groups": call.groups}
+            self.cover("conv kernel", conv_kernel(call.input, call.weight, call.bias, *call.steps, **more))
         return self.output(call, condition).reshape(-1, call.weight.shape[0])
 
     def output(self, call: Call, condition: str = "") -> Tensor:

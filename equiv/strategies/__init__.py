@@ -26,6 +26,7 @@ from equiv.strategies.bounds import Bounds
 from equiv.strategies.case import CONTIGUOUS as CONTIGUOUS
 from equiv.strategies.case import Case, Recipe, build_case, cases
 from equiv.strategies.case import plainer as plainer
+from equiv.strategies.convolution import Convolution, ConvolutionRecipe, build_convolution, convolutions
 from equiv.strategies.dtype import ALL, devices, dtypes
 from equiv.strategies.dtype import devices_present as devices_present
 from equiv.strategies.dtype import served as served
@@ -56,6 +57,8 @@ __all__ = [
     "LAYOUTS",
     "Bounds",
     "Case",
+    "Convolution",
+    "ConvolutionRecipe",
     "Layout",
     "Recipe",
     "StrategyArgumentError",
@@ -65,8 +68,10 @@ __all__ = [
     "batch_shapes",
     "broadcastable_shapes",
     "build_case",
+    "build_convolution",
     "build_layer",
     "cases",
+    "convolutions",
     "devices",
     "dtypes",
     "feature_shapes",

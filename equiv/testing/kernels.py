@@ -16,7 +16,7 @@ from equiv.backends import FORMS, Capabilities, check_backend
 from equiv.errors import EquivError
 
 Kernel = Callable[..., Tensor]
-_STEPS = ("stride", "dilation")
+_KEYWORDS = ("stride", "padding", "dilation", "groups")
 _CONVS = {1: "conv1d", 2: "conv2d", 3: "conv3d"}
 
 
@@ -24,9 +24,10 @@ class Kernels:
     """A backend of plain functions, at least one; laws are asked of those that there are.
 
     ``linear(input, weight, bias)`` takes ``(*batch, n)``, ``(O, n)``, and ``(O,)`` or None. A convolution takes
-    ``(N, C, *spatial)``, ``(O, C, *kernel)``, and ``(O,)`` or None, with the keywords ``stride`` and ``dilation``, each
-    a tuple of one number for each dimension; a function that has not such a keyword serves 1 alone. What a function
-    does not serve it says by NotImplementedError.
+    ``(N, C, *spatial)``, ``(O, C / groups, *kernel)``, and ``(O,)`` or None, with the keywords ``stride``, ``padding``
+    and ``dilation``, each a tuple of one number for each dimension, and ``groups``; of a keyword that a function has
+    not, it serves the default alone: no padding, and 1 of the others. What a function does not serve it says by
+    NotImplementedError.
 
     Args:
         linear: For the form ``linear``.
@@ -63,7 +64,7 @@ class Kernels:
         given = {"linear": linear, "conv1d": conv1d, "conv2d": conv2d, "conv3d": conv3d}
         self.arguments = {**given, "name": name, "device": device, "capabilities": capabilities}
         self._kernels = {which: _checked(which, kernel) for which, kernel in given.items() if kernel is not None}
-        self._steps = {which: [step for step in _STEPS if _takes(f, step)] for which, f in self._kernels.items()}
+        self._keywords = {which: [word for word in _KEYWORDS if _takes(f, word)] for which, f in self._kernels.items()}
         if not self._kernels:
             raise EquivError("linear: expected at least one of linear, conv1d, conv2d and conv3d, got none; pass one")
         self.name = _name_of(self._kernels) if name is None else name
@@ -84,18 +85,20 @@ class Kernels:
         bias: Tensor | None = None,
         *,
         stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] = 0,
         dilation: int | Sequence[int] = 1,
+        groups: int = 1,
     ) -> Tensor:
         """What the function for the rank of the weight returns."""
         rank = weight.ndim - 2
         which = _CONVS.get(rank, f"conv{rank}d")
-        kernel, keywords = self._kernel(which), {}
-        for step, value in zip(_STEPS, (stride, dilation), strict=True):
+        kernel, keywords = self._kernel(which), dict[str, Any]()
+        for word, value in zip(_KEYWORDS, (stride, padding, dilation, groups), strict=True):
             each = (value,) * rank if isinstance(value, int) else tuple(value)
-            if step in self._steps[which]:
-                keywords[step] = each
-            elif set(each) != {1}:
-                raise NotImplementedError(f"{which} of {self.name} has no keyword {step}")
+            if word in self._keywords[which]:
+                keywords[word] = value if word == "groups" else each
+            elif set(each) != {0 if word == "padding" else 1}:
+                raise NotImplementedError(f"{which} of {self.name} has no keyword {word}")
         return kernel(input, weight, bias, **keywords)
 
     def __repr__(self) -> str:
@@ -114,7 +117,7 @@ def _checked(argument: str, kernel: object) -> Kernel:
     signature = _signature(kernel)
     try:
         if signature is not None:
-            keywords = {step: 1 for step in _STEPS if argument != "linear" and _takes(kernel, step)}
+            keywords = {word: 1 for word in _KEYWORDS if argument != "linear" and _takes(kernel, word)}
             signature.bind("input", "weight", "bias", **keywords)
     except TypeError as error:
         advice = f"it cannot be called like that: {error}"
@@ -156,7 +159,7 @@ def _declared(kernels: Mapping[str, Kernel], given: Capabilities) -> Capabilitie
     if "linear" not in kernels:
         by_form = given.dtypes if isinstance(given.dtypes, Mapping) else dict.fromkeys(FORMS, given.dtypes)
         found["dtypes"] = {form: dtypes for form, dtypes in by_form.items() if dtypes is not None} | {"linear": ()}
-    for step in _STEPS:
-        if ranks and not any(_takes(kernels[_CONVS[rank]], step) for rank in ranks):
-            found[step] = False
+    for word in _KEYWORDS:
+        if ranks and not any(_takes(kernels[_CONVS[rank]], word) for rank in ranks):
+            found[word] = False
     return replace(given, **found)

@@ -67,9 +67,27 @@ class Limited:
         return self._within(input, weight, bias, y, 1)
 
     def conv(
-        self, input: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride: Any = 1, dilation: Any = 1
+        self,
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        *,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
     ) -> Tensor:
         dims = weight.ndim - 2
+        if groups > 1 or any(padding or ()):
+            self._refuse(self.serves.groups is False and groups > 1, "groups")
+            self._refuse(self.serves.padding is False and any(padding or ()), "padding")
+            self._refuse(self._lists("spatial_ranks", dims), f"maps of rank {dims}")
+            around = [p for one in reversed(padding or ()) for p in (one, one)]
+            parts = [None] * groups if bias is None else bias.chunk(groups)
+            maps = torch.nn.functional.pad(input, around).chunk(groups, -1 - dims)
+            each, inner = zip(maps, weight.chunk(groups), parts, strict=True), Limited(self.product, self.maps)
+            y = torch.cat([inner.conv(*one, stride=stride, dilation=dilation) for one in each], -1 - dims)
+            return self._within(input, weight, bias, y, dims + 1)
         self._refuse(self._lists("spatial_ranks", dims), f"maps of rank {dims}")
         self._refuse(self.serves.stride is False and any(s != 1 for s in stride), "a stride")
         self._refuse(self.serves.dilation is False and any(d != 1 for d in dilation), "a dilation")

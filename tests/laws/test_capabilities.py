@@ -42,12 +42,16 @@ SERVES_LESS: dict[str, tuple[Callable[..., Tensor], dict[str, Any]]] = {
     "no stride": (by_torch, {"stride": False}),
     "no dilation": (by_torch, {"dilation": False}),
     "no steps": (by_torch, {"stride": False, "dilation": False}),
+    "no padding": (by_torch, {"padding": False}),
+    "no groups": (by_torch, {"groups": False}),
     "small": (by_torch, {"largest": 2048}),
     "random order": (split(), {"deterministic": False}),
     "all of it": (
         by_numpy,
         {
-            **dict.fromkeys(("empty_batches", "single_samples", "layouts", "stride", "dilation"), False),
+            **dict.fromkeys(
+                ("empty_batches", "single_samples", "layouts", "stride", "dilation", "padding", "groups"), False
+            ),
             "gradient_order": 0,
             "spatial_ranks": (2,),
             "largest": 2048,
@@ -60,6 +64,7 @@ NOTHING_LEFT = {  # laws that have nothing to ask where this is not served
     "layout": {"layouts=False"},
     "dense": {"spatial_ranks=()"},
     "not_equivalent": {"spatial_ranks=()"},
+    "convolution": {"spatial_ranks=()"},
     "free_parameters": {"spatial_ranks=()", "stride=False, dilation=False"},
 }
 
@@ -96,6 +101,8 @@ def test_a_right_backend_is_asked_only_what_it_serves_and_passes(name: str, law:
         ("purity", "contiguous", "layouts", {"linear", "full", "pointwise"}),
         ("dense", "no stride", "stride", {"full", "pointwise"}),
         ("free_parameters", "no dilation", "dilation", {"full", "pointwise"}),
+        ("convolution", "no padding", "padding", {"full"}),
+        ("convolution", "no groups", "groups", {"full"}),
         ("exact", "small", "largest", {"linear", "full", "pointwise"}),
         ("scaling", "random order", "deterministic", {"linear", "full", "pointwise"}),
     ],

@@ -25,7 +25,7 @@ from equiv.laws.selection import Item
 from equiv.laws.witness.rebuild import Source, sources
 from equiv.laws.witness.replay import tried
 from equiv.laws.witness.source import folded, tensor_code
-from equiv.strategies import Case
+from equiv.strategies import Case, Convolution
 
 _FUNCTIONAL = "from torch.nn import functional as F"
 _HEAD = ["import torch", "import equiv"]
@@ -91,7 +91,7 @@ def _fails(program: str, backend: Backend, error: BaseException | None) -> bool:
 
 def _replay_lines(broken: Broken, item: Item, case: object) -> list[str] | None:
     """The law checked once more on the case, in the form that broke it if that is enough."""
-    if not isinstance(case, Case | SizedCase):
+    if not isinstance(case, Case | Convolution | SizedCase):
         return None
     alone = broken.form in FORMS and tried(replace(item, forms=(broken.form,)), case) is not None
     return _case_lines(repr(case), item, f", forms=[{broken.form!r}]" if alone else "")
@@ -104,7 +104,7 @@ def program_on(case: str, item: Item) -> str | None:
     """
     if case.startswith("backend."):
         body = [case]
-    elif case.startswith(("build_case(", "SizedCase(")):
+    elif case.startswith(("build_case(", "build_convolution(", "SizedCase(")):
         body = _case_lines(case, item)
     else:
         return None
@@ -114,6 +114,9 @@ def program_on(case: str, item: Item) -> str | None:
 def _case_lines(case: str, item: Item, options: str = "") -> list[str]:
     if case.startswith("SizedCase("):
         lines = ["from equiv.laws import SizedCase, check_case"]
+    elif case.startswith("build_convolution("):
+        lines = ["from equiv.laws import check_case"]
+        lines.append("from equiv.strategies import ConvolutionRecipe, build_convolution")
     else:
         lines = ["from equiv.laws import check_case"]
         lines.append("from equiv.strategies import Layout, Recipe, Values, Window, build_case")
@@ -147,6 +150,8 @@ def judging_lines(broken: Broken, *, functional: bool, exact: bool = True) -> li
     gradient = None if mismatch is None else mismatch.gradient
     if call is None or (gradient is not None and gradient[0] not in ("input", "weight", "bias")):
         return None
+    if (not call.is_plain or max(call.steps[1], default=1) > 1) and (mismatch is not None or broken.error is None):
+        return None  # the case shows it
     run = _function(call, functional=functional)
     if mismatch is None and broken.error is None:
         return _purity_lines(call, run)
@@ -166,7 +171,7 @@ def judging_lines(broken: Broken, *, functional: bool, exact: bool = True) -> li
 
 
 def _function(call: Call, *, functional: bool) -> str:
-    given = {"stride": call.stride, "dilation": call.dilation}
+    given = {name: value for name, value in vars(call).items() if name in call.options} if call.dims > 0 else {}
     options = "".join(f", {key}={value}" for key, value in given.items() if value)
     name = "linear" if call.form == "linear" else f"conv{call.dims}d" if functional else "conv"
     return f"{'F' if functional else 'backend'}.{name}(x, weight, bias{options})"

@@ -17,9 +17,20 @@ from equiv.errors import EquivError
 from equiv.laws.checks.boundaries import SizedCase
 from equiv.laws.registry import LAWS
 from equiv.laws.selection import Item
-from equiv.strategies import Case, Layout, Recipe, Values, Window, build_case
+from equiv.strategies import (
+    Case,
+    Convolution,
+    ConvolutionRecipe,
+    Layout,
+    Recipe,
+    Values,
+    Window,
+    build_case,
+    build_convolution,
+)
 
-_CLASSES: dict[str, type[Any]] = {kind.__name__: kind for kind in (Recipe, SizedCase, Values, Window, Layout)}
+_KINDS = (Recipe, ConvolutionRecipe, SizedCase)
+_CLASSES: dict[str, type[Any]] = {kind.__name__: kind for kind in (*_KINDS, Values, Window, Layout)}
 
 
 @dataclass(frozen=True)
@@ -27,7 +38,7 @@ class Stored:
     """A case, and the law that it is a case of."""
 
     law: str
-    case: Case | SizedCase
+    case: Case | Convolution | SizedCase
 
     def fits(self, item: Item) -> bool:
         """Whether it is a case of the item: of its law, in its dtype, on its device."""
@@ -46,8 +57,8 @@ def case_text(law: str, case: object) -> str | None:
         >>> read_case(text).case.x
         tensor([1., 2.])
     """
-    recipe = case.recipe if isinstance(case, Case) else case
-    if not isinstance(recipe, Recipe | SizedCase):
+    recipe = case.recipe if isinstance(case, Case | Convolution) else case
+    if not isinstance(recipe, _KINDS):
         return None
     return json.dumps({"law": law, "case": _plain(recipe)}, separators=(",", ":"))
 
@@ -62,8 +73,10 @@ def read_case(text: str, *, argument: str = "case") -> Stored:
     try:
         read = json.loads(text)
         law, recipe = read["law"], _built(read["case"])
-        if law not in LAWS or not isinstance(recipe, Recipe | SizedCase):
+        if law not in LAWS or not isinstance(recipe, _KINDS):
             raise ValueError("no case of a law")
+        if isinstance(recipe, ConvolutionRecipe):
+            return Stored(law, build_convolution(recipe))
         return Stored(law, build_case(recipe) if isinstance(recipe, Recipe) else recipe)
     except (ValueError, TypeError, KeyError) as error:
         if isinstance(error, EquivError):

@@ -2,6 +2,7 @@
 
 BATCH = "batch"
 BOUNDARIES = "boundaries"
+CONVOLUTION = "convolution"
 DENSE = "dense"
 EXACT = "exact"
 FORWARD = "forward"

@@ -1,0 +1,123 @@
+"""The law about convolutions: right kernels pass, those that are wrong with padding, groups or dilation are found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import find
+from torch import Tensor
+from torch.nn import functional
+
+from equiv import laws
+from equiv.backends import TorchEager
+from equiv.laws import Call, read_case
+from equiv.strategies import ConvolutionRecipe, build_convolution, convolutions
+from equiv.testing import Kernels
+from equiv.testing.faults.kernel import KernelCall, instead
+from equiv.testing.faults.tools import last_off
+
+CONVS = (functional.conv1d, functional.conv2d, functional.conv3d)
+
+
+def tried(backend: Any, dtype: str = "float32", examples: int = 25, seed: int = 1) -> laws.Result:
+    (item,) = laws.items([backend], laws=["convolution"], dtypes=[dtype])
+    return laws.run_item(item, examples=examples, seed=seed)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "complex64", "uint8"])
+def test_torch_keeps_it(dtype: str) -> None:
+    assert tried(TorchEager(), dtype, examples=10).failure is None
+
+
+WRONG: dict[str, Callable[[KernelCall], bool]] = {
+    "padding 1 and stride 2": lambda c: max(_padding(c)) == 1 and max(c.stride) == 2,
+    "depthwise from 8 channels": lambda c: c.groups >= 8 and c.channels == 1,
+    "padding of 3": lambda c: 3 in _padding(c),
+    "padding with dilation": lambda c: max(_padding(c)) > 0 and max(c.dilation) > 1,
+    "several groups of several channels": lambda c: c.groups > 1 and c.channels > 1,
+    "unequal padding": lambda c: len({*_padding(c)}) > 1,
+    "3x3 over 16 channels": lambda c: c.channels >= 16 and c.kernel == (3, 3) and c.slides,
+}
+
+
+def _padding(c: KernelCall) -> tuple[int, ...]:
+    return (c.padding,) if isinstance(c.padding, int) else tuple(c.padding) or (0,)
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_kernel_that_is_wrong_in_the_last_corner_is_found(name: str) -> None:
+    with instead(lambda c: last_off(c) if c.is_conv and WRONG[name](c) else c.run()):
+        found = tried(TorchEager(), examples=80).failure
+    assert found is not None
+    assert found.snippet is not None
+    assert "build_convolution(ConvolutionRecipe(" in found.case
+    assert found.stored is not None
+    assert repr(read_case(found.stored).case) == found.case
+
+
+@pytest.mark.parametrize("leaf", ["x", "weight", "bias"])
+def test_a_wrong_gradient_with_padding_is_found(leaf: str) -> None:
+    def wrong(c: KernelCall) -> Tensor:
+        t = getattr(c, leaf)
+        if not c.is_conv or t is None or not t.requires_grad or max(_padding(c)) == 0:
+            return c.run()
+        doubled = t + (t - t.detach())
+        return c.run(**{leaf: doubled})
+
+    with instead(wrong):
+        found = tried(TorchEager(), examples=40).failure
+    assert found is not None
+    assert f"as the gradient of the {'input' if leaf == 'x' else leaf}" in found.note
+
+
+def conv2d(x: Tensor, w: Tensor, b: Tensor | None, stride: Any, padding: Any, dilation: Any, groups: int) -> Tensor:
+    return functional.conv2d(x, w, b, stride, padding, dilation, groups)
+
+
+def test_a_plain_function_with_all_keywords_is_asked_for_them() -> None:
+    found = tried(Kernels(conv2d=conv2d))
+    assert found.failure is None
+    assert not {"padding", "groups"} & {one.what for one in found.not_asked}
+
+
+@pytest.mark.parametrize(
+    ("keywords", "lacks"), [((), {"padding", "groups"}), (("padding",), {"groups"}), (("groups",), {"padding"})]
+)
+def test_a_backend_whose_conv_has_not_the_keyword_is_not_asked(keywords: tuple[str, ...], lacks: set[str]) -> None:
+    class Further:
+        name, device = "further", torch.device("cpu")
+
+        def linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+            return functional.linear(input, weight, bias)
+
+        def conv(self, *tensors: Any, **options: Any) -> Tensor:
+            for word in options:
+                if word not in ("stride", "dilation", *keywords):
+                    raise TypeError(f"conv() got an unexpected keyword argument '{word}'")
+            return CONVS[tensors[1].ndim - 3](*tensors, **options)
+
+    found = tried(Further())
+    assert found.failure is None
+    assert {(one.what, one.how) for one in found.not_asked} == {(word, "found") for word in lacks}
+
+
+def test_keywords_are_sent_where_they_are_not_the_default() -> None:
+    x, weight = torch.ones(1, 2, 4), torch.ones(2, 1, 2)
+    assert Call("full", x, weight, None).options == {"stride": (1,), "dilation": (1,)}
+    assert Call("full", x, weight, None, padding=(1,), groups=2).options["padding"] == (1,)
+    y = Call("full", x, weight, None, padding=(1,), groups=2).result(TorchEager())
+    assert torch.equal(y, functional.conv1d(x, weight, padding=1, groups=2))
+
+
+def test_a_recipe_builds_the_same_again_and_prints_as_its_call() -> None:
+    made = find(convolutions(), lambda one: one.recipe.groups > 1 and max(one.recipe.padding) > 0)
+    again = eval(
+        repr(made), {"build_convolution": build_convolution, "ConvolutionRecipe": ConvolutionRecipe, "torch": torch}
+    )
+    assert torch.equal(made.x, again.x)
+    assert torch.equal(made.weight, again.weight)
+    assert made.module.groups == made.recipe.groups
+    assert tuple(made.module(made.x).shape[2:]) == made.recipe.positions
