@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 import torch
 from hypothesis import strategies as st
+from torch import Tensor
 
+from equiv.laws.call import Call
 from equiv.laws.checks.expected import exact_gradients, goes_back, same_gradients, whole
 from equiv.laws.registry import Context, law
 from equiv.laws.trial import Trial
@@ -16,7 +18,9 @@ from equiv.numerics import STYLES, exact_case
 _VECTORS = (1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257)
 _FAR = (32767, 32768, 32769, 65535, 65536, 65537)
 _LARGE = (511, 512, 513, 1023, 1024, 1025, 2047, 2048, 2049, 4096, 4097, *_FAR, *(32769, 65537) * 3)
-_WORK, _DEEP_WORK = 2**18, 2**21
+_BOTH = (255, 256, 257, 511, 512, 513, 1023, 1024, 1025, 4096, 4097)
+_WORK, _BOTH_WORK, _DEEP_WORK = 2**18, 2**19, 2**21
+_REACHES = st.sampled_from(["near"] * 8 + ["both", "far"])
 _ORDERS = st.sampled_from([("n", "out", "rows"), ("out", "rows", "n"), ("rows", "n", "out")])
 
 
@@ -37,12 +41,15 @@ class SizedCase:
 
 @st.composite
 def _sized_cases(draw: st.DrawFn, context: Context) -> SizedCase:
+    reach = draw(_REACHES)
     sizes = _VECTORS + _LARGE if context.deep else _VECTORS
-    left = _DEEP_WORK if context.deep else _WORK
+    left = _DEEP_WORK if context.deep else _BOTH_WORK if reach == "both" else _WORK
+    tables = {"near": (sizes,) * 3, "both": (_BOTH, _BOTH, (1, 2)), "far": (_LARGE, (1, 2, 3), (1, 2, 3))}[reach]
     drawn: dict[str, int] = {}
-    for name in draw(_ORDERS):  # what comes first takes any of the sizes, also the largest
+    # What comes first takes any of the sizes, also the largest.
+    for name, table in zip(draw(_ORDERS), tables, strict=True):
         # Each dimension has a table of its own: Hypothesis copies what it drew from one table over another draw of it.
-        drawn.update([draw(st.sampled_from([(name, size) for size in sizes if size <= left]))])
+        drawn.update([draw(st.sampled_from([(name, size) for size in table if size <= left]))])
         left //= drawn[name]
     n, out, rows = drawn["n"], drawn["out"], drawn["rows"]
     along = draw(st.sampled_from([d for d in range(1, min(n, 16) + 1) if n % d == 0]))
@@ -73,3 +80,21 @@ def boundaries(trial: Trial, case: SizedCase) -> None:
         trial.gives(call, expected)
         if backward:
             same_gradients(trial, call, grad, wanted, result=expected)
+    if case.seed % 4 == 0 and "linear" in trial.forms and trial.asks("empty_layers", "linear"):
+        _empty(trial, x, weight, bias)
+
+
+def _empty(trial: Trial, x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    """A sum of no terms is the bias, or zero; of no outputs there is nothing."""
+    x = x[:17]
+    trial.cover("boundary n", 0)
+    trial.cover("boundary O", 0)
+    zeros = torch.zeros(len(x), len(weight), dtype=x.dtype, device=x.device)
+    for call, expected in (
+        (Call("linear", x[:, :0], weight[:, :0], bias), zeros if bias is None else zeros + bias),
+        (Call("linear", x, weight[:0], None if bias is None else bias[:0]), zeros[:, :0]),
+    ):
+        condition = f"with {call.weight.shape[1]} inputs and {len(call.weight)} outputs"
+        served = trial.taken(call)
+        if served is not None:
+            trial.same(served, trial.output(served, condition), expected, condition)

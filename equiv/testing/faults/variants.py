@@ -55,7 +55,7 @@ def by_rows(core: Core) -> Kernel:
     """Both kernels from one function of rows ``(*places, n)``, weight ``(O, n)`` and bias."""
 
     def kernel(c: KernelCall) -> Tensor:
-        if not _is_simple(c) or not c.n:
+        if not _is_simple(c) or not c.weight.numel():
             return c.run()
         if c.is_linear:
             return core(c.x, c.weight, c.bias)
