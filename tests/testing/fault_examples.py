@@ -236,11 +236,11 @@ def threads(count: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def deterministic() -> Iterator[None]:
-    torch.use_deterministic_algorithms(True)
+    torch._C._set_deterministic_algorithms(True, warn_only=False)  # the public function imports the compiler
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(False)
+        torch._C._set_deterministic_algorithms(False, warn_only=False)
 
 
 def jit(call: Call, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -18,9 +18,17 @@ from equiv.numerics import STYLES, exact_case
 _VECTORS = (1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257)
 _FAR = (32767, 32768, 32769, 65535, 65536, 65537)
 _LARGE = (511, 512, 513, 1023, 1024, 1025, 2047, 2048, 2049, 4096, 4097, *_FAR, *(32769, 65537) * 3)
-_BOTH = (255, 256, 257, 511, 512, 513, 1023, 1024, 1025, 4096, 4097)
-_WORK, _BOTH_WORK, _DEEP_WORK = 2**18, 2**19, 2**21
-_REACHES = st.sampled_from(["near"] * 8 + ["both", "far"])
+_WORK, _DEEP_WORK = 2**18, 2**21
+_EXTREMES = st.sampled_from(  # n, O, rows of one case in twelve
+    [
+        *((32769, 1, 2), (65537, 1, 1), (65537, 1, 1)),
+        *((2, 4097, 17), (1, 65537, 1), (1, 65537, 1)),
+        *((1, 2, 32769), (1, 1, 65537), (2, 1, 65537)),
+        *((512, 512, 1), (512, 513, 1), (513, 512, 1)),
+    ]
+)
+_LONG = 2**14
+_REACHES = st.sampled_from(["near"] * 11 + ["far"])
 _ORDERS = st.sampled_from([("n", "out", "rows"), ("out", "rows", "n"), ("rows", "n", "out")])
 
 
@@ -39,21 +47,27 @@ class SizedCase:
     device: str
 
 
+def _near(draw: st.DrawFn, context: Context) -> tuple[int, int, int]:
+    """n, O and rows, whose product is bounded; far ones too in the profile deep."""
+    sizes = _VECTORS + _LARGE if context.deep else _VECTORS
+    left = _DEEP_WORK if context.deep else _WORK
+    drawn: dict[str, int] = {}
+    for name in draw(_ORDERS):  # what comes first takes any of the sizes, also the largest
+        # Each dimension has a table of its own: Hypothesis copies what it drew from one table over another draw of it.
+        drawn.update([draw(st.sampled_from([(name, size) for size in sizes if size <= left]))])
+        left //= drawn[name]
+    return drawn["n"], drawn["out"], drawn["rows"]
+
+
 @st.composite
 def _sized_cases(draw: st.DrawFn, context: Context) -> SizedCase:
-    reach = draw(_REACHES)
-    sizes = _VECTORS + _LARGE if context.deep else _VECTORS
-    left = _DEEP_WORK if context.deep else _BOTH_WORK if reach == "both" else _WORK
-    tables = {"near": (sizes,) * 3, "both": (_BOTH, _BOTH, (1, 2)), "far": (_LARGE, (1, 2, 3), (1, 2, 3))}[reach]
-    drawn: dict[str, int] = {}
-    # What comes first takes any of the sizes, also the largest.
-    for name, table in zip(draw(_ORDERS), tables, strict=True):
-        # Each dimension has a table of its own: Hypothesis copies what it drew from one table over another draw of it.
-        drawn.update([draw(st.sampled_from([(name, size) for size in table if size <= left]))])
-        left //= drawn[name]
-    n, out, rows = drawn["n"], drawn["out"], drawn["rows"]
-    along = draw(st.sampled_from([d for d in range(1, min(n, 16) + 1) if n % d == 0]))
+    if draw(_REACHES) == "near" or context.deep:
+        n, out, rows = _near(draw, context)
+    else:
+        n, out, rows = draw(_EXTREMES)
+    along = 1 if n > _LONG else draw(st.sampled_from([d for d in range(1, min(n, 16) + 1) if n % d == 0]))
     shapes = [(n // along, along), (n // along, along, 1), (n // along, 1, along), (along, n // along, 1, 1)]
+    shapes += [(1, n), (1, 1, n)] if n > _LONG else []
     shape = draw(st.sampled_from([shape for shape in shapes if len(shape) - 1 in context.ranks]))
     batch = draw(st.sampled_from([(rows,), (1, rows), (rows, 1)]))
     bias = draw(st.booleans())
@@ -80,7 +94,8 @@ def boundaries(trial: Trial, case: SizedCase) -> None:
         trial.gives(call, expected)
         if backward:
             same_gradients(trial, call, grad, wanted, result=expected)
-    if case.seed % 4 == 0 and "linear" in trial.forms and trial.asks("empty_layers", "linear"):
+    asked = case.seed % 4 == 0 and "linear" in trial.forms and trial.asks("empty_batches", "linear")
+    if asked and trial.asks("empty_layers", "linear"):
         _empty(trial, x, weight, bias)
 
 

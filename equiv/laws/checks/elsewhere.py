@@ -84,11 +84,12 @@ def _threads(count: int) -> Iterator[None]:
 @contextmanager
 def _deterministic() -> Iterator[None]:
     on, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    # torch.use_deterministic_algorithms first imports the compiler, which takes seconds.
+    torch._C._set_deterministic_algorithms(True, warn_only=True)
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(on, warn_only=warns)
+        torch._C._set_deterministic_algorithms(on, warn_only=warns)
 
 
 _MODES: tuple[tuple[str, Callable[[], AbstractContextManager[None]]], ...] = (

@@ -121,9 +121,9 @@ def _drawn(kind: str, dims: int, form: str, generator: torch.Generator, *, steps
     stride = (2 if kind == "image" else one_of(1, 1, 2) if steps else 1,) * dims
     dilation = tuple(one_of(2, 1, 3) if d else 2 for d in range(dims)) if kind == "dilated" else (1,) * dims
     if kind == "image":
-        channels, outputs = 3, one_of(1, 8, 16, 33)
+        channels, outputs = 3, one_of(1, 8, 17)
     elif kind == "channels":
-        channels, outputs = one_of(16, 17, 32, 48, 64), one_of(1, 8, 16, 33)
+        channels, outputs = one_of(16, 17, 32, 48, 64), one_of(1, 8, 17)
     else:
         channels, outputs = one_of(1, 2, 3, 8), one_of(1, 4, 7)
     extra = (one_of(1, 2, 3, 4) for _ in range(dims))

@@ -205,7 +205,7 @@ def _conv_by_matmul(c: KernelCall) -> Tensor:
 
 
 def _linear_by_conv(c: KernelCall) -> Tensor:
-    if c.is_conv or not _is_simple(c) or not c.x.numel():
+    if c.is_conv or not _is_simple(c) or not c.x.numel() or not c.outputs:
         return c.run()
     rows = c.x.reshape(-1, c.n)[..., None].contiguous()
     y = torch.conv1d(rows, c.weight[..., None].contiguous(), c.bias)
