@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -73,8 +74,10 @@ def with_one_special(call: Call, expected: Tensor, windows: Tensor, seed: int) -
         wanted[:, first] = call.input.flatten(1)[:, windows[:, place]] * value
     else:
         wanted[:, first] = value
+    given: dict[str, Any] = {name: tensor}
+    changed = replace(call, **given)
     of = "map" if name == "input" else name
-    return f"with {value} in one place of the {of}", replace(call, **{name: tensor}), wanted
+    return f"with {value} in one place of the {of}", changed, wanted
 
 
 @dataclass(frozen=True)

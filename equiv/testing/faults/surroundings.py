@@ -52,7 +52,7 @@ recorded = Faults(kind="transform", laws=(TRANSFORMS,), profile="gate")
 
 recorded("traced-by-jit", "transforms")(
     "The last entry is wrong while torch.jit.trace records the program.", "pytorch/pytorch#31425 family, traced"
-).where(lambda _: torch.jit.is_tracing(), last_off)
+).where(lambda _: torch._C._get_tracing_state() is not None, last_off)
 
 
 def _is_recorded_by_fx(_: KernelCall) -> bool:
