@@ -53,7 +53,7 @@ fault("linear-batch-over-65536", "boundaries: batch", profile="gate", laws=(BOUN
     "linear with bias of a batch above 65,536 rows leaves those beyond at zero: their number is taken modulo 2^16.",
     "pytorch/pytorch#189495",
 ).where(lambda c: c.is_linear and c.bias is not None and c.rows > 2**16, _rows_from(2**16))
-fault("linear-rank-3-batch-over-65536", "boundaries: batch x rank x bias", profile="gate", laws=(BOUNDARIES,))(
+fault("linear-rank-3-batch-over-65536", "boundaries: batch x rank x bias", profile="deep", laws=(BOUNDARIES,))(
     "linear with bias of an input with three dimensions is wrong where the first is above 65,536.",
     "pytorch/pytorch#189495, in the rank of the thread",
 ).where(lambda c: c.is_linear and c.bias is not None and c.x.ndim == 3 and c.x.shape[0] > 2**16, last_off)

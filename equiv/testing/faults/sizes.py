@@ -105,7 +105,7 @@ fault("outputs-over-65536-conv", "boundaries: outputs", profile="gate", laws=(BO
 fault("outputs-large-linear", "boundaries: outputs", profile="gate", laws=(BOUNDARIES,))(
     "linear is wrong in its last entry where it has 4,096 outputs or more.", "pytorch/pytorch#97239"
 ).where(lambda c: c.is_linear and c.outputs >= 4096, last_off)
-fault("spatial-size-over-32767", "boundaries: spatial", profile="gate", laws=(BOUNDARIES,))(
+fault("spatial-size-over-32767", "boundaries: spatial", profile="deep", laws=(BOUNDARIES,))(
     "A convolution over a map with a side above 32,767 is wrong in its last entry.", "pytorch/pytorch#163539"
 ).where(lambda c: c.is_conv and max(c.spatial) > 2**15 - 1, last_off)
 fault("last-entry-unwritten", "results modulo vector", laws=(BOUNDARIES, EXACT, BATCH, FORWARD))(
