@@ -29,6 +29,7 @@ class Capabilities:
             that a mapping leaves out is asked.
         spatial_ranks: Of maps that ``conv`` takes: some of 1, 2, 3; none for a backend without convolutions.
         empty_batches: Batches of no rows.
+        empty_layers: Linear layers without inputs, or without outputs. None is no where asking raises anything.
         single_samples: Inputs without a batch dimension.
         layouts: Inputs and weights that are not contiguous.
         stride: Steps other than 1 of a convolution, over maps that are larger than the kernel too.
@@ -39,6 +40,7 @@ class Capabilities:
         forward_mode: Forward-mode differentiation.
         transforms: torch's own machinery: vmap, compile, export, modules. None is no: nobody but the backend knows
             whether torch's modules call its kernels.
+        concurrent: Calls from several threads at once. None is yes.
         deterministic: The same call gives the same bits every time.
         arithmetic: What the envelopes of the results follow: an ``Arithmetic``; ``"measured"``, what each call is found
             to compute in; or ``"declared"``, what right kernels of the dtype and device have, as by default.
@@ -55,6 +57,7 @@ class Capabilities:
     dtypes: Sequence[torch.dtype | str] | Mapping[str, Sequence[torch.dtype | str]] | None = None
     spatial_ranks: Sequence[int] | None = None
     empty_batches: bool | None = None
+    empty_layers: bool | None = None
     single_samples: bool | None = None
     layouts: bool | None = None
     stride: bool | None = None
@@ -64,6 +67,7 @@ class Capabilities:
     gradient_order: int | None = None
     forward_mode: bool | None = None
     transforms: bool | None = None
+    concurrent: bool | None = None
     deterministic: bool | None = None
     arithmetic: Arithmetic | str | None = None
     largest: int | None = None

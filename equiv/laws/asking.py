@@ -215,6 +215,17 @@ def _empty_batches(asked: _Asked) -> None:
     asked.call(*asked.tensors(asked.rank, rows=0))
 
 
+def _empty_layers(asked: _Asked) -> None:
+    """Few kernels serve them: whatever is raised is a refusal."""
+    if asked.form != "linear":
+        raise _Refused("convolutions have channels")
+    try:
+        asked.call(asked.ones(2, 0), asked.ones(2, 0))
+        asked.call(asked.ones(2, 2), asked.ones(0, 2))
+    except Exception as error:
+        raise error if isinstance(error, _Refused) else _Refused(reason_of(error)) from error
+
+
 def _single_samples(asked: _Asked) -> None:
     x, weight = asked.tensors(asked.rank)
     asked.call(x[0], weight)
@@ -319,6 +330,7 @@ _ASK: dict[str, Callable[[_Asked], None]] = {
     "dtypes": _dtypes,
     "spatial_ranks": _spatial_ranks,
     "empty_batches": _empty_batches,
+    "empty_layers": _empty_layers,
     "single_samples": _single_samples,
     "layouts": _layouts,
     "stride": _stride,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 import re
 from dataclasses import dataclass, fields, is_dataclass, replace
@@ -89,7 +90,7 @@ class Call:
     @property
     def sizes(self) -> tuple[int, int, int]:
         """Rows, outputs and features of a call whose map is as large as its kernel: ``(N, O, n)``."""
-        outputs, n = self.weight.shape[0], self.weight[0].numel()
+        outputs, n = self.weight.shape[0], math.prod(self.weight.shape[1:])
         return self.input.numel() // n if n else 0, outputs, n
 
     def result(self, backend: Backend) -> Tensor:

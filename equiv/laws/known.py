@@ -360,7 +360,7 @@ def _one_column_of_any(call: Call) -> bool:
     added = call.padding or (0,) * call.dims
     positions = [(n + 2 * p - e * (k - 1) - 1) // s + 1 for (n, k, s, e), p in zip(axes, added, strict=True)]
     one = _is_one_column(positions, call.weight.shape[-1], call.steps[0][-1])
-    return one and _shows_strided_to_one_column(call.input.dtype)
+    return one and shows_strided_to_one_column(call.input.dtype)
 
 
 def _strided_in_groups(call: Call) -> bool:

@@ -63,7 +63,8 @@ class Limited:
         return dtype in (torch.float32, torch.int32)
 
     def linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        y = self.product(input.reshape(-1, weight.shape[1]), weight, bias).reshape(*input.shape[:-1], len(weight))
+        rows = input.flatten(0, -2) if input.ndim > 1 else input[None]
+        y = self.product(rows, weight, bias).reshape(*input.shape[:-1], len(weight))
         return self._within(input, weight, bias, y, 1)
 
     def conv(

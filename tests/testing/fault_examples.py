@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import copy
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
 import equiv
+from equiv.laws.checks.tracing import recorded_by_fx, traced_by_jit
 from equiv.strategies import Layout
 
 
@@ -222,6 +224,44 @@ def input_changed(call: Call, x: Tensor, weight: Tensor, bias: Tensor | None) ->
     return call.run(x.add_(1), weight, bias)
 
 
+def in_a_thread(call: Call, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(call.run, x, weight, bias).result()
+
+
+def in_two_threads(call: Call, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    with ThreadPoolExecutor(2) as pool:
+        calls = [pool.submit(call.run, sign * x, weight, bias) for sign in (1, -1) * 4]
+        return torch.cat([one.result() for one in calls])
+
+
+@contextlib.contextmanager
+def threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def deterministic() -> Iterator[None]:
+    torch._C._set_deterministic_algorithms(True, warn_only=False)  # the public function imports the compiler
+    try:
+        yield
+    finally:
+        torch._C._set_deterministic_algorithms(False, warn_only=False)
+
+
+def jit(call: Call, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return traced_by_jit(module_of(call, weight, bias), x)
+
+
+def fx(call: Call, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return recorded_by_fx(module_of(call, weight, bias), x)
+
+
 UNDER: dict[str, Callable[..., Tensor]] = {
     "": lambda call, x, weight, bias: call.run(x, weight, bias),
     "after-float64": after_float64,
@@ -230,12 +270,19 @@ UNDER: dict[str, Callable[..., Tensor]] = {
     "autocast-bfloat16": within(lambda: torch.autocast("cpu", torch.bfloat16)),
     "autocast-float16": within(lambda: torch.autocast("cpu", torch.float16)),
     "compile": compiled,
+    "deterministic": within(deterministic),
     "export": exported,
     "inference": within(torch.inference_mode),
+    "fx": fx,
+    "jit": jit,
     "jvp": jvp,
     "meta": on_meta,
     "no-grad": within(torch.no_grad),
     "result-changed": lambda call, x, weight, bias: call.run(x, weight, bias).add_(1),
+    "thread": in_a_thread,
+    "threads-1": within(lambda: threads(1)),
+    "threads-2": within(lambda: threads(2)),
+    "two-callers": in_two_threads,
     "vmap-both": over_both,
     "vmap-rows": over_rows,
     "vmap-weights": over_weights,
@@ -401,6 +448,10 @@ CALLS: dict[str, tuple[Call, Call | None]] = {
     "batch-100-alone": (rows(100, POINT), rows(101, POINT)),
     "linear-batch-over-65536": (Call((65537, 1), (1, 1)), Call((65536, 1), (1, 1))),
     "linear-rank-3-batch-over-65536": (Call((65537, 1, 1), (1, 1)), Call((65537, 1), (1, 1))),
+    "bfloat16-batch-over-32768": (
+        Call((32769, 1), (1, 1), dtype=BF16),
+        Call((32769, 1), (1, 1), dtype=F16),
+    ),
     "unbatched-conv": (Call((4, 2, 3), (5, 4, 2, 3)), CONV2),
     "unbatched-conv3d-drops-bias": (Call((4, 2, 2, 3), (5, 4, 2, 2, 3)), Call((4, 2, 3), (5, 4, 2, 3))),
     "linear-rank-1": (Call((6,), (5, 6)), LINEAR),
@@ -439,6 +490,10 @@ CALLS: dict[str, tuple[Call, Call | None]] = {
     "bias-beyond-32-outputs": (out(33), out(32)),
     "all-sizes-3-modulo-4": (Call((3, 7), (3, 7)), Call((3, 7), (4, 7))),
     "one-output-of-large-sums": (Call((64, 64), (1, 64)), Call((64, 64), (2, 64))),
+    "outputs-times-rows-over-65535": (Call((256, 2), (256, 2)), Call((255, 2), (257, 2))),
+    "reduction-and-outputs-from-512": (Call((1, 512), (512, 512)), Call((1, 511), (512, 511))),
+    "no-inputs-loses-the-bias": (Call((3, 0), (5, 0)), Call((3, 0), (5, 0), bias=False)),
+    "no-outputs-raises": (Call((3, 6), (0, 6)), Call((0, 6), (5, 6))),
     "long-kernel-over-one-channel": (kernels(2, 16, channels=1), kernels(2, 15, channels=1)),
     "conv3d-all-sides-above-1": (CONV3, kernels(2, 1, 2, 3)),
     "conv3d-float64-without-bias": (but(CONV3, dtype=F64, bias=False), but(CONV3, dtype=F64)),
@@ -470,6 +525,31 @@ CALLS: dict[str, tuple[Call, Call | None]] = {
     "pointwise-map-input-tf32": (normal(MAP), normal(POINT)),
     "sliding-input-fp16": (normal(SLID), normal(MAP)),
     "sliding-nan-spreads-over-map": (but(SLID, values={"x": first_nan}), but(CONV2, values={"x": first_nan})),
+    "sliding-3x3-of-16-channels": (Call((1, 16, 4, 4), (2, 16, 3, 3)), Call((1, 15, 4, 4), (2, 15, 3, 3))),
+    "sliding-7x7-stride-2-of-3-channels": (
+        Call((1, 3, 9, 9), (2, 3, 7, 7), stride=2),
+        Call((1, 3, 9, 9), (2, 3, 7, 7), stride=(2, 1)),
+    ),
+    "sliding-batch-over-16": (rows(17, SLID), rows(16, SLID)),
+    "pointwise-map-batch-over-32": (rows(33, MAP), rows(32, MAP)),
+    "sliding-dilated": (but(SLID, dilation=2), but(MAP, dilation=2)),
+    "sliding-infinity-becomes-nan": (but(SLID, values={"bias": INF}), but(CONV2, values={"bias": INF})),
+    "sliding-negative-zero-taken-for-the-smallest": (but(SLID, values={"x": -0.0}), but(SLID, values={"x": 0.0})),
+    "sliding-nan-in-weight-swallowed": (but(SLID, values={"weight": NAN}), but(CONV2, values={"weight": NAN})),
+    "sliding-imaginary-input-ignored": (but(SLID, dtype=C64), but(CONV2, dtype=C64)),
+    "sliding-input-conjugated": (but(SLID, dtype=C128), but(CONV2, dtype=C128)),
+    "sliding-uint8-input-clamped-at-127": (
+        but(SLID, dtype=torch.uint8, values={"x": 128}),
+        but(SLID, dtype=torch.uint8, values={"x": 127}),
+    ),
+    "sliding-int16-input-in-8-bits": (
+        but(SLID, dtype=torch.int16, values={"x": 128}),
+        but(SLID, dtype=torch.int16, values={"x": -128}),
+    ),
+    "sliding-int8-products-saturate": (
+        but(SLID, dtype=torch.int8, values={"x": 100}),
+        but(CONV2, dtype=torch.int8, values={"x": 100}),
+    ),
     "kernel-spans-height-batch": (CONV2, rows(1, CONV2)),
     "width-1-height-above": (kernels(2, 3, 1), kernels(2, 1, 3)),
     "kernel-read-as-hwc": (CONV2, CONV1),
@@ -685,6 +765,17 @@ CALLS: dict[str, tuple[Call, Call | None]] = {
     "meta-shape-flattened": (but(CONV2, under="meta"), CONV2),
     "inference-mode": (but(LINEAR, under="inference"), but(LINEAR, under="no-grad")),
     "no-grad-mode": (but(LINEAR, under="no-grad"), but(LINEAR, under="inference")),
+    "two-threads": (but(LINEAR, under="threads-2"), but(LINEAR, under="threads-1")),
+    "conv-in-two-threads": (but(CONV2, under="threads-2"), but(LINEAR, under="threads-2")),
+    "wrong-outside-the-main-thread": (but(LINEAR, under="thread"), LINEAR),
+    "deterministic-algorithms": (but(LINEAR, under="deterministic"), LINEAR),
+    "deterministic-conv-without-bias": (
+        but(CONV2, bias=False, under="deterministic"),
+        but(CONV2, under="deterministic"),
+    ),
+    "input-copied-into-one-buffer": (but(LINEAR, under="two-callers"), but(LINEAR, calls=2)),
+    "traced-by-jit": (but(LINEAR, under="jit"), but(LINEAR, under="fx")),
+    "recorded-by-make-fx": (but(LINEAR, under="fx"), but(LINEAR, under="jit")),
     "forward-derivative-doubled": (but(LINEAR, under="jvp"), LINEAR),
 }
 

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 import torch
 from hypothesis import strategies as st
+from torch import Tensor
 
+from equiv.laws.call import Call
 from equiv.laws.checks.expected import exact_gradients, goes_back, same_gradients, whole
 from equiv.laws.registry import Context, law
 from equiv.laws.trial import Trial
@@ -17,6 +19,16 @@ _VECTORS = (1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129,
 _FAR = (32767, 32768, 32769, 65535, 65536, 65537)
 _LARGE = (511, 512, 513, 1023, 1024, 1025, 2047, 2048, 2049, 4096, 4097, *_FAR, *(32769, 65537) * 3)
 _WORK, _DEEP_WORK = 2**18, 2**21
+_EXTREMES = st.sampled_from(  # n, O, rows of one case in twelve
+    [
+        *((32769, 1, 2), (65537, 1, 1), (65537, 1, 1)),
+        *((2, 4097, 17), (1, 65537, 1), (1, 65537, 1)),
+        *((1, 2, 32769), (1, 1, 65537), (2, 1, 65537)),
+        *((512, 512, 1), (512, 513, 1), (513, 512, 1)),
+    ]
+)
+_LONG = 2**14
+_REACHES = st.sampled_from(["near"] * 11 + ["far"])
 _ORDERS = st.sampled_from([("n", "out", "rows"), ("out", "rows", "n"), ("rows", "n", "out")])
 
 
@@ -35,8 +47,8 @@ class SizedCase:
     device: str
 
 
-@st.composite
-def _sized_cases(draw: st.DrawFn, context: Context) -> SizedCase:
+def _near(draw: st.DrawFn, context: Context) -> tuple[int, int, int]:
+    """n, O and rows, whose product is bounded; far ones too in the profile deep."""
     sizes = _VECTORS + _LARGE if context.deep else _VECTORS
     left = _DEEP_WORK if context.deep else _WORK
     drawn: dict[str, int] = {}
@@ -45,9 +57,18 @@ def _sized_cases(draw: st.DrawFn, context: Context) -> SizedCase:
         most = left if context.largest is None else min(left, context.largest // max(drawn.values(), default=1))
         drawn.update([draw(st.sampled_from([(name, size) for size in sizes if size <= max(most, 1)]))])
         left //= drawn[name]
-    n, out, rows = drawn["n"], drawn["out"], drawn["rows"]
-    along = draw(st.sampled_from([d for d in range(1, min(n, 16) + 1) if n % d == 0]))
+    return drawn["n"], drawn["out"], drawn["rows"]
+
+
+@st.composite
+def _sized_cases(draw: st.DrawFn, context: Context) -> SizedCase:
+    if draw(_REACHES) == "near" or context.deep:
+        n, out, rows = _near(draw, context)
+    else:
+        n, out, rows = draw(_EXTREMES)
+    along = 1 if n > _LONG else draw(st.sampled_from([d for d in range(1, min(n, 16) + 1) if n % d == 0]))
     shapes = [(n // along, along), (n // along, along, 1), (n // along, 1, along), (along, n // along, 1, 1)]
+    shapes += [(1, n), (1, 1, n)] if n > _LONG else []
     shape = draw(st.sampled_from([shape for shape in shapes if len(shape) - 1 in context.ranks]))
     batch = draw(st.sampled_from([(rows,), (1, rows), (rows, 1)]))
     bias = draw(st.booleans())
@@ -74,3 +95,22 @@ def boundaries(trial: Trial, case: SizedCase) -> None:
         trial.gives(call, expected)
         if backward:
             same_gradients(trial, call, grad, wanted, result=expected)
+    asked = case.seed % 4 == 0 and "linear" in trial.forms and trial.asks("empty_batches", "linear")
+    if asked and trial.asks("empty_layers", "linear"):
+        _empty(trial, x, weight, bias)
+
+
+def _empty(trial: Trial, x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    """A sum of no terms is the bias, or zero; of no outputs there is nothing."""
+    x = x[:17]
+    trial.cover("boundary n", 0)
+    trial.cover("boundary O", 0)
+    zeros = torch.zeros(len(x), len(weight), dtype=x.dtype, device=x.device)
+    for call, expected in (
+        (Call("linear", x[:, :0], weight[:, :0], bias), zeros if bias is None else zeros + bias),
+        (Call("linear", x, weight[:0], None if bias is None else bias[:0]), zeros[:, :0]),
+    ):
+        condition = f"with {call.weight.shape[1]} inputs and {len(call.weight)} outputs"
+        served = trial.taken(call)
+        if served is not None:
+            trial.same(served, trial.output(served, condition), expected, condition)

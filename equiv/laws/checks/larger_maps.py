@@ -20,6 +20,7 @@ from equiv.laws.checks.expected import (
     reference_of,
     whole,
 )
+from equiv.laws.checks.maps import entries, of_networks, windows_of, with_one_special
 from equiv.laws.registry import law
 from equiv.laws.trial import Trial, as_linear
 from equiv.strategies import Case
@@ -44,10 +45,9 @@ def dense(trial: Trial, case: Case) -> None:
     size = [s + e for s, e in zip(spatial, extra, strict=True)]
     if case.seed % 2 and max(size) ** dims * channels <= _DENSE_ENTRIES:
         size = [max(size)] * dims  # square maps: an exchange of H and W does not change their shape
-    # signs: every input is -1 or 1, so that each window keeps the sums exact, whatever it cuts out.
     rows = math.prod(case.batch_shape) if case.seed % 4 else 4
     _, weight, bias = exact_case_like(case, style="signs", rows=1)
-    laid = case.layouts["x"].apply(_signs((rows, channels, *size), generator, case))
+    laid = case.layouts["x"].apply(entries((rows, channels, *size), generator, case))
     for form in trial.forms:
         if form == "full":
             kernel, how = weight.view(outputs, channels, *spatial), "slid over"
@@ -59,18 +59,32 @@ def dense(trial: Trial, case: Case) -> None:
         if call is None:
             continue
         condition = f"{how} a map of {tuple(size)} with stride {steps}"
-        sliding = _Sliding(trial, call, _windows_of(call), generator, condition)
-        exact = whole(call.input.flatten(1)[:, sliding.windows].flatten(0, 1), call.weight.flatten(1), bias)
-        expected = exact.reshape(rows, -1, outputs).transpose(1, 2)
+        sliding = _Sliding(trial, call, windows_of(call), generator, condition)
+        expected = sliding.exact()
         sliding.gives(call, expected)
         # Without a batch dimension kernels take another path.
         sliding.gives(replace(call, input=call.input[0]), expected[0], "without a batch dimension")
         if case.dtype.is_floating_point:
             sliding.copies()
-            sliding.with_nan(expected)
+            sliding.with_one_special(expected, case.seed)
             sliding.on_values()
             if goes_back(trial, form):
                 sliding.gradients(case)
+    _of_networks(trial, case, trial.forms[case.seed // 16 % len(trial.forms)])
+
+
+def _of_networks(trial: Trial, case: Case, form: str) -> None:
+    """The same on a convolution of a size that networks have."""
+    found = of_networks(trial, case, form)
+    if found is None:
+        return
+    kind, call = found
+    condition = f"on a map of {tuple(call.input.shape[2:])} with stride {call.steps[0]} and dilation {call.steps[1]}"
+    sliding = _Sliding(trial, call, windows_of(call), generator_of(case, 31), condition)
+    expected = sliding.exact()
+    sliding.gives(call, expected)
+    if case.dtype.is_floating_point and kind != "samples":
+        sliding.with_one_special(expected, case.seed + 1)
 
 
 @dataclass(frozen=True)
@@ -82,6 +96,13 @@ class _Sliding:
     windows: Tensor  # which entries of a flattened map each position sees: (positions, C * prod(kernel))
     generator: torch.Generator
     condition: str  # the map and the stride in words
+
+    def exact(self) -> Tensor:
+        """The result ``(N, O, positions)`` of integers."""
+        call = self.call
+        rows = call.input.flatten(1)[:, self.windows].flatten(0, 1)  # (N * positions, n)
+        y = whole(rows, call.weight.flatten(1), call.bias)
+        return y.reshape(len(call.input), -1, len(call.weight)).transpose(1, 2)
 
     def gives(self, call: Call, expected: Tensor, more: str = "") -> None:
         """The result must be ``expected``, ``(N, O, positions)`` or, without a batch dimension, ``(O, positions)``."""
@@ -103,19 +124,15 @@ class _Sliding:
         expected = x.flatten(1)[:, self.windows[:, taps].T]  # (N, O, positions)
         self.gives(replace(call, input=x, weight=weight, bias=None), expected, "a kernel that copies one entry")
 
-    def with_nan(self, expected: Tensor) -> None:
-        """A NaN in one place of the map reaches the windows that hold it, and no others.
+    def with_one_special(self, expected: Tensor, seed: int) -> None:
+        """NaN or an infinity in one place of input, weight or bias reaches the results that it is part of, alone.
 
         Not asked in bfloat16, where torch's kernels spread it: docs/findings/infinity-spreads-in-bfloat16-conv.md.
         """
         if self.call.input.dtype == torch.bfloat16:
             return
-        x, sizes = self.call.input.clone(), (len(self.call.input), self.call.input[0].numel())
-        sample, place = (int(torch.randint(0, size, (1,), generator=self.generator)) for size in sizes)
-        x[(sample, *(int(i) for i in torch.unravel_index(torch.tensor(place), x.shape[1:])))] = torch.nan
-        wanted = expected.clone()  # (N, O, positions)
-        wanted[sample, :, (self.windows == place).any(1)] = torch.nan
-        self.gives(replace(self.call, input=x), wanted, "with a NaN in one place of the map")
+        words, call, wanted = with_one_special(self.call, expected, self.windows, seed % 2**63)
+        self.gives(call, wanted, words)
 
     def on_values(self) -> None:
         """On normal values each window's result lies in the envelope of the layer on that window."""
@@ -166,28 +183,6 @@ class _Sliding:
         return values.to(like.dtype).to(like.device)
 
 
-def _windows_of(call: Call) -> Tensor:
-    """Which entries of a flattened map each position sees: ``(positions, C * prod(kernel))``."""
-    channels, *size = call.input.shape[1:]
-    kernel = call.weight.shape[2:]
-    dims = len(size)
-    places = torch.arange(channels * math.prod(size), device=call.input.device).view(channels, *size)
-    for d in range(dims):
-        places = places.unfold(1 + d, kernel[d], call.stride[d])
-    # (C, *positions, *kernel) -> (*positions, C, *kernel)
-    return places.permute(*range(1, 1 + dims), 0, *range(1 + dims, 1 + 2 * dims)).reshape(
-        -1, channels * math.prod(kernel)
-    )
-
-
-def _signs(shape: tuple[int, ...], generator: torch.Generator, case: Case) -> Tensor:
-    low = 0 if not case.dtype.is_signed else -1
-    values = torch.randint(low, 2, shape, generator=generator).double()
-    if case.dtype.is_complex:
-        values = torch.complex(values, torch.zeros_like(values))
-    return values.to(case.dtype).to(case.device)
-
-
 _on_larger_maps = partial(
     exact_cases, min_positions=2, max_features=96, max_out=24, max_rows=8, allow_empty=False, layouts=False
 )
@@ -202,11 +197,10 @@ def not_equivalent(trial: Trial, case: Case) -> None:
     channels, *spatial = case.feature_shape
     positions = math.prod(spatial)
     outputs = max(1, min(case.weight.shape[0], _DENSE_ENTRIES // (channels * positions**2) or 1))
-    # signs: maps of -1 and 1 keep every sum exact.
     _, kernel, bias = exact_case_like(case, style="signs", rows=1, in_features=channels, out_features=outputs)
     flattened = torch.kron(kernel, torch.eye(positions, dtype=case.dtype, device=case.device))
     spread = None if bias is None else bias.repeat_interleave(positions)
-    maps = _signs((3, *case.feature_shape), generator_of(case), case)
+    maps = entries((3, *case.feature_shape), generator_of(case), case)
     conv = trial.taken(Call("pointwise", maps, kernel.reshape(outputs, channels, *(1,) * len(spatial)), bias))
     if conv is None:
         return

@@ -17,6 +17,7 @@ from equiv.laws.call import Call, raised
 from equiv.laws.checks.drawing import exact_case_like, exact_cases, rows_of
 from equiv.laws.checks.expected import whole
 from equiv.laws.checks.round_trips import mapped, shaped
+from equiv.laws.checks.tracing import recorded_by_fx, traced_by_jit
 from equiv.laws.registry import law
 from equiv.laws.trial import Trial, as_linear
 from equiv.strategies import Case
@@ -39,6 +40,9 @@ def transforms(trial: Trial, case: Case) -> None:
         _on_meta(trial, call, this)
         for name, way in (_ALWAYS | (_WITH_ROWS if len(x) else {})).items():
             _agrees(trial, call, name, partial(way, this), expected)
+        if case.seed % _TRACED == 0:
+            name, record = _RECORDED[case.seed // _TRACED % len(_RECORDED)]
+            _agrees(trial, call, name, partial(_recorded, this, record), expected)
         if len(x) and case.seed % _COMPILED == 0:
             large = case.seed % (2 * _COMPILED) == 0 or case.weight.shape[0] >= _MANY
             times = -(-_MANY // len(x)) if large else 1
@@ -132,6 +136,14 @@ _WITH_ROWS: dict[str, Callable[[_Module], Tensor]] = {
     "vmap over rows": _over_rows,
     "vmap over weights": partial(_over_weights, inputs=False),
 }
+
+
+def _recorded(this: _Module, record: Callable[[nn.Module, Tensor], Tensor]) -> Tensor:
+    return this.as_rows(record(this.module, this.input).detach())
+
+
+_TRACED = 3  # one case in so many
+_RECORDED = (("torch.jit.trace", traced_by_jit), ("make_fx", recorded_by_fx))
 
 
 def _compiled(this: _Module) -> Tensor:

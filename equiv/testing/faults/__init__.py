@@ -34,6 +34,7 @@ from equiv.testing.faults import (  # noqa: F401 - importing them fills the cata
     second_order,
     sizes,
     sliding,
+    surroundings,
     transforms,
     values,
     variants,

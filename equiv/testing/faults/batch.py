@@ -49,7 +49,7 @@ fault("batch-65-alone", "batch", profile="gate")(
 fault("batch-100-alone", "batch", profile="deep", laws=(BATCH, BOUNDARIES))(
     "A convolution is wrong in its last entry for 100 samples and no other number.", "textbook: a table of tuned sizes"
 ).where(lambda c: c.is_conv and c.rows == 100, last_off)
-fault("linear-batch-over-65536", "boundaries: batch", profile="deep", laws=(BOUNDARIES,))(
+fault("linear-batch-over-65536", "boundaries: batch", profile="gate", laws=(BOUNDARIES,))(
     "linear with bias of a batch above 65,536 rows leaves those beyond at zero: their number is taken modulo 2^16.",
     "pytorch/pytorch#189495",
 ).where(lambda c: c.is_linear and c.bias is not None and c.rows > 2**16, _rows_from(2**16))
@@ -57,6 +57,11 @@ fault("linear-rank-3-batch-over-65536", "boundaries: batch x rank x bias", profi
     "linear with bias of an input with three dimensions is wrong where the first is above 65,536.",
     "pytorch/pytorch#189495, in the rank of the thread",
 ).where(lambda c: c.is_linear and c.bias is not None and c.x.ndim == 3 and c.x.shape[0] > 2**16, last_off)
+fault(
+    "bfloat16-batch-over-32768", "boundaries: batch x dtype", profile="gate", dtypes=("bfloat16",), laws=(BOUNDARIES,)
+)("The last entry is wrong in bfloat16 above 32,768 rows.", "pytorch/pytorch#189495, in 16 bits").where(
+    lambda c: c.rows > 2**15 and c.x.dtype == torch.bfloat16, last_off
+)
 fault("unbatched-conv", "batch rank", laws=(BATCH, GRADIENTS))(
     "A convolution without a batch dimension is wrong in its last entry.",
     "textbook: the batch dimension that is put in and taken out",

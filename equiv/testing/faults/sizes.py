@@ -31,6 +31,10 @@ def _uninitialized(c: KernelCall) -> Tensor:
     return torch.where(kept, y, torch.full_like(y, left))
 
 
+def _refused(c: KernelCall) -> Tensor:
+    raise RuntimeError(f"non-empty tensor expected, got shape {tuple(c.weight.shape)}")
+
+
 # --- reduction --------------------------------------------------------------------------------------------------------
 
 fault = Faults(kind="kernel", laws=(EXACT, BOUNDARIES, WEIGHT_RECOVERY, FORWARD))
@@ -46,10 +50,10 @@ fault("reduction-remainder-of-32", "reduction modulo tile")(
 fault("reduction-over-256", "reduction")(
     "The last term is left out of sums of more than 256 terms.", "textbook: a reduction in blocks of 256"
 ).where(lambda c: c.n > 256, _without_terms(-1))
-fault("reduction-over-512", "boundaries: reduction", profile="deep", laws=(BOUNDARIES, EXACT))(
+fault("reduction-over-512", "boundaries: reduction", profile="gate", laws=(BOUNDARIES, EXACT))(
     "The last term is left out of sums of more than 512 terms.", "pytorch/pytorch#122045"
 ).where(lambda c: c.n > 512, _without_terms(-1))
-fault("reduction-index-in-16-bits", "boundaries: reduction", profile="deep", laws=(BOUNDARIES,))(
+fault("reduction-index-in-16-bits", "boundaries: reduction", profile="gate", laws=(BOUNDARIES,))(
     "Terms beyond 32,767 are left out of every sum: their number does not fit a 16-bit index.",
     "pytorch/pytorch#44109, at 2^15 instead of 2^31",
 ).where(lambda c: c.n > 2**15, _without_terms(2**15))
@@ -92,13 +96,13 @@ fault("outputs-33-alone", "outputs", profile="gate", laws=(BOUNDARIES, EXACT))(
 fault("outputs-over-128", "outputs")(
     "Outputs beyond the first 128 are left at zero.", "pytorch/pytorch#129207, at 2^7 instead of 2^16"
 ).where(lambda c: c.outputs > 128, _outputs_from(128))
-fault("outputs-over-32768", "boundaries: outputs", profile="deep", laws=(BOUNDARIES,))(
+fault("outputs-over-32768", "boundaries: outputs", profile="gate", laws=(BOUNDARIES,))(
     "linear of one input is wrong in its last entry above 32,768 outputs.", "pytorch/pytorch#116769"
 ).where(lambda c: c.is_linear and c.n == 1 and c.outputs > 2**15, last_off)
-fault("outputs-over-65536-conv", "boundaries: outputs", profile="deep", laws=(BOUNDARIES,))(
+fault("outputs-over-65536-conv", "boundaries: outputs", profile="gate", laws=(BOUNDARIES,))(
     "A convolution leaves outputs beyond the first 65,536 at zero.", "pytorch/pytorch#129207"
 ).where(lambda c: c.is_conv and c.outputs > 2**16, _outputs_from(2**16))
-fault("outputs-large-linear", "boundaries: outputs", profile="deep", laws=(BOUNDARIES,))(
+fault("outputs-large-linear", "boundaries: outputs", profile="gate", laws=(BOUNDARIES,))(
     "linear is wrong in its last entry where it has 4,096 outputs or more.", "pytorch/pytorch#97239"
 ).where(lambda c: c.is_linear and c.outputs >= 4096, last_off)
 fault("spatial-size-over-32767", "boundaries: spatial", profile="deep", laws=(BOUNDARIES,))(
@@ -124,6 +128,18 @@ fault("all-sizes-3-modulo-4", "batch x reduction x outputs", profile="gate", law
 fault("one-output-of-large-sums", "batch x reduction x outputs", profile="gate", laws=(BOUNDARIES, EXACT, BATCH))(
     "The last entry is wrong for one output of 64 terms or more, from 64 rows on.", "textbook: a matrix-vector kernel"
 ).where(lambda c: c.outputs == 1 and c.n >= 64 and c.rows >= 64, last_off)
+fault("outputs-times-rows-over-65535", "batch x outputs", profile="gate", laws=(BOUNDARIES, EXACT))(
+    "The last entry is wrong where rows times outputs are more than 65,535.", "textbook: a grid of blocks in 16 bits"
+).where(lambda c: c.rows * c.outputs > 2**16 - 1, last_off)
+fault("reduction-and-outputs-from-512", "reduction x outputs", profile="gate", laws=(BOUNDARIES, EXACT))(
+    "The last entry is wrong where n and the outputs both are 512 or more.", "textbook: a kernel for large matrices"
+).where(lambda c: c.n >= 512 and c.outputs >= 512, last_off)
+fault("no-inputs-loses-the-bias", "empty x bias", profile="gate", laws=(BOUNDARIES,))(
+    "linear of no inputs gives zeros instead of the bias.", "pytorch/pytorch#31425 family: sizes of zero"
+).where(lambda c: c.is_linear and c.n == 0, lambda c: c.run(bias=None))
+fault("no-outputs-raises", "empty", profile="gate", laws=(BOUNDARIES,))(
+    "linear of no outputs raises an error.", "pytorch/pytorch#31425 family: sizes of zero"
+).where(lambda c: c.is_linear and c.outputs == 0, _refused)
 fault("long-kernel-over-one-channel", "channels x kernel")(
     "conv1d over one channel with a kernel of 16 or more is wrong in its last entry.", "textbook: a kernel for audio"
 ).where(lambda c: c.dims == 1 and c.channels == 1 and c.kernel[0] >= 16, last_off)

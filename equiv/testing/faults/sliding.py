@@ -21,7 +21,17 @@ from equiv.testing.faults.ids import (
     WEIGHT_RECOVERY,
 )
 from equiv.testing.faults.kernel import KernelCall
-from equiv.testing.faults.tools import given, is_channels_last, is_strided, last_off, replaced, tf32, through, zero_from
+from equiv.testing.faults.tools import (
+    given,
+    is_channels_last,
+    is_strided,
+    last_off,
+    replaced,
+    result,
+    tf32,
+    through,
+    zero_from,
+)
 
 # --- stride and dilation ----------------------------------------------------------------------------------------------
 
@@ -151,6 +161,60 @@ map_fault("sliding-nan-spreads-over-map", "dense x special values", kind="values
     "A convolution over a map larger than its kernel gives NaN at every position of a sample with NaN in it.",
     "textbook: convolution by a transform of the whole map",
 ).where(lambda c: c.slides and c.x.is_floating_point() and bool(c.x.isnan().any()), _nan_everywhere)
+map_fault("sliding-3x3-of-16-channels", "dense x channels", profile="gate", laws=(DENSE,))(
+    "conv2d with a 3x3 kernel over 16 channels or more is wrong in its last entry on a larger map.",
+    "textbook: blocked channels",
+).where(lambda c: c.slides and c.kernel == (3, 3) and c.channels >= 16, last_off)
+map_fault("sliding-7x7-stride-2-of-3-channels", "dense x channels x stride", profile="gate", laws=(DENSE,))(
+    "conv2d with a 7x7 kernel and a stride of 2 over 3 channels is wrong in its last entry.",
+    "textbook: the first layer of ResNet has a kernel of its own",
+).where(lambda c: c.kernel == (7, 7) and c.stride == (2, 2) and c.channels == 3 and c.slides, last_off)
+map_fault("sliding-batch-over-16", "dense x batch", profile="gate", laws=(DENSE,))(
+    "A convolution with a kernel above 1 over more than 16 maps larger than that is wrong in its last entry.",
+    "textbook: a batch of one vector",
+).where(lambda c: c.slides and not c.is_pointwise and c.rows > 16, last_off)
+map_fault("pointwise-map-batch-over-32", "dense x batch", profile="gate", laws=(DENSE,))(
+    "A 1x1 convolution over more than 32 maps of more than one position is wrong in its last entry.",
+    "textbook: a batch of one tile",
+).where(lambda c: c.slides and c.is_pointwise and c.rows > 32, last_off)
+map_fault("sliding-dilated", "dense x dilation", profile="gate", laws=(DENSE, ROUND_TRIP))(
+    "A dilated convolution with a kernel above 1 is wrong in its last entry on a larger map.",
+    "textbook: dilation takes another path",
+).where(lambda c: c.slides and not c.is_pointwise and max(c.dilation) > 1, last_off)
+map_fault("sliding-infinity-becomes-nan", "dense x special values", kind="values", profile="gate", laws=(DENSE,))(
+    "A convolution over a map larger than its kernel gives NaN where the result is infinite.",
+    "textbook: convolution by a transform of tiles",
+).where(lambda c: c.slides and c.is_of(torch.float32), result(lambda y: y.masked_fill(y.isinf(), torch.nan)))
+map_fault("sliding-negative-zero-taken-for-the-smallest", "dense x signed zeros", kind="values", laws=(DENSE,))(
+    "A convolution over a map larger than its kernel takes negative zero for the most negative number.",
+    "textbook: floats compared and ordered as integers",
+).where(
+    lambda c: c.slides and c.is_of(torch.float32),
+    given(lambda t: t.masked_fill((t == 0) & t.signbit(), torch.finfo(t.dtype).min), "x"),
+)
+map_fault("sliding-nan-in-weight-swallowed", "dense x special values", kind="values", profile="gate", laws=(DENSE,))(
+    "NaN in the weight counts as zero in a convolution over a map larger than its kernel.",
+    "textbook: max and min that drop NaN",
+).where(lambda c: c.slides and c.is_of(torch.float32), given(lambda t: t.masked_fill(t.isnan(), 0), "weight"))
+map_fault("sliding-imaginary-input-ignored", "dense x dtype", dtypes=("complex64",), laws=(DENSE,))(
+    "A convolution over a map larger than its kernel ignores the imaginary part of its input.",
+    "textbook: a real kernel that is handed complex numbers",
+).where(lambda c: c.slides and c.x.is_complex(), given(lambda t: t.real.to(t.dtype), "x"))
+map_fault("sliding-input-conjugated", "dense x dtype", dtypes=("complex128",), laws=(DENSE, NOT_EQUIVALENT))(
+    "A convolution over a map larger than its kernel conjugates its input.", "textbook: a correlation of signals"
+).where(lambda c: c.slides and c.x.is_complex(), given(lambda t: t.conj().resolve_conj(), "x"))
+map_fault("sliding-uint8-input-clamped-at-127", "dense x integers", dtypes=("uint8",), laws=(DENSE,))(
+    "A convolution over a map larger than its kernel takes inputs above 127 in uint8 for 127.",
+    "textbook: quantized kernels with signed inputs",
+).where(lambda c: c.slides and c.is_of(torch.uint8), given(lambda t: t.clamp(max=127), "x"))
+map_fault("sliding-int16-input-in-8-bits", "dense x integers", dtypes=("int16",), laws=(DENSE,))(
+    "A convolution over a map larger than its kernel takes the low 8 bits of its input in int16.",
+    "textbook: a narrow load",
+).where(lambda c: c.slides and c.is_of(torch.int16), given(lambda t: t.to(torch.int8).to(torch.int16), "x"))
+map_fault("sliding-int8-products-saturate", "dense x integers", dtypes=("int8",), laws=(DENSE, NOT_EQUIVALENT))(
+    "A convolution over a map larger than its kernel stops at the ends of int8 instead of wrapping around.",
+    "textbook: quantized kernels",
+).where(lambda c: c.slides and c.is_of(torch.int8), lambda c: c.run_in(torch.int32).clamp(-128, 127).to(torch.int8))
 map_fault("kernel-spans-height-batch", "kernel x batch", laws=(EXACT, WEIGHT_RECOVERY, FORWARD, BOUNDARIES))(
     "conv2d whose kernel spans the height of the map, above 1, is wrong in its last sample from two samples on.",
     "pytorch/pytorch#188335",

@@ -55,7 +55,7 @@ def by_rows(core: Core) -> Kernel:
     """Both kernels from one function of rows ``(*places, n)``, weight ``(O, n)`` and bias."""
 
     def kernel(c: KernelCall) -> Tensor:
-        if not _is_simple(c) or not c.n:
+        if not _is_simple(c) or not c.weight.numel():
             return c.run()
         if c.is_linear:
             return core(c.x, c.weight, c.bias)
@@ -205,7 +205,7 @@ def _conv_by_matmul(c: KernelCall) -> Tensor:
 
 
 def _linear_by_conv(c: KernelCall) -> Tensor:
-    if c.is_conv or not _is_simple(c) or not c.x.numel():
+    if c.is_conv or not _is_simple(c) or not c.x.numel() or not c.outputs:
         return c.run()
     rows = c.x.reshape(-1, c.n)[..., None].contiguous()
     y = torch.conv1d(rows, c.weight[..., None].contiguous(), c.bias)
