@@ -55,7 +55,8 @@ def _agree(a: Layer, b: Layer, shape: tuple[int, ...]) -> bool:
     left, right = resolved(a.weight), resolved(b.weight)
     if not same or left.numel() != right.numel():
         return False
-    return all((surely_bit_equal(x, y) or torch.equal(x, y)) and _finite(x) for _, x, y in _in_rows(left, right, left[0].numel()))
+    rows = _in_rows(left, right, left[0].numel())
+    return all((surely_bit_equal(x, y) or torch.equal(x, y)) and _finite(x) for _, x, y in rows)
 
 
 def _in_rows(a: Tensor, b: Tensor, n: int) -> Iterator[tuple[int, Tensor, Tensor]]:

@@ -226,8 +226,11 @@ def _check_parameters_are_held(module: nn.Module, name: str) -> None:
 def _is_held(module: nn.Module, key: str) -> bool:
     """Whether reading this attribute can give nothing but the module's own parameter of that name."""
     kind = type(module)
-    return key in module._parameters and key not in module.__dict__ and not hasattr(kind, key) and (
-        kind.__getattr__ is nn.Module.__getattr__ and kind.__getattribute__ is object.__getattribute__
+    return (
+        key in module._parameters
+        and key not in module.__dict__
+        and not hasattr(kind, key)
+        and (kind.__getattr__ is nn.Module.__getattr__ and kind.__getattribute__ is object.__getattribute__)
     )
 
 

@@ -144,6 +144,7 @@ def surely_bit_equal(a: Tensor, b: Tensor) -> bool:
     rest = whole == numel or torch.equal(as_bits(x[whole:]), as_bits(y[whole:]))
     return rest and torch.equal(x[:whole].view(torch.int64), y[:whole].view(torch.int64))
 
+
 def ordinal(values: Tensor) -> Tensor:
     """Real floating values as int64 so that neighbours differ by one: ``-0.0`` and ``0.0`` share 0.
 

@@ -14,7 +14,7 @@ from equiv.numerics.arithmetic import Arithmetic, check_arithmetic, declared
 from equiv.numerics.checks import check_device_of, check_layer, check_values
 from equiv.numerics.complex_parts import apart, complex_affine
 from equiv.numerics.envelope import Envelope, Judgement, envelope, judge, largest_ratio
-from equiv.numerics.exact import Exact, exact_affine
+from equiv.numerics.exact import Exact, real_affine
 from equiv.numerics.formats import format_of, round_nearest, surely_bit_equal
 from equiv.numerics.reference import exact_integers
 from equiv.numerics.roundings import Rounding
@@ -93,7 +93,7 @@ class Reference:
         if x.is_complex():
             self.exact, self._terms = complex_affine(x, weight, bias)
         elif x.is_floating_point():
-            self.exact = exact_affine(x, weight, bias)
+            self.exact = real_affine(x, weight, bias)
         else:
             self.value = exact_integers(x, weight, bias).to(x.dtype)
 
