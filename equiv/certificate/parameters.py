@@ -16,6 +16,7 @@ from equiv.causes import Cause, likely_cause, name_cause
 from equiv.certificate.sides import Differences, Layer, Side, dense_rows, resolved, same_values
 from equiv.errors import EquivError
 from equiv.mapping import Conv, covers, geometry_of, pads_and_positions
+from equiv.numerics import surely_bit_equal
 
 _ROW_BYTES = 2**21
 _ROWS, _FEW = 32, 4  # inputs from whose results a cause is looked for; half of them of few entries, which are sharper
@@ -54,7 +55,8 @@ def _agree(a: Layer, b: Layer, shape: tuple[int, ...]) -> bool:
     left, right = resolved(a.weight), resolved(b.weight)
     if not same or left.numel() != right.numel():
         return False
-    return all(torch.equal(x, y) and _finite(x) for _, x, y in _in_rows(left, right, left[0].numel()))
+    rows = _in_rows(left, right, left[0].numel())
+    return all((surely_bit_equal(x, y) or torch.equal(x, y)) and _finite(x) for _, x, y in rows)
 
 
 def _in_rows(a: Tensor, b: Tensor, n: int) -> Iterator[tuple[int, Tensor, Tensor]]:

@@ -16,10 +16,12 @@ zero form takes either value with probability 1/2; so a draw shows nothing with 
 ``1/2 + 2**-20 + 2**-(r+1)`` (a form in the bias: 1/2). The fault above attains it, but for the ``2**-20``.
 
 Sums stay within the accumulator's exact range, so nothing rounds on the way: all of them, or for long sums each one but
-for a chance below 1e-30 that no order of summation that is fixed beforehand can raise (Hoeffding; right kernels would
-then be called different, never the reverse). A 16-bit result is rounded at the end
-where it exceeds the integers that the dtype holds; only results below that are compared, and the chance that a row is
-not (integers uniform on {-1, 0, 1} are sub-Gaussian with factor 2/3) is added to ``(2R+1)**-1``.
+for a chance below 1e-30 that no order of summation that is fixed beforehand can raise (right kernels would then be
+called different, never the reverse). That is Hoeffding's bound for integers uniform on ``{-R..R}``, which are
+sub-Gaussian with their variance ``R(R+1)/3`` for a factor: their moment generating function is a product of R terms
+``1 + c*(cosh t - 1)`` whose c, each at least 1/2, add up to it, and each term is at most ``exp(c*t**2/2)``. A 16-bit
+result is rounded at the end where it exceeds the integers that the dtype holds; only results below that are compared,
+and the chance that a row is not is added to ``(2R+1)**-1``.
 """
 
 from __future__ import annotations
@@ -112,7 +114,7 @@ def _of_floats(terms: int, dtype: torch.dtype, largest: int) -> Iterator[Plan]:
     budget //= 4 if dtype.is_complex else 1  # (|wr|+|wi|)(|xr|+|xi|): a conv that multiplies with three products
     bias = min(largest, budget // 10)
     for radius in _RADII:
-        factor = 2 / 3 if radius == 1 else float(radius**2)
+        factor = radius * (radius + 1) / 3
         likely = int(budget * 0.9 / math.sqrt(2 * factor * terms * _CERTAIN))
         weight = min(largest, max(likely, budget * 9 // 10 // (terms * radius)))
         if min(weight, bias) < 1 or radius > largest:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from equiv.laws.call import Call
-from equiv.numerics import bit_equal
+from equiv.numerics import bit_equal, surely_bit_equal
 
 Tensors = dict[str, Tensor]
 
@@ -19,7 +19,7 @@ def given(call: Call) -> Tensors:
 
 def copies(tensors: Tensors) -> Tensors:
     """What they hold now."""
-    return {name: t.detach().clone() for name, t in tensors.items()}
+    return {name: (t.detach() if t.requires_grad else t).clone() for name, t in tensors.items()}
 
 
 def changed(tensors: Tensors, before: Tensors) -> str:
@@ -49,4 +49,6 @@ def overlaps(t: Tensor) -> bool:
 
 
 def _differs(now: Tensor, before: Tensor) -> bool:
+    if surely_bit_equal(now, before):
+        return False
     return now.shape != before.shape or not (torch.equal(now, before) or bit_equal(now, before))

@@ -270,7 +270,10 @@ class _Random:
     def equals(self, other: _Random) -> bool:
         """Whether the same numbers come next."""
         if isinstance(self.state, torch.Tensor):
-            return torch.equal(self.state, other.state)
+            states = (self.state, other.state)
+            if all(state.numel() % 8 == 0 for state in states):  # bytes one by one take ten times as long
+                states = (self.state.view(torch.int64), other.state.view(torch.int64))
+            return torch.equal(*states)
         return bool(self.state == other.state)
 
     def since(self, before: _Random) -> str:

@@ -33,18 +33,20 @@ def undrawn(kind: type[_Module], *, bias: bool, **sizes: Any) -> _Module:
     """
     module = kind.__new__(kind)
     state, own = _constructed(cast(Any, kind), bias)
-    module.__dict__.update(state)
-    module.__dict__.update({name: state[name].copy() for name in own})
-    module.__dict__.update(sizes)
+    held = module.__dict__
+    held.update(state)
+    for name, value in own:
+        held[name] = value.copy()
+    held.update(sizes)
     return module
 
 
 @cache
-def _constructed(kind: Any, bias: bool) -> tuple[dict[str, Any], tuple[str, ...]]:
+def _constructed(kind: Any, bias: bool) -> tuple[dict[str, Any], tuple[tuple[str, Any], ...]]:
     """The attributes of a module of sizes 1, and which of them (its hooks and parameters) each must have to itself."""
     ones = (1, 1) if kind is nn.Linear else (1, 1, 1)
     state = vars(kind(*ones, bias=bias, device="meta", dtype=torch.float32))
-    return state, tuple(name for name, value in state.items() if isinstance(value, (dict, set, list)))
+    return state, tuple((name, value) for name, value in state.items() if isinstance(value, (dict, set, list)))
 
 
 def dressed(module: _Module, weight: Tensor, bias: Tensor | None, source: Any) -> _Module:

@@ -143,11 +143,13 @@ def check_ready(module: nn.Module, name: str) -> None:
 
     And one with hooks around its forward.
     """
-    got, held = f"got {described(module)}", module._parameters
+    held = module._parameters
     if any(parameter is not None and is_lazy(parameter) for parameter in held.values()):
+        got = f"got {described(module)}"
         raise EquivError(f"{name}: expected an initialized layer, {got}; run it once on an example input first")
     _check_parameters_are_held(module, name)
     if module._forward_hooks or module._forward_pre_hooks:
+        got = f"got {described(module)}"
         raise EquivError(
             f"{name}: expected a layer without forward hooks, {got} with {len(module._forward_pre_hooks)} before and "
             f"{len(module._forward_hooks)} after forward, which may change the result; remove them on a copy first"
@@ -202,6 +204,8 @@ def _check_plain(module: nn.Module, kind: type[nn.Module], name: str) -> None:
 
 def _check_parameters_are_held(module: nn.Module, name: str) -> None:
     """Refuse weights and biases that are computed from other parameters whenever they are read, or are not there."""
+    if all(_is_held(module, key) for key in ("weight", "bias")):
+        return
     got = f"got {described(module)}"
     parametrized = parametrize.is_parametrized(module)
     for key in ("weight", "bias"):
@@ -217,6 +221,17 @@ def _check_parameters_are_held(module: nn.Module, name: str) -> None:
                 f"{name}: expected {key} to be a parameter, {got} that computes it (weight_norm, spectral_norm, "
                 f"pruning); make it permanent on a copy with remove_weight_norm, remove_spectral_norm or prune.remove"
             )
+
+
+def _is_held(module: nn.Module, key: str) -> bool:
+    """Whether reading this attribute can give nothing but the module's own parameter of that name."""
+    kind = type(module)
+    return (
+        key in module._parameters
+        and key not in module.__dict__
+        and not hasattr(kind, key)
+        and (kind.__getattr__ is nn.Module.__getattr__ and kind.__getattribute__ is object.__getattribute__)
+    )
 
 
 def _check_tensor(tensor: Tensor, name: str) -> None:

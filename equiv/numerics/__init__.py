@@ -15,6 +15,7 @@ from equiv.numerics.exact import Exact, exact_affine
 from equiv.numerics.formats import Format, bit_equal, format_of, ordinal, round_down, round_nearest, round_up, same_bits
 from equiv.numerics.formats import from_ordinal as from_ordinal
 from equiv.numerics.formats import gap_words as gap_words
+from equiv.numerics.formats import surely_bit_equal as surely_bit_equal
 from equiv.numerics.measuring import measure
 from equiv.numerics.measuring.findings import Finding, Measured
 from equiv.numerics.measuring.fprev import Order

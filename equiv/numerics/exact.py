@@ -106,6 +106,11 @@ def exact_affine(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Exact
         (0.3, 3)
     """
     check_layer(x, weight, bias, FLOATS, "take Reference for complex and integer dtypes")
+    return real_affine(x, weight, bias)
+
+
+def real_affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Exact:
+    """:func:`exact_affine` of a layer that is checked, where subnormals are kept."""
     dtype = x.dtype
     x, weight = x.detach().double(), weight.detach().double()
     b = None if bias is None else bias.detach().double()

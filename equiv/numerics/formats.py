@@ -72,6 +72,7 @@ def _format_of(dtype: torch.dtype) -> Format:
     return Format(real, precision, 2.0**-precision, info.max, info.tiny, least, overflow)
 
 
+_LARGE = 2**13  # bytes, of tensors that are worth looking at in another way
 _LEAST = struct.unpack("<d", bytes([1, 0, 0, 0, 0, 0, 0, 0]))[0]  # from its bits: products are 0 where they are flushed
 
 
@@ -119,6 +120,29 @@ def bit_equal(a: Tensor, b: Tensor) -> bool:
     check_values("a", a)
     check_values("b", b)
     return a.dtype == b.dtype and a.shape == b.shape and bool(same_bits(a, b).all())
+
+
+def surely_bit_equal(a: Tensor, b: Tensor) -> bool:
+    """Whether two large tensors have the same bits, read eight bytes at a time; False where that is not known quickly.
+
+    ``torch.equal`` takes up to 20 times as long for 16 bits.
+
+    Example:
+        >>> ones = torch.ones(4096)
+        >>> surely_bit_equal(ones, ones.clone()), surely_bit_equal(ones[:4], ones[:4])
+        (True, False)
+    """
+    numel, each = a.numel(), a.element_size()
+    if numel * each < _LARGE or a.dtype != b.dtype or a.shape != b.shape:
+        return False
+    if a.is_conj() or b.is_conj() or a.is_neg() or b.is_neg() or not (a.is_contiguous() and b.is_contiguous()):
+        return False
+    together = max(1, 8 // each)
+    if a.storage_offset() % together or b.storage_offset() % together:
+        return False
+    x, y, whole = a.detach().view(-1), b.detach().view(-1), numel - numel % together
+    rest = whole == numel or torch.equal(as_bits(x[whole:]), as_bits(y[whole:]))
+    return rest and torch.equal(x[:whole].view(torch.int64), y[:whole].view(torch.int64))
 
 
 def ordinal(values: Tensor) -> Tensor:

@@ -14,8 +14,8 @@ from equiv.numerics.arithmetic import Arithmetic, check_arithmetic, declared
 from equiv.numerics.checks import check_device_of, check_layer, check_values
 from equiv.numerics.complex_parts import apart, complex_affine
 from equiv.numerics.envelope import Envelope, Judgement, envelope, judge, largest_ratio
-from equiv.numerics.exact import Exact, exact_affine
-from equiv.numerics.formats import format_of, round_nearest
+from equiv.numerics.exact import Exact, real_affine
+from equiv.numerics.formats import format_of, round_nearest, surely_bit_equal
 from equiv.numerics.reference import exact_integers
 from equiv.numerics.roundings import Rounding
 from equiv.numerics.surroundings import subnormals_kept
@@ -93,7 +93,7 @@ class Reference:
         if x.is_complex():
             self.exact, self._terms = complex_affine(x, weight, bias)
         elif x.is_floating_point():
-            self.exact = exact_affine(x, weight, bias)
+            self.exact = real_affine(x, weight, bias)
         else:
             self.value = exact_integers(x, weight, bias).to(x.dtype)
 
@@ -147,7 +147,7 @@ class Reference:
         if arithmetic.operands is not None or arithmetic.results is not None:
             return None
         chosen, result = _relevant(arithmetic, exact.bias is not None, False), result.detach().resolve_conj()
-        if self._quick is not None and self._quick[0] is chosen and torch.equal(self._quick[1], result):
+        if self._quick is not None and self._quick[0] is chosen and _same(self._quick[1], result):
             return self._quick[2]
         if self._is_attained(result, chosen):
             return 0.0
@@ -169,7 +169,7 @@ class Reference:
             return False
         if fmt.dtype.itemsize >= 4 or arithmetic.output_rounding != "nearest":
             return torch.equal(result.to(self.value.dtype), self.value)
-        return exact.reach < fmt.max and torch.equal(result, self._nearest)
+        return exact.reach < fmt.max and _same(result, self._nearest)
 
     @cached_property
     def _nearest(self) -> Tensor:
@@ -220,6 +220,11 @@ class Reference:
             exact.magnitude[:, 0] / 2,
             _filled(self._terms, self.value),
         )
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    """Whether all entries of two results, one of which holds no NaN, are equal; 0.0 equals -0.0."""
+    return surely_bit_equal(a, b) or torch.equal(a, b)
 
 
 @lru_cache(maxsize=256)

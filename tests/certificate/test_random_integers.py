@@ -110,3 +110,20 @@ def test_right_integer_kernels_are_certified_at_random():
         assert found
         assert found.method == "random"
         assert 0 < found.error_probability <= 1e-12
+
+
+@pytest.mark.parametrize("radius", [1, 2, 3, 8, 55])
+def test_uniform_integers_are_sub_gaussian_with_their_variance(radius):
+    variance = radius * (radius + 1) / 3
+    for t in (step / 50 for step in range(1, 200)):
+        mean = sum(math.exp(k * t) for k in range(-radius, radius + 1)) / (2 * radius + 1)
+        assert math.log(mean) <= variance * t * t / 2 * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("terms", [4096, 25088, 10**6])
+def test_sums_of_random_integers_stay_in_the_exact_range_but_for_a_chance_below_1e_minus_30(terms):
+    chosen = plan(terms, torch.float32, torch.device("cpu"), 1, 1e-12)
+    variance = chosen.input * (chosen.input + 1) / 3 * terms * chosen.weight**2
+    room = 2**24 - chosen.bias
+    certain = chosen.weight * chosen.input * terms <= room
+    assert certain or 2 * math.exp(-(room**2) / (2 * variance)) < 1e-30

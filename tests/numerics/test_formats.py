@@ -10,8 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numerics_helpers import RUN, f64, fraction, nearest, word
 
-from equiv.dtypes import FLOATS
-from equiv.numerics import bit_equal, format_of, from_ordinal, ordinal, round_down, round_up, same_bits
+from equiv.dtypes import DTYPES, FLOATS
+from equiv.numerics import (
+    bit_equal,
+    format_of,
+    from_ordinal,
+    ordinal,
+    round_down,
+    round_up,
+    same_bits,
+    surely_bit_equal,
+)
 
 NARROW = (torch.float32, torch.float16, torch.bfloat16)
 doubles = st.floats(allow_nan=False)
@@ -83,3 +92,29 @@ def test_bits_of_nan_are_equal_and_zeros_of_both_signs_are_not():
     assert same_bits(*pair).tolist() == [False]
     assert not bit_equal(torch.zeros(2), torch.zeros(2, 1))
     assert bit_equal(torch.tensor([1 + 2j]).conj(), torch.tensor([1 - 2j]))
+
+
+@pytest.mark.parametrize("numel", [9000, 9001, 9007])
+@pytest.mark.parametrize("dtype", DTYPES, ids=word)
+def test_large_tensors_surely_bit_equal_are_those_without_another_bit(dtype, numel):
+    generator = torch.Generator().manual_seed(numel)
+    numbers = torch.randint(0, 256, (numel * dtype.itemsize,), generator=generator, dtype=torch.uint8)
+    a = numbers.clone().view(dtype)
+    assert surely_bit_equal(a, a.clone())
+    assert surely_bit_equal(a[8:], a.clone()[8:])
+    for place in (0, 1, len(numbers) // 2, len(numbers) - 1):
+        changed = numbers.clone()
+        changed[place] ^= 1
+        assert not surely_bit_equal(a, changed.view(dtype))
+        assert not surely_bit_equal(changed.view(dtype), a)
+
+
+def test_tensors_that_lie_otherwise_are_not_surely_bit_equal():
+    a = torch.randn(128, 64, 2)
+    assert surely_bit_equal(a, a.clone())
+    for b in (a[:, ::2], a.transpose(0, 1), torch.view_as_complex(a).conj(), a[:2], a.view(-1)[1:]):
+        assert not surely_bit_equal(b, b.clone())
+    assert not surely_bit_equal(a, a.view(torch.int32))
+    assert not surely_bit_equal(a, a.view(64, 128, 2))
+    zeros = torch.zeros(4096)
+    assert not surely_bit_equal(zeros, -zeros)
