@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor
 from equiv.testing.faults.build import Faults
 from equiv.testing.faults.ids import BOUNDARIES, FREE_PARAMETERS, GRADIENTS, LAYOUT
 from equiv.testing.faults.kernel import Kernel, KernelCall
-from equiv.testing.faults.tools import applied, last_off, tf32, through, watched
+from equiv.testing.faults.tools import applied, last_off, through, watched
 
 
 def _records(c: KernelCall) -> bool:
@@ -76,24 +75,6 @@ fault("second-order-doubled-stride", "second order x stride", profile="deep", la
 ).where(lambda c: _records(c) and c.is_conv and max(c.stride) > 1, _doubled_through("x"))
 
 
-def _rounded_later(change: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """A gradient as it is, whose own derivative is rounded."""
-    return lambda grad: watched(grad, change) if grad.requires_grad else grad
-
-
-fault("second-order-in-bfloat16", "second order x precision")(
-    "Derivatives of the gradient of the input pass through bfloat16.", "textbook: the double backward pass in 16 bits"
-).where(
-    lambda c: _records(c) and c.x.dtype == torch.float32,
-    lambda c: c.run(x=watched(c.x, _rounded_later(through(torch.bfloat16)))),
-)
-fault("second-order-of-grad-weight-in-tf32", "second order x precision")(
-    "Derivatives of the gradient of the weight are computed from a direction rounded to TF32.",
-    "textbook: the double backward pass on tensor cores",
-).where(
-    lambda c: _records(c) and c.x.dtype == torch.float32,
-    lambda c: c.run(weight=watched(c.weight, _rounded_later(tf32))),
-)
 fault("second-order-result-in-bfloat16", "second order x precision")(
     "The derivative of the gradient of the input with respect to the weight passes through bfloat16.",
     "textbook: the double backward pass in 16 bits",
