@@ -113,7 +113,8 @@ fault("forward-derivative-of-both", "forward-mode derivative")(
 
 def _doubled_tangent(c: KernelCall) -> Tensor:
     y = c.run()
-    return y + y - _unpacked(y).primal
+    primal: Tensor = _unpacked(y).primal
+    return y + y - primal
 
 
 def _doubled_gradient(c: KernelCall) -> Tensor:
