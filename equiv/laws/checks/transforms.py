@@ -47,11 +47,11 @@ def transforms(trial: Trial, case: Case) -> None:
             compiled = partial(compile_, replace(this, x=torch.cat([x] * times)))
             _agrees(trial, many, "compile", compiled, expected.repeat(times, 1))
         turn = case.seed + trial.forms.index(call.form)
-        if len(x):
-            name, more = _IN_TURN[turn % len(_IN_TURN)]
+        if len(x) and is_inexact(case.dtype) and turn % 2:
+            _gradient(trial, call, this, case, turn // 2)
+        elif len(x):
+            name, more = _IN_TURN[turn // 2 % len(_IN_TURN)]
             _agrees(trial, call, name, partial(more, this), expected)
-            if is_inexact(case.dtype):
-                _gradient(trial, call, this, case, turn)
         if is_inexact(case.dtype) and len(x) and trial.asks("forward_mode", call.form):
             _jvp(trial, call, this, case, turn)
         if case.dtype == torch.float32:
@@ -238,7 +238,7 @@ def _gradient(trial: Trial, call: Call, this: _Module, case: Case, turn: int) ->
         ("torch.func.grad of the input", of_input, exact[0]),
         ("torch.func.grad of the parameters", of_weight, exact[1]),
         ("vmap over torch.func.grad", of_each_sample, of_samples),
-    )[turn // 3 % 3]
+    )[turn % 3]
     _agrees(trial, call, name, way, wanted)
 
 

@@ -195,7 +195,7 @@ fault("grad-weight-float64-in-float32", "precision x dtype x backward", dtypes=(
     "The gradient of the weight passes through float32 in float64, from 64 weights on.",
     "textbook: a reduction over the batch in lower precision",
 ).gradient("weight", lambda c: c.x.dtype == torch.float64 and c.weight.numel() >= 64, _in_float32)
-fault("grad-bias-float16-in-bfloat16", "precision x dtype x backward", dtypes=("float16",))(
+fault("grad-bias-float16-in-bfloat16", "precision x dtype x backward", profile="gate", dtypes=("float16",))(
     "The gradient of the bias passes through bfloat16 in float16.", "textbook: the wrong 16 bits"
 ).gradient("bias", lambda c: c.x.dtype == torch.float16, _in_bfloat16)
 fault("grad-bias-imaginary-part-in-bfloat16", "precision x dtype x backward", dtypes=("complex64",))(
