@@ -79,8 +79,9 @@ def _probe(case: Case) -> tuple[str, Tensor, Tensor, Tensor | None, Tensor]:
     large = ("", "incoming gradient", "input", "weight")[case.seed % 4]
     if not large:
         return large, x, weight, bias, grad
-    sum_of_signs = max(*weight.shape, len(grad))  # at most so many terms; a bias is one more
-    largest = largest_exact(case.dtype) // (sum_of_signs + 1)
+    outputs, n = weight.shape
+    longest = max(outputs, len(grad), 0 if large == "incoming gradient" else n)  # terms; a bias is one more
+    largest = largest_exact(case.dtype) // (longest + 1)
     if largest < 2:
         return "", x, weight, bias, grad
     generator = generator_of(case, 29)
