@@ -262,30 +262,98 @@ def fx(call: Call, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return recorded_by_fx(module_of(call, weight, bias), x)
 
 
+def nested(call: Call, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return torch.func.vmap(torch.func.vmap(lambda row: call.run(row, weight, bias)))(x[None])[0]
+
+
+def over_last(call: Call, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return torch.func.vmap(lambda row: call.run(row, weight, bias), in_dims=-1)(x.movedim(0, -1))
+
+
+def over_last_of_weights(call: Call, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return torch.func.vmap(lambda w: call.run(x, w, bias), in_dims=-1)(weight[..., None])[0]
+
+
+def func_grad(call: Call, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    found: Tensor = torch.func.grad(lambda t: call.run(t, weight, bias).sum())(x)
+    return found
+
+
+def func_grad_of_weight(call: Call, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    found: Tensor = torch.func.grad(lambda w: call.run(x, w, bias).sum())(weight)
+    return found
+
+
+def per_sample(call: Call, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    each = torch.func.grad(lambda w, row: call.run(row, w, bias).sum())
+    return torch.func.vmap(each, in_dims=(None, 0))(weight, x)
+
+
+def jvp_of_both(call: Call, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.func's own deprecations
+        return torch.func.jvp(lambda t, w: call.run(t, w, bias), (x, weight), (x, weight))[1]  # type: ignore[no-any-return]
+
+
+def no_leaves(call: Call, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return call.run(x.clone(), weight.clone(), bias)
+
+
+def changed_after(call: Call, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    y = call.run(x, weight, bias)
+    with torch.no_grad():
+        weight.add_(1)
+    return y
+
+
+def called_again(call: Call, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    y = call.run(x, weight, bias)
+    call.run(-x, weight, bias)
+    return y
+
+
+def accumulated(call: Call, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    for t in (x, weight):
+        t.grad = torch.ones_like(t)
+    call.run(x, weight, bias).sum().backward()  # type: ignore[no-untyped-call]
+    return torch.cat([t.grad.flatten() for t in (x, weight) if t.grad is not None])
+
+
 UNDER: dict[str, Callable[..., Tensor]] = {
     "": lambda call, x, weight, bias: call.run(x, weight, bias),
+    "accumulated": accumulated,
     "after-float64": after_float64,
     "bias-changed": bias_changed,
     "input-changed": input_changed,
     "autocast-bfloat16": within(lambda: torch.autocast("cpu", torch.bfloat16)),
     "autocast-float16": within(lambda: torch.autocast("cpu", torch.float16)),
+    "called-again": called_again,
+    "changed-after": changed_after,
     "compile": compiled,
     "deterministic": within(deterministic),
     "export": exported,
+    "func-grad": func_grad,
+    "func-grad-of-weight": func_grad_of_weight,
     "inference": within(torch.inference_mode),
     "fx": fx,
     "jit": jit,
     "jvp": jvp,
+    "jvp-both": jvp_of_both,
     "meta": on_meta,
     "no-grad": within(torch.no_grad),
+    "no-leaves": no_leaves,
+    "per-sample": per_sample,
     "result-changed": lambda call, x, weight, bias: call.run(x, weight, bias).add_(1),
     "thread": in_a_thread,
     "threads-1": within(lambda: threads(1)),
     "threads-2": within(lambda: threads(2)),
     "two-callers": in_two_threads,
     "vmap-both": over_both,
+    "vmap-last": over_last,
+    "vmap-nested": nested,
     "vmap-rows": over_rows,
     "vmap-weights": over_weights,
+    "vmap-weights-last": over_last_of_weights,
     "weight-changed": weight_changed,
 }
 
@@ -317,6 +385,7 @@ SLID = Call((2, 4, 4, 5), (5, 4, 2, 2))
 CUBES = Call((1, 2, 4, 4, 4), (3, 2, 1, 1, 1))
 XW, XWB = ("x", "weight"), ("x", "weight", "bias")
 INF, NAN = float("inf"), float("nan")
+FINE = {"grad": 1.0 + 2.0**-12}  # an incoming gradient of more bits than bfloat16 and TF32 hold
 
 
 def normal(call: Call, **changes: Any) -> Call:
@@ -617,6 +686,94 @@ CALLS: dict[str, tuple[Call, Call | None]] = {
     "double-backward-raises": (but(CONV2, leaves=XW, second="x"), but(CONV2, leaves=XW)),
     "result-detached-conv1d": (backward(CONV1), backward(CONV2)),
     "wrong-while-recording": (backward(rows(3)), rows(3)),
+    # leaves
+    "wrong-in-a-first-layer": (backward(LINEAR, "weight"), backward(LINEAR, "x", "weight")),
+    "wrong-over-a-frozen-weight": (backward(LINEAR, "x"), backward(LINEAR, "x", "weight")),
+    "wrong-beside-a-frozen-bias": (backward(LINEAR, "weight"), backward(LINEAR, "weight", "bias")),
+    "wrong-for-the-bias-alone": (backward(LINEAR, "bias"), backward(LINEAR, "weight", "bias")),
+    "wrong-sliding-in-a-first-layer": (backward(SLID, "weight"), backward(CONV2, "weight")),
+    "grad-input-sliding-over-a-frozen-weight": (backward(SLID, "x"), backward(SLID)),
+    # gradients in lower precision
+    "grad-bias-in-bfloat16": (backward(but(LINEAR, values=FINE)), backward(LINEAR)),
+    "grad-weight-in-tf32": (backward(but(LINEAR, values=FINE)), backward(LINEAR)),
+    "grad-weight-of-large-layers-in-tf32": (
+        backward(but(out(256, terms(4)), values=FINE)),
+        backward(but(out(255, terms(4)), values=FINE)),
+    ),
+    "grad-weight-float64-in-float32": (
+        backward(but(out(11), dtype=F64, values={"grad": 1.0 + 2.0**-40})),
+        backward(but(out(10), dtype=F64, values={"grad": 1.0 + 2.0**-40})),
+    ),
+    "grad-bias-float16-in-bfloat16": (
+        backward(but(LINEAR, dtype=F16, values={"grad": 1.0 + 2.0**-9})),
+        backward(but(LINEAR, dtype=F16)),
+    ),
+    "grad-bias-imaginary-part-in-bfloat16": (
+        backward(but(LINEAR, dtype=C64, values={"grad": 1j * (1 + 2.0**-12)})),
+        backward(but(LINEAR, dtype=C64, values=FINE)),
+    ),
+    "grad-input-sliding-in-bfloat16": (backward(but(SLID, values=FINE)), backward(but(CONV2, values=FINE))),
+    "grad-weight-sliding-in-tf32": (backward(but(SLID, values=FINE)), backward(but(CONV2, values=FINE))),
+    "grad-weight-sliding-float64-in-float32": (
+        backward(but(SLID, dtype=F64, values={"grad": 1.0 + 2.0**-40})),
+        backward(but(CONV2, dtype=F64, values={"grad": 1.0 + 2.0**-40})),
+    ),
+    "grad-of-incoming-in-tf32": (backward(but(CONV2, values=FINE)), backward(but(LINEAR, values=FINE))),
+    "grad-weight-zero-times-infinity": (
+        backward(but(LINEAR, values={"x": INF, "grad": 0.0})),
+        backward(but(LINEAR, values={"x": INF, "grad": 1.0})),
+    ),
+    "grad-input-infinite-weight": (
+        backward(but(LINEAR, values={"weight": INF, "grad": 1.0})),
+        backward(but(LINEAR, values={"weight": INF, "grad": 0.0})),
+    ),
+    "grad-bias-infinite-incoming": (
+        backward(but(LINEAR, values={"grad": INF})),
+        backward(but(LINEAR, values={"grad": NAN})),
+    ),
+    "second-order-result-in-bfloat16": (
+        but(LINEAR, leaves=XW, second="x", values=FINE),
+        but(LINEAR, leaves=XW, second="x"),
+    ),
+    # what autograd does around them
+    "grad-input-no-leaf": (backward(but(LINEAR, under="no-leaves")), backward(LINEAR)),
+    "grad-weight-no-leaf": (backward(but(LINEAR, under="no-leaves")), backward(but(CONV2, under="no-leaves"))),
+    "grad-weight-in-one-buffer": (backward(but(LINEAR, calls=2)), backward(LINEAR)),
+    "grad-input-in-one-buffer": (backward(but(LINEAR, calls=2)), backward(LINEAR)),
+    "backward-reads-the-weight-then": (
+        backward(but(LINEAR, under="changed-after")),
+        backward(but(CONV2, under="changed-after")),
+    ),
+    "second-call-overwrites-what-was-saved": (
+        backward(but(LINEAR, under="called-again")),
+        backward(but(CONV2, under="called-again")),
+    ),
+    "grad-weight-accumulated-twice": (backward(but(LINEAR, under="accumulated")), backward(LINEAR)),
+    "grad-input-not-accumulated": (backward(but(LINEAR, under="accumulated")), backward(LINEAR)),
+    # transforms of gradients
+    "forward-derivative-doubled-complex": (but(LINEAR, dtype=C64, under="jvp"), but(LINEAR, under="jvp")),
+    "forward-derivative-of-both": (but(LINEAR, under="jvp-both"), but(LINEAR, under="jvp")),
+    "func-grad-doubled": (but(LINEAR, under="func-grad"), but(LINEAR, under="func-grad-of-weight")),
+    "func-grad-of-parameters-doubled": (
+        but(LINEAR, under="func-grad-of-weight"),
+        but(LINEAR, under="func-grad"),
+    ),
+    "per-sample-gradients-doubled": (but(LINEAR, under="per-sample"), but(LINEAR, under="func-grad")),
+    "vmap-nested": (but(LINEAR, under="vmap-nested"), but(LINEAR, under="vmap-rows")),
+    "vmap-not-over-the-first-dimension": (but(LINEAR, under="vmap-last"), but(LINEAR, under="vmap-rows")),
+    "vmap-of-weights-not-over-the-first-dimension": (
+        but(LINEAR, under="vmap-weights-last"),
+        but(LINEAR, under="vmap-weights"),
+    ),
+    "autocast-while-recording": (
+        backward(but(LINEAR, under="autocast-bfloat16")),
+        but(LINEAR, under="autocast-bfloat16"),
+    ),
+    "autocast-gradient-doubled": (
+        backward(but(LINEAR, under="autocast-bfloat16")),
+        but(LINEAR, under="autocast-bfloat16"),
+    ),
+    "compiled-while-recording": (but(CONV2, under="compile"), but(LINEAR, under="compile")),
     # arithmetic
     "products-in-tf32": (normal(CONV2), normal(LINEAR)),
     "products-in-bfloat16": (

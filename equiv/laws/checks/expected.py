@@ -138,6 +138,21 @@ def stays_exact(x: Tensor, weight: Tensor, bias: Tensor | None, grad: Tensor | N
     return all(s.numel() == 0 or float(s.max()) <= limit for s in sums)
 
 
+def largest_exact(dtype: torch.dtype) -> int:
+    """The largest magnitude for which no sum of integers is rounded, where their factors are at most 1.
+
+    Such a factor is 1 + i in complex numbers, whose product with a + bi sums up 2 (|a| + |b|).
+    """
+    return exact_range(dtype, unrounded=True) // (16 if dtype.is_complex else 1)
+
+
+def integers_like(t: Tensor, largest: int, generator: torch.Generator) -> Tensor:
+    """Integers of at most this magnitude in the shape, dtype and place of a tensor; of complex numbers both parts."""
+    shape = (*t.shape, 2) if t.is_complex() else t.shape
+    values = torch.randint(-largest, largest + 1, shape, generator=generator).double()
+    return (torch.view_as_complex(values) if t.is_complex() else values).to(t.dtype).to(t.device)
+
+
 def _magnitudes(t: Tensor) -> Tensor:
     t = t.detach().cpu().resolve_conj().resolve_neg()
     return torch.view_as_real(t).double().abs().sum(-1) if t.is_complex() else t.double().abs()

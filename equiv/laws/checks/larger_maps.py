@@ -12,10 +12,11 @@ from torch import Tensor
 from equiv.laws.call import Call
 from equiv.laws.checks.drawing import exact_case_like, exact_cases, generator_of
 from equiv.laws.checks.expected import (
-    GRADIENT_NAMES,
     backward,
     goes_back,
     grad_as_taken,
+    integers_like,
+    largest_exact,
     leaves_of,
     reference_of,
     whole,
@@ -149,33 +150,63 @@ class _Sliding:
     def gradients(self, case: Case) -> None:
         """Backward on a larger map: each window's gradients, added where windows overlap.
 
-        Weights of -1, 0, 1 and at most ``_INCOMING`` non-zero incoming entries keep every sum exact in 16 bits.
+        One of weight, input and incoming gradient holds integers as large as exact sums allow, the others -1, 0, 1,
+        with at most ``_INCOMING`` non-zero incoming entries. Which tensors need gradients, the seed chooses.
         """
         rows, outputs, positions = self.call.input.shape[0], self.call.weight.shape[0], len(self.windows)
-        grad = torch.zeros(rows * outputs * positions)
-        chosen = torch.randperm(len(grad), generator=self.generator)[:_INCOMING]
-        grad[chosen] = torch.randint(0, 2, (len(chosen),), generator=self.generator) * 2.0 - 1.0
-        call = self.trial.taken(replace(self.call, weight=case.layouts["weight"].apply(self.call.weight.sign())))
+        incoming = torch.zeros(rows * outputs * positions, dtype=torch.float64)
+        chosen = torch.randperm(len(incoming), generator=self.generator)[: (_INCOMING, 15)[case.seed // 3 % 2]]
+        incoming[chosen] = torch.randint(0, 2, (len(chosen),), generator=self.generator).double() * 2.0 - 1.0
+        large = ("incoming gradient", "input", "weight")[case.seed % 3]
+        largest = largest_exact(case.dtype) // max(len(chosen) + 1, self.call.weight[0].numel() + 1)
+        x, weight = self.call.input.sign(), self.call.weight.sign()
+        if largest < 2:
+            large = "no tensor"
+        elif large == "incoming gradient":
+            incoming = incoming * torch.randint(1, largest + 1, incoming.shape, generator=self.generator)
+        elif large == "input":
+            x = integers_like(x, largest, self.generator)
+        else:
+            weight = integers_like(weight, largest, self.generator)
+        self.trial.cover("gradient probe", f"large integers in the {large}, sliding")
+        bias = None if self.call.bias is None else self.call.bias.sign()
+        laid = case.layouts["x"].apply(x), case.layouts["weight"].apply(weight)
+        call = self.trial.taken(replace(self.call, input=laid[0], weight=laid[1], bias=bias))
         if call is None:
             return
+        self._back(call, incoming, case)
+
+    def _back(self, call: Call, incoming: Tensor, case: Case) -> None:
+        """Result and gradients of some or all leaves for an incoming gradient."""
+        rows, outputs, positions = call.input.shape[0], call.weight.shape[0], len(self.windows)
         leaves = leaves_of(call)
-        y = self.trial.output(replace(call, **leaves), self.condition)
-        plain = grad.to(y.dtype).to(y.device).view(y.shape)
-        incoming = case.layouts["grad"].apply(plain)
-        if int(incoming.count_nonzero()) > _INCOMING:  # broadcast entries: too many for exact sums
-            incoming = plain
-        incoming = grad_as_taken(self.trial, call.form, incoming)
-        found = backward(self.trial, call, y, leaves, incoming, self.condition)
-        grad = incoming.double().reshape(rows, outputs, positions)
+        which = case.seed // 6 % (2 ** len(leaves))
+        some = {name: leaf for bit, (name, leaf) in enumerate(leaves.items()) if which >> bit & 1} or leaves
+        self.trial.cover("leaves", " and ".join(some))
+        condition = f"asked for gradients of {' and '.join(some)} alone, {self.condition}"
+        condition = self.condition if len(some) == len(leaves) else condition
         x, weight = call.input.flatten(1).double(), call.weight.flatten(1).double()
-        per_window = torch.einsum("nop,oi->npi", grad, weight).flatten(1)
-        expected = (
-            torch.zeros_like(x).index_add(1, self.windows.flatten(), per_window).view(call.input.shape),
-            torch.einsum("nop,npi->oi", grad, x[:, self.windows]).view(call.weight.shape),
-            grad.sum((0, 2)),
-        )
-        for name, a, e in zip(GRADIENT_NAMES, found, expected, strict=False):
-            self.trial.same(call, a, e.to(a.dtype), self.condition, gradient=(name, incoming))
+        y = self.trial.output(replace(call, **some), condition)
+        windows = x[:, self.windows]  # (N, positions, n)
+        expected = windows @ weight.T if call.bias is None else windows @ weight.T + call.bias.double()
+        recorded = f"while gradients are recorded, {condition}"
+        self.trial.same(call, y.reshape(rows, outputs, -1), expected.mT.to(y.dtype), recorded)
+        plain = incoming.to(y.dtype).to(y.device).view(y.shape)
+        sent = case.layouts["grad"].apply(plain)
+        if int(sent.count_nonzero()) > int(plain.count_nonzero()):  # broadcast entries: too many for exact sums
+            sent = plain
+        sent = grad_as_taken(self.trial, call.form, sent)
+        found = backward(self.trial, call, y, some, sent, condition)
+        grad = sent.double().reshape(rows, outputs, positions)
+        for name, a in zip(some, found, strict=False):
+            if name == "input":
+                per_window = (grad.mT @ weight).flatten(1)
+                wanted = torch.zeros_like(x).index_add(1, self.windows.flatten(), per_window)
+            elif name == "weight":
+                wanted = (grad @ windows).sum(0)
+            else:
+                wanted = grad.sum((0, 2))
+            self.trial.same(call, a, wanted.view(a.shape).to(a.dtype), condition, gradient=(name, sent))
 
     def normal(self, like: Tensor) -> Tensor:
         """Normal values in the shape, dtype and place of a tensor."""

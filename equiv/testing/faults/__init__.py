@@ -24,6 +24,7 @@ from contextlib import AbstractContextManager
 
 from equiv.testing.faults import (  # noqa: F401 - importing them fills the catalogue, in this order
     arithmetic,
+    autograd,
     batch,
     effects,
     gradients,

@@ -9,7 +9,16 @@ from torch import Tensor
 
 from equiv.testing.faults.build import Faults
 from equiv.testing.faults.ids import BOUNDARIES, DENSE, FREE_PARAMETERS, GRADIENTS, LAYOUT
-from equiv.testing.faults.tools import is_channels_last, last_entry_off, last_entry_zero
+from equiv.testing.faults.kernel import KernelCall
+from equiv.testing.faults.tools import (
+    is_channels_last,
+    last_entry_off,
+    last_entry_zero,
+    last_off,
+    tf32,
+    through,
+    watched,
+)
 
 
 def _is_broadcast(grad: Tensor) -> bool:
@@ -126,3 +135,112 @@ fault("grad-small-incoming-flushed", "range x backward", profile="gate")(
 ).gradient(
     "weight", lambda _: True, torch.zeros_like, incoming=lambda grad: bool(((grad.abs() < 1e-8) & (grad != 0)).any())
 )
+
+
+# --- which tensors need gradients -------------------------------------------------------------------------------------
+
+
+def _recorded(c: KernelCall) -> frozenset[str]:
+    """Names of the tensors that require a gradient, where gradients are recorded."""
+    tensors = {"x": c.x, "weight": c.weight, "bias": c.bias}
+    return frozenset(
+        name for name, t in tensors.items() if torch.is_grad_enabled() and t is not None and t.requires_grad
+    )
+
+
+fault("wrong-in-a-first-layer", "leaves")(
+    "The last entry is wrong where the weight requires a gradient and the input does not.",
+    "textbook: a kernel for the first layer of a network, which saves no input gradient",
+).where(lambda c: "weight" in _recorded(c) and "x" not in _recorded(c), last_off)
+fault("wrong-over-a-frozen-weight", "leaves")(
+    "The last entry is wrong where the input requires a gradient and the weight does not.",
+    "textbook: frozen layers, which run through the kernel for inference",
+).where(lambda c: "x" in _recorded(c) and "weight" not in _recorded(c), last_off)
+fault("wrong-beside-a-frozen-bias", "leaves x bias", profile="gate")(
+    "The last entry of linear is wrong where the weight requires a gradient and the bias is there and requires none.",
+    "textbook: a fused bias that is taken for a parameter",
+).where(lambda c: c.is_linear and c.bias is not None and "weight" in _recorded(c) - {"bias"} == _recorded(c), last_off)
+fault("wrong-for-the-bias-alone", "leaves x bias", profile="gate")(
+    "The last entry is wrong where the bias alone requires a gradient.", "textbook: fine-tuning of biases"
+).where(lambda c: _recorded(c) == {"bias"}, last_off)
+fault("wrong-sliding-in-a-first-layer", "leaves x dense", profile="gate", laws=(DENSE,))(
+    "The last entry is wrong where a kernel slides whose weight requires a gradient and whose input does not.",
+    "textbook: a kernel for the first layer of a network",
+).where(lambda c: c.slides and "weight" in _recorded(c) and "x" not in _recorded(c), last_off)
+fault("grad-input-sliding-over-a-frozen-weight", "leaves x dense x backward", profile="gate", laws=(DENSE,))(
+    "The gradient of the input is wrong where a kernel slides whose weight requires none.",
+    "textbook: kernels chosen by the output mask of the backward pass",
+).gradient("x", lambda c: c.slides and not c.weight.requires_grad, last_entry_off)
+
+# --- gradients in lower precision -------------------------------------------------------------------------------------
+
+
+def _in_tf32(grad: Tensor) -> Tensor:
+    return grad + (tf32(grad) - grad).detach() if grad.dtype == torch.float32 else grad
+
+
+_in_bfloat16, _in_float32 = through(torch.bfloat16), through(torch.float32)
+
+fault("grad-bias-in-bfloat16", "precision x backward")(
+    "The gradient of the bias passes through bfloat16.", "textbook: a reduction over the batch in lower precision"
+).gradient("bias", lambda c: c.x.dtype == torch.float32, _in_bfloat16)
+fault("grad-weight-in-tf32", "precision x backward")(
+    "The gradient of the weight is rounded to TF32.", "textbook: tensor cores that are allowed backward alone"
+).gradient("weight", lambda c: c.x.dtype == torch.float32, _in_tf32)
+fault("grad-weight-of-large-layers-in-tf32", "precision x sizes x backward", profile="gate")(
+    "The gradient of the weight is rounded to TF32 from 1024 weights on.",
+    "textbook: tensor cores that are taken from a size on",
+).gradient("weight", lambda c: c.x.dtype == torch.float32 and c.weight.numel() >= 1024, _in_tf32)
+fault("grad-weight-float64-in-float32", "precision x dtype x backward", dtypes=("float64",))(
+    "The gradient of the weight passes through float32 in float64, from 64 weights on.",
+    "textbook: a reduction over the batch in lower precision",
+).gradient("weight", lambda c: c.x.dtype == torch.float64 and c.weight.numel() >= 64, _in_float32)
+fault("grad-bias-float16-in-bfloat16", "precision x dtype x backward", profile="gate", dtypes=("float16",))(
+    "The gradient of the bias passes through bfloat16 in float16.", "textbook: the wrong 16 bits"
+).gradient("bias", lambda c: c.x.dtype == torch.float16, _in_bfloat16)
+fault("grad-bias-imaginary-part-in-bfloat16", "precision x dtype x backward", dtypes=("complex64",))(
+    "The imaginary part of the gradient of the bias passes through bfloat16.",
+    "textbook: a reduction over the batch in lower precision",
+).gradient("bias", lambda c: c.x.is_complex(), lambda grad: torch.complex(grad.real, _in_bfloat16(grad.imag)))
+fault("grad-input-sliding-in-bfloat16", "precision x dense x backward", laws=(DENSE,))(
+    "The gradient of the input of a kernel that slides passes through bfloat16.",
+    "textbook: a backward pass in lower precision",
+).gradient("x", lambda c: c.slides and c.x.dtype == torch.float32, _in_bfloat16)
+fault("grad-weight-sliding-in-tf32", "precision x dense x backward", laws=(DENSE,))(
+    "The gradient of the weight of a kernel that slides is rounded to TF32.",
+    "textbook: tensor cores that are allowed backward alone",
+).gradient("weight", lambda c: c.slides and c.x.dtype == torch.float32, _in_tf32)
+fault("grad-weight-sliding-float64-in-float32", "precision x dense x backward", dtypes=("float64",), laws=(DENSE,))(
+    "The gradient of the weight of a kernel that slides passes through float32 in float64.",
+    "textbook: a backward pass in lower precision",
+).gradient("weight", lambda c: c.slides and c.x.dtype == torch.float64, _in_float32)
+
+
+def _incoming_in_tf32(c: KernelCall) -> Tensor:
+    return watched(c.run(), _in_tf32)
+
+
+fault("grad-of-incoming-in-tf32", "precision x backward")(
+    "Incoming gradients of a convolution are rounded to TF32 before they are used.",
+    "textbook: tensor cores that are allowed backward alone",
+).where(lambda c: c.is_conv and bool(_recorded(c)), _incoming_in_tf32)
+
+# --- infinities -------------------------------------------------------------------------------------------------------
+
+
+def _has_infinity(t: Tensor) -> bool:
+    return t.is_floating_point() and bool(t.detach().isinf().any())
+
+
+fault("grad-weight-zero-times-infinity", "special values x backward", profile="gate")(
+    "The gradient of the weight leaves out products of zero and an infinity in the input, which are NaN.",
+    "textbook: gradients of zero that are skipped",
+).gradient("weight", lambda c: _has_infinity(c.x), lambda grad: grad.masked_fill(grad.isnan(), 0))
+fault("grad-input-infinite-weight", "special values x backward", profile="gate")(
+    "The gradient of the input is NaN where an infinity in the weight makes it infinite.",
+    "textbook: a mask that is multiplied instead of selected",
+).gradient("x", lambda c: _has_infinity(c.weight), lambda grad: grad.masked_fill(grad.isinf(), torch.nan))
+fault("grad-bias-infinite-incoming", "special values x backward", profile="gate")(
+    "The gradient of the bias is the largest number where an infinite incoming gradient makes it infinite.",
+    "textbook: gradients that are clipped",
+).gradient("bias", lambda c: c.x.is_floating_point(), lambda grad: grad.nan_to_num(torch.nan))

@@ -10,7 +10,7 @@ from torch import Tensor
 from equiv.testing.faults.build import Faults
 from equiv.testing.faults.ids import BOUNDARIES, FREE_PARAMETERS, GRADIENTS, LAYOUT
 from equiv.testing.faults.kernel import Kernel, KernelCall
-from equiv.testing.faults.tools import applied, last_off, watched
+from equiv.testing.faults.tools import applied, last_off, through, watched
 
 
 def _records(c: KernelCall) -> bool:
@@ -73,6 +73,27 @@ fault("second-order-doubled-stride", "second order x stride", profile="deep", la
     "The derivative of the gradient of the input of a convolution with a stride above 1 is twice the right one.",
     "textbook: the double backward pass, of a transposed convolution",
 ).where(lambda c: _records(c) and c.is_conv and max(c.stride) > 1, _doubled_through("x"))
+
+
+fault("second-order-result-in-bfloat16", "second order x precision")(
+    "The derivative of the gradient of the input with respect to the weight passes through bfloat16.",
+    "textbook: the double backward pass in 16 bits",
+).where(lambda c: _records(c) and c.x.dtype == torch.float32, lambda c: _weight_again_rounded(c))
+
+
+def _weight_again_rounded(c: KernelCall) -> Tensor:
+    """The first gradient that reaches the weight from a backward pass is right; what reaches it later is rounded."""
+    asked = 0
+
+    def of_input(grad: Tensor) -> Tensor:
+        nonlocal asked
+        asked += grad.requires_grad
+        return grad
+
+    def of_weight(grad: Tensor) -> Tensor:
+        return through(torch.bfloat16)(grad) if asked else grad
+
+    return c.run(x=watched(c.x, of_input), weight=watched(c.weight, of_weight))
 
 
 def _zero_when_asked_again(c: KernelCall) -> Tensor:

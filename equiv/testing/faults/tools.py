@@ -142,7 +142,7 @@ def cut_off(t: Tensor, bits: int) -> Tensor:
 
 def tf32(t: Tensor) -> Tensor:
     """float32 to nearest even in 10 bits of mantissa; NaN and infinities stay."""
-    bits = t.contiguous().view(torch.int32)
+    bits = t.detach().contiguous().view(torch.int32)
     kept = (bits + 0xFFF + ((bits >> 13) & 1)) & ~0x1FFF
     return torch.where(t.isfinite(), kept.view(torch.float32), t)
 

@@ -86,11 +86,92 @@ fault("no-grad-mode", "mode")(
 ).where(lambda _: not torch.is_grad_enabled() and not torch.is_inference_mode_enabled(), _plus_one)
 
 
+def _has_tangent(t: Tensor) -> bool:
+    return not torch.compiler.is_compiling() and _unpacked(t).tangent is not None
+
+
 def _is_dual(c: KernelCall) -> bool:
-    return not torch.compiler.is_compiling() and _unpacked(c.x).tangent is not None
+    return _has_tangent(c.x)
 
 
 fault("forward-derivative-doubled", "forward-mode derivative")(
     "The derivative by forward-mode differentiation is twice the right one.",
     "textbook: a forward derivative written apart from the backward pass",
 ).where(_is_dual, lambda c: c.run() + (y := c.run()) - _unpacked(y).primal)
+fault("forward-derivative-doubled-complex", "forward-mode derivative x dtype", dtypes=("complex64",))(
+    "The derivative by forward-mode differentiation is twice the right one, for complex numbers.",
+    "textbook: a forward derivative written apart from the backward pass",
+).where(lambda c: c.x.is_complex() and _is_dual(c), lambda c: _doubled_tangent(c))
+fault("forward-derivative-of-both", "forward-mode derivative")(
+    "The derivative along input and weight together misses a part: that along the weight is left out.",
+    "textbook: the product rule, of which one term is missing",
+).where(
+    lambda c: _is_dual(c) and _unpacked(c.weight).tangent is not None,
+    lambda c: c.run(weight=_unpacked(c.weight).primal),
+)
+
+
+def _doubled_tangent(c: KernelCall) -> Tensor:
+    y = c.run()
+    primal: Tensor = _unpacked(y).primal
+    return y + y - primal
+
+
+def _doubled_gradient(c: KernelCall) -> Tensor:
+    y = c.run()
+    return y + (y - y.detach())
+
+
+_inner: Callable[[Tensor], Tensor] = torch._C._functorch.get_unwrapped
+
+
+def _tracked(t: Tensor) -> bool:
+    """Whether torch.func differentiates with respect to it, or to what it was made from."""
+    return (
+        not torch.compiler.is_compiling() and bool(torch._C._functorch.is_gradtrackingtensor(t)) and not _has_tangent(t)
+    )
+
+
+fault("func-grad-doubled", "transform x backward")(
+    "Gradients by torch.func.grad and vjp are twice the right ones.", "textbook: another kernel under functorch"
+).where(lambda c: _tracked(c.x) and not _batched(_inner(c.x)), _doubled_gradient)
+fault("func-grad-of-parameters-doubled", "transform x backward")(
+    "Gradients of the parameters by torch.func.grad are twice the right ones.",
+    "textbook: another kernel under functorch",
+).where(lambda c: _tracked(c.weight) and not _tracked(c.x), _doubled_gradient)
+fault("per-sample-gradients-doubled", "transform x backward")(
+    "Gradients of each sample, by vmap over torch.func.grad, are twice the right ones.",
+    "pytorch/functorch#1023, of gradients",
+).where(
+    lambda c: any(_tracked(t) and _batched(_inner(t)) for t in (c.x, c.weight)),
+    _doubled_gradient,
+)
+fault("vmap-nested", "transform")(
+    "vmap inside of vmap gives wrong results.", "textbook: a batching rule that counts on one level"
+).where(lambda c: _batched(c.x) and _batched(_inner(c.x)), _plus_one)
+fault("vmap-not-over-the-first-dimension", "transform")(
+    "vmap over another dimension of the input than the first gives wrong results.",
+    "textbook: a batching rule that counts on the first dimension",
+).where(lambda c: _batched(c.x) and torch._C._functorch.maybe_get_bdim(c.x) != 0, _plus_one)
+fault("vmap-of-weights-not-over-the-first-dimension", "transform", profile="gate")(
+    "vmap over the last dimension of the weight gives wrong results.",
+    "textbook: a batching rule that counts on the first dimension",
+).where(lambda c: _batched(c.weight) and torch._C._functorch.maybe_get_bdim(c.weight) != 0, _plus_one)
+
+
+def _recording(c: KernelCall) -> bool:
+    return torch.is_grad_enabled() and (c.x.requires_grad or c.weight.requires_grad)
+
+
+fault("autocast-while-recording", "autocast x recording")(
+    "Results under autocast are wrong where gradients are recorded.",
+    "textbook: weights cast once and kept, which happens only while gradients are recorded",
+).where(lambda c: torch.is_autocast_enabled("cpu") and _recording(c), _plus_one)
+fault("autocast-gradient-doubled", "autocast x backward")(
+    "Gradients of a result that was computed under autocast are twice the right ones.",
+    "textbook: a loss scale applied twice",
+).where(lambda c: torch.is_autocast_enabled("cpu") and _recording(c), _doubled_gradient)
+fault("compiled-while-recording", "compile x recording", profile="gate")(
+    "A compiled convolution gives wrong results where gradients are recorded.",
+    "textbook: another graph for training",
+).where(lambda c: _compiling() and c.is_conv and _recording(c), _plus_one)
