@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 import zlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, astuple, dataclass, field, replace
+from math import inf
 from random import SystemRandom
 from typing import Any
 
 import torch
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings, target
 from hypothesis import seed as with_seed
 from hypothesis.errors import Flaky, Unsatisfiable
 
@@ -21,7 +23,8 @@ from equiv.laws.asking import served_forms
 from equiv.laws.call import Broken, Tally
 from equiv.laws.capabilities import NotAsked
 from equiv.laws.profiles import Profile, profile_of
-from equiv.laws.registry import Context
+from equiv.laws.reach import conditions_of, not_reached
+from equiv.laws.registry import Context, kind_of
 from equiv.laws.repeatable import repeatable
 from equiv.laws.selection import Item
 from equiv.laws.state import changes_in_words, unchanged
@@ -55,6 +58,7 @@ class Result:
         seed: Repeats the run.
         forms: Per form, comparisons and their outcomes.
         coverage: Per condition, how often each value was met.
+        not_reached: Per condition, the values that the law declares to reach and did not in this item.
         failure: Of a law that is broken, else None.
         not_asked: What was left out because the backend does not serve it.
         raised: What the backend raised in the smallest case, in this process alone: no copy and no JSON has it.
@@ -70,6 +74,7 @@ class Result:
     seed: int = 0
     forms: dict[str, Tally] = field(default_factory=dict)
     coverage: dict[str, dict[str, int]] = field(default_factory=dict)
+    not_reached: dict[str, list[str]] = field(default_factory=dict)
     failure: Failure | None = None
     not_asked: list[NotAsked] = field(default_factory=list)
     expected: str | None = None
@@ -162,14 +167,13 @@ def run_item(
     if changes and failure is None:
         failure = failure_without_case(changes_in_words(changes), "state", item, attempt)
     trial = search.trial
-    coverage = {
-        name: dict(sorted((str(value), count) for value, count in counter.items()))
-        for name, counter in sorted(trial.coverage.items())
-    }
+    coverage = _coverage(trial)
     ids = (item.id, item.law.id, item.word, item.backend.name)
     result = Result(*ids, search.examples, seconds, seed, dict(trial.tally), coverage, failure=failure)
     of_law = {replace(one, law="" if one.what == "spatial_ranks" else item.law.id) for one in trial.not_asked}
     result.not_asked = sorted({*refused, *of_law}, key=astuple)
+    place: dict[str, Any] = {"kind": kind_of(item.dtype), "dtype": item.word, "forms": forms}
+    result.not_reached = not_reached(item.law.reaches, coverage, **place, not_asked=result.not_asked)
     result.expected, result.raised = expected, search.raised
     for listener in listeners.copy():
         listener(result)
@@ -213,6 +217,8 @@ class _Search:
     examples: int = 0
     found: tuple[Broken, Any] | None = None
     unsteady: bool = False
+    ratios: dict[str, float] = field(default_factory=dict)
+    """Of the last case, by form: its largest error over its envelope."""
 
     is_stored: bool = False
     raised: BaseException | None = None
@@ -223,11 +229,18 @@ class _Search:
         for listener in case_listeners:
             listener(case)
         _cover(self.trial, case)
+        before = {form: tally.max_ratio for form, tally in self.trial.tally.items()}
+        for tally in self.trial.tally.values():
+            tally.max_ratio = 0.0
         try:
             self.item.law.try_on(self.trial, case)
         except Broken as broken:
             self.found = (broken, case)
             raise
+        finally:
+            self.ratios = {form: tally.max_ratio for form, tally in self.trial.tally.items()}
+            for form, ratio in before.items():
+                self.trial.tally[form].max_ratio = max(ratio, self.ratios[form])
 
     def stored(self, cases: Sequence[Stored]) -> bool:
         """Try cases that are known, until one breaks the law; whether one did."""
@@ -246,6 +259,10 @@ class _Search:
 
         def check(case: Any) -> None:
             self.check(case)
+            if Phase.target in how.phases:
+                for form, ratio in self.ratios.items():
+                    if 0 < ratio < inf:
+                        target(ratio, label=form)
 
         # The database keeps items apart by the name of the function.
         check.__name__ = check.__qualname__ = item.id.replace("-", "_").replace(".", "_")
@@ -270,6 +287,17 @@ def _ranks(trial: Trial) -> tuple[int, ...]:
     forms = [form for form in trial.forms if form != "linear"]
     served = {rank: [trial.asks("spatial_ranks", form, wanted=rank) for form in forms] for rank in (1, 2, 3)}
     return tuple(rank for rank, answers in served.items() if any(answers)) or (1, 2, 3)
+
+
+def _coverage(trial: Trial) -> dict[str, dict[str, int]]:
+    """What the cases met, the laws counted, and the calls met; in order, and the values in words."""
+    found: dict[str, Counter[str]] = {}
+    for met in (trial.coverage, conditions_of(trial.traces)):
+        for name, counter in met.items():
+            words = found.setdefault(name, Counter())
+            for value, count in counter.items():
+                words[str(value)] += count
+    return {name: dict(sorted(counter.items())) for name, counter in sorted(found.items())}
 
 
 def _cover(trial: Trial, case: Any) -> None:

@@ -23,6 +23,9 @@ OUTCOMES = ("holds", "broken", "expected", "not asked", "not run")
 Place = tuple[str, str, str, str]
 """Law, form, dtype and backend of results; empty where they vary."""
 
+Missed = dict[str, list[str]]
+"""By condition, the values that were not met."""
+
 Coverage = dict[str, dict[str, int]]
 """How often each value of each condition was met."""
 
@@ -119,7 +122,8 @@ class Item:
     """What came of one law in one dtype on one backend; the attributes are those of :class:`equiv.laws.Result`.
 
     Beside them ``form``, which is ``all`` for several; ``reason``: in words, why nothing was asked or the item did not
-    run. ``seed`` is None then. ``expected`` says why the law was expected to be broken.
+    run. ``seed`` is None then. ``expected`` says why the law was expected to be broken. ``not_reached``: what the law
+    declares to reach in such an item and did not in this one; few cases reach less.
     """
 
     item: str
@@ -135,6 +139,7 @@ class Item:
     seed: int | None = None
     forms: Mapping[str, Tally] = field(default_factory=dict)
     coverage: Coverage = field(default_factory=dict)
+    not_reached: Missed = field(default_factory=dict)
     not_asked: tuple[NotAsked, ...] = ()
     failure: Mapping[str, Any] | None = None
 
@@ -317,6 +322,38 @@ class Run:
         }
         return {name: values for name, values in missed.items() if values}
 
+    @property
+    def not_reached_by_law(self) -> dict[str, Missed]:
+        """By law and condition, the values that some of its items were to reach and none did.
+
+        What a backend does not serve is not among them, nor are items of a law that is broken, which end early.
+        """
+        missed: dict[str, dict[str, dict[str, None]]] = {}
+        met: dict[tuple[str, str], set[str]] = {}
+        for item in self.items:
+            for condition, counts in item.coverage.items():
+                met.setdefault((item.law, condition), set()).update(counts)
+            for condition, values in item.not_reached.items() if item.outcome == "holds" else ():
+                missed.setdefault(item.law, {}).setdefault(condition, {}).update(dict.fromkeys(values))
+        found = {
+            law: {c: [v for v in values if v not in met.get((law, c), ())] for c, values in conditions.items()}
+            for law, conditions in missed.items()
+        }
+        found = {law: {c: values for c, values in conditions.items() if values} for law, conditions in found.items()}
+        return {law: conditions for law, conditions in found.items() if conditions}
+
+    @property
+    def is_full(self) -> bool:
+        """Whether all laws were run in all dtypes, as far as a backend serves them, with the profile's examples."""
+        from equiv.dtypes import BY_NAME
+        from equiv.laws import LAWS
+
+        laws = {one.law for one in self.items} | {one.law for one in self.left_out}
+        dtypes = {one.dtype for one in self.items} | {one.dtype for one in self.left_out}
+        asked = self.request
+        whole = asked.examples is None and asked.forms is None and asked.case is None
+        return self.complete and whole and laws >= {*LAWS} and dtypes >= {*BY_NAME}
+
     def rows(self, *by: str) -> list[Row]:
         """One row for each combination of ``by``, which are among ``law``, ``form``, ``dtype`` and ``backend``."""
         groups: dict[Place, list[tuple[Item, Tally]]] = {}
@@ -354,6 +391,7 @@ class Run:
             "not_asked": [dict(vars(one)) for one in self.not_asked],
             "coverage": self.coverage,
             "not_reached": self.not_reached,
+            "not_reached_by_law": self.not_reached_by_law,
             "table": [dict(vars(row)) for row in self.rows("law", "form", "dtype", "backend")],
             "items": [item.to_dict() for item in items],
         }

@@ -9,6 +9,7 @@ import torch
 from hypothesis import strategies as st
 
 from equiv.laws.checks.expected import exact_gradients, goes_back, same_gradients, whole
+from equiv.laws.reach import Reach, leaves
 from equiv.laws.registry import Context, law
 from equiv.laws.trial import Trial
 from equiv.numerics import STYLES, exact_case
@@ -55,7 +56,13 @@ def _sized_cases(draw: st.DrawFn, context: Context) -> SizedCase:
     return SizedCase(batch, n, out, shape, bias, style, seed, context.dtype, str(context.device))
 
 
-@law(15, "boundaries", draw=_sized_cases, weight=2)
+_REACHES = (
+    *(Reach(f"boundary {name}", tuple(map(str, _VECTORS))) for name in ("n", "O", "rows")),
+    leaves("input and weight", "input, weight and bias"),
+)
+
+
+@law(15, "boundaries", draw=_sized_cases, weight=2, reaches=_REACHES)
 def boundaries(trial: Trial, case: SizedCase) -> None:
     """Results and gradients are exact at sizes where kernels change: 1, 2, 3, vector widths and their neighbours."""
     rows = math.prod(case.batch_shape)

@@ -20,6 +20,7 @@ from equiv.laws.checks.expected import (
     stays_exact,
     whole,
 )
+from equiv.laws.reach import Reach, leaves, sizes
 from equiv.laws.registry import law
 from equiv.laws.trial import Trial
 from equiv.strategies import Case
@@ -27,7 +28,21 @@ from equiv.strategies import Case
 _SMALL = 2**13  # terms: references of three gradients in double-double for float64
 
 
-@law(7, "gradients", draw=partial(exact_cases, backward=True), kinds=("float", "complex"))
+_JUDGED = tuple(f"{name} exactly" for name in GRADIENT_NAMES)
+_TWICE = ("input again exactly", "weight again exactly", "incoming exactly")
+_REACHES = (
+    leaves(
+        "input", "weight", "bias", "input and weight", "input and bias", "weight and bias", "input, weight and bias"
+    ),
+    Reach("gradients judged", (*_JUDGED, "input by its envelope", "weight by its envelope"), needs=("gradient_order",)),
+    Reach("gradients judged", _TWICE, needs=("gradient_order",)),
+    sizes("samples", least=1),
+    sizes("channels"),
+    sizes("kernel"),
+)
+
+
+@law(7, "gradients", draw=partial(exact_cases, backward=True), kinds=("float", "complex"), reaches=_REACHES)
 def gradients(trial: Trial, case: Case) -> None:
     """Gradients of all forms agree, to second order, and also for broadcast incoming gradients."""
     if not goes_back(trial):

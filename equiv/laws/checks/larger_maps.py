@@ -20,6 +20,7 @@ from equiv.laws.checks.expected import (
     reference_of,
     whole,
 )
+from equiv.laws.reach import Reach, leaves, sizes
 from equiv.laws.registry import law
 from equiv.laws.trial import Trial, as_linear
 from equiv.strategies import Case
@@ -31,7 +32,15 @@ _VALUES_WORK = 2**15  # terms of all windows: references in double-double cost s
 _on_windows = partial(exact_cases, max_rows=16, max_work=2**13, allow_empty=False)  # a map has hundreds of windows
 
 
-@law(12, "dense", draw=_on_windows, forms=("full", "pointwise"))
+_REACHES = (
+    *map(sizes, ("channels", "kernel", "map", "positions", "stride")),
+    sizes("samples", least=1, most=2),
+    leaves("input and weight", "input, weight and bias"),
+    Reach("gradients judged", tuple(f"{name} exactly" for name in GRADIENT_NAMES), needs=("gradient_order",)),
+)
+
+
+@law(12, "dense", draw=_on_windows, forms=("full", "pointwise"), reaches=_REACHES)
 def dense(trial: Trial, case: Case) -> None:
     """On a larger map the full form is the layer applied to each window, the pointwise form to each position.
 
@@ -193,7 +202,9 @@ _on_larger_maps = partial(
 )
 
 
-@law(13, "not equivalent", draw=_on_larger_maps, forms=("pointwise",), weight=0.7)
+@law(
+    13, "not equivalent", draw=_on_larger_maps, forms=("pointwise",), weight=0.7, reaches=[sizes("positions", least=2)]
+)
 def not_equivalent(trial: Trial, case: Case) -> None:
     """On a map with H*W > 1 a 1x1 convolution is not the flattened layer, unless the layer's weight is kron(K, I).
 
