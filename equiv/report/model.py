@@ -14,6 +14,8 @@ from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from equiv.report.reached import Coverage, Missed, expected_conditions, missed_by_law
+
 SCHEMA = 3
 """The version of the layout of :meth:`Run.to_dict`, which ``schema.json`` and docs/report.md describe."""
 
@@ -22,12 +24,6 @@ OUTCOMES = ("holds", "broken", "expected", "not asked", "not run")
 
 Place = tuple[str, str, str, str]
 """Law, form, dtype and backend of results; empty where they vary."""
-
-Missed = dict[str, list[str]]
-"""By condition, the values that were not met."""
-
-Coverage = dict[str, dict[str, int]]
-"""How often each value of each condition was met."""
 
 
 @dataclass(frozen=True)
@@ -328,19 +324,7 @@ class Run:
 
         What a backend does not serve is not among them, nor are items of a law that is broken, which end early.
         """
-        missed: dict[str, dict[str, dict[str, None]]] = {}
-        met: dict[tuple[str, str], set[str]] = {}
-        for item in self.items:
-            for condition, counts in item.coverage.items():
-                met.setdefault((item.law, condition), set()).update(counts)
-            for condition, values in item.not_reached.items() if item.outcome == "holds" else ():
-                missed.setdefault(item.law, {}).setdefault(condition, {}).update(dict.fromkeys(values))
-        found = {
-            law: {c: [v for v in values if v not in met.get((law, c), ())] for c, values in conditions.items()}
-            for law, conditions in missed.items()
-        }
-        found = {law: {c: values for c, values in conditions.items() if values} for law, conditions in found.items()}
-        return {law: conditions for law, conditions in found.items() if conditions}
+        return missed_by_law(self.items)
 
     @property
     def is_full(self) -> bool:
@@ -395,26 +379,6 @@ class Run:
             "table": [dict(vars(row)) for row in self.rows("law", "form", "dtype", "backend")],
             "items": [item.to_dict() for item in items],
         }
-
-
-def expected_conditions() -> dict[str, list[str]]:
-    """The conditions that a complete run meets on any machine; which convolution kernels there are depends on it."""
-    from equiv.dtypes import BY_NAME
-    from equiv.strategies import LAYOUTS
-
-    four_dimensional = ("permuted", "channels_last")
-    layouts = {
-        f"layout of {role}": [kind for kind in LAYOUTS if role != "bias" or kind not in four_dimensional]
-        for role in ("x", "weight", "bias", "grad")
-    }
-    return {
-        "dtype": list(BY_NAME),
-        **layouts,
-        "batch rank": [str(rank) for rank in range(6)],
-        "spatial dimensions": ["1", "2", "3"],
-        "bias": ["False", "True"],
-        **{f"{size} modulo {m}": [str(r) for r in range(m)] for size in ("n", "O", "rows", "C") for m in (8, 16)},
-    }
 
 
 def _row(place: Place, group: list[tuple[Item, Tally]]) -> Row:

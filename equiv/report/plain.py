@@ -8,7 +8,8 @@ from textwrap import wrap
 
 from equiv.errors import EquivError
 from equiv.report.asked import not_asked_lines
-from equiv.report.model import Run, expected_conditions
+from equiv.report.model import Run
+from equiv.report.reached import expected_conditions
 from equiv.text import counted, quoted, shown
 
 _WIDTH = 79

@@ -73,7 +73,8 @@ def test_a_full_run_says_in_one_line_what_was_never_reached() -> None:
         part = replace(run, request=request)
         assert not any("never" in line for line in summary_lines(part))
         assert part.not_reached_by_law == {"dense": {"kernel": ["3"]}}
-    assert not replace(run, items=run.items[:-1], planned=run.planned[:-1]).is_full
+    others = tuple(item for item in run.items if item.law != "boundaries")
+    assert not replace(run, items=others, planned=tuple(item.item for item in others)).is_full
 
 
 def test_an_item_of_few_cases_names_what_it_missed_and_one_of_many_nothing() -> None:
@@ -126,7 +127,6 @@ def test_what_is_no_reach_is_refused() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_a_full_run_of_the_gate_reaches_every_condition() -> None:
     asked = items([TorchEager()])
     results = [run_item(item, profile="gate").to_dict() for item in asked]
