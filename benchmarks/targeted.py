@@ -53,7 +53,7 @@ def rounding(bits: int, least: int, *, once: bool) -> Callable[..., Tensor]:
 
 KERNELS = {
     f"{'once' if once else 'every 32 terms'} to {bits} bits from {least} terms on": rounding(bits, least, once=once)
-    for once, least, several in ((True, 256, (12, 13, 14)), (False, 256, (13, 14, 15, 16)), (False, 1024, (15,)))
+    for once, least, several in ((True, 256, (14, 15)), (False, 256, (17, 18)), (False, 1024, (16,)))
     for bits in several
 }
 KERNELS["a right kernel"] = functional.linear

@@ -93,9 +93,10 @@ def leaves(*values: str) -> Reach:
 
 def trace_of(call: Call) -> tuple[Hashable, ...]:
     """All of a call that conditions are told from: short to take, since every call is counted."""
-    needing = tuple(t is not None and t.requires_grad for t in (call.input, call.weight, call.bias))
-    steps = call.stride, call.dilation, getattr(call, "padding", ()) or ()
-    return (call.form == "linear", tuple(call.input.shape), tuple(call.weight.shape), *steps, needing)
+    x, weight, bias = call.input, call.weight, call.bias
+    needing = (x.requires_grad, weight.requires_grad, bias is not None and bias.requires_grad)
+    padding = getattr(call, "padding", ()) or ()
+    return (call.form == "linear", x.shape, weight.shape, call.stride, call.dilation, padding, needing)
 
 
 def conditions_of(traces: Mapping[tuple[Any, ...], int]) -> dict[str, Counter[str]]:

@@ -58,7 +58,7 @@ def _sizes_between(low: int, high: int) -> st.SearchStrategy[int]:
 
 @lru_cache(maxsize=4096)
 def _channels(high: int, sides: Shape) -> st.SearchStrategy[int]:
-    """Numbers of channels: in a quarter of the draws those of real layers with this kernel, such as 3 for (16, 16).
+    """Numbers of channels: in half of the draws those of real layers with this kernel, such as 3 for (16, 16).
 
     Those of a square kernel that no layer has are 3 instead, as in a patch embedding. Each has two neighbours.
     """
@@ -67,7 +67,7 @@ def _channels(high: int, sides: Shape) -> st.SearchStrategy[int]:
     if not real and len(sides) == 2 and sides[0] == sides[1] and high >= 3:
         real = (3,)
     near = [c + step for c in real for step in (-1, 1) if c > 3 and c + step <= high]
-    each = len(table) // (3 * max(1, 2 * len(real) + len(near)))
+    each = len(table) // max(1, 2 * len(real) + len(near))
     return st.sampled_from(table + tuple(c for c in sorted((*real, *real, *near)) for _ in range(each)))
 
 
@@ -93,7 +93,7 @@ def factorisations(product: int, parts: int) -> tuple[Shape, ...]:
     return tuple((head, *rest) for head in divisors for rest in factorisations(product // head, parts - 1))
 
 
-_OF_SIDES = {1: 70, 2: 30, 3: 20, 4: 14, 5: 8, 7: 14, 8: 8, 14: 12, 16: 12}  # of 3 for other sides up to 16, 1 beyond
+_OF_SIDES = {1: 70, 2: 30, 3: 30, 4: 14, 5: 8, 7: 14, 8: 8, 14: 12, 16: 12}  # of 3 for other sides up to 16, 1 beyond
 
 
 @lru_cache(maxsize=4096)
