@@ -93,7 +93,7 @@ def factorisations(product: int, parts: int) -> tuple[Shape, ...]:
     return tuple((head, *rest) for head in divisors for rest in factorisations(product // head, parts - 1))
 
 
-_OF_SIDES = {1: 70, 2: 30, 3: 30, 4: 14, 5: 8, 7: 14, 8: 8, 14: 12, 16: 12}  # of 3 for other sides up to 16, 1 beyond
+_OF_SIDES = {1: 70, 2: 30, 3: 20, 4: 14, 5: 8, 7: 14, 8: 8, 14: 12, 16: 12}  # of 3 for other sides up to 16, 1 beyond
 
 
 @lru_cache(maxsize=4096)
