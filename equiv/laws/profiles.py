@@ -14,16 +14,6 @@ from hypothesis.database import DirectoryBasedExampleDatabase
 
 from equiv.arguments import refusal
 
-
-class _Failures(DirectoryBasedExampleDatabase):
-    """Failing cases alone: with the cases of largest errors, a seed would try others in every run."""
-
-    def save(self, key: bytes, value: bytes) -> None:
-        """Keep what is no such case."""
-        if not key.endswith(b".pareto"):
-            super().save(key, value)
-
-
 _STORAGE = Path.cwd() / ".hypothesis" / "examples"  # of where the process was started: a test may go elsewhere
 
 
@@ -37,8 +27,7 @@ class Profile:
         derandomize: Whether a run tries the same cases each time.
         database: Whether failing cases are kept in ``.hypothesis/`` of the folder that the process was started in, and
             tried first next time.
-        deep: Whether the sizes go beyond 1024, to 32767 and 65536 with their neighbours, and the cases with the largest
-            errors are varied in search of larger ones.
+        deep: Whether the sizes go beyond 1024, to 32767 and 65536 with their neighbours.
     """
 
     name: str
@@ -52,12 +41,12 @@ class Profile:
         return settings(
             max_examples=max_examples,
             derandomize=False,  # a seed per item says the same, and keeps items apart
-            database=_Failures(_STORAGE) if self.database else None,
+            database=DirectoryBasedExampleDatabase(_STORAGE) if self.database else None,
             deadline=None,  # shared machines stall; time is measured in benchmarks/
             print_blob=False,  # the failure prints a recipe and a snippet instead
             report_multiple_bugs=False,
             verbosity=Verbosity.quiet,
-            phases=tuple(p for p in Phase if p != Phase.explain and (self.deep or p != Phase.target)),
+            phases=tuple(p for p in Phase if p not in (Phase.explain, Phase.target)),
             # Large maps take their time on a loaded machine; that is not a fault of the case.
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example],
             backend="hypothesis",

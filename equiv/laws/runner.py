@@ -7,12 +7,11 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, astuple, dataclass, field, replace
-from math import inf
 from random import SystemRandom
 from typing import Any
 
 import torch
-from hypothesis import Phase, given, settings, target
+from hypothesis import given, settings
 from hypothesis import seed as with_seed
 from hypothesis.errors import Flaky, Unsatisfiable
 
@@ -217,8 +216,6 @@ class _Search:
     examples: int = 0
     found: tuple[Broken, Any] | None = None
     unsteady: bool = False
-    ratios: dict[str, float] = field(default_factory=dict)
-    """Of the last case, by form: its largest error over its envelope."""
 
     is_stored: bool = False
     raised: BaseException | None = None
@@ -229,18 +226,11 @@ class _Search:
         for listener in case_listeners:
             listener(case)
         _cover(self.trial, case)
-        before = {form: tally.max_ratio for form, tally in self.trial.tally.items()}
-        for tally in self.trial.tally.values():
-            tally.max_ratio = 0.0
         try:
             self.item.law.try_on(self.trial, case)
         except Broken as broken:
             self.found = (broken, case)
             raise
-        finally:
-            self.ratios = {form: tally.max_ratio for form, tally in self.trial.tally.items()}
-            for form, ratio in before.items():
-                self.trial.tally[form].max_ratio = max(ratio, self.ratios[form])
 
     def stored(self, cases: Sequence[Stored]) -> bool:
         """Try cases that are known, until one breaks the law; whether one did."""
@@ -259,10 +249,6 @@ class _Search:
 
         def check(case: Any) -> None:
             self.check(case)
-            if Phase.target in how.phases:
-                for form, ratio in self.ratios.items():
-                    if 0 < ratio < inf:
-                        target(ratio, label=form)
 
         # The database keeps items apart by the name of the function.
         check.__name__ = check.__qualname__ = item.id.replace("-", "_").replace(".", "_")
