@@ -26,6 +26,7 @@ from equiv.laws.checks.boundaries import SizedCase
 from equiv.laws.known import known_defect as known_defect
 from equiv.laws.known import known_refusal as known_refusal
 from equiv.laws.profiles import PROFILES, Profile, profile_of
+from equiv.laws.reach import Reach
 from equiv.laws.registry import LAWS, Context, Law, law
 from equiv.laws.runner import Result, listeners, run_item
 from equiv.laws.selection import Item, Plan, items
@@ -56,6 +57,7 @@ __all__ = [
     "Plan",
     "Pool",
     "Profile",
+    "Reach",
     "Result",
     "SizedCase",
     "Tally",

@@ -30,6 +30,7 @@ from equiv.laws.shown import (
     shows_nnpack,
     shows_one_channel,
     shows_one_map,
+    shows_slow_kernel,
     shows_strided_to_one_column,
     shows_tall_kernel,
     shows_uncovered_depth,
@@ -48,17 +49,19 @@ class Known:
     """One defect of torch: its finding under ``docs/findings/``, and the calls and gradients that it spoils.
 
     ``sees`` makes a small call of this dtype and says whether the defect is seen in it; None where the kernel reads and
-    writes beyond its tensors: such a call is made in a process of its own.
+    writes beyond its tensors: such a call is made in a process of its own. ``takes_minutes`` where nothing is wrong but
+    the time that the call takes.
     """
 
     finding: str
     spoils: Callable[[Call, str | None], bool]
     sees: Callable[[torch.dtype], bool] | None = None
+    takes_minutes: bool = False
 
     @property
-    def corrupts(self) -> bool:
-        """Whether it damages memory: where it shows, the kernel must not be called at all."""
-        return self.sees is None
+    def is_avoided(self) -> bool:
+        """Whether the kernel must not be called at all where the defect shows."""
+        return self.sees is None or self.takes_minutes
 
     def shows(self, dtype: torch.dtype) -> bool:
         """Whether the defect is seen on this machine, with torch as it is set now; looked at once in a process."""
@@ -104,6 +107,15 @@ def _wide_strided_input_gradient(call: Call, gradient: str | None) -> bool:
     if gradient != "input" or call.input.dtype not in _OF_FLOAT32:
         return False
     return call.weight.shape[-1] > 128 and (call.stride or (1,))[-1] > 1
+
+
+def _slow_input_gradient(call: Call, gradient: str | None) -> bool:
+    """bfloat16, float16, one sample, a kernel higher than 128 with an even number of outputs above 16, or than 256."""
+    if gradient != "input" or call.input.dtype not in (torch.bfloat16, torch.float16) or call.input.shape[0] != 1:
+        return False
+    outputs, _, *kernel = call.weight.shape
+    height = max(kernel[:-1], default=1)
+    return height > 256 or (height > 128 and outputs > 16 and outputs % 2 == 0)
 
 
 def _weight_gradient_of_one_map(call: Call, gradient: str | None) -> bool:
@@ -293,6 +305,7 @@ KNOWN = (
     Known("strided-weight-gradient-in-bfloat16", _strided_weight_gradient),
     Known("strided-1x1-weight-gradient", _strided_pointwise_weight_gradient),
     Known("wide-strided-input-gradient", _wide_strided_input_gradient),
+    Known("tall-kernel-takes-minutes", _slow_input_gradient, shows_slow_kernel, takes_minutes=True),
     Known("weight-gradient-of-one-map", _weight_gradient_of_one_map, shows_one_map),
     Known("whole-width-kernel-with-its-stride", _whole_width_stride, shows_whole_width),
     Known("transforms-in-nnpack", _nnpack, shows_nnpack),
@@ -377,7 +390,7 @@ def known_corruption(call: Call) -> str | None:
     if _strided_in_groups(call):
         return "strided-weight-gradient-in-bfloat16"
     asked, call = ("input", "weight"), _batched(call)
-    met = (k for k in KNOWN if k.corrupts and any(k.spoils(call, name) for name in asked))
+    met = (k for k in KNOWN if k.is_avoided and any(k.spoils(call, name) for name in asked))
     return next((k.finding for k in met if k.shows(call.input.dtype)), None)
 
 

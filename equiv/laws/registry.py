@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from equiv.arguments import check_bool, check_choices, check_integer, check_numb
 from equiv.backends import FORMS
 from equiv.laws.call import Broken, is_control, kind_of_error
 from equiv.laws.capabilities import NotServed
+from equiv.laws.reach import Reach
 from equiv.laws.state import Watch, changes_in_words, unchanged
 from equiv.laws.trial import Trial
 from equiv.text import quoted
@@ -64,6 +65,7 @@ class Law:
         check: Raises :class:`equiv.laws.Broken` when the law does not hold for a case.
         weight: Multiplies the profile's number of examples.
         needs_torch: Whether it is about torch's own machinery: modules, autograd, compile.
+        reaches: The conditions that it meets in a full run, beside those of all cases.
     """
 
     id: str
@@ -76,6 +78,7 @@ class Law:
     check: Check
     weight: float
     needs_torch: bool
+    reaches: tuple[Reach, ...] = ()
 
     def try_on(self, trial: Trial, case: Any) -> None:
         """:attr:`check`, where anything that a check stumbles over in what a backend returned breaks the law too.
@@ -140,7 +143,7 @@ LAWS: dict[str, Law] = {}
 """Every law by id, in the order of their numbers."""
 
 
-def law(
+def law(  # noqa: PLR0913 - what a law is, all by name
     number: int,
     title: str,
     *,
@@ -149,6 +152,7 @@ def law(
     kinds: tuple[str, ...] = ("float", "complex", "integer"),
     weight: float = 1.0,
     needs_torch: bool = False,
+    reaches: Sequence[Reach] = (),
 ) -> Callable[[Check], Check]:
     """Register a check as a law: its name becomes the id, the first paragraph of its docstring the sentence.
 
@@ -163,12 +167,15 @@ def law(
     check_choices("kinds", kinds, ("float", "complex", "integer"))
     if not callable(draw):
         raise refusal("draw", "a function from a Context to a strategy", draw, "see equiv.strategies.cases")
+    if not isinstance(reaches, (list, tuple)) or not all(isinstance(one, Reach) for one in reaches):
+        raise refusal("reaches", "a list of equiv.laws.Reach", reaches, 'pass [Reach("transform", ("vmap",))]')
 
     def register(check: Check) -> Check:
         if not callable(check) or not hasattr(check, "__name__"):
             raise refusal("check", "a function of a trial and a case", check, "decorate the function that checks")
         sentence = " ".join((check.__doc__ or "").split("\n\n")[0].split())
-        new = Law(check.__name__, number, title, sentence, forms, kinds, draw, check, weight, needs_torch)
+        about = (check.__name__, number, title, sentence, forms, kinds)
+        new = Law(*about, draw, check, weight, needs_torch, tuple(reaches))
         ordered = sorted((*LAWS.values(), new), key=lambda law: law.number)
         LAWS.clear()
         LAWS.update((law.id, law) for law in ordered)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import zlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, astuple, dataclass, field, replace
 from random import SystemRandom
@@ -22,7 +23,8 @@ from equiv.laws.asking import served_forms
 from equiv.laws.call import Broken, Tally
 from equiv.laws.capabilities import NotAsked
 from equiv.laws.profiles import Profile, profile_of
-from equiv.laws.registry import Context
+from equiv.laws.reach import conditions_of, not_reached
+from equiv.laws.registry import Context, kind_of
 from equiv.laws.repeatable import repeatable
 from equiv.laws.selection import Item
 from equiv.laws.state import changes_in_words, unchanged
@@ -57,6 +59,7 @@ class Result:
         seed: Repeats the run.
         forms: Per form, comparisons and their outcomes.
         coverage: Per condition, how often each value was met.
+        not_reached: Per condition, the values that the law declares to reach and did not in this item.
         failure: Of a law that is broken, else None.
         not_asked: What was left out because the backend does not serve it.
         raised: What the backend raised in the smallest case, in this process alone: no copy and no JSON has it.
@@ -72,6 +75,7 @@ class Result:
     seed: int = 0
     forms: dict[str, Tally] = field(default_factory=dict)
     coverage: dict[str, dict[str, int]] = field(default_factory=dict)
+    not_reached: dict[str, list[str]] = field(default_factory=dict)
     failure: Failure | None = None
     not_asked: list[NotAsked] = field(default_factory=list)
     expected: str | None = None
@@ -164,14 +168,13 @@ def run_item(
     if changes and failure is None:
         failure = failure_without_case(changes_in_words(changes), "state", item, attempt)
     trial = search.trial
-    coverage = {
-        name: dict(sorted((str(value), count) for value, count in counter.items()))
-        for name, counter in sorted(trial.coverage.items())
-    }
+    coverage = _coverage(trial)
     ids = (item.id, item.law.id, item.word, item.backend.name)
     result = Result(*ids, search.examples, seconds, seed, dict(trial.tally), coverage, failure=failure)
     of_law = {replace(one, law="" if one.what == "spatial_ranks" else item.law.id) for one in trial.not_asked}
     result.not_asked = sorted({*refused, *of_law}, key=astuple)
+    place: dict[str, Any] = {"kind": kind_of(item.dtype), "dtype": item.word, "forms": forms}
+    result.not_reached = not_reached(item.law.reaches, coverage, **place, not_asked=result.not_asked)
     result.expected, result.raised = expected, search.raised
     for listener in listeners.copy():
         listener(result)
@@ -282,6 +285,17 @@ def _largest(trial: Trial) -> int | None:
         for form in trial.forms:
             trial.asks("largest", form, wanted=largest + 1)
     return largest
+
+
+def _coverage(trial: Trial) -> dict[str, dict[str, int]]:
+    """What the cases met, the laws counted, and the calls met; in order, and the values in words."""
+    found: dict[str, Counter[str]] = {}
+    for met in (trial.coverage, conditions_of(trial.traces)):
+        for name, counter in met.items():
+            words = found.setdefault(name, Counter())
+            for value, count in counter.items():
+                words[str(value)] += count
+    return {name: dict(sorted(counter.items())) for name, counter in sorted(found.items())}
 
 
 def _cover(trial: Trial, case: Any) -> None:

@@ -5,6 +5,7 @@ Each ``shows_`` function takes a dtype and says whether the defect is seen on th
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from functools import cache
 
@@ -51,6 +52,18 @@ def _is_left_as_it_was(y: Tensor, x: Tensor, exact: Tensor) -> bool:
         if not torch.equal(found.to(exact.dtype), exact):
             return True
     return False
+
+
+def shows_slow_kernel(dtype: torch.dtype) -> bool:
+    """The first input gradient of a kernel of 127 x 1 and 106 outputs takes far longer than the second."""
+    x = torch.zeros(1, 1, 127, 1, dtype=dtype, requires_grad=True)
+    y = functional.conv2d(x, torch.zeros(106, 1, 127, 1, dtype=dtype)).sum()
+    seconds = []
+    for _ in range(2):
+        start = time.thread_time()
+        torch.autograd.grad(y, x, retain_graph=True)
+        seconds.append(time.thread_time() - start)
+    return seconds[0] > max(0.1, 20 * seconds[1])
 
 
 def shows_one_map(dtype: torch.dtype) -> bool:

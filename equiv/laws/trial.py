@@ -26,6 +26,7 @@ from equiv.laws.known import (
     known_refusal,
 )
 from equiv.laws.leaks import Returned
+from equiv.laws.reach import trace_of
 from equiv.laws.state import Watch
 from equiv.laws.taken import shape_of_result, taken
 from equiv.mapping import Conv, linear_to_full_conv, linear_to_pointwise_conv, to_feature_map, undrawn
@@ -47,6 +48,7 @@ class Trial:
         law: The id of the law that is tried, set by :meth:`equiv.laws.Law.try_on`.
         tally: Per form, what was judged.
         coverage: Per condition, how often each of its values was met.
+        traces: How often calls of each kind were made; :mod:`equiv.laws.reach` tells their conditions from these.
         not_asked: What the laws left out because the backend does not serve it.
         results: What the backend has returned so far.
         watch: Of torch's global state, from the first case on.
@@ -61,6 +63,7 @@ class Trial:
     law: str = ""
     tally: dict[str, Tally] = field(default_factory=lambda: defaultdict(Tally))
     coverage: dict[str, Counter[Hashable]] = field(default_factory=lambda: defaultdict(Counter))
+    traces: Counter[tuple[Hashable, ...]] = field(default_factory=Counter)
     not_asked: set[NotAsked] = field(default_factory=set)
     results: Returned = field(default_factory=Returned)
     watch: Watch | None = None
@@ -128,6 +131,7 @@ class Trial:
             self.tally[call.form].count("different")
             raise Broken(wrong, form=call.form, call=call, condition=condition, kind=kind)
         self.results.add(y, call)
+        self.traces[trace_of(call)] += 1
         return y
 
     def _wrong(self, call: Call, y: object) -> tuple[str, str]:
@@ -189,6 +193,8 @@ class Trial:
     ) -> None:
         """``y`` ``(N, O)`` must lie in the envelope around ``reference``: a result, or the gradient of ``gradient``."""
         arithmetic = self._arithmetic(call, gradient) if reference.exact is not None else None
+        if gradient is not None:
+            self.cover("gradients judged", f"{gradient} by its envelope")
         tally = self.tally[call.form]
         ratio = None if arithmetic is None else reference.largest_ratio(y.cpu(), arithmetic)
         if ratio is not None:
@@ -221,6 +227,8 @@ class Trial:
 
         ``gradient`` says what ``y`` is the gradient of, and for which incoming gradient; None for a result.
         """
+        if gradient is not None:
+            self.cover("gradients judged", f"{gradient[0]} exactly")
         actual = y.detach().resolve_conj().resolve_neg()
         expected = expected.detach().resolve_conj().resolve_neg()
         if actual.shape != expected.shape or actual.dtype != expected.dtype:
@@ -264,8 +272,8 @@ class Trial:
         """Whether torch raised what it is known to raise by mistake."""
         return self._is_excused(call, known_refusal(error) if self._is_torch() else None)
 
-    def is_known_to_corrupt(self, call: Call, y: Tensor) -> bool:
-        """Whether torch is known to damage memory when it is asked for the gradients of ``y``, which this call gave.
+    def must_not_go_back(self, call: Call, y: Tensor) -> bool:
+        """Whether torch is known to damage memory, or to take minutes, for the gradients of ``y``, which this call gave.
 
         Also where another backend leaves them to torch.
         """

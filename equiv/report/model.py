@@ -14,6 +14,8 @@ from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from equiv.report.reached import Coverage, Missed, expected_conditions, missed_by_law
+
 SCHEMA = 3
 """The version of the layout of :meth:`Run.to_dict`, which ``schema.json`` and docs/report.md describe."""
 
@@ -22,9 +24,6 @@ OUTCOMES = ("holds", "broken", "expected", "not asked", "not run")
 
 Place = tuple[str, str, str, str]
 """Law, form, dtype and backend of results; empty where they vary."""
-
-Coverage = dict[str, dict[str, int]]
-"""How often each value of each condition was met."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +118,8 @@ class Item:
     """What came of one law in one dtype on one backend; the attributes are those of :class:`equiv.laws.Result`.
 
     Beside them ``form``, which is ``all`` for several; ``reason``: in words, why nothing was asked or the item did not
-    run. ``seed`` is None then. ``expected`` says why the law was expected to be broken.
+    run. ``seed`` is None then. ``expected`` says why the law was expected to be broken. ``not_reached``: what the law
+    declares to reach in such an item and did not in this one; few cases reach less.
     """
 
     item: str
@@ -135,6 +135,7 @@ class Item:
     seed: int | None = None
     forms: Mapping[str, Tally] = field(default_factory=dict)
     coverage: Coverage = field(default_factory=dict)
+    not_reached: Missed = field(default_factory=dict)
     not_asked: tuple[NotAsked, ...] = ()
     failure: Mapping[str, Any] | None = None
 
@@ -317,6 +318,26 @@ class Run:
         }
         return {name: values for name, values in missed.items() if values}
 
+    @property
+    def not_reached_by_law(self) -> dict[str, Missed]:
+        """By law and condition, the values that some of its items were to reach and none did.
+
+        What a backend does not serve is not among them, nor are items of a law that is broken, which end early.
+        """
+        return missed_by_law(self.items)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether all laws were run in all dtypes, as far as a backend serves them, with the profile's examples."""
+        from equiv.dtypes import BY_NAME
+        from equiv.laws import LAWS
+
+        laws = {one.law for one in self.items} | {one.law for one in self.left_out}
+        dtypes = {one.dtype for one in self.items} | {one.dtype for one in self.left_out}
+        asked = self.request
+        whole = asked.examples is None and asked.forms is None and asked.case is None
+        return self.complete and whole and laws >= {*LAWS} and dtypes >= {*BY_NAME}
+
     def rows(self, *by: str) -> list[Row]:
         """One row for each combination of ``by``, which are among ``law``, ``form``, ``dtype`` and ``backend``."""
         groups: dict[Place, list[tuple[Item, Tally]]] = {}
@@ -354,29 +375,10 @@ class Run:
             "not_asked": [dict(vars(one)) for one in self.not_asked],
             "coverage": self.coverage,
             "not_reached": self.not_reached,
+            "not_reached_by_law": self.not_reached_by_law,
             "table": [dict(vars(row)) for row in self.rows("law", "form", "dtype", "backend")],
             "items": [item.to_dict() for item in items],
         }
-
-
-def expected_conditions() -> dict[str, list[str]]:
-    """The conditions that a complete run meets on any machine; which convolution kernels there are depends on it."""
-    from equiv.dtypes import BY_NAME
-    from equiv.strategies import LAYOUTS
-
-    four_dimensional = ("permuted", "channels_last")
-    layouts = {
-        f"layout of {role}": [kind for kind in LAYOUTS if role != "bias" or kind not in four_dimensional]
-        for role in ("x", "weight", "bias", "grad")
-    }
-    return {
-        "dtype": list(BY_NAME),
-        **layouts,
-        "batch rank": [str(rank) for rank in range(6)],
-        "spatial dimensions": ["1", "2", "3"],
-        "bias": ["False", "True"],
-        **{f"{size} modulo {m}": [str(r) for r in range(m)] for size in ("n", "O", "rows", "C") for m in (8, 16)},
-    }
 
 
 def _row(place: Place, group: list[tuple[Item, Tally]]) -> Row:

@@ -8,7 +8,8 @@ from textwrap import wrap
 
 from equiv.errors import EquivError
 from equiv.report.asked import not_asked_lines
-from equiv.report.model import Run, expected_conditions
+from equiv.report.model import Run
+from equiv.report.reached import expected_conditions
 from equiv.text import counted, quoted, shown
 
 _WIDTH = 79
@@ -46,7 +47,7 @@ def _coverage_lines(run: Run) -> list[str]:
     if left <= _FEW:
         for name, values in missed.items():
             lines += wrap(f"  not reached: {name} {', '.join(values)}", _WIDTH)
-    texts = []
+    texts = [_never_reached(run)] if run.is_full and run.not_reached_by_law else []
     if known := coverage.get("known defect of torch", {}):
         findings = ", ".join(f"docs/findings/{name}.md {count:,}" for name, count in known.items())
         texts.append(f"undecided for defects of torch itself: {findings}")
@@ -57,6 +58,15 @@ def _coverage_lines(run: Run) -> list[str]:
     kernels = ", ".join(f"{name} {count:,}" for name, count in coverage.get("conv kernel", {}).items())
     texts.append(f"conv kernels chosen by torch: {kernels or 'none'}")
     return lines + [line for text in texts for line in wrap(text, _WIDTH, subsequent_indent="  ")]
+
+
+def _never_reached(run: Run) -> str:
+    """The conditions that laws were to reach and did not, which tells something in a full run alone."""
+    told = [
+        f"{law}: {', '.join(f'{condition} {value}' for condition, values in missed.items() for value in values)}"
+        for law, missed in run.not_reached_by_law.items()
+    ]
+    return f"never reached: {'; '.join(told)}"
 
 
 def ratio_text(ratio: float) -> str:

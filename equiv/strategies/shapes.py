@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 
 from equiv.arguments import check_bool, check_choices, check_integer, check_shape, refusal
 from equiv.strategies.lazy import lazy
+from equiv.strategies.traffic import SIZES, channels_of
 from equiv.text import quoted
 
 Shape: TypeAlias = tuple[int, ...]
@@ -35,11 +36,13 @@ BOUNDARIES = tuple(
         | {5, 6, 11, 13, 14, 19, 37, 61, 104, 105, 106, 113, 251, 509, 1021, 4093, 32749}
     )
 )
+_NEAR_REAL = {size + step for size in SIZES for step in (-1, 1)}
 _BETWEEN = {*range(1, 257), 1000, *range(257, 1024, 27)}  # every size up to 256, and residues of every kind beyond
+_OFTEN = {*BOUNDARIES, *SIZES}
 _SIZES = tuple(
     size
-    for size in sorted({*BOUNDARIES, *_BETWEEN})
-    for _ in range(max(8 if size in BOUNDARIES else 1, 60 // size))  # 1 sixty times, 2 thirty, ...
+    for size in sorted({*BOUNDARIES, *_BETWEEN, *SIZES, *_NEAR_REAL})
+    for _ in range(max(8 if size in _OFTEN else 4 if size in _NEAR_REAL else 1, 60 // size))  # 1 sixty times, ...
 )
 
 
@@ -54,10 +57,18 @@ def _sizes_between(low: int, high: int) -> st.SearchStrategy[int]:
 
 
 @lru_cache(maxsize=4096)
-def _channels(high: int, of_images: bool) -> st.SearchStrategy[int]:
-    """Numbers of channels; those of square images are 3 in a quarter of the draws, as in a patch embedding."""
+def _channels(high: int, sides: Shape) -> st.SearchStrategy[int]:
+    """Numbers of channels: in half of the draws those of real layers with this kernel, such as 3 for (16, 16).
+
+    Those of a square kernel that no layer has are 3 instead, as in a patch embedding. Each has two neighbours.
+    """
     table = _table(1, high)
-    return st.sampled_from(table + (3,) * (len(table) // 3 if of_images and high >= 3 else 0))
+    real = channels_of(sides, high)
+    if not real and len(sides) == 2 and sides[0] == sides[1] and high >= 3:
+        real = (3,)
+    near = [c + step for c in real for step in (-1, 1) if c > 3 and c + step <= high]
+    each = len(table) // max(1, 2 * len(real) + len(near))
+    return st.sampled_from(table + tuple(c for c in sorted((*real, *real, *near)) for _ in range(each)))
 
 
 @lru_cache(maxsize=4096)
@@ -111,8 +122,7 @@ def draw_feature_shape(draw: st.DrawFn, spatial_dims: tuple[int, ...], min_posit
         least = -(-min_positions // positions) if place == rank - 1 else 1
         sides.append(draw(_sides(place, least, max_features // positions, sides[0] if sides else 1))[1])
         positions *= sides[-1]
-    of_images = rank == 2 and sides[0] == sides[1] > 1
-    return (draw(_channels(max_features // positions, of_images)), *sides)
+    return (draw(_channels(max_features // positions, tuple(sides))), *sides)
 
 
 def draw_size(draw: st.DrawFn, high: int) -> int:
@@ -197,7 +207,8 @@ def feature_shapes(
     The product and ``C`` reach 1, 2, 3, the vector widths with their neighbours (7, 8, 9, 15, 16, 17, 31, 32, 33, 63,
     64, 65, 127, 128, 129), primes and powers of two more often than others. Half the shapes have two spatial
     dimensions, nearly half of these with both sides above 1; squares, cubes, and a side of 1 beside a longer one are
-    common, and so are patches of images such as (3, 16, 16); a seventh are 1x1 maps (if ``min_positions`` allows).
+    common, and so are kernels with the channels that real models give them, such as (3, 16, 16) and (64, 3, 3), see
+    ``equiv.strategies.traffic``; a seventh are 1x1 maps (if ``min_positions`` allows).
     Shrinks to ``(1, 1)``.
 
     Args:

@@ -615,3 +615,18 @@ def test_the_float16_input_gradient_of_a_tall_kernel_is_wrong():
     assert known_corruption(call()) is None
     if not wrong:
         pytest.skip("needs torch 2.13 and a CPU with AVX512-FP16 that is not switched off")
+
+
+def test_a_tall_kernel_whose_gradient_takes_minutes_is_not_asked_for_where_it_does(monkeypatch):
+    def tall(height: int, outputs: int, samples: int = 1, dtype: torch.dtype = torch.bfloat16) -> Call:
+        x, kernel = torch.zeros(samples, 1, height, 1, dtype=dtype), torch.zeros(outputs, 1, height, 1, dtype=dtype)
+        return Call("full", x, kernel, None)
+
+    for shows, finding in ((True, "tall-kernel-takes-minutes"), (False, None)):
+        monkeypatch.setattr(known, "_seen", {})
+        slow = replace(next(k for k in KNOWN if k.takes_minutes), sees=lambda dtype, shows=shows: shows)
+        monkeypatch.setattr(known, "KNOWN", (slow,))
+        assert known_corruption(tall(255, 106)) == known_corruption(tall(600, 1)) == finding
+        for other in (tall(127, 106), tall(255, 107), tall(255, 16), tall(600, 106, samples=2)):
+            assert known_corruption(other) is None
+        assert known_corruption(tall(255, 106, dtype=torch.float32)) is None

@@ -120,15 +120,16 @@ def height_and_width_exchanged(case: est.Case) -> bool:
 
 @pytest.mark.parametrize("exact", [False, True], ids=["any values", "probes"])
 @pytest.mark.parametrize(
-    ("mistake", "shape"),
-    [(ninth_input_dropped, (9, 1)), (flattened_as_hwc, (2, 2)), (height_and_width_exchanged, (1, 2, 2))],
+    ("mistake", "shapes"),
+    [(ninth_input_dropped, [(9, 1), (1, 9)]), (flattened_as_hwc, [(2, 2)]), (height_and_width_exchanged, [(1, 2, 2)])],
 )
 def test_a_mistake_shrinks_to_the_smallest_shape_that_shows_it(
-    mistake: Callable[[est.Case], bool], shape: tuple[int, ...], exact: bool
+    mistake: Callable[[est.Case], bool], shapes: list[tuple[int, ...]], exact: bool
 ) -> None:
     kinds = None if exact else est.FINITE_KINDS
     case = minimal(est.cases(exact=exact, kinds=kinds), mistake)
-    assert (case.feature_shape, case.batch_shape, case.weight.shape[0]) == (shape, (), 1)
+    assert (case.batch_shape, case.weight.shape[0]) == ((), 1)
+    assert case.feature_shape in shapes
     assert nonzeros(case.x) == nonzeros(case.weight) == 1
     assert {*case.layouts.values()} == {est.Layout("contiguous")}
 

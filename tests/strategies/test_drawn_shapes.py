@@ -10,6 +10,7 @@ import pytest
 from strategies_helpers import WIDTHS, assert_all_examples, drawn, minimal, residues
 
 from equiv import strategies as est
+from equiv.strategies.traffic import channels_of
 
 
 def test_batch_shapes_reach_every_rank_no_rows_one_row_and_large_single_dimensions() -> None:
@@ -66,3 +67,11 @@ def test_feature_shapes_keep_their_bounds_and_shrink_to_ones() -> None:
     assert minimal(est.feature_shapes(spatial_dims=(3,))) == (1, 1, 1, 1)
     assert minimal(est.feature_shapes(min_positions=2)) == (1, 2)
     assert minimal(est.feature_shapes(max_features=70000), lambda s: s[0] >= 32767) == (32767, 1)
+
+
+def test_kernels_come_with_the_channels_that_models_have() -> None:
+    assert 64 in channels_of((3, 3), 113)
+    assert max(channels_of((3, 3), 113)) <= 113
+    assert channels_of((7, 7), 20) == (3, 16)
+    assert channels_of((7, 7), 1) == (1,)
+    assert channels_of((11, 3), 20) == ()

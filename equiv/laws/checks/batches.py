@@ -14,6 +14,7 @@ from torch import Tensor
 from equiv.laws.call import Call
 from equiv.laws.checks.drawing import exact_cases, generator_of, rows_of
 from equiv.laws.checks.expected import whole
+from equiv.laws.reach import OF_A_LAYER
 from equiv.laws.registry import law
 from equiv.laws.trial import Trial
 from equiv.strategies import Case, factorisations
@@ -24,7 +25,7 @@ _MANY_ROWS = (*range(2, 66), 100, 127, 128, 129, 255, 256, 257)
 _RESHAPED_WORK = 2**19
 
 
-@law(6, "batch", draw=partial(exact_cases, layouts=False))
+@law(6, "batch", draw=partial(exact_cases, layouts=False), reaches=OF_A_LAYER)
 def batch(trial: Trial, case: Case) -> None:
     """Each row of a batch has the result that it has alone, under leading shapes of any rank up to 5."""
     x, n = rows_of(case), case.weight.shape[1]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from equiv.laws.call import Call
 from equiv.laws.checks.expected import exact_gradients, goes_back, same_gradients, whole
+from equiv.laws.reach import Reach, leaves
 from equiv.laws.registry import Context, law
 from equiv.laws.trial import Trial
 from equiv.numerics import STYLES, exact_case
@@ -28,7 +29,7 @@ _EXTREMES = st.sampled_from(  # n, O, rows of one case in twelve
     ]
 )
 _LONG = 2**14
-_REACHES = st.sampled_from(["near"] * 11 + ["far"])
+_HOW_FAR = st.sampled_from(["near"] * 11 + ["far"])
 _ORDERS = st.sampled_from([("n", "out", "rows"), ("out", "rows", "n"), ("rows", "n", "out")])
 
 
@@ -62,7 +63,7 @@ def _near(draw: st.DrawFn, context: Context) -> tuple[int, int, int]:
 
 @st.composite
 def _sized_cases(draw: st.DrawFn, context: Context) -> SizedCase:
-    if draw(_REACHES) == "near" or context.deep:
+    if draw(_HOW_FAR) == "near" or context.deep:
         n, out, rows = _near(draw, context)
     else:
         n, out, rows = draw(_EXTREMES)
@@ -77,7 +78,13 @@ def _sized_cases(draw: st.DrawFn, context: Context) -> SizedCase:
     return SizedCase(batch, n, out, shape, bias, style, seed, context.dtype, str(context.device))
 
 
-@law(15, "boundaries", draw=_sized_cases, weight=2)
+_REACHES = (
+    *(Reach(f"boundary {name}", tuple(map(str, _VECTORS))) for name in ("n", "O", "rows")),
+    leaves("input and weight", "input, weight and bias"),
+)
+
+
+@law(15, "boundaries", draw=_sized_cases, weight=2, reaches=_REACHES)
 def boundaries(trial: Trial, case: SizedCase) -> None:
     """Results and gradients are exact at sizes where kernels change: 1, 2, 3, vector widths and their neighbours."""
     rows = math.prod(case.batch_shape)

@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 
 from equiv.laws.call import Call, is_control, raised
+from equiv.laws.reach import Reach
 from equiv.laws.trial import Trial
 
 _CALLERS = 2
+_AT_ONCE = f"in {_CALLERS} threads at once"
 _PATIENCE = 10.0  # seconds that a thread waits for the others: longer than any call of a law
 
 
@@ -35,7 +37,7 @@ def elsewhere(trial: Trial, call: Call, expected: Tensor, seed: int) -> None:
 
 def _at_once(trial: Trial, call: Call, expected: Tensor) -> None:
     """Threads that call at once, each with its own input, get each their own result."""
-    name = f"in {_CALLERS} threads at once"
+    name = _AT_ONCE
     trial.cover("surroundings", name)
     calls, wanted = [call, call], [expected, expected]
     batch = call.input.shape[: call.input.ndim - call.weight.ndim + 1]
@@ -96,3 +98,4 @@ _MODES: tuple[tuple[str, Callable[[], AbstractContextManager[None]]], ...] = (
     ("with deterministic algorithms", _deterministic),
     ("with two threads", partial(_threads, 2)),
 )
+SURROUNDINGS = Reach("surroundings", (*(name for name, _ in _MODES), _AT_ONCE), needs=("concurrent",))

@@ -85,7 +85,7 @@ def leaves_of(call: Call) -> dict[str, Any]:
 
 def backward(trial: Trial, call: Call, y: Tensor, leaves: dict[str, Tensor], grad: Tensor, condition: str) -> Tensors:
     """The gradients of the leaves of a call that gave ``y``; none where a written-down defect of torch forbids it."""
-    if trial.is_known_to_corrupt(call, y):
+    if trial.must_not_go_back(call, y):
         return ()
     grad = grad_as_taken(trial, call.form, grad)
     tensors = {**leaves, "incoming gradient": grad}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from equiv.laws.call import Call
-from equiv.laws.checks.autograd import around_backward, some_leaves
+from equiv.laws.checks.autograd import AROUND, around_backward, some_leaves
 from equiv.laws.checks.drawing import exact_cases, generator_of, integer_grad, rows_of
 from equiv.laws.checks.expected import (
     GRADIENT_NAMES,
@@ -23,6 +23,7 @@ from equiv.laws.checks.expected import (
     stays_exact,
     whole,
 )
+from equiv.laws.reach import Reach, leaves, sizes
 from equiv.laws.registry import law
 from equiv.laws.trial import Trial
 from equiv.strategies import Case
@@ -30,7 +31,26 @@ from equiv.strategies import Case
 _SMALL = 2**13  # terms: references of three gradients in double-double for float64
 
 
-@law(7, "gradients", draw=partial(exact_cases, backward=True), kinds=("float", "complex"))
+_JUDGED = tuple(f"{name} exactly" for name in GRADIENT_NAMES)
+_TWICE = ("input again exactly", "weight again exactly", "incoming exactly")
+_REACHES = (
+    leaves(
+        "input", "weight", "bias", "input and weight", "input and bias", "weight and bias", "input, weight and bias"
+    ),
+    Reach("gradients judged", (*_JUDGED, "input by its envelope", "weight by its envelope"), needs=("gradient_order",)),
+    Reach("gradients judged", _TWICE, needs=("gradient_order",)),
+    Reach(
+        "gradient probe", tuple(f"large integers in the {name}" for name in ("input", "weight", "incoming gradient"))
+    ),
+    Reach("tensors that need gradients", ("leaves", "results of operations")),
+    Reach("around the backward pass", AROUND),
+    sizes("samples", least=1),
+    sizes("channels"),
+    sizes("kernel"),
+)
+
+
+@law(7, "gradients", draw=partial(exact_cases, backward=True), kinds=("float", "complex"), reaches=_REACHES)
 def gradients(trial: Trial, case: Case) -> None:
     """Gradients of all forms agree, to second order, and also for broadcast incoming gradients.
 
@@ -158,6 +178,8 @@ def _second_order(trial: Trial, call: Call, x: Tensor, weight: Tensor, seed: int
     leaves = {name: getattr(call, name).detach().requires_grad_() for name in names}
     leaf_g = grad.detach().requires_grad_()
     y = trial.run(replace(call, **leaves))
+    if trial.must_not_go_back(call, y):
+        return
     through = GRADIENT_NAMES[seed // 8 % 2]
     other = "weight" if through == "input" else "input"
     (first,) = torch.autograd.grad(y, leaves[through], leaf_g, create_graph=True)

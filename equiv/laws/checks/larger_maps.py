@@ -22,6 +22,7 @@ from equiv.laws.checks.expected import (
     whole,
 )
 from equiv.laws.checks.maps import entries, of_networks, windows_of, with_one_special
+from equiv.laws.reach import EXACT_GRADIENTS, Reach, sizes
 from equiv.laws.registry import law
 from equiv.laws.trial import Trial, as_linear
 from equiv.strategies import Case
@@ -33,7 +34,16 @@ _VALUES_WORK = 2**15  # terms of all windows: references in double-double cost s
 _on_windows = partial(exact_cases, max_rows=16, max_work=2**13, allow_empty=False)  # a map has hundreds of windows
 
 
-@law(12, "dense", draw=_on_windows, forms=("full", "pointwise"))
+_REACHES = (
+    *map(sizes, ("channels", "kernel", "map", "positions", "stride")),
+    sizes("samples", least=1, most=2),
+    *EXACT_GRADIENTS,
+    Reach("sliding", ("channels", "samples")),
+    Reach("sliding", ("dilated", "image"), forms=("full",), needs=("stride", "dilation", "spatial_ranks")),
+)
+
+
+@law(12, "dense", draw=_on_windows, forms=("full", "pointwise"), reaches=_REACHES)
 def dense(trial: Trial, case: Case) -> None:
     """On a larger map the full form is the layer applied to each window, the pointwise form to each position.
 
@@ -182,7 +192,6 @@ class _Sliding:
         leaves = leaves_of(call)
         which = case.seed // 6 % (2 ** len(leaves))
         some = {name: leaf for bit, (name, leaf) in enumerate(leaves.items()) if which >> bit & 1} or leaves
-        self.trial.cover("leaves", " and ".join(some))
         condition = f"asked for gradients of {' and '.join(some)} alone, {self.condition}"
         condition = self.condition if len(some) == len(leaves) else condition
         x, weight = call.input.flatten(1).double(), call.weight.flatten(1).double()
@@ -219,7 +228,9 @@ _on_larger_maps = partial(
 )
 
 
-@law(13, "not equivalent", draw=_on_larger_maps, forms=("pointwise",), weight=0.7)
+@law(
+    13, "not equivalent", draw=_on_larger_maps, forms=("pointwise",), weight=0.7, reaches=[sizes("positions", least=2)]
+)
 def not_equivalent(trial: Trial, case: Case) -> None:
     """On a map with H*W > 1 a 1x1 convolution is not the flattened layer, unless the layer's weight is kron(K, I).
 

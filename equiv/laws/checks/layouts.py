@@ -8,19 +8,25 @@ from functools import partial
 from typing import Any
 
 import torch
+from hypothesis.strategies import SearchStrategy
 from torch import Tensor
 
 from equiv.laws.call import Call
 from equiv.laws.checks.drawing import exact_cases, generator_of, integer_grad, rows_of
 from equiv.laws.checks.expected import exact_gradients, goes_back, same_gradients, stays_exact, whole
-from equiv.laws.registry import law
+from equiv.laws.reach import EXACT_GRADIENTS, OF_A_LAYER, sizes
+from equiv.laws.registry import Context, law
 from equiv.laws.trial import Trial
 from equiv.strategies import Case, Layout, all_layouts
 from equiv.text import quoted
 
 
-# Each case runs in dozens of layouts: sizes beyond are for other laws.
-@law(4, "layout", draw=lambda context: exact_cases(context, backward=True, max_features=2048 if context.deep else 256))
+def _few_features(context: Context) -> SearchStrategy[Case]:
+    """Each case runs in dozens of layouts: sizes beyond are for other laws."""
+    return exact_cases(context, backward=True, max_features=2048 if context.deep else 256)
+
+
+@law(4, "layout", draw=_few_features, reaches=(*OF_A_LAYER, *EXACT_GRADIENTS))
 def layout(trial: Trial, case: Case) -> None:
     """Strides, offsets, memory formats and views of input, weight, bias and incoming gradient change nothing."""
     if True not in [trial.asks("layouts", form) for form in trial.forms]:
@@ -141,7 +147,16 @@ def laid_out(call: Call, layouts: dict[str, Layout]) -> Call:
     return replace(call, **tensors)
 
 
-@law(5, "free parameters", draw=partial(exact_cases, backward=True), forms=("full", "pointwise"))
+_STEPS = (sizes("stride"), sizes("dilation", least=3, kinds=("float", "complex")))
+
+
+@law(
+    5,
+    "free parameters",
+    draw=partial(exact_cases, backward=True),
+    forms=("full", "pointwise"),
+    reaches=(*OF_A_LAYER, *_STEPS, *EXACT_GRADIENTS),
+)
 def free_parameters(trial: Trial, case: Case) -> None:
     """The stride of the full form, and stride and dilation of the pointwise form, change nothing."""
     generator = generator_of(case)

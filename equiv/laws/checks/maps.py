@@ -111,7 +111,7 @@ def of_networks(trial: Trial, case: Case, form: str) -> tuple[str, Call] | None:
     call = trial.taken(Call(form, x, weight, bias, sizes.stride, sizes.dilation))
     if call is None:
         return None
-    trial.cover("sliding", f"{kind}, {form}, {dims}d")
+    trial.cover("sliding", kind)
     return kind, call
 
 

@@ -18,6 +18,7 @@ from equiv.laws.call import Call
 from equiv.laws.checks.drawing import generator_of
 from equiv.laws.checks.expected import GRADIENT_NAMES, backward, goes_back, reference_of, whole
 from equiv.laws.known import crashes_in_padding
+from equiv.laws.reach import EXACT_GRADIENTS, Reach, leaves, sizes
 from equiv.laws.registry import Context, law
 from equiv.laws.trial import Trial
 from equiv.mapping import conv_to_linear
@@ -31,7 +32,15 @@ def _drawn(context: Context) -> SearchStrategy[Convolution]:
     return convolutions(dtype=context.dtype, device=context.device, spatial_dims=context.ranks)
 
 
-@law(16, "convolution", draw=_drawn, forms=("full",))
+_REACHES = (
+    *map(sizes, ("channels", "kernel", "map", "positions", "stride", "dilation", "padding")),
+    Reach("groups", ("1", "several", "one for each channel"), needs=("groups",), forms=("full",)),
+    leaves("input", "weight", "bias", "input and weight", "input, weight and bias"),
+    *EXACT_GRADIENTS,
+)
+
+
+@law(16, "convolution", draw=_drawn, forms=("full",), reaches=_REACHES)
 def convolution(trial: Trial, case: Convolution) -> None:
     """A convolution with stride, padding, dilation and groups is the dense layer that it is, at every position.
 
@@ -51,8 +60,7 @@ def convolution(trial: Trial, case: Convolution) -> None:
     call = trial.taken(Call("full", x, case.weight, case.bias, stride, dilation, added, recipe.groups))
     if call is None:
         return
-    trial.cover("padding of a convolution", max(padding))
-    trial.cover("groups of a convolution", recipe.groups)
+    trial.cover("padding mode", recipe.padding_mode if any(padding) else "none")
     expected = windows.result(case.x, case.weight, case.bias)
     words = f"of {tuple(x.shape[2:])}, stride {stride}, padding {added or 0}, dilation {dilation}, groups {call.groups}"
     condition = f"on a map {words}"

@@ -13,6 +13,7 @@ from equiv.laws.checks.drawing import value_cases
 from equiv.laws.checks.expected import reference_of_call
 from equiv.laws.checks.layouts import laid_out
 from equiv.laws.inputs import memory, overlaps, places
+from equiv.laws.reach import OF_A_LAYER
 from equiv.laws.registry import law
 from equiv.laws.trial import Trial, as_linear
 from equiv.mapping import linear_to_full_conv, linear_to_pointwise_conv, to_channels, to_feature_map
@@ -22,7 +23,7 @@ from equiv.strategies import Case
 _OFTEN = 256  # calls of one layer
 
 
-@law(9, "purity", draw=value_cases)
+@law(9, "purity", draw=value_cases, reaches=OF_A_LAYER)
 def purity(trial: Trial, case: Case) -> None:
     """No call changes its inputs, a second call gives the same bits, and dtype, device and requires_grad are kept."""
     judged = []

@@ -17,6 +17,7 @@ from equiv.laws.call import Call
 from equiv.laws.checks.convolutions import any_convolution
 from equiv.laws.checks.drawing import rows_of, value_cases
 from equiv.laws.checks.expected import reference_of
+from equiv.laws.reach import Reach
 from equiv.laws.registry import law
 from equiv.laws.trial import Trial, as_linear
 from equiv.mapping import FeatureShape, conv_to_linear, linear_to_full_conv, linear_to_pointwise_conv, to_feature_map
@@ -43,7 +44,13 @@ def shaped(form: str, x: torch.Tensor, feature_shape: tuple[int, ...]) -> torch.
     return to_feature_map(x, shape)
 
 
-@law(10, "round trip", draw=partial(value_cases, layouts=False), needs_torch=True)
+@law(
+    10,
+    "round trip",
+    draw=partial(value_cases, layouts=False),
+    needs_torch=True,
+    reaches=[Reach("transform", ("export",))],
+)
 def round_trip(trial: Trial, case: Case) -> None:
     """A layer mapped to a convolution and back keeps its bits, and survives state_dict, deepcopy, pickle and export.
 

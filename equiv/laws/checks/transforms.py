@@ -18,16 +18,23 @@ from equiv.laws.checks.drawing import exact_case_like, exact_cases, integer_grad
 from equiv.laws.checks.expected import GRADIENT_NAMES, exact_gradients, stays_exact, whole
 from equiv.laws.checks.round_trips import mapped, shaped
 from equiv.laws.checks.tracing import recorded_by_fx, traced_by_jit
+from equiv.laws.reach import Reach
 from equiv.laws.registry import law
 from equiv.laws.trial import Trial, as_linear
 from equiv.strategies import Case
 
 _COMPILED = 12  # torch.compile takes most of a second: one in so many cases, chosen by the seed so that it fails again
 _MANY = 33  # rows that half of the compiled programs, and those of as many outputs, get at least: the case's own again
+_VMAPS = ("vmap over both", "vmap over rows", "vmap over weights")
+_REACHES = (
+    Reach("transform", ("functional_call", "no_grad", "inference_mode", *_VMAPS, "compile", "meta")),
+    Reach("transform", ("jvp", "jvp of parameters"), kinds=("float",), needs=("forward_mode",)),
+    Reach("transform", ("autocast to bfloat16", "autocast to float16"), dtypes=("float32",)),
+)
 _draw = partial(exact_cases, layouts=False, max_features=128, max_out=64, max_rows=32)
 
 
-@law(11, "transforms", draw=_draw, needs_torch=True)
+@law(11, "transforms", draw=_draw, needs_torch=True, reaches=_REACHES)
 def transforms(trial: Trial, case: Case) -> None:
     """vmap, jvp, functional_call, compile, autocast and the meta device agree with the plain call."""
     if not trial.asks("transforms"):

@@ -11,8 +11,9 @@ from torch import Tensor
 from equiv.dtypes import is_inexact
 from equiv.laws.call import Call
 from equiv.laws.checks.drawing import exact_case_like, exact_cases, generator_of, rows_of, value_cases
-from equiv.laws.checks.elsewhere import elsewhere
+from equiv.laws.checks.elsewhere import SURROUNDINGS, elsewhere
 from equiv.laws.checks.expected import reference_of, reference_of_call, whole
+from equiv.laws.reach import OF_A_LAYER, sizes
 from equiv.laws.registry import law
 from equiv.laws.trial import Trial
 from equiv.numerics import format_of, one_hot_rows
@@ -23,7 +24,7 @@ _SPECIALS = ("specials", "normals", "near_overflow", "small_integers")
 _SCALABLE = ("small_integers", "normals", "distinct", "cancelling", "constant")
 
 
-@law(1, "forward", draw=partial(value_cases, finite=True, layouts=False), weight=1.5)
+@law(1, "forward", draw=partial(value_cases, finite=True, layouts=False), weight=1.5, reaches=OF_A_LAYER)
 def forward(trial: Trial, case: Case) -> None:
     """On any values, every form gives the exact result up to rounding: it lies in the envelope of right kernels."""
     reference = reference_of(rows_of(case), case.weight, case.bias)
@@ -31,7 +32,7 @@ def forward(trial: Trial, case: Case) -> None:
         trial.judge(call, trial.run(call), reference)
 
 
-@law(2, "exact", draw=partial(exact_cases, layouts=False), weight=1.5)
+@law(2, "exact", draw=partial(exact_cases, layouts=False), weight=1.5, reaches=(*OF_A_LAYER, SURROUNDINGS))
 def exact(trial: Trial, case: Case) -> None:
     """On integer probes all forms give the same bits, and they are the exact integer result."""
     expected = whole(rows_of(case), case.weight, case.bias)
@@ -47,7 +48,7 @@ def exact(trial: Trial, case: Case) -> None:
             trial.gives(call, expected, "where the exact sum is rounded once, to the result")
 
 
-@law(3, "weight recovery", draw=partial(value_cases, finite=True, layouts=False))
+@law(3, "weight recovery", draw=partial(value_cases, finite=True, layouts=False), reaches=OF_A_LAYER)
 def weight_recovery(trial: Trial, case: Case) -> None:
     """One-hot inputs return exactly the weights that were put in, and the zero input returns the bias.
 
@@ -88,7 +89,13 @@ def _some_columns(n: int, seed: int) -> Tensor:
     return torch.cat([torch.tensor([0, 1, n - 2, n - 1]), chosen])
 
 
-@law(8, "special values", draw=partial(value_cases, kinds=_SPECIALS, layouts=False), kinds=("float",))
+@law(
+    8,
+    "special values",
+    draw=partial(value_cases, kinds=_SPECIALS, layouts=False),
+    kinds=("float",),
+    reaches=[sizes("samples"), sizes("kernel")],
+)
 def special_values(trial: Trial, case: Case) -> None:
     """NaN, infinities and signed zeros propagate alike; where an overflow lets right kernels differ, none is judged.
 
@@ -118,7 +125,13 @@ def _with_one_special(case: Case) -> tuple[str, tuple[Tensor, Tensor, Tensor | N
     return f"{value} in the {name} alone", (x, weight, bias)
 
 
-@law(14, "scaling", draw=partial(value_cases, kinds=_SCALABLE, layouts=False), kinds=("float", "complex"))
+@law(
+    14,
+    "scaling",
+    draw=partial(value_cases, kinds=_SCALABLE, layouts=False),
+    kinds=("float", "complex"),
+    reaches=OF_A_LAYER,
+)
 def scaling(trial: Trial, case: Case) -> None:
     """A power of two on input or weight multiplies the result exactly, short of overflow and underflow."""
     exponent = (case.seed % 9 - 4) or 5
