@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -623,9 +624,9 @@ def test_a_tall_kernel_whose_gradient_takes_minutes_is_not_asked_for_where_it_do
         return Call("full", x, kernel, None)
 
     for shows, finding in ((True, "tall-kernel-takes-minutes"), (False, None)):
-        monkeypatch.setattr(known, "_seen", {})
+        monkeypatch.setattr(known_module, "_seen", {})
         slow = replace(next(k for k in KNOWN if k.takes_minutes), sees=lambda dtype, shows=shows: shows)
-        monkeypatch.setattr(known, "KNOWN", (slow,))
+        monkeypatch.setattr(known_module, "KNOWN", (slow,))
         assert known_corruption(tall(255, 106)) == known_corruption(tall(600, 1)) == finding
         for other in (tall(127, 106), tall(255, 107), tall(255, 16), tall(600, 106, samples=2)):
             assert known_corruption(other) is None
