@@ -273,7 +273,7 @@ class Trial:
         return self._is_excused(call, known_refusal(error) if self._is_torch() else None)
 
     def must_not_go_back(self, call: Call, y: Tensor) -> bool:
-        """Whether torch is known to damage memory, or to take minutes, for the gradients of ``y``, which this call gave.
+        """Whether torch is known to damage memory, or take minutes, for the gradients of ``y``, which this call gave.
 
         Also where another backend leaves them to torch.
         """
