@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from equiv.backends import conv_kernel
 from equiv.laws.call import Call
-from equiv.laws.damage import damages
+from equiv.laws.damage import damages, ends_in_padding
 from equiv.laws.shown import (
     CONVS,
     fixed,
@@ -358,11 +358,14 @@ def known_defect_of_module(conv: nn.Conv1d | nn.Conv2d | nn.Conv3d, x: Tensor) -
 
 
 def crashes_in_padding(call: Call) -> bool:
-    """Whether torch's CPU kernel ends the process: docs/findings/taps-in-padding-alone-in-bfloat16.md."""
-    if call.input.dtype != torch.bfloat16 or call.dims != 3 or not call.padding:
+    """Whether torch's CPU kernel ends the process: a map of 16 bits no larger than the dilation along a padded side.
+
+    See ``docs/findings/taps-in-padding-alone-in-bfloat16.md`` and ``dilated-width-of-one-in-padding.md``.
+    """
+    if call.input.dtype not in (torch.bfloat16, torch.float16) or call.input.device.type != "cpu" or not call.padding:
         return False
-    axes = zip(call.input.shape[-3:], call.padding, call.steps[1], strict=True)
-    return any(e >= size + p and p > 0 for size, p, e in axes)
+    axes = zip(call.input.shape[-call.dims :], call.padding, call.steps[1], strict=True)
+    return any(size <= e > 1 and p > 0 for size, p, e in axes) and ends_in_padding(call.input.dtype)
 
 
 def _one_column_of_any(call: Call) -> bool:
