@@ -59,9 +59,9 @@ class Result:
         seed: Repeats the run.
         forms: Per form, comparisons and their outcomes.
         coverage: Per condition, how often each value was met.
-        not_reached: Per condition, the values that the law declares to reach and did not in this item.
         failure: Of a law that is broken, else None.
         not_asked: What was left out because the backend does not serve it.
+        not_reached: Per condition, the values that the law declares to reach and did not in this item.
         raised: What the backend raised in the smallest case, in this process alone: no copy and no JSON has it.
         expected: Why the law was expected to be broken, or None if it was not.
     """
@@ -75,9 +75,9 @@ class Result:
     seed: int = 0
     forms: dict[str, Tally] = field(default_factory=dict)
     coverage: dict[str, dict[str, int]] = field(default_factory=dict)
-    not_reached: dict[str, list[str]] = field(default_factory=dict)
     failure: Failure | None = None
     not_asked: list[NotAsked] = field(default_factory=list)
+    not_reached: dict[str, list[str]] = field(default_factory=dict)
     expected: str | None = None
     raised: BaseException | None = field(default=None, repr=False, compare=False)
 

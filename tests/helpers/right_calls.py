@@ -80,6 +80,16 @@ def from_recipe(**changed: Any) -> est.Case:
     return est.build_case(est.Recipe(**changed))
 
 
+def convolution_recipe() -> dict[str, Any]:
+    sizes = {"channels": 4, "outputs": 2, "size": (5, 6), "kernel": (3, 3), "groups": 2, "samples": 1}
+    steps = {"stride": (1, 2), "padding": (1, 0), "dilation": (1, 1), "padding_mode": "zeros"}
+    return {**sizes, **steps, "bias": True, "style": "dense", "seed": 0, "dtype": torch.float32, "device": "cpu"}
+
+
+def from_convolution_recipe(**changed: Any) -> est.Convolution:
+    return est.build_convolution(est.ConvolutionRecipe(**changed))
+
+
 def form() -> dict[str, Any]:
     sizes = {"out_features": 2, "feature_shape": (2, 1, 1), "batch_shape": (2,), "bias": True}
     options = {"lay_input": None, "lay_weight": None, "order_limit": 4, "keep": False}
@@ -261,6 +271,17 @@ USES = (
     ),
     Use("equiv.strategies.build_case", est.build_case, lambda: {"recipe": est.Recipe(**recipe())}),
     Use("equiv.strategies.Recipe", from_recipe, recipe),
+    Use(
+        "equiv.strategies.build_convolution",
+        est.build_convolution,
+        lambda: {"recipe": est.ConvolutionRecipe(**convolution_recipe())},
+    ),
+    Use("equiv.strategies.ConvolutionRecipe", from_convolution_recipe, convolution_recipe),
+    Use(
+        "equiv.strategies.convolutions",
+        drawn(est.convolutions),
+        lambda: {"dtype": torch.float32, "device": "cpu", "spatial_dims": (1, 2), "max_work": 4096},
+    ),
     Use(
         "equiv.strategies.Recipe",
         from_recipe,

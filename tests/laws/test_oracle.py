@@ -85,7 +85,7 @@ BROKEN = {  # fault, dtype: laws that it breaks, laws that it keeps, what is sai
     ("stride-ignored", "int32"): (("dense",), ("exact", "weight_recovery", "free_parameters"), "stride"),
     ("batch-of-one-squeezed", "float32"): (("batch",), (), "linear"),
 }
-EXAMPLES = {"layout": 40, "weight_recovery": 40, "special_values": 40}
+EXAMPLES = {"boundaries": 40, "layout": 40, "weight_recovery": 40, "special_values": 40}
 
 
 @pytest.mark.parametrize(("fault", "dtype"), BROKEN)

@@ -90,7 +90,8 @@ def _accumulated(trial: Trial, call: Call, exact: Tensors, grad: Tensor) -> None
     y = trial.run(replace(call, **leaves))
     if trial.must_not_go_back(call, y):
         return
-    for incoming, factor, times in ((grad, 1, "once"), (-grad, 0, "twice, the second time negated")):
+    # A copy: torch may keep an incoming gradient as the .grad of the bias, and add to it in place.
+    for incoming, factor, times in ((grad.clone(), 1, "once"), (-grad, 0, "twice, the second time negated")):
         condition = f"in .grad after .backward() {times}"
         torch.autograd.backward(y, incoming, retain_graph=factor == 1)
         held = [leaf.grad for leaf in leaves.values()]

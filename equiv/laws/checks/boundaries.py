@@ -63,7 +63,7 @@ def _near(draw: st.DrawFn, context: Context) -> tuple[int, int, int]:
 
 @st.composite
 def _sized_cases(draw: st.DrawFn, context: Context) -> SizedCase:
-    if draw(_HOW_FAR) == "near" or context.deep:
+    if draw(_HOW_FAR) == "near" or context.deep or context.largest is not None:
         n, out, rows = _near(draw, context)
     else:
         n, out, rows = draw(_EXTREMES)
