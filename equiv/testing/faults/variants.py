@@ -47,8 +47,7 @@ def windows(c: KernelCall) -> Tensor:
 
 
 def _is_simple(c: KernelCall) -> bool:
-    padded = c.is_conv and not (c.padding == "valid" or c.padding in (0, (0,) * c.dims))
-    return c.groups == 1 and not padded and not torch.compiler.is_compiling()
+    return c.groups == 1 and not any(c.pads) and not torch.compiler.is_compiling()
 
 
 def by_rows(core: Core) -> Kernel:
