@@ -357,12 +357,23 @@ def known_defect_of_module(conv: nn.Conv1d | nn.Conv2d | nn.Conv3d, x: Tensor) -
     return "one-column-of-strided-windows" if shows_strided_to_one_column(x.dtype) else None
 
 
-def crashes_in_padding(call: Call) -> bool:
-    """Whether torch's CPU kernel ends the process: docs/findings/taps-in-padding-alone-in-bfloat16.md."""
+def crashes_in_padding(call: Call) -> str | None:
+    """The finding that says why torch's CPU kernel ends the process, or None."""
+    if call.input.dtype == torch.float16 and call.padding:
+        return "dilated-width-of-one-in-padding" if _reads_no_column(call) else None
     if call.input.dtype != torch.bfloat16 or call.dims != 3 or not call.padding:
-        return False
+        return None
     axes = zip(call.input.shape[-3:], call.padding, call.steps[1], strict=True)
-    return any(e >= size + p and p > 0 for size, p, e in axes)
+    return "taps-in-padding-alone-in-bfloat16" if any(e >= size + p and p > 0 for size, p, e in axes) else None
+
+
+def _reads_no_column(call: Call) -> bool:
+    """Stride and dilation along the width above 1, all windows in the padding along it."""
+    (stride, dilation), size, kernel = (each[-1] for each in call.steps), call.input.shape[-1], call.weight.shape[-1]
+    before = call.padding[-1]
+    last = size + 2 * before - dilation * (kernel - 1)
+    read = (start + dilation * tap for start in range(0, last, stride) for tap in range(kernel))
+    return stride > 1 and dilation > 1 and not any(before <= column < before + size for column in read)
 
 
 def _one_column_of_any(call: Call) -> bool:

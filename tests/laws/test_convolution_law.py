@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from equiv import laws
 from equiv.backends import TorchEager
-from equiv.laws import Call, read_case
+from equiv.laws import Call, Trial, read_case
 from equiv.strategies import ConvolutionRecipe, build_convolution, convolutions
 from equiv.testing import Kernels
 from equiv.testing.faults.kernel import KernelCall, instead
@@ -52,6 +52,19 @@ def test_a_kernel_that_is_wrong_in_the_last_corner_is_found(name: str) -> None:
     assert "build_convolution(ConvolutionRecipe(" in found.case
     assert found.stored is not None
     assert repr(read_case(found.stored).case) == found.case
+
+
+@pytest.mark.parametrize(
+    ("size", "stride", "dilation", "is_met"),
+    [(1, 2, 2, True), (2, 3, 2, True), (1, 1, 2, False), (1, 2, 1, False), (3, 2, 2, False)],
+)
+def test_a_float16_convolution_that_reads_no_column_is_not_made(
+    size: int, stride: int, dilation: int, is_met: bool
+) -> None:
+    recipe = ConvolutionRecipe(16, 16, (3, size), (2, 1), (1, stride), (0, 1), (1, dilation), dtype=torch.float16)
+    case, trial = build_convolution(recipe), Trial(TorchEager(), torch.float16, ("full",))
+    laws.LAWS["convolution"].try_on(trial, case)
+    assert (trial.coverage["known defect of torch"]["dilated-width-of-one-in-padding"] > 0) == is_met
 
 
 @pytest.mark.parametrize("leaf", ["x", "weight", "bias"])
