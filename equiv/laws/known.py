@@ -357,15 +357,19 @@ def known_defect_of_module(conv: nn.Conv1d | nn.Conv2d | nn.Conv3d, x: Tensor) -
     return "one-column-of-strided-windows" if shows_strided_to_one_column(x.dtype) else None
 
 
-def crashes_in_padding(call: Call) -> bool:
-    """Whether torch's CPU kernel ends the process: a map of 16 bits no larger than the dilation along a padded side.
+def crashes_in_padding(call: Call) -> str | None:
+    """The finding that says why torch's CPU kernel ends the process, or None.
 
-    See ``docs/findings/taps-in-padding-alone-in-bfloat16.md`` and ``dilated-width-of-one-in-padding.md``.
+    A map of 16 bits that is no larger than the dilation along a padded side; in float16 with a stride along it.
     """
-    if call.input.dtype not in (torch.bfloat16, torch.float16) or call.input.device.type != "cpu" or not call.padding:
-        return False
-    axes = zip(call.input.shape[-call.dims :], call.padding, call.steps[1], strict=True)
-    return any(size <= e > 1 and p > 0 for size, p, e in axes) and ends_in_padding(call.input.dtype)
+    findings = {torch.float16: "dilated-width-of-one-in-padding", torch.bfloat16: "taps-in-padding-alone-in-bfloat16"}
+    finding = findings.get(call.input.dtype)
+    if finding is None or call.input.device.type != "cpu" or not call.padding:
+        return None
+    least = 2 if call.input.dtype == torch.float16 else 1
+    axes = zip(call.input.shape[-call.dims :], call.padding, *call.steps, strict=True)
+    met = any(size <= e > 1 and p > 0 and s >= least for size, p, s, e in axes)
+    return finding if met and ends_in_padding(finding) else None
 
 
 def _one_column_of_any(call: Call) -> bool:

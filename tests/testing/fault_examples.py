@@ -382,6 +382,9 @@ CONV3 = Call((2, 4, 2, 2, 3), (5, 4, 2, 2, 3))
 POINT = Call((2, 4, 1, 1), (5, 4, 1, 1))
 MAP = Call((2, 4, 3, 3), (5, 4, 1, 1))
 SLID = Call((2, 4, 4, 5), (5, 4, 2, 2))
+PADDED = but(SLID, padding=1)
+GROUPS = Call((2, 4, 4, 5), (6, 2, 2, 2), groups=2)
+DEPTHWISE = Call((2, 8, 4, 5), (8, 1, 2, 2), groups=8)
 CUBES = Call((1, 2, 4, 4, 4), (3, 2, 1, 1, 1))
 XW, XWB = ("x", "weight"), ("x", "weight", "bias")
 INF, NAN = float("inf"), float("nan")
@@ -627,6 +630,26 @@ CALLS: dict[str, tuple[Call, Call | None]] = {
     "cube-depth-and-width-exchanged": (kernels(2, 2, 3, 2), kernels(2, 2, 2, 3)),
     "channels-shifted-by-one": (terms(16, POINT), terms(17, POINT)),
     "rows-shifted": (LINEAR, rows(1)),
+    # padding and groups
+    "padding-1-stride-2": (but(PADDED, stride=2), but(SLID, stride=2)),
+    "padding-of-3": (but(SLID, padding=(0, 3)), but(SLID, padding=(2, 4))),
+    "padding-dilated": (but(PADDED, dilation=2), PADDED),
+    "padded-3x3-of-16-channels": (
+        Call((1, 16, 4, 4), (2, 16, 3, 3), padding=1),
+        Call((1, 15, 4, 4), (2, 15, 3, 3), padding=1),
+    ),
+    "padding-exchanged-between-height-and-width": (but(SLID, padding=(1, 2)), but(SLID, padding=2)),
+    "padding-alone-loses-the-bias": (but(SLID, padding=2), PADDED),
+    "int8-padded-with-its-smallest": (but(PADDED, dtype=torch.int8), but(PADDED, dtype=torch.int16)),
+    "padded-input-tf32": (normal(PADDED), normal(SLID)),
+    "depthwise-from-8-channels": (DEPTHWISE, Call((2, 7, 4, 5), (7, 1, 2, 2), groups=7)),
+    "bias-of-the-next-group": (GROUPS, but(GROUPS, bias=False)),
+    "group-reads-a-channel-of-its-neighbour": (GROUPS, DEPTHWISE),
+    "depthwise-multiplier-reads-another-channel": (out(16, DEPTHWISE), DEPTHWISE),
+    "complex-groups-imaginary-weight-ignored": (but(GROUPS, dtype=C64), but(SLID, dtype=C64)),
+    "grad-input-padded-first-row": (backward(PADDED), backward(but(SLID, padding=(0, 1)))),
+    "grad-weight-groups": (backward(GROUPS), backward(GROUPS, "x", "bias")),
+    "grad-bias-without-the-border": (backward(PADDED), backward(SLID)),
     # gradients
     "grad-input-pointwise-stride-14": (
         backward(but(terms(105, POINT), stride=14)),

@@ -236,6 +236,21 @@ def test_a_variant_is_another_kernel_than_torchs(name: str) -> None:
     assert any(not torch.equal(a, b) or a.stride() != b.stride() for a, b in zip(right, other, strict=True))
 
 
+@pytest.mark.parametrize("name", ["sequential", "reversed", "blocked-32", "float64-rounded-once"])
+@pytest.mark.parametrize(("x", "dims"), [((3, 32, 5), 1), ((3, 32, 5, 4), 2), ((32, 5, 4), 2)])
+def test_a_variant_by_rows_is_another_kernel_with_padding_and_groups_too(
+    name: str, x: tuple[int, ...], dims: int
+) -> None:
+    call = Call(x, (6, 16, *(3, 2)[:dims]), stride=2, padding=(2, 1)[:dims], dilation=2, groups=2)
+    normal = Call(**{**vars(call), "values": (("all", "normals"),)})
+    right, near = call.run(*call.tensors(0).values()), normal.run(*normal.tensors(0).values())
+    with VARIANTS[name].applied():
+        assert torch.equal(call.run(*call.tensors(0).values()), right)
+        other = normal.run(*normal.tensors(0).values())
+    assert torch.allclose(other, near, rtol=1e-4, atol=1e-4)
+    assert not torch.equal(other, near)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", VARIANTS)
 def test_no_law_refuses_a_legal_variant(name: str) -> None:

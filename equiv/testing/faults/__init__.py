@@ -31,6 +31,7 @@ from equiv.testing.faults import (  # noqa: F401 - importing them fills the cata
     mapping,
     mapping_back,
     memory,
+    padding,
     registry,
     second_order,
     sizes,

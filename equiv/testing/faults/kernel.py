@@ -47,7 +47,7 @@ class KernelCall:
     right: Callable[..., Tensor]
 
     def run(self, **changed: Any) -> Tensor:
-        """The right result, of other tensors, stride or dilation where they are given."""
+        """The right result, of other tensors and arguments where they are given."""
 
         def of(name: str) -> Any:
             return changed[name] if name in changed else getattr(self, name)
@@ -99,6 +99,13 @@ class KernelCall:
     def n(self) -> int:
         """Terms of one output."""
         return math.prod(self.weight.shape[1:])
+
+    @property
+    def pads(self) -> tuple[int, ...]:
+        """Padding for each spatial dimension, the larger end of ``same``; () for linear."""
+        if self.padding == "same":
+            return tuple((e * (k - 1) + 1) // 2 for e, k in zip(self.dilation, self.kernel, strict=True))
+        return _each(0 if self.padding == "valid" else self.padding, self.dims)
 
     @property
     def is_batched(self) -> bool:

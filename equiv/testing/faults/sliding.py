@@ -105,7 +105,7 @@ stride_fault("groups-ignored", "groups", profile="gate", laws=(ROUND_TRIP,))(
 )
 stride_fault("padding-repeats-the-edge", "padding", profile="gate", laws=(ROUND_TRIP,))(
     "A convolution with padding is wrong in its last entry.", "tensorflow-fcn#27, of the kernel"
-).where(lambda c: c.is_conv and not (c.padding == "valid" or c.padding in (0, (0,) * c.dims)), last_off)
+).where(lambda c: any(c.pads), last_off)
 
 # --- sliding ----------------------------------------------------------------------------------------------------------
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from equiv.dtypes import is_inexact
 from equiv.testing.faults.kernel import Kernel, KernelCall, instead, without_onednn
@@ -47,19 +49,27 @@ def windows(c: KernelCall) -> Tensor:
 
 
 def _is_simple(c: KernelCall) -> bool:
-    padded = c.is_conv and not (c.padding == "valid" or c.padding in (0, (0,) * c.dims))
-    return c.groups == 1 and not padded and not torch.compiler.is_compiling()
+    return c.groups == 1 and not any(c.pads) and not torch.compiler.is_compiling()
+
+
+def _one_for_each_group(c: KernelCall) -> list[KernelCall]:
+    """Calls without padding and groups, on the padded map."""
+    x = functional.pad(c.x, [p for p in reversed(c.pads) for _ in range(2)]) if any(c.pads) else c.x
+    biases = (None,) * c.groups if c.bias is None else c.bias.chunk(c.groups)
+    each = zip(x.chunk(c.groups, -1 - c.dims), c.weight.chunk(c.groups), biases, strict=True)
+    return [replace(c, x=part, weight=weight, bias=bias, padding=0, groups=1) for part, weight, bias in each]
 
 
 def by_rows(core: Core) -> Kernel:
     """Both kernels from one function of rows ``(*places, n)``, weight ``(O, n)`` and bias."""
 
     def kernel(c: KernelCall) -> Tensor:
-        if not _is_simple(c) or not c.weight.numel():
+        if torch.compiler.is_compiling() or c.padding == "same" or not c.weight.numel():
             return c.run()
         if c.is_linear:
             return core(c.x, c.weight, c.bias)
-        y = core(windows(c), c.weight.reshape(c.outputs, c.n), c.bias).movedim(-1, 1)
+        parts = [core(windows(g), g.weight.reshape(g.outputs, g.n), g.bias) for g in _one_for_each_group(c)]
+        y = (torch.cat(parts, -1) if len(parts) > 1 else parts[0]).movedim(-1, 1)
         return y if c.is_batched else y[0]
 
     return kernel
