@@ -134,7 +134,7 @@ def test_cases_are_cut_to_the_largest_size_and_judged_in_every_form(law: str, la
     assert found.failure is None
     assert len(trials) >= 15  # there are few different cases of the smallest sizes
     assert min(trials) >= len(item.forms)
-    assert {entry.what for entry in found.not_asked} == {"largest"}
+    assert {entry.what for entry in found.not_asked} - {"empty_layers"} == {"largest"}
 
 
 def test_a_backend_that_declares_nothing_is_asked_everything() -> None:

@@ -80,7 +80,7 @@ BROKEN = {  # fault, dtype: laws that it breaks, laws that it keeps, what is sai
     ("bfloat16-accumulator", "bfloat16"): (("exact", "forward"), ("scaling", "purity"), ""),
     ("int8-saturates", "int8"): (("exact", "forward", "purity"), (), ""),
     ("rows-shifted", "float16"): (("exact", "batch"), ("scaling", "purity"), ""),
-    ("packed-weight-cached-by-shape", "float32"): (("boundaries", "purity"), (), "in place"),
+    ("packed-weight-cached-by-shape", "float32"): (("boundaries", "purity"), (), "another result"),
     ("input-altered-batch-of-one", "float32"): (("purity",), (), "changes its inputs"),
     ("stride-ignored", "int32"): (("dense",), ("exact", "weight_recovery", "free_parameters"), "stride"),
     ("batch-of-one-squeezed", "float32"): (("batch",), (), "linear"),

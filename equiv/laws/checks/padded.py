@@ -40,7 +40,7 @@ _REACHES = (
 )
 
 
-@law(16, "convolution", draw=_drawn, forms=("full",), reaches=_REACHES)
+@law(16, "convolution", draw=_drawn, forms=("full",), weight=2, reaches=_REACHES)
 def convolution(trial: Trial, case: Convolution) -> None:
     """A convolution with stride, padding, dilation and groups is the dense layer that it is, at every position.
 
