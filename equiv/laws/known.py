@@ -384,10 +384,11 @@ def _one_column_of_any(call: Call) -> bool:
 
 
 def _strided_in_groups(call: Call) -> bool:
-    """bfloat16 with padding, dilation or groups, a stride, fewer than 16 channels: when it does damage is not known."""
+    """bfloat16 with padding, dilation or groups, a stride, fewer than 16 channels or a padded map with a side of 1."""
     if call.input.dtype != torch.bfloat16 or (call.is_plain and max(call.steps[1]) == 1):
         return False
-    return max(call.steps[0]) > 1 and call.weight.shape[1] < 16
+    thin = bool(call.padding) and 1 in call.input.shape[-call.dims :]
+    return max(call.steps[0]) > 1 and (call.weight.shape[1] < 16 or thin)
 
 
 def known_corruption(call: Call) -> str | None:

@@ -245,8 +245,9 @@ def test_a_stride_beyond_the_width_damages_a_process(pytestconfig):
     assert done.returncode < 0 or "of 200 gradients are wrong" in done.stdout
 
 
-def test_windows_in_the_padding_kill_a_process(pytestconfig):
-    done = page_alone(pytestconfig, "dilated-width-of-one-in-padding")
+@pytest.mark.parametrize("finding", ["dilated-width-of-one-in-padding", "taps-in-padding-alone-in-bfloat16"])
+def test_windows_in_the_padding_kill_a_process(pytestconfig, finding):
+    done = page_alone(pytestconfig, finding)
     if done.returncode == 0:
         pytest.skip("needs a CPU with AVX512 and its bfloat16 instructions, and torch 2.13")
     assert done.returncode < 0
