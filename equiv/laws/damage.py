@@ -20,18 +20,18 @@ import torch
 torch.set_num_threads(1)
 torch._C._set_mkldnn_enabled({onednn})
 dtype = torch.{dtype}
-for times, shape, kernel, stride, last in {calls!r}:
+for times, shape, kernel, stride, last, padding in {calls!r}:
     memory = torch.channels_last if last else torch.contiguous_format
     x = torch.ones(shape, dtype=dtype).contiguous(memory_format=memory).requires_grad_()
     w = torch.ones(kernel, dtype=dtype, requires_grad=True)
-    conv = (torch.conv1d, torch.conv2d)[len(shape) - 3]
+    conv = (torch.conv1d, torch.conv2d, torch.conv3d)[len(shape) - 3]
     exact_x, exact_w = (t.detach().double().requires_grad_() for t in (x, w))
-    y = conv(exact_x, exact_w, stride=stride)
+    y = conv(exact_x, exact_w, stride=stride, padding=padding)
     grad = torch.zeros_like(y)
     grad[0].flatten(1)[:, :64] = 1  # few, so that every sum is exact
     exact = torch.autograd.grad(y, (exact_x, exact_w), grad)
     for _ in range(times):
-        y = conv(x, w, stride=stride)
+        y = conv(x, w, stride=stride, padding=padding)
         rubbish = [torch.full((size,), torch.nan, dtype=dtype) for size in (16, 64, 256, 1024, 4096)]
         del rubbish
         for t, right in zip((x, w), exact):
@@ -43,23 +43,28 @@ print("right")
 
 _CALLS = {
     "strided-weight-gradient-in-bfloat16": (
-        (200, (2, 1, 1), (16, 1, 1), 2, False),
-        (20, (2, 1, 3), (1, 1, 1), 13, False),
-        (20, (1, 5, 1), (32, 5, 1), 5, False),
-        (20, (2, 1, 5, 1), (14, 1, 2, 1), (1, 3), False),
+        (200, (2, 1, 1), (16, 1, 1), 2, False, 0),
+        (20, (2, 1, 3), (1, 1, 1), 13, False, 0),
+        (20, (1, 5, 1), (32, 5, 1), 5, False, 0),
+        (20, (2, 1, 5, 1), (14, 1, 2, 1), (1, 3), False, 0),
     ),
     "strided-1x1-weight-gradient": (
-        (40, (2, 4, 98, 98), (8, 4, 1, 1), 2, True),
-        (10, (2, 8, 56, 56), (128, 8, 1, 1), 2, True),
-        (10, (2, 15, 64, 64), (16, 15, 1, 1), 2, True),
+        (40, (2, 4, 98, 98), (8, 4, 1, 1), 2, True, 0),
+        (10, (2, 8, 56, 56), (128, 8, 1, 1), 2, True, 0),
+        (10, (2, 15, 64, 64), (16, 15, 1, 1), 2, True, 0),
     ),
     "wide-strided-input-gradient": (
-        (40, (1, 1, 511), (64, 1, 511), 2, False),
-        (40, (1, 1, 511), (256, 1, 511), 2, False),
-        (20, (4, 3, 509), (64, 3, 509), 2, False),
+        (40, (1, 1, 511), (64, 1, 511), 2, False, 0),
+        (40, (1, 1, 511), (256, 1, 511), 2, False, 0),
+        (20, (4, 3, 509), (64, 3, 509), 2, False, 0),
+    ),
+    "strided-weight-gradient-in-padding": (
+        (60, (17, 32, 1), (8, 32, 3), 2, False, 1),
+        (60, (1, 16, 2, 2, 2), (8, 16, 3, 3, 3), 3, False, 1),
+        (60, (1, 16, 5, 1, 3), (16, 16, 3, 3, 3), 2, False, 1),
     ),
 }
-"""Repetitions, shapes of input and kernel, stride, whether channels come last: from the pages of the findings."""
+"""Repetitions, shapes of input and kernel, stride, whether channels come last, padding: from the findings' pages."""
 
 
 def damages(finding: str, dtype: torch.dtype) -> bool:

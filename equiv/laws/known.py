@@ -384,11 +384,10 @@ def _one_column_of_any(call: Call) -> bool:
 
 
 def _strided_in_groups(call: Call) -> bool:
-    """bfloat16 with padding, dilation or groups, a stride, fewer than 16 channels or a padded map with a side of 1."""
+    """bfloat16 with padding, dilation or groups, and a stride, if a process of its own shows such a defect."""
     if call.input.dtype != torch.bfloat16 or (call.is_plain and max(call.steps[1]) == 1):
         return False
-    thin = bool(call.padding) and 1 in call.input.shape[-call.dims :]
-    return max(call.steps[0]) > 1 and (call.weight.shape[1] < 16 or thin)
+    return max(call.steps[0]) > 1 and damages("strided-weight-gradient-in-padding", call.input.dtype)
 
 
 def known_corruption(call: Call) -> str | None:
