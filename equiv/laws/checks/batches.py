@@ -14,6 +14,7 @@ from torch import Tensor
 from equiv.laws.call import Call
 from equiv.laws.checks.drawing import exact_cases, generator_of, rows_of
 from equiv.laws.checks.expected import whole
+from equiv.laws.inputs import overlaps
 from equiv.laws.reach import OF_A_LAYER
 from equiv.laws.registry import law
 from equiv.laws.trial import Trial
@@ -45,7 +46,18 @@ def batch(trial: Trial, case: Case) -> None:
         if len(x):
             many = 1 + case.seed % 70
             repeated = trial.arrange(call.form, x[:1].expand(many, n), case.weight, case.bias, case.feature_shape)
-            trial.gives(repeated, expected[:1].expand(many, -1), f"one row repeated {many} times")
+            _equal_rows(trial, repeated, expected[:1].expand(many, -1), f"one row repeated {many} times")
+
+
+def _equal_rows(trial: Trial, call: Call, expected: Tensor, condition: str) -> None:
+    """The results of equal rows are equal, and lie each in memory of their own."""
+    served = trial.taken(call)
+    if served is None:
+        return
+    y = trial.output(served, condition)
+    trial.same(served, y.reshape(expected.shape), expected, condition)
+    words = f"returns a result whose entries share memory with each other, {condition}"
+    trial.holds(not overlaps(y), call.form, words, served)
 
 
 def _cut(trial: Trial, call: Call, x: Tensor, expected: Tensor) -> None:

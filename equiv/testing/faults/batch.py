@@ -49,7 +49,7 @@ fault("batch-65-alone", "batch", profile="gate")(
 fault("batch-100-alone", "batch", profile="deep", laws=(BATCH, BOUNDARIES))(
     "A convolution is wrong in its last entry for 100 samples and no other number.", "textbook: a table of tuned sizes"
 ).where(lambda c: c.is_conv and c.rows == 100, last_off)
-fault("linear-batch-over-65536", "boundaries: batch", profile="gate", laws=(BOUNDARIES,))(
+fault("linear-batch-over-65536", "boundaries: batch", profile="deep", laws=(BOUNDARIES,))(
     "linear with bias of a batch above 65,536 rows leaves those beyond at zero: their number is taken modulo 2^16.",
     "pytorch/pytorch#189495",
 ).where(lambda c: c.is_linear and c.bias is not None and c.rows > 2**16, _rows_from(2**16))
