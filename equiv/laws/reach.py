@@ -182,6 +182,11 @@ OF_A_LAYER = (sizes("samples"), sizes("channels"), sizes("kernel"), sizes("map")
 
 EXACT_GRADIENTS = (
     leaves("input and weight", "input, weight and bias"),
-    Reach("gradients judged", ("input exactly", "weight exactly", "bias exactly"), needs=_NEEDED["leaves"]),
+    Reach(
+        "gradients judged",
+        ("input exactly", "weight exactly", "bias exactly"),
+        kinds=("float", "complex"),
+        needs=_NEEDED["leaves"],
+    ),
 )
 """What a law meets that asks for all gradients, each of which is exact."""

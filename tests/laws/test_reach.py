@@ -127,10 +127,8 @@ def test_what_is_no_reach_is_refused() -> None:
 
 
 @pytest.mark.slow
-def test_a_full_run_of_the_gate_reaches_every_condition() -> None:
-    asked = items([TorchEager()])
+def test_the_gate_reaches_every_condition_that_laws_declare() -> None:
+    asked = items([TorchEager()], dtypes=["float32", "bfloat16", "complex64", "uint8"])  # one of each kind, and 16 bits
     results = [run_item(item, profile="gate").to_dict() for item in asked]
     run = Run.of(Request(profile="gate"), results, planned=[item.id for item in asked], jobs=1, seconds=1)
-    assert run.is_full
     assert run.not_reached_by_law == {}
-    assert run.not_reached == {}

@@ -33,7 +33,8 @@ def _drawn(context: Context) -> SearchStrategy[Convolution]:
 
 
 _REACHES = (
-    *map(sizes, ("channels", "kernel", "map", "positions", "stride", "dilation", "padding")),
+    sizes("channels", most=16),
+    *map(sizes, ("kernel", "map", "positions", "stride", "dilation", "padding")),
     Reach("groups", ("1", "several", "one for each channel"), needs=("groups",), forms=("full",)),
     leaves("input", "weight", "bias", "input and weight", "input, weight and bias"),
     *EXACT_GRADIENTS,
