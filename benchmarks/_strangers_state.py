@@ -10,6 +10,8 @@ from _strangers_base import Call, Torch, cnv, fault, lin, numbers, shown, spoile
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
+from equiv.numerics import threads
+
 
 def _weight_after(backend: Any, dtype: torch.dtype, batches: tuple[int, ...]) -> list[Tensor]:
     w = numbers((16, 16), dtype, 2)
@@ -221,12 +223,9 @@ class WorkerThread(Torch):
         return shown(right, spoiled(right.detach().reshape(-1, len(call.w)), -1).view(right.shape))
 
 
-def _with_threads(backend: Any, dtype: torch.dtype, threads: int) -> list[Tensor]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    found = cnv((3, 2, 4), (2, 2, 3))(backend, dtype)
-    torch.set_num_threads(before)
-    return found
+def _with_threads(backend: Any, dtype: torch.dtype, count: int) -> list[Tensor]:
+    with threads(count):
+        return cnv((3, 2, 4), (2, 2, 3))(backend, dtype)
 
 
 @fault(

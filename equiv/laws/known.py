@@ -36,6 +36,7 @@ from equiv.laws.shown import (
     shows_uncovered_depth,
     shows_whole_width,
 )
+from equiv.laws.taken import shape_of_result
 
 _OF_FLOAT32 = (torch.float32, torch.complex64, torch.bfloat16)
 """Where kernels of float32 and bfloat16 run: a complex convolution is made of three real ones."""
@@ -242,13 +243,8 @@ def _folded(channels: int, kernel: int, stride: int, width: int) -> int:
     return common if channels % 2 == 0 and (channels * common <= 32 or channels * common % 32 == 0) else 1
 
 
-def _strides(call: Call) -> tuple[int, ...]:
-    return call.stride or (1,) * (call.weight.ndim - 2)
-
-
-def _positions(call: Call) -> list[int]:
-    sizes = zip(call.input.shape[2:], call.weight.shape[2:], _strides(call), strict=True)
-    return [(size - kernel) // step + 1 for size, kernel, step in sizes]
+def _positions(call: Call) -> tuple[int, ...]:
+    return shape_of_result(call)[-call.dims :]
 
 
 def _strided_to_one_column(call: Call, gradient: str | None) -> bool:
@@ -279,14 +275,14 @@ def _folded_columns(call: Call, gradient: str | None) -> bool:
     if gradient is not None or x.dtype != torch.bfloat16:
         return False
     channels, width = kernel.shape[1], kernel.shape[-1]
-    common = math.gcd(width, _strides(call)[-1], x.shape[-1])
+    common = math.gcd(width, call.steps[0][-1], x.shape[-1])
     folds = channels % 2 == 0 and channels < (16 if common == 1 else 32)
     together = channels * (width if common == 1 else common)
     if not (folds and together > 32 and together % 32 == 0):
         return False
     conv = CONVS[x.ndim - 2]
     return math.prod(_positions(call)) >= 5 or is_wrong(
-        lambda x, kernel: conv(x, kernel, None, _strides(call)), x, kernel
+        lambda x, kernel: conv(x, kernel, None, call.steps[0]), x, kernel
     )
 
 
@@ -376,10 +372,7 @@ def _one_column_of_any(call: Call) -> bool:
     """The same with padding, dilation or groups, where oneDNN takes no columns together."""
     if call.form == "linear" or call.input.dtype != torch.bfloat16 or (call.is_plain and max(call.steps[1]) == 1):
         return False
-    axes = zip(call.input.shape[-call.dims :], call.weight.shape[2:], *call.steps, strict=True)
-    added = call.padding or (0,) * call.dims
-    positions = [(n + 2 * p - e * (k - 1) - 1) // s + 1 for (n, k, s, e), p in zip(axes, added, strict=True)]
-    one = _is_one_column(positions, call.weight.shape[-1], call.steps[0][-1])
+    one = _is_one_column(_positions(call), call.weight.shape[-1], call.steps[0][-1])
     return one and shows_strided_to_one_column(call.input.dtype)
 
 

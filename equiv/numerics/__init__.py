@@ -37,6 +37,7 @@ from equiv.numerics.surroundings import flushing_is_on as flushing_is_on
 from equiv.numerics.surroundings import gradients_recorded as gradients_recorded
 from equiv.numerics.surroundings import plain_torch as plain_torch
 from equiv.numerics.surroundings import subnormals_kept as subnormals_kept
+from equiv.numerics.surroundings import threads as threads
 
 # Listed: for users. Imported under their own names above: for the other packages of equiv.
 __all__ = [

@@ -7,8 +7,8 @@ to the process: code that judges names the dtypes that it needs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
@@ -24,6 +24,17 @@ _AUTOCAST = ("cpu", "cuda", "xpu", "mps")
 def flushing_is_on() -> bool:
     """Whether this thread flushes subnormals now (``torch.set_flush_denormal``)."""
     return _TINY * 0.5 == 0.0  # computed at each call: Python's floats go through the same registers
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """With so many threads of torch's."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class _Aside:
@@ -75,9 +86,8 @@ class subnormals_kept(_Aside):  # noqa: N801 - named as contextlib's own
 
     def _enter(self, stack: ExitStack) -> None:
         stack.callback(torch.set_flush_denormal, True)
-        stack.callback(torch.set_num_threads, torch.get_num_threads())
         torch.set_flush_denormal(False)
-        torch.set_num_threads(1)
+        stack.enter_context(threads(1))
 
 
 class plain_torch(_Aside):  # noqa: N801

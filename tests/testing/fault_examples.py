@@ -16,6 +16,7 @@ from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
 import equiv
 from equiv.laws.checks.tracing import recorded_by_fx, traced_by_jit
+from equiv.numerics import threads
 from equiv.strategies import Layout
 
 
@@ -233,16 +234,6 @@ def in_two_threads(call: Call, x: Tensor, weight: Tensor, bias: Tensor | None) -
     with ThreadPoolExecutor(2) as pool:
         calls = [pool.submit(call.run, sign * x, weight, bias) for sign in (1, -1) * 4]
         return torch.cat([one.result() for one in calls])
-
-
-@contextlib.contextmanager
-def threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextlib.contextmanager

@@ -179,7 +179,7 @@ def test_the_laws_find_it_in_its_profile(name: str) -> None:
 SEED = 1
 
 
-DEEP = ("linear-rank-3-batch-over-65536", "batch-100-alone")
+DEEP = ("linear-batch-over-65536", "linear-rank-3-batch-over-65536", "batch-100-alone")
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from torch import Tensor
 from equiv.laws.call import Call, is_control, raised
 from equiv.laws.reach import Reach
 from equiv.laws.trial import Trial
+from equiv.numerics import threads
 
 _CALLERS = 2
 _AT_ONCE = f"in {_CALLERS} threads at once"
@@ -74,16 +75,6 @@ def _switching_often() -> Iterator[None]:
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
 def _deterministic() -> Iterator[None]:
     on, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     # torch.use_deterministic_algorithms first imports the compiler, which takes seconds.
@@ -96,6 +87,6 @@ def _deterministic() -> Iterator[None]:
 
 _MODES: tuple[tuple[str, Callable[[], AbstractContextManager[None]]], ...] = (
     ("with deterministic algorithms", _deterministic),
-    ("with two threads", partial(_threads, 2)),
+    ("with two threads", partial(threads, 2)),
 )
 SURROUNDINGS = Reach("surroundings", (*(name for name, _ in _MODES), _AT_ONCE), needs=("concurrent",))

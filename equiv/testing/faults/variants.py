@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from equiv.dtypes import is_inexact
+from equiv.numerics import threads
 from equiv.testing.faults.kernel import Kernel, KernelCall, instead, without_onednn
 from equiv.testing.faults.registry import VARIANTS, Applied, Variant
 
@@ -250,16 +251,6 @@ def _positive_zeros(c: KernelCall) -> Tensor:
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
 def _flushing() -> Iterator[None]:
     before = float(torch.tensor(2.0**-1023, dtype=torch.float64) * 1.0) == 0.0
     torch.set_flush_denormal(True)
@@ -329,7 +320,7 @@ _variant("channels-last-inside", partial(instead, _channels_last), ("float32", "
     "conv2d and conv3d copy their tensors to channels-last first.", "oneDNN's and cuDNN's NHWC kernels"
 )
 _kernel("positive-zeros", _positive_zeros)("No result is negative zero.", "sums that begin at +0")
-_variant("four-threads", partial(_threads, 4))("torch runs with four threads.", "torch.set_num_threads")
+_variant("four-threads", partial(threads, 4))("torch runs with four threads.", "torch.set_num_threads")
 _variant("without-onednn", without_onednn)(
     "torch runs without oneDNN, on its own kernels.", "torch.backends.mkldnn.enabled"
 )
