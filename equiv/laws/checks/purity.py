@@ -84,7 +84,7 @@ def _negated(trial: Trial, call: Call, wanted: Tensor, condition: str, otherwise
 
 
 def _called_often(trial: Trial, call: Call) -> None:
-    """Once for each form a small layer is called 256 times, or for 2 seconds: results are right, and the first stays."""
+    """Once for each form a layer is called 256 times, or for two seconds: results are right, and the first stays."""
     condition = f"calls of one layer, {call.form}"
     if condition in trial.coverage or not call.input.numel():
         return
