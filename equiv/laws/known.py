@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -94,13 +95,13 @@ def _strided_weight_gradient(call: Call, gradient: str | None) -> bool:
 
 
 def _strided_pointwise_weight_gradient(call: Call, gradient: str | None) -> bool:
-    """float32, complex64, bfloat16, 1x1 kernels with a stride, 2 to 15 channels, closest in memory in the input."""
+    """float32, complex64, bfloat16, 1x1 kernels with a stride, 1 to 15 channels, closest in memory in the input."""
     x, kernel = call.input, call.weight
     if gradient != "weight" or x.dtype not in _OF_FLOAT32 or x.ndim < 4:
         return False
     steps = max(call.stride or (1,)) > 1 and all(size == 1 for size in kernel.shape[2:])
     closest = any(size > 1 and x.stride(1) < step for size, step in zip(x.shape[2:], x.stride()[2:], strict=True))
-    return steps and 1 < kernel.shape[1] < 16 and closest
+    return steps and kernel.shape[1] < 16 and closest
 
 
 def _wide_strided_input_gradient(call: Call, gradient: str | None) -> bool:
@@ -406,15 +407,16 @@ def _batched(call: Call) -> Call:
     return replace(call, input=x, weight=weight, bias=bias, padding=(), groups=1)
 
 
-def differentiated_by_torch(y: torch.Tensor) -> bool:
-    """Whether the gradients of ``y`` pass through torch's own convolution."""
+def differentiated_by_torch(y: torch.Tensor) -> torch.dtype | None:
+    """The dtype in which the gradients of ``y`` pass through torch's own convolution, or None where they do not."""
     waiting, met = [y.grad_fn], set()
     while waiting:
         node = waiting.pop()
         if node is None or node in met:
             continue
         if type(node).__name__ == "ConvolutionBackward0":
-            return True
+            saved: Any = node
+            return next((t.dtype for t in (saved._saved_weight, saved._saved_input) if t is not None), y.dtype)
         met.add(node)
         waiting += [following for following, _ in node.next_functions]
-    return False
+    return None

@@ -72,7 +72,7 @@ class Trial:
     _asked: dict[tuple[str, str, str, object], bool] = field(default_factory=dict, init=False, repr=False)
     _layer: tuple[Tensor, Tensor | None, nn.Linear] | None = field(default=None, init=False, repr=False)
     _declared: dict[str, Arithmetic] = field(default_factory=dict, init=False, repr=False)
-    _torch_differentiates: bool = field(default=False, init=False, repr=False)
+    _torch_differentiates: torch.dtype | None = field(default=None, init=False, repr=False)
 
     # -- building and running calls --------------------------------------------------------------------------------
 
@@ -270,7 +270,8 @@ class Trial:
 
     def is_known_refusal(self, call: Call, error: Exception) -> bool:
         """Whether torch raised what it is known to raise by mistake."""
-        return self._is_excused(call, known_refusal(error) if self._is_torch() else None)
+        is_torchs = self._is_torch() or self._torch_differentiates is not None
+        return self._is_excused(call, known_refusal(error) if is_torchs else None)
 
     def must_not_go_back(self, call: Call, y: Tensor) -> bool:
         """Whether torch is known to damage memory, or take minutes, for the gradients of ``y``, which this call gave.
@@ -278,8 +279,8 @@ class Trial:
         Also where another backend leaves them to torch.
         """
         self._torch_differentiates = differentiated_by_torch(y)
-        is_torchs = isinstance(self.backend, TorchEager) or self._torch_differentiates
-        return self._is_excused(call, known_corruption(call) if is_torchs else None)
+        is_torchs = isinstance(self.backend, TorchEager) or self._torch_differentiates is not None
+        return self._is_excused(call, known_corruption(self._as_differentiated(call)) if is_torchs else None)
 
     def is_known_of_module(self, conv: Conv, x: Tensor) -> bool:
         """Whether the wrong result of ``conv(x)`` falls under a defect of torch that is written down."""
@@ -288,8 +289,17 @@ class Trial:
 
     def _is_known(self, call: Call, gradient: str | None, incoming: Tensor | None = None) -> bool:
         """Whether a failed comparison falls under a defect of torch that is written down."""
-        is_torchs = self._is_torch() or (gradient is not None and self._torch_differentiates)
+        is_torchs = self._is_torch() or (gradient is not None and self._torch_differentiates is not None)
+        call = call if gradient is None else self._as_differentiated(call)
         return self._is_excused(call, known_defect(call, gradient, incoming) if is_torchs else None)
+
+    def _as_differentiated(self, call: Call) -> Call:
+        """A call in the dtype in which torch computes its gradients, which a backend may have changed."""
+        dtype = self._torch_differentiates
+        if dtype in (None, call.input.dtype):
+            return call
+        bias = None if call.bias is None else call.bias.detach().to(dtype)
+        return replace(call, input=call.input.detach().to(dtype), weight=call.weight.detach().to(dtype), bias=bias)
 
     def _is_torch(self) -> bool:
         return type(self.backend) is TorchEager  # what is derived from it is another backend

@@ -281,6 +281,10 @@ ASIDE = (
 @pytest.mark.parametrize("options", ASIDE, ids=str)
 def test_calls_beside_a_strided_1x1_convolution_are_asked_for_their_gradients(options):
     assert known_corruption(strided_pointwise()) == "strided-1x1-weight-gradient"
+    one = strided_pointwise(channels=1)
+    assert known_corruption(one) is None
+    closest = one.input.as_strided(one.input.shape, (81, 1, 9, 1))
+    assert known_corruption(replace(one, input=closest)) == "strided-1x1-weight-gradient"
     assert known_corruption(strided_pointwise(dtype=torch.bfloat16)) == "strided-1x1-weight-gradient"
     assert known_corruption(strided_pointwise(**options)) is None
 

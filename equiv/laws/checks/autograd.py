@@ -59,11 +59,11 @@ def _changed_in_place(trial: Trial, call: Call, exact: Tensors, grad: Tensor) ->
     leaves = {name: leaf.detach().clone().requires_grad_() for name, leaf in leaves_of(call).items()}
     condition = "after input and weight were changed in place"
     y = trial.run(replace(call, **leaves))
+    if trial.must_not_go_back(call, y):
+        return
     with torch.no_grad():
         leaves["input"].add_(1)
         leaves["weight"].add_(1)
-    if trial.must_not_go_back(call, y):
-        return
     try:
         found = torch.autograd.grad(y, [*leaves.values()], grad)
     except RuntimeError as error:

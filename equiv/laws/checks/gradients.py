@@ -15,6 +15,7 @@ from equiv.laws.checks.expected import (
     GRADIENT_NAMES,
     exact_gradients,
     goes_back,
+    grad_as_taken,
     gradients_of,
     integers_like,
     largest_exact,
@@ -141,7 +142,10 @@ def _scaled_and_special(
 def _one_infinity(
     trial: Trial, call: Call, expected: tuple[Tensor, ...], grad: Tensor, place: tuple[int, int, int], turn: int
 ) -> None:
-    """An infinity times zero is NaN, times another number an infinity, which a finite rest of the sum leaves."""
+    """An infinity reaches the gradients that it is part of, and no others.
+
+    Times zero it is NaN, else an infinity; NaN will do for it too, since compensated sums subtract what they add.
+    """
     name = ("input", "weight", "incoming gradient")[turn % 3]
     row, output, feature = place
     wanted = tuple(e.clone() for e in expected)
@@ -162,7 +166,10 @@ def _one_infinity(
             wanted[1][:, feature] = torch.inf * grad[row]
         else:
             wanted[0][:, feature] = torch.inf * grad[:, output]
-    same_gradients(trial, call, grad, wanted, f"with an infinity in the {name}")
+    condition, grad = f"with an infinity in the {name}", grad_as_taken(trial, call.form, grad)
+    for which, actual, exact in zip(GRADIENT_NAMES, gradients_of(trial, call, grad, condition), wanted, strict=False):
+        unbounded = ~(exact.isfinite() | actual.isfinite())
+        trial.same(call, torch.where(unbounded, exact, actual), exact, condition, gradient=(which, grad))
 
 
 def _second_order(trial: Trial, call: Call, x: Tensor, weight: Tensor, seed: int, grad: Tensor, large: str) -> None:

@@ -108,7 +108,11 @@ def _agrees(trial: Trial, call: Call, name: str, way: Callable[[], Tensor], expe
     """What a transformation returns is exact, unless torch has no rule for it."""
     trial.cover("transform", name)
     try:
-        y = way()
+        with warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", "There is a performance drop"
+            )  # torch has no rule of its own: slow, right
+            y = way()
     except Exception as error:
         if _is_opaque(error):
             trial.cover("transform not served", name)

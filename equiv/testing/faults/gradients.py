@@ -237,9 +237,9 @@ fault("grad-weight-zero-times-infinity", "special values x backward", profile="g
     "textbook: gradients of zero that are skipped",
 ).gradient("weight", lambda c: _has_infinity(c.x), lambda grad: grad.masked_fill(grad.isnan(), 0))
 fault("grad-input-infinite-weight", "special values x backward", profile="gate")(
-    "The gradient of the input is NaN where an infinity in the weight makes it infinite.",
+    "The gradient of the input is NaN as a whole where there is an infinity in the weight.",
     "textbook: a mask that is multiplied instead of selected",
-).gradient("x", lambda c: _has_infinity(c.weight), lambda grad: grad.masked_fill(grad.isinf(), torch.nan))
+).gradient("x", lambda c: _has_infinity(c.weight), lambda grad: grad * torch.nan)
 fault("grad-bias-infinite-incoming", "special values x backward", profile="gate")(
     "The gradient of the bias is the largest number where an infinite incoming gradient makes it infinite.",
     "textbook: gradients that are clipped",

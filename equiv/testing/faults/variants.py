@@ -147,13 +147,12 @@ def compensated(rows: Tensor, weight: Tensor) -> Tensor:
     """Kahan: the rounding error of each addition is carried along. Falls back to a plain sum where one overflows."""
     total = torch.zeros((*rows.shape[:-1], weight.shape[0]), dtype=rows.dtype, device=rows.device)
     lost = torch.zeros_like(total)
-    for term in _terms(*(torch.where(t.isfinite(), t, 0.0) for t in (rows, weight))):  # else gradients are 0 * inf
+    for term in _terms(rows, weight):
         corrected = term - lost
         new = total + corrected
         lost = (new - total) - corrected
         total = new
-    plain = sequential(rows, weight)
-    return torch.where(total.isfinite() & plain.isfinite(), total, plain)
+    return torch.where(total.isfinite(), total, sequential(rows, weight))
 
 
 def fused(rows: Tensor, weight: Tensor) -> Tensor:
