@@ -296,7 +296,7 @@ class Trial:
     def _as_differentiated(self, call: Call) -> Call:
         """A call in the dtype in which torch computes its gradients, which a backend may have changed."""
         dtype = self._torch_differentiates
-        if dtype in (None, call.input.dtype):
+        if dtype in (None, call.input.dtype) or call.input.is_complex():  # which torch makes of real ones
             return call
         bias = None if call.bias is None else call.bias.detach().to(dtype)
         return replace(call, input=call.input.detach().to(dtype), weight=call.weight.detach().to(dtype), bias=bias)

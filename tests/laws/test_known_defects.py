@@ -636,3 +636,41 @@ def test_a_tall_kernel_whose_gradient_takes_minutes_is_not_asked_for_where_it_do
         for other in (tall(127, 106), tall(255, 107), tall(255, 16), tall(600, 106, samples=2)):
             assert known_corruption(other) is None
         assert known_corruption(tall(255, 106, dtype=torch.float32)) is None
+
+
+class Wide:
+    """A right kernel that computes in another dtype, and leaves the gradients to torch."""
+
+    name, device = "wide", torch.device("cpu")
+
+    def __init__(self, wide):
+        self.wide = wide
+
+    def linear(self, input, weight, bias=None):
+        bias = None if bias is None else bias.to(self.wide)
+        return torch.nn.functional.linear(input.to(self.wide), weight.to(self.wide), bias).to(input.dtype)
+
+    def conv(self, input, weight, bias=None, *, stride=1, dilation=1):
+        bias = None if bias is None else bias.to(self.wide)
+        kind = (torch.conv1d, torch.conv2d, torch.conv3d)[weight.ndim - 3]
+        return kind(input.to(self.wide), weight.to(self.wide), bias, stride, 0, dilation).to(input.dtype)
+
+
+def test_gradients_are_excused_in_the_dtype_in_which_torch_computes_them():
+    x, kernel = torch.ones(1, 1, 32, 16, dtype=torch.bfloat16), torch.zeros(1, 1, 32, 16, dtype=torch.bfloat16)
+    call, incoming = Call("full", x, kernel, None), torch.ones(1, 1, dtype=torch.bfloat16)
+    finding = "weight-gradient-of-one-map"
+    for wide, excused in ((torch.float32, shows(finding, torch.float32)), (torch.float64, False)):
+        trial = Trial(Wide(wide), torch.bfloat16, ("full",))
+        gradients_of(trial, call, incoming)
+        assert trial._is_known(call, "weight", incoming) is excused
+        assert not trial._is_known(call, None)
+
+
+def test_a_refusal_of_torch_inside_of_a_kernel_is_torchs():
+    x = torch.zeros(4).as_strided((1, 2, 2, 1), (4, 1, 2, 2))
+    kernel = torch.zeros(4).as_strided((1, 2, 2, 1), (2, 1, 2, 1))
+    trial = Trial(Wide(torch.float64), torch.float32, ("full",))
+    found = gradients_of(trial, Call("full", x, kernel, None), torch.ones(1, 1))
+    refused = trial.coverage["known defect of torch"]["odd-strides-stop-backward"]
+    assert bool(found) != bool(refused)
