@@ -45,6 +45,7 @@ _NAMES = {
         *("conv_to_linear", "linear_to_full_conv", "linear_to_pointwise_conv", "to_channels", "to_feature_map"),
         *("linear_to_full_conv_transpose", "linear_to_pointwise_conv_transpose", "linear_to_transformers_conv1d"),
     ),
+    "models": (),
     "structure": ("Counterexample", "counterexample"),
     "verdict": ("NotEquivalent", "Outcome", "Verdict", "assert_equivalent", "compare"),
 }
