@@ -1,5 +1,6 @@
 """Do two results, or two layers, agree up to the rounding of right kernels? The outcome with its evidence."""
 
+from equiv.verdict.layers import _parameter_verdict as parameter_verdict
 from equiv.verdict.layers import assert_equivalent
 from equiv.verdict.outcome import Entry, NotEquivalent, Outcome, Verdict
 from equiv.verdict.outcome import share_words as share_words

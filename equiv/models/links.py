@@ -1,0 +1,137 @@
+"""A pair of modules while it is judged: how tensors of one are laid out for the other, and what has been found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from equiv.errors import EquivError
+from equiv.mapping import check_conv, check_conv_transpose, check_linear, is_conv1d, plain_form
+from equiv.models.layouts import Form, fitted, form_of
+from equiv.models.pairing import Unit, is_affine
+from equiv.models.parameters import Parameters, compared
+from equiv.models.sides import Side
+from equiv.verdict import Verdict
+
+
+@dataclass
+class Link:
+    """A unit with its modules.
+
+    Attributes:
+        unit: Names.
+        layer: The reference's module where it is a plain affine layer, which gives exact results.
+        parameters: What the parameters say.
+        forms: How either takes and returns rows, once inputs were seen.
+        own: Verdicts on results for the reference's input, one a call.
+        before: Verdicts on the code before, one a call.
+        pending: Calls and parts (``x`` or ``y``) that float64 must decide.
+        constant: Calls whose result is one value throughout, which proves nothing.
+        words: The layout in words.
+    """
+
+    unit: Unit
+    modules: tuple[nn.Module, nn.Module]
+    layer: nn.Module | None = None
+    parameters: Parameters = field(default_factory=Parameters)
+    forms: tuple[Form | None, Form | None] | None = None
+    own: dict[int, Verdict] = field(default_factory=dict)
+    before: dict[int, Verdict] = field(default_factory=dict)
+    pending: set[tuple[int, str]] = field(default_factory=set)
+    constant: set[int] = field(default_factory=set)
+    probed: bool = False
+    words: str = ""
+    calls: int = 0
+    inherited: float | None = None
+    largest: float | None = None
+    size: float | None = None
+
+    def see(self, x: Tensor, given: Tensor) -> None:
+        """The forms, from the first inputs of the reference and of the candidate."""
+        if self.forms is None:
+            self.forms = (form_of(self.modules[0], tuple(given.shape)), form_of(self.modules[1], tuple(x.shape)))
+
+    def _by_rows(self, source: Tensor, shape: torch.Size) -> bool:
+        return self.forms is not None and all(self.forms) and (source.shape != shape or self._reorders)
+
+    @property
+    def _reorders(self) -> bool:
+        return self.parameters.columns is not None
+
+    def to_candidate(self, part: str, source: Tensor, like: Tensor) -> Tensor | None:
+        """A tensor of the reference as the candidate has it; ``part`` is ``x`` or ``y``."""
+        if self._by_rows(source, like.shape) and self.forms is not None:
+            mine, theirs = self.forms
+            assert mine is not None
+            assert theirs is not None
+            rows = theirs.rows_in(source) if part == "x" else theirs.rows_out(source)
+            if part == "x" and self.parameters.columns is not None:
+                rows = rows[:, self.parameters.columns]
+            return _as(rows, like, mine.like_in if part == "x" else mine.like_out)
+        return _fitted(source, like)
+
+    def to_reference(self, part: str, source: Tensor, like: Tensor) -> Tensor | None:
+        """A tensor of the candidate as the reference has it."""
+        if self._by_rows(source, like.shape) and self.forms is not None:
+            mine, theirs = self.forms
+            assert mine is not None
+            assert theirs is not None
+            rows = mine.rows_in(source) if part == "x" else mine.rows_out(source)
+            if part == "x" and self.parameters.columns is not None:
+                rows = rows[:, self.parameters.columns.argsort()]
+            return _as(rows, like, theirs.like_in if part == "x" else theirs.like_out)
+        return _fitted(source, like)
+
+    def say(self, source: Tensor, like: Tensor) -> None:
+        """Note how the layouts and types differ."""
+        kinds = [type(module).__name__ for module in self.modules]
+        words = [f"{kinds[0]} for {kinds[1]}"] if kinds[0] != kinds[1] else []
+        if source.shape != like.shape:
+            words.append(f"{tuple(source.shape)} as {tuple(like.shape)}")
+        self.words = ", ".join(words)
+
+
+def _as(rows: Tensor, like: Tensor, laid: Any) -> Tensor | None:
+    shape = tuple(like.shape)
+    if rows.numel() != like.numel():
+        return None
+    try:
+        found: Tensor = laid(rows, shape)
+    except RuntimeError:  # sizes that do not fit
+        return None
+    return found.contiguous() if like.is_contiguous() else found
+
+
+def _fitted(source: Tensor, like: Tensor) -> Tensor | None:
+    found = fitted(source, like)
+    return None if found is None else found[0].contiguous() if like.is_contiguous() else found[0]
+
+
+def link_of(unit: Unit, candidate: Side, reference: Side) -> Link:
+    """A unit with its modules, its parameters compared."""
+    modules = (candidate.modules[unit.candidate[0]], reference.modules[unit.reference[0]])
+    link = Link(unit, modules)
+    if unit.kind == "container" or len(unit.candidate) > 1 or len(unit.reference) > 1:
+        return link
+    link.parameters = compared(*modules)
+    if is_affine(modules[1]) and _is_plain(modules[1]):
+        link.layer = modules[1]
+    return link
+
+
+def _is_plain(module: nn.Module) -> bool:
+    try:
+        if is_conv1d(module):
+            plain_form(module, None)
+        elif isinstance(module, nn.Linear):
+            check_linear(module)
+        elif isinstance(module, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d):
+            check_conv_transpose(module)
+        else:
+            check_conv(module)
+    except EquivError:
+        return False
+    return True

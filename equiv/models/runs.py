@@ -1,0 +1,414 @@
+"""What each run of a model does at a paired module: hand over, be given, or go on freely.
+
+The reference leads. The forced run is given the reference's input at every pair, and the reference's result in place of
+its own, so that whatever differs at the next pair comes from the code between. The free run goes its own way, and shows
+what is inherited. Two more run in float64 where bits alone do not decide.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
+
+from equiv.models.links import Link
+from equiv.models.players import Player
+from equiv.models.sampling import judged, probe_like, same, verdict_of, worst_of
+from equiv.models.sides import Side, instrument
+from equiv.models.trees import mapped, tensors
+from equiv.models.wide import Computing, Four, converted, settled
+from equiv.numerics import bit_equal
+from equiv.verdict import Outcome, Verdict
+
+
+@dataclass
+class Call:
+    """One call of a pair on the reference's side, and what others add to it on the way."""
+
+    key: tuple[int, int]
+    x: list[Tensor]
+    y: list[Tensor]
+    parts: dict[str, list[Tensor | None]] = field(default_factory=dict)
+    kept: bool = False
+
+    def keep(self) -> None:
+        """Copy the tensors: the reference may overwrite them when it goes on."""
+        if not self.kept:
+            self.x, self.y, self.kept = [t.clone() for t in self.x], [t.clone() for t in self.y], True
+
+
+_SKIP: Any = object()
+
+
+class Run:
+    """One run of one side, as a :class:`Player`."""
+
+    def __init__(self, side: Side, links: Sequence[Link], *, of_candidate: bool) -> None:
+        self.side, self.links = side, links
+        self.of_candidate = of_candidate
+        self.counts: dict[int, int] = defaultdict(int)
+        self.held: dict[int, Any] = {}
+        self.player = Player(self._play)
+
+    def _play(self, player: Player) -> Any:
+        call, modules = self.side.twin()
+        for place, link in enumerate(self.links):
+            names = link.unit.candidate if self.of_candidate else link.unit.reference
+            if len(names) == 1:
+                instrument(modules[names[0]], functools.partial(self._around, place, True, True))
+            else:
+                instrument(modules[names[0]], functools.partial(self._around, place, True, False))
+                instrument(modules[names[-1]], functools.partial(self._around, place, False, True))
+        return self.call(call)
+
+    def call(self, call: Callable[..., Any]) -> Any:
+        """Call the model."""
+        args, kwargs = self.side.inputs()
+        return call(*args, **kwargs)
+
+    def _around(self, place: int, first: bool, last: bool, forward: Any, *args: Any, **kwargs: Any) -> Any:
+        if first:
+            key = (place, self.counts[place])
+            self.counts[place] += 1
+            self.held[place] = None
+            given = self.before(key, forward, args, kwargs)
+            if given is _SKIP:
+                return self.after(key, None, skipped=True)
+            args, kwargs = given
+        key = (place, self.counts[place] - 1)
+        result = forward(*args, **kwargs)
+        return self.after(key, result) if last else result
+
+    def before(self, key: tuple[int, int], forward: Any, args: Any, kwargs: Any) -> Any:
+        """What the module is called with instead, or ``_SKIP``."""
+        return args, kwargs
+
+    def after(self, key: tuple[int, int], result: Any, *, skipped: bool = False) -> Any:
+        """What it returns instead."""
+        return result
+
+
+class Leader(Run):
+    """The reference as it is."""
+
+    def before(self, key: tuple[int, int], forward: Any, args: Any, kwargs: Any) -> Any:
+        """Note the inputs."""
+        link = self.links[key[0]]
+        if link.unit.kind != "container":
+            x = [t.detach() for t in tensors((args, kwargs))]
+            self.held[key[0]] = [t.clone() for t in x] if link.layer is None else x
+        return args, kwargs
+
+    def after(self, key: tuple[int, int], result: Any, *, skipped: bool = False) -> Any:
+        """Hand over the call."""
+        link = self.links[key[0]]
+        call = Call(key, self.held[key[0]] or [], [t.detach() for t in tensors(result)])
+        link.calls += 1
+        self.player.ask(call)
+        return result
+
+
+def largest(values: Sequence[Tensor]) -> float:
+    """The largest absolute value of all, infinite where one is not finite."""
+    sizes = [float(t.abs().max()) for t in values if t.numel() and (t.is_floating_point() or t.is_complex())]
+    return max((s if math.isfinite(s) else math.inf for s in sizes), default=0.0)
+
+
+class Follower(Run):
+    """A run that asks for the calls of the leader by their keys."""
+
+    def ask(self, key: tuple[int, int]) -> Call | None:
+        """The call, or None where the reference makes no such call."""
+        call: Call | None = self.player.ask(key)
+        return call
+
+    def mapped_back(self, key: tuple[int, int], part: str, mine: list[Tensor], theirs: list[Tensor]) -> list[Any]:
+        """This side's tensors as the reference has them; one that fits none is None."""
+        if not self.of_candidate:
+            return list(mine)
+        link = self.links[key[0]]
+        return [link.to_reference(part, a, b) for a, b in zip(mine, theirs, strict=False)]
+
+
+class Free(Follower):
+    """The candidate as it is: how far has it parted from the reference by now?"""
+
+    def after(self, key: tuple[int, int], result: Any, *, skipped: bool = False) -> Any:
+        """Measure."""
+        call = self.ask(key)
+        if call is not None:
+            link = self.links[key[0]]
+            mine = self.mapped_back(key, "y", tensors(result), call.y)
+            apart = [_apart(a, b) for a, b in zip(mine, call.y, strict=False) if a is not None]
+            link.inherited = max([*([] if link.inherited is None else [link.inherited]), *apart], default=None)
+            link.size = max(link.size or 0.0, largest(call.y))
+        return result
+
+
+def _apart(a: Tensor, b: Tensor) -> float:
+    if not b.is_floating_point() or a.shape != b.shape:
+        return 0.0 if a.shape == b.shape and bool((a == b).all()) else math.inf
+    if a.dtype == b.dtype and bit_equal(a, b):
+        return 0.0
+    found = float((a - b).abs().max())
+    return found if math.isfinite(found) else math.inf
+
+
+class Forced(Follower):
+    """The candidate with the reference's input and result at every pair.
+
+    With ``judge`` off, what it computes is only handed on to the runs in float64.
+    """
+
+    def __init__(self, side: Side, links: Sequence[Link], *, judge: bool = True) -> None:
+        super().__init__(side, links, of_candidate=True)
+        self.judge = judge
+
+    def before(self, key: tuple[int, int], forward: Any, args: Any, kwargs: Any) -> Any:
+        """The reference's input in place of its own, once the two have been compared."""
+        link = self.links[key[0]]
+        if link.unit.kind == "container":
+            return args, kwargs
+        call = self.ask(key)
+        self.held[key[0]] = (call, None)
+        if call is None:
+            return args, kwargs
+        if len(link.unit.candidate) > 1:
+            call.keep()
+        given = [t.detach() for t in tensors((args, kwargs))]
+        if given and call.x:
+            link.see(call.x[0], given[0])
+            link.say(call.x[0], given[0])
+        mine = self.mapped_back(key, "x", given, call.x)
+        call.parts["forced x"] = mine
+        if self.judge:
+            _note(link, key[1], "x", mine, call.x)
+        instead = _instead(link, "x", call.x, given)
+        args, kwargs = mapped((args, kwargs), lambda t, left=iter(instead): next(left))  # type: ignore[misc]
+        self.held[key[0]] = (call, (forward, args, kwargs))
+        return args, kwargs
+
+    def after(self, key: tuple[int, int], result: Any, *, skipped: bool = False) -> Any:
+        """The reference's result in place of its own, once that has been judged."""
+        link = self.links[key[0]]
+        call, how = (self.ask(key), None) if link.unit.kind == "container" else self.held[key[0]]
+        if call is None:
+            return result
+        own = [t.detach() for t in tensors(result)]
+        mine = self.mapped_back(key, "y", own, call.y)
+        call.parts["forced y"], call.parts["own y"] = mine, list(own)
+        if self.judge:
+            self._judge(link, key[1], call, mine, how)
+        return returned(link, call.y, result, own)
+
+    def _judge(self, link: Link, count: int, call: Call, mine: list[Any], how: Any) -> None:
+        link.largest = max(
+            link.largest or 0.0, *(_apart(a, b) for a, b in zip(mine, call.y, strict=False) if a is not None), 0.0
+        )
+        if any(t.numel() > 1 and t.is_floating_point() and bool((t == t.flatten()[0]).all()) for t in call.y):
+            link.constant.add(count)
+        if link.layer is None or len(mine) != 1 or len(call.y) != 1 or mine[0] is None:
+            _note(link, count, "y", mine, call.y)
+            return
+        link.own[count] = judged(link.layer, call.x[0], mine[0], call.y[0])
+        if not link.probed and how is not None:
+            link.probed = True
+            self._probe(link, count, call, how)
+
+    def _probe(self, link: Link, count: int, call: Call, how: Any) -> None:
+        """Ask both on an input of few entries, and on ordinary ones where the real results are constant."""
+        assert link.layer is not None
+        x = call.x[0]
+        if not x.is_floating_point():
+            return
+        found = [("asked inputs of few entries, ", probe_like(link.layer, x, 0))]
+        if count in link.constant:
+            normal = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(x.device, x.dtype)
+            found.append(("asked normal inputs, ", normal))
+        for words, probe in found:
+            forward, args, kwargs = how
+            given = tensors((args, kwargs))[0]
+            placed = link.to_candidate("x", probe, given)
+            if placed is None:
+                continue
+            rest = [placed, *tensors((args, kwargs))[1:]]
+            args, kwargs = mapped((args, kwargs), lambda t, left=iter(rest): next(left))  # type: ignore[misc]
+            actual, expected = tensors(forward(*args, **kwargs)), link.layer(probe)
+            mine = link.to_reference("y", actual[0], expected) if len(actual) == 1 else None
+            if mine is None:
+                continue
+            verdict = judged(link.layer, probe, mine, expected)
+            if not verdict.equivalent:
+                worse = worst_of([verdict, link.own[count]])
+                if worse is verdict:
+                    link.own[count] = _prefixed(verdict, words)
+
+
+def _prefixed(verdict: Verdict, words: str) -> Verdict:
+    from dataclasses import replace
+
+    return replace(verdict, explanation=words + verdict.explanation)
+
+
+def _instead(link: Link, part: str, theirs: list[Tensor], own: list[Tensor]) -> list[Tensor]:
+    """The reference's tensors as the candidate's module takes or returns them; its own where there is no such one."""
+    found = []
+    for i, t in enumerate(own):
+        placed = (
+            link.to_candidate(part, theirs[i], t)
+            if i < len(theirs) and len(own) == len(theirs) or i == 0 and theirs
+            else None
+        )
+        found.append(t if placed is None else placed.to(t.dtype).clone())
+    return found
+
+
+def returned(link: Link, theirs: list[Tensor], result: Any, own: list[Tensor]) -> Any:
+    """A result with the reference's tensors in it."""
+    if len(theirs) != len(own):
+        return result
+    left = iter(_instead(link, "y", theirs, own))
+    return mapped(result, lambda t: next(left))
+
+
+def _note(link: Link, count: int, part: str, mine: list[Any], theirs: list[Tensor]) -> None:
+    """Equal bits are identical; all else is left to float64."""
+    found = link.before if part == "x" else link.own
+    misfits = [b for a, b in zip(mine, theirs, strict=False) if a is None]
+    if misfits:
+        text = f"its {'input' if part == 'x' else 'result'} has a shape that is no layout of {tuple(misfits[0].shape)}."
+        found[count] = verdict_of(Outcome.DIFFERENT, text, misfits[0])
+        return
+    if all(a.dtype == b.dtype and bit_equal(a, b) for a, b in zip(mine, theirs, strict=False)):
+        if theirs:
+            found[count] = same(theirs[0])
+        return
+    link.pending.add((count, part))
+
+
+class Wide(Follower):
+    """Either side in another format, given at every pair what the reference had in its own."""
+
+    def __init__(
+        self, side: Side, links: Sequence[Link], dtype: torch.dtype, *, of_candidate: bool, last: bool, native: bool
+    ) -> None:
+        super().__init__(side, links, of_candidate=of_candidate)
+        self.dtype, self.last, self.native = dtype, last, native
+
+    def call(self, call: Callable[..., Any]) -> Any:
+        """Call the model in that format."""
+        args, kwargs = self.side.inputs(lambda t: converted(t.clone(), self.dtype))
+        with Computing(self.dtype):
+            return call(*args, **kwargs)
+
+    def before(self, key: tuple[int, int], forward: Any, args: Any, kwargs: Any) -> Any:
+        """The reference's input, unless it is constant; no call where the result is not needed."""
+        link = self.links[key[0]]
+        if link.unit.kind == "container":
+            return args, kwargs
+        call = self.ask(key)
+        self.held[key[0]] = call
+        if call is None:
+            return args, kwargs
+        with _disable_current_modes():
+            if len(link.unit.candidate) > 1 or len(link.unit.reference) > 1:
+                call.keep()
+            own = [t.detach() for t in tensors((args, kwargs))]
+            call.parts[f"{self._name} x"] = self.mapped_back(key, "x", own, call.x)
+            if self.last:
+                self.settle(link, key[1], call, "x")
+            if (key[1], "y") not in link.pending and call.parts.get("own y") and len(call.y) == 1:
+                return _SKIP
+            source = [converted(t, self.dtype) for t in call.x]
+            if self.of_candidate:
+                source = _instead(link, "x", source, own)
+            elif len(source) != len(own):
+                source = own
+            left = iter(t.clone() for t in source)
+            return mapped((args, kwargs), lambda t: next(left))
+
+    def after(self, key: tuple[int, int], result: Any, *, skipped: bool = False) -> Any:
+        """The reference's result, in this format."""
+        link = self.links[key[0]]
+        call = self.ask(key) if link.unit.kind == "container" else self.held[key[0]]
+        if call is None:
+            return result
+        with _disable_current_modes():
+            own = [t.detach() for t in tensors(result)]
+            if not skipped:
+                call.parts[f"{self._name} y"] = self.mapped_back(key, "y", own, call.y)
+                if self.last:
+                    self.settle(link, key[1], call, "y")
+            forced = [converted(self._other(key, i, t), self.dtype) for i, t in enumerate(call.y)]
+            if skipped:
+                like = call.parts["own y"] if self.of_candidate else call.y
+                placed = link.to_candidate("y", forced[0], like[0]) if self.of_candidate else forced[0]  # type: ignore[arg-type]
+                return forced[0].clone() if placed is None else placed.clone()
+            return returned(link, forced, result, own) if self.of_candidate else _same_side(result, forced, own)
+
+    def _other(self, key: tuple[int, int], place: int, y: Tensor) -> Tensor:
+        """The reference's result; other values in place of a constant one."""
+        if key[1] not in self.links[key[0]].constant or not y.is_floating_point():
+            return y
+        generator = torch.Generator().manual_seed(1000 * key[0] + 10 * key[1] + place)
+        return torch.randn(y.shape, generator=generator, dtype=torch.float64).to(y.device)
+
+    @property
+    def _name(self) -> str:
+        return "candidate" if self.of_candidate else "reference"
+
+    def settle(self, link: Link, count: int, call: Call, part: str) -> None:
+        """Judge what bits did not decide, and what is the same for constants alone."""
+        found = link.before if part == "x" else link.own
+        theirs = call.x if part == "x" else call.y
+        forced = call.parts.get(f"forced {part}", [])
+        wides = [call.parts.get(f"{side} {part}", []) for side in ("candidate", "reference")]
+        if (count, part) in link.pending:
+            verdicts = []
+            for i, r in enumerate(theirs[: len(forced)]):
+                c, wide = forced[i], [w[i] if i < len(w) else None for w in wides]
+                if c is not None:
+                    verdicts.append(settled(_four(c, r, wide, native=self.native), _what(link, part)))
+            if verdicts:
+                found[count] = worst_of(verdicts)
+            return
+        for i, (a, b) in enumerate(zip(*wides, strict=False)):
+            if a is not None and b is not None and _differ(a, b, theirs[i]):
+                text = f"{_what(link, part)} differs by up to {_apart(a, b):.3g} on other values than the constants of this run."
+                found[count] = verdict_of(Outcome.DIFFERENT, text, theirs[i])
+                return
+
+
+def _same_side(result: Any, forced: list[Tensor], own: list[Tensor]) -> Any:
+    if len(forced) != len(own):
+        return result
+    left = iter(t.clone() for t in forced)
+    return mapped(result, lambda t: next(left))
+
+
+def _four(c: Tensor, r: Tensor, wide: list[Tensor | None], *, native: bool) -> Four:
+    return Four(wide[0], wide[1], c, r) if native and wide[0] is not None and wide[1] is not None else Four(c, r, *wide)
+
+
+_UNITS = 2.0**13  # of float64, that rounding may leave in a segment
+
+
+def _differ(a: Tensor, b: Tensor, like: Tensor) -> bool:
+    """Whether two results in float64 differ by more than rounding there, where the models' own are the same bits."""
+    if a.dtype != torch.float64 or not like.is_floating_point() or like.dtype == torch.float64 or not b.numel():
+        return False
+    apart, size = _apart(a, b), float(b.abs().max())
+    return apart > _UNITS * 2.0**-53 * size
+
+
+def _what(link: Link, part: str) -> str:
+    if link.unit.kind == "container":
+        return "what it returns"
+    return "its input" if part == "x" else "its result"
