@@ -23,7 +23,7 @@ from equiv.models.players import Player
 from equiv.models.sampling import judged, probe_like, same, verdict_of, worst_of
 from equiv.models.sides import Side, instrument
 from equiv.models.trees import mapped, tensors
-from equiv.models.wide import Computing, Four, converted, settled
+from equiv.models.wide import Alike, Computing, Four, converted, settled
 from equiv.numerics import bit_equal
 from equiv.verdict import Outcome, Verdict
 
@@ -35,6 +35,8 @@ class Call:
     key: tuple[int, int]
     x: list[Tensor]
     y: list[Tensor]
+    result: Any = None
+    own: Any = None
     parts: dict[str, list[Tensor | None]] = field(default_factory=dict)
     kept: bool = False
 
@@ -109,7 +111,7 @@ class Leader(Run):
     def after(self, key: tuple[int, int], result: Any, *, skipped: bool = False) -> Any:
         """Hand over the call."""
         link = self.links[key[0]]
-        call = Call(key, self.held[key[0]] or [], [t.detach() for t in tensors(result)])
+        call = Call(key, self.held[key[0]] or [], [t.detach() for t in tensors(result)], result)
         link.calls += 1
         self.player.ask(call)
         return result
@@ -203,7 +205,7 @@ class Forced(Follower):
             return result
         own = [t.detach() for t in tensors(result)]
         mine = self.mapped_back(key, "y", own, call.y)
-        call.parts["forced y"], call.parts["own y"] = mine, list(own)
+        call.parts["forced y"], call.own = mine, result
         if self.judge:
             self._judge(link, key[1], call, mine, how)
         return returned(link, call.y, result, own)
@@ -257,24 +259,24 @@ def _prefixed(verdict: Verdict, words: str) -> Verdict:
     return replace(verdict, explanation=words + verdict.explanation)
 
 
-def _instead(link: Link, part: str, theirs: list[Tensor], own: list[Tensor]) -> list[Tensor]:
-    """The reference's tensors as the candidate's module takes or returns them; its own where there is no such one."""
+def _instead(link: Link, part: str, theirs: list[Tensor], own: list[Tensor], *, keeps: bool = False) -> list[Tensor]:
+    """The reference's tensors as the candidate's module takes or returns them; its own where there is no such one.
+
+    Their dtype is the candidate's, unless the reference's ``keeps``.
+    """
+    count = len(own) if len(own) == len(theirs) else min(1, len(own), len(theirs))
     found = []
     for i, t in enumerate(own):
-        placed = (
-            link.to_candidate(part, theirs[i], t)
-            if i < len(theirs) and len(own) == len(theirs) or i == 0 and theirs
-            else None
-        )
-        found.append(t if placed is None else placed.to(t.dtype).clone())
+        placed = link.to_candidate(part, theirs[i], t) if i < count else None
+        found.append(t if placed is None else placed.to(placed.dtype if keeps else t.dtype).clone())
     return found
 
 
-def returned(link: Link, theirs: list[Tensor], result: Any, own: list[Tensor]) -> Any:
+def returned(link: Link, theirs: list[Tensor], result: Any, own: list[Tensor], *, keeps: bool = False) -> Any:
     """A result with the reference's tensors in it."""
     if len(theirs) != len(own):
         return result
-    left = iter(_instead(link, "y", theirs, own))
+    left = iter(_instead(link, "y", theirs, own, keeps=keeps))
     return mapped(result, lambda t: next(left))
 
 
@@ -305,7 +307,7 @@ class Wide(Follower):
     def call(self, call: Callable[..., Any]) -> Any:
         """Call the model in that format."""
         args, kwargs = self.side.inputs(lambda t: converted(t.clone(), self.dtype))
-        with Computing(self.dtype):
+        with Alike(self.dtype), Computing(self.dtype):
             return call(*args, **kwargs)
 
     def before(self, key: tuple[int, int], forward: Any, args: Any, kwargs: Any) -> Any:
@@ -324,11 +326,11 @@ class Wide(Follower):
             call.parts[f"{self._name} x"] = self.mapped_back(key, "x", own, call.x)
             if self.last:
                 self.settle(link, key[1], call, "x")
-            if (key[1], "y") not in link.pending and call.parts.get("own y") and len(call.y) == 1:
+            if (key[1], "y") not in link.pending and len(tensors(call.own)) == len(call.y):
                 return _SKIP
             source = [converted(t, self.dtype) for t in call.x]
             if self.of_candidate:
-                source = _instead(link, "x", source, own)
+                source = _instead(link, "x", source, own, keeps=True)
             elif len(source) != len(own):
                 source = own
             left = iter(t.clone() for t in source)
@@ -348,10 +350,9 @@ class Wide(Follower):
                     self.settle(link, key[1], call, "y")
             forced = [converted(self._other(key, i, t), self.dtype) for i, t in enumerate(call.y)]
             if skipped:
-                like = call.parts["own y"] if self.of_candidate else call.y
-                placed = link.to_candidate("y", forced[0], like[0]) if self.of_candidate else forced[0]  # type: ignore[arg-type]
-                return forced[0].clone() if placed is None else placed.clone()
-            return returned(link, forced, result, own) if self.of_candidate else _same_side(result, forced, own)
+                result = call.own if self.of_candidate else call.result
+                own = tensors(result)
+            return returned(link, forced, result, own, keeps=True) if self.of_candidate else _refilled(result, forced, own)
 
     def _other(self, key: tuple[int, int], place: int, y: Tensor) -> Tensor:
         """The reference's result; other values in place of a constant one."""
@@ -386,7 +387,7 @@ class Wide(Follower):
                 return
 
 
-def _same_side(result: Any, forced: list[Tensor], own: list[Tensor]) -> Any:
+def _refilled(result: Any, forced: list[Tensor], own: list[Tensor]) -> Any:
     if len(forced) != len(own):
         return result
     left = iter(t.clone() for t in forced)

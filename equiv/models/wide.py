@@ -14,11 +14,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from equiv.causes import Cause
 from equiv.models.sampling import same, verdict_of
-from equiv.models.trees import mapped
+from equiv.models.trees import mapped, tensors
 from equiv.numerics import bit_equal
 from equiv.verdict import Outcome, Verdict
 
@@ -39,7 +40,7 @@ class Computing(TorchDispatchMode):
     """
 
     def __init__(self, dtype: torch.dtype) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.dtype = dtype
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None) -> Any:
@@ -50,6 +51,25 @@ class Computing(TorchDispatchMode):
 
     def _named(self, leaf: Any) -> Any:
         return self.dtype if isinstance(leaf, torch.dtype) and leaf in FLOATING else leaf
+
+
+class Alike(TorchFunctionMode):
+    """Within it a function that is given tensors of several floating formats gets all of them in this one.
+
+    Some functions of torch refuse others before :class:`Computing` sees their operations.
+    """
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.dtype = dtype
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None) -> Any:
+        """The function on tensors of one format."""
+        given = (args, dict(kwargs or {}))
+        kinds = {t.dtype for t in tensors(given)} & set(FLOATING)
+        if self.dtype in kinds and len(kinds) > 1:
+            given = mapped(given, lambda t: converted(t, self.dtype))
+        return func(*given[0], **given[1])
 
 
 def converted(t: Tensor, dtype: torch.dtype) -> Tensor:
@@ -134,8 +154,8 @@ def _stays(n: _Numbers, c: Tensor, difference: Tensor, exact: Tensor, unit: floa
 def _precision(n: _Numbers, c: Tensor) -> Verdict:
     """The functions are the same; is the candidate rounded as the reference is?"""
     text = (
-        f"{n.what} differs by up to {n.apart:.3g}, in float64 by {n.left:.3g}; the errors against float64 are {n.mine:.3g} "
-        f"(root mean square) on the candidate's side and {n.theirs:.3g} on the reference's"
+        f"{n.what} differs by up to {n.apart:.3g}, in float64 by {n.left:.3g}; the errors against float64 are "
+        f"{n.mine:.3g} (root mean square) on the candidate's side and {n.theirs:.3g} on the reference's"
     )
     floor = n.ulp / math.sqrt(12)
     if n.mine <= _BESIDE * max(n.theirs, floor) and n.theirs <= _BESIDE * max(n.mine, floor):
@@ -155,8 +175,8 @@ def _by_errors(n: _Numbers, c: Tensor) -> Verdict:
     floor = n.ulp / math.sqrt(12)
     times = n.mine / max(n.theirs, floor)
     text = (
-        f"{n.what} differs by up to {n.apart:.3g}; against the reference in float64 the candidate's error is {times:.3g} "
-        "times the reference's own (root mean square)"
+        f"{n.what} differs by up to {n.apart:.3g}; against the reference in float64 the candidate's error is "
+        f"{times:.3g} times the reference's own (root mean square)"
     )
     if times <= _LIKELY:
         return verdict_of(Outcome.ROUNDING, f"{text}, as that of a right kernel is.", c)
