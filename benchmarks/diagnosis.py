@@ -28,6 +28,7 @@ class AsConvolution(nn.Linear):
     """A Linear that computes as a 1x1 convolution."""
 
     def forward(self, input: Tensor) -> Tensor:
+        """The same rows, as maps of one position."""
         rows = input.reshape(-1, self.in_features, 1, 1)
         y = functional.conv2d(rows, self.weight[:, :, None, None], self.bias)
         return y.reshape(*input.shape[:-1], self.out_features)
@@ -114,6 +115,12 @@ def planted(model: nn.Module, called: list[str], seed: int) -> tuple[nn.Module, 
     return twin, name
 
 
+def same_weight(model: nn.Module, name: str) -> set[str]:
+    """The layer and those that are tied to it."""
+    parts = dict(model.named_modules())
+    return {other for other, part in parts.items() if getattr(part, "weight", None) is parts[name].weight}
+
+
 def trials(name: str, count: int) -> tuple[int, int]:
     """How often a planted defect was found at its layer, and how often none was named where there was none."""
     torch.manual_seed(0)
@@ -131,8 +138,8 @@ def trials(name: str, count: int) -> tuple[int, int]:
     for seed in range(count):
         twin, where = planted(model, called, seed)
         first = equiv.diagnose(twin, model, kwargs=inputs).first_difference
-        found += first is not None and first.candidate == where
-        if first is None or first.candidate != where:
+        found += first is not None and first.candidate in same_weight(twin, where)
+        if first is None or first.candidate not in same_weight(twin, where):
             print(f"  {name} {seed}: planted in {where}, found at {first and first.candidate}")
         torch.manual_seed(seed)
         other = {key: torch.randn_like(x) if x.is_floating_point() else x.flip(0) for key, x in inputs.items()}
@@ -143,18 +150,34 @@ def trials(name: str, count: int) -> tuple[int, int]:
     return found, quiet
 
 
+class Block(nn.Module):
+    """A layer of a transformer, norms first."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.fc1, self.act, self.fc2 = nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attention, then two layers."""
+        qkv = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        x = x + self.proj(functional.scaled_dot_product_attention(*qkv).transpose(1, 2).flatten(2))
+        return x + self.fc2(self.act(self.fc1(self.norm2(x))))
+
+
 def large() -> None:
     """Time and memory of a diagnosis of some 100 million parameters."""
     import resource
 
     torch.manual_seed(0)
-    layer = nn.TransformerEncoderLayer(1024, 16, 4096, dropout=0.0, batch_first=True, norm_first=True)
-    model = nn.TransformerEncoder(layer, 8, enable_nested_tensor=False).eval()
+    model = nn.Sequential(*(Block(1024, 16) for _ in range(8))).eval()
     twin = as_convolutions(model)
     count = sum(p.numel() for p in model.parameters())
     x = torch.randn(4, 64, 1024)
     with torch.no_grad():
-        model(x)
+        model(x), twin(x)
         start = time.perf_counter()
         model(x), twin(x)
         both = time.perf_counter() - start

@@ -84,7 +84,9 @@ class Twin:
     def _copy(self, module: nn.Module) -> None:
         own = {name: copy.copy(vars(module)[name]) for name in ("_parameters", "_buffers", "_modules")}
         own["_non_persistent_buffers_set"] = {*module._non_persistent_buffers_set}
-        own |= {name: copy.copy(held) for name, held in vars(module).items() if "_hooks" in name and type(held) in _DICTS}
+        own |= {
+            name: copy.copy(held) for name, held in vars(module).items() if "_hooks" in name and type(held) in _DICTS
+        }
         self._made[id(module)] = shallow(module, **own)
         for name, buffer in module._buffers.items():
             if buffer is not None and not is_lazy(buffer):

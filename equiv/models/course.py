@@ -22,11 +22,10 @@ from equiv.models.players import march
 from equiv.models.runs import Forced, Free, Leader, Wide, largest
 from equiv.models.sampling import same, verdict_of, worst_of
 from equiv.models.sides import Side
-from equiv.models.trees import leaves, tensors
+from equiv.models.trees import equal, tensors
 from equiv.models.wide import Four, settled
-from equiv.numerics import bit_equal
 from equiv.text import counted, quoted
-from equiv.verdict import Outcome, Verdict
+from equiv.verdict import Outcome
 
 
 def diagnose(
@@ -87,7 +86,8 @@ def diagnose(
 @contextmanager
 def _kept_state() -> Iterator[None]:
     """The random generators of torch, Python and numpy as they were, whatever the models draw; no gradients."""
-    accelerators = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    ready = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    accelerators = list(range(torch.cuda.device_count())) if ready else []
     numpy = sys.modules.get("numpy")
     states = random.getstate(), numpy.random.get_state() if numpy is not None else None
     with torch.random.fork_rng(accelerators), torch.no_grad():
@@ -165,18 +165,18 @@ class _Course:
     def _output(self, forced: list[Tensor], theirs: list[Tensor], free: list[Tensor]) -> Layer:
         """The row of the results, and float64 for all that bits left open."""
         placed = [[fitted(a, b)[0] for a, b in zip(some, theirs, strict=True)] for some in (forced, free)]  # type: ignore[index]
-        equal = _same_bits(placed[0], theirs)
+        unchanged = _same_bits(placed[0], theirs)
         wide: list[list[Tensor] | None] = [None, None]
-        if not equal or any(link.pending or link.constant for link in self.links):
+        if not unchanged or any(link.pending or link.constant for link in self.links):
             wide = self._in_float64(theirs)
         native = theirs[0].dtype == torch.float64
         verdicts = []
         for i, (a, b) in enumerate(zip(placed[0], theirs, strict=True)):
             c, r = (None if some is None else some[i] for some in wide)
-            if native and c is not None and r is not None and not bit_equal(a, b):
+            if native and c is not None and r is not None and not equal(a, b):
                 verdicts.append(settled(Four(c, r, a, b), "the result"))
             else:
-                verdicts.append(same(b) if bit_equal(a, b) else settled(Four(a, b, c, r), "the result", self.why))
+                verdicts.append(same(b) if equal(a, b) else settled(Four(a, b, c, r), "the result", self.why))
         apart = max((_largest_apart(a, b) for a, b in zip(placed[1], theirs, strict=True)), default=0.0)
         alone = max((_largest_apart(a, b) for a, b in zip(placed[0], theirs, strict=True)), default=0.0)
         shapes = [(tuple(a.shape), tuple(b.shape)) for a, b in zip(forced, theirs, strict=True)]
@@ -203,7 +203,8 @@ class _Course:
             try:
                 march(leader.player, [forced.player, *(wide.player for wide in wides)])
             except Exception as error:  # whatever a model says to another format
-                self.why = f"it does not run in {str(dtype).removeprefix('torch.')} ({type(error).__name__}: {quoted(error, 80)})"
+                said = f"{type(error).__name__}: {quoted(error, 80)}"
+                self.why = f"it does not run in {str(dtype).removeprefix('torch.')} ({said})"
                 continue
             results = [tensors(wide.player.result) for wide in wides]
             found = [results[1] if both else None, results[0]]
@@ -254,7 +255,7 @@ class _Course:
 
 def _same_bits(first: list[Tensor], second: list[Tensor]) -> bool:
     return len(first) == len(second) and all(
-        a.shape == b.shape and a.dtype == b.dtype and bit_equal(a, b) for a, b in zip(first, second, strict=True)
+        a.shape == b.shape and a.dtype == b.dtype and equal(a, b) for a, b in zip(first, second, strict=True)
     )
 
 
@@ -264,7 +265,7 @@ def _placed(a: Tensor, like: Tensor) -> Tensor:
 
 
 def _largest_apart(a: Tensor, b: Tensor) -> float:
-    if not b.numel() or (a.dtype == b.dtype and bit_equal(a, b)):
+    if not b.numel() or (a.dtype == b.dtype and equal(a, b)):
         return 0.0
     kind = torch.complex128 if b.is_complex() else torch.float64
     return float((a.to(kind) - b.to(kind)).abs().nan_to_num(float("inf")).max())

@@ -267,7 +267,7 @@ def _grown(names: Chain, side: Side, free: dict[str, Seen]) -> Chain:
 
 def _merged(ones: dict[str, Seen], free: dict[str, Seen]) -> list[tuple[Chain, Chain]]:
     """Single layers, each with a chain of the other side's that has the sizes of its inputs and outputs."""
-    found = []
+    found: list[tuple[Chain, Chain]] = []
     for one in [s for s in ones.values() if is_affine(s.module)]:
         for first in list(free.values()):
             chain = _chain_like(one, first, free)

@@ -103,7 +103,7 @@ def _bias_verdict(left: Any, right: Any, weight: Tensor, other: Tensor) -> Verdi
     a, b = (getattr(side, "bias", None) for side in (left, right))
     if a is None and b is None:
         return None
-    zeros = torch.zeros_like(a if a is not None else b)
+    zeros = torch.zeros_like(next(t for t in (a, b) if t is not None))
     a, b = (zeros if t is None else t.detach() for t in (a, b))
     return None if a.shape == b.shape and _equal(a, b) else _verdict(left, right, weight, other, "bias", a, b)
 
@@ -129,7 +129,7 @@ def _verdict(left: Any, right: Any, weight: Tensor, other: Tensor, name: str, a:
 
 
 def _by_name(candidate: nn.Module, reference: nn.Module) -> Parameters:
-    sides = [dict(module.named_parameters()) for module in (candidate, reference)]
+    sides: list[dict[str, Tensor]] = [dict(module.named_parameters()) for module in (candidate, reference)]
     for held, module in zip(sides, (candidate, reference), strict=True):
         held.update(
             {n: b for n, b in module.named_buffers() if n.rpartition(".")[2] in ("running_mean", "running_var")}

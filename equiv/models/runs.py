@@ -11,8 +11,8 @@ import functools
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,9 +22,8 @@ from equiv.models.links import Link
 from equiv.models.players import Player
 from equiv.models.sampling import judged, probe_like, same, verdict_of, worst_of
 from equiv.models.sides import Side, instrument
-from equiv.models.trees import mapped, tensors
+from equiv.models.trees import equal, mapped, tensors
 from equiv.models.wide import Alike, Computing, Four, converted, settled
-from equiv.numerics import bit_equal
 from equiv.verdict import Outcome, Verdict
 
 
@@ -32,7 +31,7 @@ from equiv.verdict import Outcome, Verdict
 class Call:
     """One call of a pair on the reference's side, and what others add to it on the way."""
 
-    key: tuple[int, int]
+    key: Key
     x: list[Tensor]
     y: list[Tensor]
     result: Any = None
@@ -46,7 +45,26 @@ class Call:
             self.x, self.y, self.kept = [t.clone() for t in self.x], [t.clone() for t in self.y], True
 
 
-_SKIP: Any = object()
+Key = tuple[int, int]
+SKIP: Any = object()
+
+
+class Given(NamedTuple):
+    """A forward, and what it is called with."""
+
+    forward: Callable[..., Any]
+    args: Any
+    kwargs: Any
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """The tensors among the arguments."""
+        return [t.detach() for t in tensors((self.args, self.kwargs))]
+
+    def filled(self, instead: list[Tensor]) -> Given:
+        """The same call with other tensors."""
+        args, kwargs = _refilled((self.args, self.kwargs), instead)
+        return Given(self.forward, args, kwargs)
 
 
 class Run:
@@ -59,7 +77,7 @@ class Run:
         self.held: dict[int, Any] = {}
         self.player = Player(self._play)
 
-    def _play(self, player: Player) -> Any:
+    def _play(self, _: Player) -> Any:
         call, modules = self.side.twin()
         for place, link in enumerate(self.links):
             names = link.unit.candidate if self.of_candidate else link.unit.reference
@@ -79,39 +97,44 @@ class Run:
         if first:
             key = (place, self.counts[place])
             self.counts[place] += 1
-            self.held[place] = None
-            given = self.before(key, forward, args, kwargs)
-            if given is _SKIP:
-                return self.after(key, None, skipped=True)
-            args, kwargs = given
+            given = self.before(key, Given(forward, args, kwargs))
+            if given is SKIP:
+                return self._ended(key, SKIP)
+            args, kwargs = given.args, given.kwargs
         key = (place, self.counts[place] - 1)
         result = forward(*args, **kwargs)
-        return self.after(key, result) if last else result
+        return self._ended(key, result) if last else result
 
-    def before(self, key: tuple[int, int], forward: Any, args: Any, kwargs: Any) -> Any:
-        """What the module is called with instead, or ``_SKIP``."""
-        return args, kwargs
+    def _ended(self, key: Key, result: Any) -> Any:
+        try:
+            return self.after(key, result)
+        finally:
+            self.held.pop(key[0], None)  # no activation is kept longer than its call
 
-    def after(self, key: tuple[int, int], result: Any, *, skipped: bool = False) -> Any:
-        """What it returns instead."""
-        return result
+    def before(self, key: Key, given: Given) -> Any:  # noqa: ARG002 - for those who look
+        """What the module is called with instead, or ``SKIP`` where it need not be."""
+        return given
+
+    def after(self, key: Key, result: Any) -> Any:
+        """What it returns instead; ``result`` is ``SKIP`` where it was not called."""
+        raise NotImplementedError
 
 
 class Leader(Run):
     """The reference as it is."""
 
-    def before(self, key: tuple[int, int], forward: Any, args: Any, kwargs: Any) -> Any:
+    def before(self, key: Key, given: Given) -> Any:
         """Note the inputs."""
         link = self.links[key[0]]
         if link.unit.kind != "container":
-            x = [t.detach() for t in tensors((args, kwargs))]
+            x = given.tensors
             self.held[key[0]] = [t.clone() for t in x] if link.layer is None else x
-        return args, kwargs
+        return given
 
-    def after(self, key: tuple[int, int], result: Any, *, skipped: bool = False) -> Any:
+    def after(self, key: Key, result: Any) -> Any:
         """Hand over the call."""
         link = self.links[key[0]]
-        call = Call(key, self.held[key[0]] or [], [t.detach() for t in tensors(result)], result)
+        call = Call(key, self.held.get(key[0]) or [], [t.detach() for t in tensors(result)], result)
         link.calls += 1
         self.player.ask(call)
         return result
@@ -126,12 +149,12 @@ def largest(values: Sequence[Tensor]) -> float:
 class Follower(Run):
     """A run that asks for the calls of the leader by their keys."""
 
-    def ask(self, key: tuple[int, int]) -> Call | None:
+    def ask(self, key: Key) -> Call | None:
         """The call, or None where the reference makes no such call."""
         call: Call | None = self.player.ask(key)
         return call
 
-    def mapped_back(self, key: tuple[int, int], part: str, mine: list[Tensor], theirs: list[Tensor]) -> list[Any]:
+    def mapped_back(self, key: Key, part: str, mine: list[Tensor], theirs: list[Tensor]) -> list[Any]:
         """This side's tensors as the reference has them; one that fits none is None."""
         if not self.of_candidate:
             return list(mine)
@@ -142,7 +165,7 @@ class Follower(Run):
 class Free(Follower):
     """The candidate as it is: how far has it parted from the reference by now?"""
 
-    def after(self, key: tuple[int, int], result: Any, *, skipped: bool = False) -> Any:
+    def after(self, key: Key, result: Any) -> Any:
         """Measure."""
         call = self.ask(key)
         if call is not None:
@@ -157,7 +180,7 @@ class Free(Follower):
 def _apart(a: Tensor, b: Tensor) -> float:
     if not b.is_floating_point() or a.shape != b.shape:
         return 0.0 if a.shape == b.shape and bool((a == b).all()) else math.inf
-    if a.dtype == b.dtype and bit_equal(a, b):
+    if a.dtype == b.dtype and equal(a, b):
         return 0.0
     found = float((a - b).abs().max())
     return found if math.isfinite(found) else math.inf
@@ -173,31 +196,30 @@ class Forced(Follower):
         super().__init__(side, links, of_candidate=True)
         self.judge = judge
 
-    def before(self, key: tuple[int, int], forward: Any, args: Any, kwargs: Any) -> Any:
+    def before(self, key: Key, given: Given) -> Any:
         """The reference's input in place of its own, once the two have been compared."""
         link = self.links[key[0]]
         if link.unit.kind == "container":
-            return args, kwargs
+            return given
         call = self.ask(key)
         self.held[key[0]] = (call, None)
         if call is None:
-            return args, kwargs
+            return given
         if len(link.unit.candidate) > 1:
             call.keep()
-        given = [t.detach() for t in tensors((args, kwargs))]
-        if given and call.x:
-            link.see(call.x[0], given[0])
-            link.say(call.x[0], given[0])
-        mine = self.mapped_back(key, "x", given, call.x)
+        own = given.tensors
+        if own and call.x:
+            link.see(call.x[0], own[0])
+            link.say(call.x[0], own[0])
+        mine = self.mapped_back(key, "x", own, call.x)
         call.parts["forced x"] = mine
         if self.judge:
             _note(link, key[1], "x", mine, call.x)
-        instead = _instead(link, "x", call.x, given)
-        args, kwargs = mapped((args, kwargs), lambda t, left=iter(instead): next(left))  # type: ignore[misc]
-        self.held[key[0]] = (call, (forward, args, kwargs))
-        return args, kwargs
+        given = given.filled(_instead(link, "x", call.x, own))
+        self.held[key[0]] = (call, given)
+        return given
 
-    def after(self, key: tuple[int, int], result: Any, *, skipped: bool = False) -> Any:
+    def after(self, key: Key, result: Any) -> Any:
         """The reference's result in place of its own, once that has been judged."""
         link = self.links[key[0]]
         call, how = (self.ask(key), None) if link.unit.kind == "container" else self.held[key[0]]
@@ -208,7 +230,7 @@ class Forced(Follower):
         call.parts["forced y"], call.own = mine, result
         if self.judge:
             self._judge(link, key[1], call, mine, how)
-        return returned(link, call.y, result, own)
+        return returned(link, call.y, result)
 
     def _judge(self, link: Link, count: int, call: Call, mine: list[Any], how: Any) -> None:
         link.largest = max(
@@ -235,15 +257,8 @@ class Forced(Follower):
             normal = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(x.device, x.dtype)
             found.append(("asked normal inputs, ", normal))
         for words, probe in found:
-            forward, args, kwargs = how
-            given = tensors((args, kwargs))[0]
-            placed = link.to_candidate("x", probe, given)
-            if placed is None:
-                continue
-            rest = [placed, *tensors((args, kwargs))[1:]]
-            args, kwargs = mapped((args, kwargs), lambda t, left=iter(rest): next(left))  # type: ignore[misc]
-            actual, expected = tensors(forward(*args, **kwargs)), link.layer(probe)
-            mine = link.to_reference("y", actual[0], expected) if len(actual) == 1 else None
+            expected = link.layer(probe)
+            mine = _asked(link, how, probe, expected)
             if mine is None:
                 continue
             verdict = judged(link.layer, probe, mine, expected)
@@ -253,9 +268,18 @@ class Forced(Follower):
                     link.own[count] = _prefixed(verdict, words)
 
 
-def _prefixed(verdict: Verdict, words: str) -> Verdict:
-    from dataclasses import replace
+def _asked(link: Link, how: Given, probe: Tensor, expected: Tensor) -> Tensor | None:
+    """What the candidate's module returns for another input of the reference's, as the reference has it."""
+    given = how.tensors
+    placed = link.to_candidate("x", probe, given[0])
+    if placed is None:
+        return None
+    asked = how.filled([placed.to(given[0].dtype), *given[1:]])
+    found = tensors(asked.forward(*asked.args, **asked.kwargs))
+    return link.to_reference("y", found[0], expected) if len(found) == 1 else None
 
+
+def _prefixed(verdict: Verdict, words: str) -> Verdict:
     return replace(verdict, explanation=words + verdict.explanation)
 
 
@@ -272,12 +296,10 @@ def _instead(link: Link, part: str, theirs: list[Tensor], own: list[Tensor], *, 
     return found
 
 
-def returned(link: Link, theirs: list[Tensor], result: Any, own: list[Tensor], *, keeps: bool = False) -> Any:
+def returned(link: Link, theirs: list[Tensor], result: Any, *, keeps: bool = False) -> Any:
     """A result with the reference's tensors in it."""
-    if len(theirs) != len(own):
-        return result
-    left = iter(_instead(link, "y", theirs, own, keeps=keeps))
-    return mapped(result, lambda t: next(left))
+    own = [t.detach() for t in tensors(result)]
+    return _refilled(result, _instead(link, "y", theirs, own, keeps=keeps)) if len(theirs) == len(own) else result
 
 
 def _note(link: Link, count: int, part: str, mine: list[Any], theirs: list[Tensor]) -> None:
@@ -288,7 +310,7 @@ def _note(link: Link, count: int, part: str, mine: list[Any], theirs: list[Tenso
         text = f"its {'input' if part == 'x' else 'result'} has a shape that is no layout of {tuple(misfits[0].shape)}."
         found[count] = verdict_of(Outcome.DIFFERENT, text, misfits[0])
         return
-    if all(a.dtype == b.dtype and bit_equal(a, b) for a, b in zip(mine, theirs, strict=False)):
+    if all(a.dtype == b.dtype and equal(a, b) for a, b in zip(mine, theirs, strict=False)):
         if theirs:
             found[count] = same(theirs[0])
         return
@@ -303,6 +325,7 @@ class Wide(Follower):
     ) -> None:
         super().__init__(side, links, of_candidate=of_candidate)
         self.dtype, self.last, self.native = dtype, last, native
+        self.substitutes = any(link.constant for link in links)
 
     def call(self, call: Callable[..., Any]) -> Any:
         """Call the model in that format."""
@@ -310,51 +333,49 @@ class Wide(Follower):
         with Alike(self.dtype), Computing(self.dtype):
             return call(*args, **kwargs)
 
-    def before(self, key: tuple[int, int], forward: Any, args: Any, kwargs: Any) -> Any:
+    def before(self, key: Key, given: Given) -> Any:
         """The reference's input, unless it is constant; no call where the result is not needed."""
         link = self.links[key[0]]
         if link.unit.kind == "container":
-            return args, kwargs
+            return given
         call = self.ask(key)
         self.held[key[0]] = call
         if call is None:
-            return args, kwargs
+            return given
         with _disable_current_modes():
             if len(link.unit.candidate) > 1 or len(link.unit.reference) > 1:
                 call.keep()
-            own = [t.detach() for t in tensors((args, kwargs))]
+            own = given.tensors
             call.parts[f"{self._name} x"] = self.mapped_back(key, "x", own, call.x)
             if self.last:
                 self.settle(link, key[1], call, "x")
             if (key[1], "y") not in link.pending and len(tensors(call.own)) == len(call.y):
-                return _SKIP
+                return SKIP
             source = [converted(t, self.dtype) for t in call.x]
             if self.of_candidate:
                 source = _instead(link, "x", source, own, keeps=True)
             elif len(source) != len(own):
                 source = own
-            left = iter(t.clone() for t in source)
-            return mapped((args, kwargs), lambda t: next(left))
+            return given.filled([t.clone() for t in source])
 
-    def after(self, key: tuple[int, int], result: Any, *, skipped: bool = False) -> Any:
+    def after(self, key: Key, result: Any) -> Any:
         """The reference's result, in this format."""
         link = self.links[key[0]]
         call = self.ask(key) if link.unit.kind == "container" else self.held[key[0]]
         if call is None:
             return result
         with _disable_current_modes():
-            own = [t.detach() for t in tensors(result)]
-            if not skipped:
+            if result is SKIP:
+                result = call.own if self.of_candidate else call.result
+            else:
+                own = [t.detach() for t in tensors(result)]
                 call.parts[f"{self._name} y"] = self.mapped_back(key, "y", own, call.y)
                 if self.last:
                     self.settle(link, key[1], call, "y")
             forced = [converted(self._other(key, i, t), self.dtype) for i, t in enumerate(call.y)]
-            if skipped:
-                result = call.own if self.of_candidate else call.result
-                own = tensors(result)
-            return returned(link, forced, result, own, keeps=True) if self.of_candidate else _refilled(result, forced, own)
+            return returned(link, forced, result, keeps=True) if self.of_candidate else _own(result, forced)
 
-    def _other(self, key: tuple[int, int], place: int, y: Tensor) -> Tensor:
+    def _other(self, key: Key, place: int, y: Tensor) -> Tensor:
         """The reference's result; other values in place of a constant one."""
         if key[1] not in self.links[key[0]].constant or not y.is_floating_point():
             return y
@@ -380,18 +401,26 @@ class Wide(Follower):
             if verdicts:
                 found[count] = worst_of(verdicts)
             return
+        if not self.substitutes:
+            return
         for i, (a, b) in enumerate(zip(*wides, strict=False)):
             if a is not None and b is not None and _differ(a, b, theirs[i]):
-                text = f"{_what(link, part)} differs by up to {_apart(a, b):.3g} on other values than the constants of this run."
+                text = (
+                    f"{_what(link, part)} differs by up to {_apart(a, b):.3g} on other values than the constants here."
+                )
                 found[count] = verdict_of(Outcome.DIFFERENT, text, theirs[i])
                 return
 
 
-def _refilled(result: Any, forced: list[Tensor], own: list[Tensor]) -> Any:
-    if len(forced) != len(own):
-        return result
-    left = iter(t.clone() for t in forced)
-    return mapped(result, lambda t: next(left))
+def _own(result: Any, forced: list[Tensor]) -> Any:
+    """A result of the reference's own side with these tensors in it."""
+    return _refilled(result, [t.clone() for t in forced]) if len(tensors(result)) == len(forced) else result
+
+
+def _refilled(value: Any, instead: list[Tensor]) -> Any:
+    """The same containers with other tensors in them, in order."""
+    left = iter(instead)
+    return mapped(value, lambda _: next(left))
 
 
 def _four(c: Tensor, r: Tensor, wide: list[Tensor | None], *, native: bool) -> Four:

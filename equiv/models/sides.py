@@ -146,7 +146,7 @@ def instrument(module: nn.Module, run: Callable[..., Any]) -> None:
         module.register_forward_pre_hook(_nothing)
 
 
-def _nothing(module: nn.Module, args: Any) -> None:
+def _nothing(*_: Any) -> None:
     return None
 
 

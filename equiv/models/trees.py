@@ -7,7 +7,11 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
+
+from equiv.dtypes import DTYPES
+from equiv.numerics import bit_equal, surely_bit_equal
 
 
 def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -59,10 +63,10 @@ def mapped(value: Any, change: Callable[[Tensor], Tensor], other: Callable[[Any]
         items = {key: mapped(item, change, other) for key, item in value.items()}
         if type(value) is dict:
             return items
-        twin = copy.copy(value)
+        filled: Any = copy.copy(value)  # ModelOutput and other dicts
         for key, item in items.items():
-            twin[key] = item  # type: ignore[index]  # ModelOutput and other dicts
-        return twin
+            filled[key] = item
+        return filled
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value)(*(mapped(item, change, other) for item in value))
     if isinstance(value, tuple | list):
@@ -73,3 +77,23 @@ def mapped(value: Any, change: Callable[[Tensor], Tensor], other: Callable[[Any]
             object.__setattr__(twin, field.name, mapped(getattr(value, field.name), change, other))
         return twin
     return other(value)
+
+
+def equal(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors have the same dtype, shape and bits (NaN equals NaN), found in one pass where they have.
+
+    Example:
+        >>> import torch
+        >>> equal(torch.ones(2), torch.ones(2)), equal(torch.zeros(1), -torch.zeros(1))
+        (True, False)
+    """
+    if a.dtype != b.dtype or a.shape != b.shape:
+        return False
+    if surely_bit_equal(a, b):
+        return True
+    if not a.is_floating_point() or a.dtype not in DTYPES:
+        return bool(torch.equal(a, b))
+    bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}[a.itemsize]
+    if torch.equal(a.detach().view(bits), b.detach().view(bits)):
+        return True
+    return bool(a.isnan().any()) and bit_equal(a, b)

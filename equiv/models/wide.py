@@ -19,8 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from equiv.causes import Cause
 from equiv.models.sampling import same, verdict_of
-from equiv.models.trees import mapped, tensors
-from equiv.numerics import bit_equal
+from equiv.models.trees import equal, mapped, tensors
 from equiv.verdict import Outcome, Verdict
 
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -60,7 +59,7 @@ class Alike(TorchFunctionMode):
     """
 
     def __init__(self, dtype: torch.dtype) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.dtype = dtype
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None) -> Any:
@@ -93,7 +92,7 @@ def settled(four: Four, what: str, why: str = "") -> Verdict:
     ``what`` was computed; ``why`` says what stood in the way of float64, where it is missing.
     """
     c, r = four.candidate, four.reference
-    if c.dtype == r.dtype and bit_equal(c, r):
+    if c.dtype == r.dtype and equal(c, r):
         return same(r)
     if not (c.is_floating_point() and r.is_floating_point()):
         count = int((c != r).sum()) if c.shape == r.shape else c.numel()
