@@ -19,7 +19,7 @@ from equiv.models.layouts import fitted
 from equiv.models.links import Link, link_of
 from equiv.models.pairing import Pairs, paired
 from equiv.models.players import march
-from equiv.models.runs import Forced, Free, Leader, Wide, largest
+from equiv.models.runs import Forced, Free, Leader, Wide, differ_in_float64, largest
 from equiv.models.sampling import same, verdict_of, worst_of
 from equiv.models.sides import Side
 from equiv.models.trees import equal, tensors
@@ -173,6 +173,10 @@ class _Course:
         verdicts = []
         for i, (a, b) in enumerate(zip(placed[0], theirs, strict=True)):
             c, r = (None if some is None else some[i] for some in wide)
+            if c is not None and r is not None and equal(a, b) and differ_in_float64(c, r, b):
+                text = "the result differs on other values than the constants of this run."
+                verdicts.append(verdict_of(Outcome.DIFFERENT, text, b))
+                continue
             if native and c is not None and r is not None and not equal(a, b):
                 verdicts.append(settled(Four(c, r, a, b), "the result"))
             else:

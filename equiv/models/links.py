@@ -24,6 +24,7 @@ class Link:
     Attributes:
         unit: Names.
         layer: The reference's module where it is a plain affine layer, which gives exact results.
+        chain: The longer of the two chains, where one is, as a Sequential, and whether it is the candidate's.
         parameters: What the parameters say.
         forms: How either takes and returns rows, once inputs were seen.
         own: Verdicts on results for the reference's input, one a call.
@@ -36,6 +37,7 @@ class Link:
     unit: Unit
     modules: tuple[nn.Module, nn.Module]
     layer: nn.Module | None = None
+    chain: tuple[nn.Sequential, bool] | None = None
     parameters: Parameters = field(default_factory=Parameters)
     forms: tuple[Form | None, Form | None] | None = None
     own: dict[int, Verdict] = field(default_factory=dict)
@@ -114,7 +116,12 @@ def link_of(unit: Unit, candidate: Side, reference: Side) -> Link:
     """A unit with its modules, its parameters compared."""
     modules = (candidate.modules[unit.candidate[0]], reference.modules[unit.reference[0]])
     link = Link(unit, modules)
-    if unit.kind == "container" or len(unit.candidate) > 1 or len(unit.reference) > 1:
+    if unit.kind == "container":
+        return link
+    if len(unit.candidate) > 1 or len(unit.reference) > 1:
+        of_candidate = len(unit.candidate) > len(unit.reference)
+        side, names = (candidate, unit.candidate) if of_candidate else (reference, unit.reference)
+        link.chain = nn.Sequential(*(side.modules[name] for name in names)), of_candidate
         return link
     link.parameters = compared(*modules)
     if is_affine(modules[1]) and _is_plain(modules[1]):

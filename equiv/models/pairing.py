@@ -61,7 +61,7 @@ def paired(candidate: Side, reference: Side, match: Mapping[str, str] | None) ->
         left = [_atoms(side, names) for side, names in ((candidate, pairs), (reference, pairs.values()))]
         pairs.update(_aligned(*left))
     chains = _chained(candidate, reference, {(c,): (r,) for c, r in pairs.items()})
-    found = [_unit(candidate, reference, *names) for names in chains.items()]
+    found = [_unit(reference, *names) for names in chains.items()]
     found += _containers(candidate, reference, found)
     found.sort(key=lambda unit: reference.seen[unit.reference[-1]].order)
     used = [{name for unit in found for name in names(unit)} for names in (_candidates, _references)]
@@ -192,16 +192,17 @@ def _aligned(left: list[Seen], right: list[Seen]) -> dict[str, str]:
     left, right = ([s for s in some if s.name] for some in (left, right))
     if len(left) * len(right) > _MOST:
         left, right = ([s for s in some if _parameters(s.module)] for some in (left, right))
+    prints = {id(s.module): _print(s.module) for s in (*left, *right) if is_affine(s.module)}
     rows, columns = len(left), len(right)
     best = [[0] * (columns + 1) for _ in range(rows + 1)]
     for i in range(rows - 1, -1, -1):
         for j in range(columns - 1, -1, -1):
-            both = _likeness(left[i], right[j])
+            both = _likeness(left[i], right[j], prints)
             here = both + best[i + 1][j + 1] if both else 0
             best[i][j] = max(best[i + 1][j], best[i][j + 1], here)
     found, i, j = {}, 0, 0
     while i < rows and j < columns:
-        both = _likeness(left[i], right[j])
+        both = _likeness(left[i], right[j], prints)
         if both and best[i][j] == both + best[i + 1][j + 1]:
             found[left[i].name] = right[j].name
             i, j = i + 1, j + 1
@@ -212,12 +213,12 @@ def _aligned(left: list[Seen], right: list[Seen]) -> dict[str, str]:
     return found
 
 
-def _likeness(c: Seen, r: Seen) -> int:
+def _likeness(c: Seen, r: Seen, prints: Mapping[int, tuple[int, int]]) -> int:
     if not _may_be(c, r):
         return 0
     same_name = c.name.rpartition(".")[2] == r.name.rpartition(".")[2]
     if is_affine(c.module) and is_affine(r.module):
-        return 4 + 3 * same_name + (8 if _print(c.module) == _print(r.module) else 0)
+        return 4 + 3 * same_name + (8 if prints[id(c.module)] == prints[id(r.module)] else 0)
     if type(c.module).__name__ == type(r.module).__name__:
         return 3 + 2 * same_name
     return 2 if same_name and not c.name.rpartition(".")[2].isdigit() else 0
@@ -297,11 +298,8 @@ def _size(shapes: tuple[tuple[int, ...], ...]) -> int:
     return math.prod(shapes[0]) if len(shapes) == 1 else -1
 
 
-def _unit(candidate: Side, reference: Side, c: Chain, r: Chain) -> Unit:
-    affine = all(is_affine(side.modules[n]) for side, names in ((reference, r),) for n in names)
-    if len(r) > 1 or len(c) > 1:
-        return Unit(c, r, "layer")
-    del candidate
+def _unit(reference: Side, c: Chain, r: Chain) -> Unit:
+    affine = len(c) > 1 or len(r) > 1 or is_affine(reference.modules[r[0]])
     return Unit(c, r, "layer" if affine else "module")
 
 

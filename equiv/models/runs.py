@@ -20,9 +20,9 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from equiv.models.links import Link
 from equiv.models.players import Player
-from equiv.models.sampling import judged, probe_like, same, verdict_of, worst_of
+from equiv.models.sampling import judged, judged_chain, probe_like, same, verdict_of, worst_of
 from equiv.models.sides import Side, instrument
-from equiv.models.trees import equal, mapped, tensors
+from equiv.models.trees import equal, mapped, once, tensors
 from equiv.models.wide import Alike, Computing, Four, converted, settled
 from equiv.verdict import Outcome, Verdict
 
@@ -42,7 +42,8 @@ class Call:
     def keep(self) -> None:
         """Copy the tensors: the reference may overwrite them when it goes on."""
         if not self.kept:
-            self.x, self.y, self.kept = [t.clone() for t in self.x], [t.clone() for t in self.y], True
+            copied = once(torch.clone)
+            self.x, self.y, self.kept = [copied(t) for t in self.x], [copied(t) for t in self.y], True
 
 
 Key = tuple[int, int]
@@ -59,7 +60,8 @@ class Given(NamedTuple):
     @property
     def tensors(self) -> list[Tensor]:
         """The tensors among the arguments."""
-        return [t.detach() for t in tensors((self.args, self.kwargs))]
+        detached = once(torch.Tensor.detach)
+        return [detached(t) for t in tensors((self.args, self.kwargs))]
 
     def filled(self, instead: list[Tensor]) -> Given:
         """The same call with other tensors."""
@@ -128,7 +130,8 @@ class Leader(Run):
         link = self.links[key[0]]
         if link.unit.kind != "container":
             x = given.tensors
-            self.held[key[0]] = [t.clone() for t in x] if link.layer is None else x
+            copied = once(torch.clone)
+            self.held[key[0]] = [copied(t) for t in x] if link.layer is None else x
         return given
 
     def after(self, key: Key, result: Any) -> Any:
@@ -238,6 +241,11 @@ class Forced(Follower):
         )
         if any(t.numel() > 1 and t.is_floating_point() and bool((t == t.flatten()[0]).all()) for t in call.y):
             link.constant.add(count)
+        if link.chain is not None and len(mine) == len(call.y) == 1 and mine[0] is not None:
+            found = judged_chain(link.chain[0], call.x[0], mine[0], call.y[0])
+            if found is not None:
+                link.own[count] = found
+                return
         if link.layer is None or len(mine) != 1 or len(call.y) != 1 or mine[0] is None:
             _note(link, count, "y", mine, call.y)
             return
@@ -289,8 +297,12 @@ def _instead(link: Link, part: str, theirs: list[Tensor], own: list[Tensor], *, 
     Their dtype is the candidate's, unless the reference's ``keeps``.
     """
     count = len(own) if len(own) == len(theirs) else min(1, len(own), len(theirs))
-    found = []
+    found: list[Tensor] = []
     for i, t in enumerate(own):
+        before = next((j for j in range(i) if own[j] is t and i < count and theirs[j] is theirs[i]), None)
+        if before is not None:  # one tensor in two places, as the query and the key of an attention
+            found.append(found[before])
+            continue
         placed = link.to_candidate(part, theirs[i], t) if i < count else None
         found.append(t if placed is None else placed.to(placed.dtype if keeps else t.dtype).clone())
     return found
@@ -351,12 +363,14 @@ class Wide(Follower):
                 self.settle(link, key[1], call, "x")
             if (key[1], "y") not in link.pending and len(tensors(call.own)) == len(call.y):
                 return SKIP
-            source = [converted(t, self.dtype) for t in call.x]
+            wide = once(lambda t: converted(t, self.dtype))
+            source = [wide(t) for t in call.x]
             if self.of_candidate:
                 source = _instead(link, "x", source, own, keeps=True)
             elif len(source) != len(own):
                 source = own
-            return given.filled([t.clone() for t in source])
+            copied = once(torch.clone)
+            return given.filled([copied(t) for t in source])
 
     def after(self, key: Key, result: Any) -> Any:
         """The reference's result, in this format."""
@@ -404,7 +418,7 @@ class Wide(Follower):
         if not self.substitutes:
             return
         for i, (a, b) in enumerate(zip(*wides, strict=False)):
-            if a is not None and b is not None and _differ(a, b, theirs[i]):
+            if a is not None and b is not None and differ_in_float64(a, b, theirs[i]):
                 text = (
                     f"{_what(link, part)} differs by up to {_apart(a, b):.3g} on other values than the constants here."
                 )
@@ -430,7 +444,7 @@ def _four(c: Tensor, r: Tensor, wide: list[Tensor | None], *, native: bool) -> F
 _UNITS = 2.0**13  # of float64, that rounding may leave in a segment
 
 
-def _differ(a: Tensor, b: Tensor, like: Tensor) -> bool:
+def differ_in_float64(a: Tensor, b: Tensor, like: Tensor) -> bool:
     """Whether two results in float64 differ by more than rounding there, where the models' own are the same bits."""
     if a.dtype != torch.float64 or not like.is_floating_point() or like.dtype == torch.float64 or not b.numel():
         return False

@@ -50,6 +50,25 @@ def judged(layer: nn.Module, x: Tensor, actual: Tensor, expected: Tensor) -> Ver
         return verdict_of(Outcome.UNDECIDED, f"nobody can hold it against an envelope: {quoted(error, 300)}", actual)
 
 
+def judged_chain(chain: nn.Sequential, x: Tensor, actual: Tensor, expected: Tensor) -> Verdict | None:
+    """Two results of a chain of affine layers, folded or not, at two samples; None where none can be held against it."""
+    if equal(actual, expected):
+        return same(actual)
+    if actual.ndim < 2 or len(x) != len(actual):
+        return None
+    apart = (actual - expected).abs().float().flatten(1).amax(1).nan_to_num(math.inf, math.inf)
+    some = sorted({0, int(apart.argmax())})
+    try:
+        verdict = compare(actual[some], expected[some], input=x[some], layer=chain)
+    except EquivError:
+        return None
+    worst = verdict.worst
+    if worst is not None and worst.index:
+        worst = replace(worst, index=(some[worst.index[0]], *worst.index[1:]))
+    text = f"judged at {counted(len(some), 'sample')} of {len(x):,}: {verdict.explanation}"
+    return replace(verdict, explanation=text, worst=worst, shape=tuple(actual.shape))
+
+
 def verdict_of(outcome: Outcome, text: str, result: Tensor, **more: Any) -> Verdict:
     """A verdict on a result in words."""
     kind = str(result.dtype).removeprefix("torch.")

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from equiv.arguments import attribute_of
 from equiv.backends import Twin
 from equiv.errors import EquivError
-from equiv.models.trees import mapped, tensors
+from equiv.models.trees import mapped, once, tensors
 from equiv.text import quoted, shown
 
 
@@ -91,7 +91,7 @@ class Side:
 
     def inputs(self, change: Callable[[Tensor], Tensor] = torch.clone) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The caller's inputs, copied: a model may write to them."""
-        args, kwargs = mapped((self.args, self.kwargs), lambda t: change(t.detach()), _copied)
+        args, kwargs = mapped((self.args, self.kwargs), once(lambda t: change(t.detach())), _copied)
         return args, kwargs
 
     def record(self) -> Any:
@@ -115,10 +115,11 @@ class Side:
 def parts(module: nn.Module, prefix: str = "", known: set[int] | None = None) -> Iterator[tuple[str, nn.Module]]:
     """Named modules, each once, none inside what is compiled or scripted; empty where the whole is."""
     known = set() if known is None else known
-    closed = isinstance(module, torch.jit.ScriptModule) or "dynamo_ctx" in vars(module)
     if id(module) in known or attribute_of(module, "_modules") is None:
         return
-    if (closed or vars(module).get("_compiled_call_impl") is not None) and not prefix:
+    compiled = "dynamo_ctx" in vars(module) or vars(module).get("_compiled_call_impl") is not None
+    closed = compiled or isinstance(module, torch.jit.ScriptModule)
+    if closed and not prefix:
         return
     known.add(id(module))
     if isinstance(module, torch.jit.ScriptModule):
@@ -133,13 +134,14 @@ def parts(module: nn.Module, prefix: str = "", known: set[int] | None = None) ->
 
 def instrument(module: nn.Module, run: Callable[..., Any]) -> None:
     """Have a module of a twin call ``run(forward, *args, **kwargs)`` where it would call its forward."""
-    forward = module.forward
+    place = "forward" if vars(module).get("_compiled_call_impl") is None else "_compiled_call_impl"
+    forward = getattr(module, place)
 
     @functools.wraps(forward)
     def instead(*args: Any, **kwargs: Any) -> Any:
         return run(forward, *args, **kwargs)
 
-    vars(module)["forward"] = instead
+    vars(module)[place] = instead
     if isinstance(module, nn.TransformerEncoderLayer | nn.MultiheadAttention):
         # One fused kernel for all of it would pass its parts by. torch takes none where a module has a hook.
         vars(module)["_forward_pre_hooks"] = type(module._forward_pre_hooks)(module._forward_pre_hooks)

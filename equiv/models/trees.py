@@ -79,6 +79,26 @@ def mapped(value: Any, change: Callable[[Tensor], Tensor], other: Callable[[Any]
     return other(value)
 
 
+def once(change: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """The same change, made once of each tensor: what is one tensor in several places stays one.
+
+    Example:
+        >>> import torch
+        >>> x = torch.ones(1)
+        >>> a, b = mapped((x, x), once(torch.clone))
+        >>> a is b, a is x
+        (True, False)
+    """
+    made: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def changed(t: Tensor) -> Tensor:
+        if id(t) not in made:
+            made[id(t)] = (t, change(t))
+        return made[id(t)][1]
+
+    return changed
+
+
 def equal(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors have the same dtype, shape and bits (NaN equals NaN), found in one pass where they have.
 

@@ -187,11 +187,6 @@ def _by_errors(n: _Numbers, c: Tensor) -> Verdict:
 
 def _format_of(values: Tensor) -> str | None:
     for dtype, name in ((torch.bfloat16, "bfloat16"), (torch.float16, "float16")):
-        if values.dtype != dtype and bool((values.to(dtype).to(values.dtype) == values).all()):
+        if values.dtype == dtype or bool((values.to(dtype).to(values.dtype) == values).all()):
             return name
     return None
-
-
-def refusal_of(error: Exception) -> str:
-    """Why something did not run in float64, in words."""
-    return f"it does not run in float64 ({type(error).__name__})"
