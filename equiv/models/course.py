@@ -19,11 +19,12 @@ from equiv.models.layouts import fitted
 from equiv.models.links import Link, link_of
 from equiv.models.pairing import Pairs, paired
 from equiv.models.players import march
-from equiv.models.runs import Forced, Free, Leader, Wide, differ_in_float64, largest
+from equiv.models.runs import Forced, Free, Leader, largest
 from equiv.models.sampling import same, verdict_of, worst_of
 from equiv.models.sides import Side
 from equiv.models.trees import equal, tensors
 from equiv.models.wide import Four, settled
+from equiv.models.wide_runs import Wide, differ_in_float64
 from equiv.text import counted, quoted
 from equiv.verdict import Outcome
 

@@ -55,6 +55,19 @@ class Link:
         """The forms, from the first inputs of the reference and of the candidate."""
         if self.forms is None:
             self.forms = (form_of(self.modules[0], tuple(given.shape)), form_of(self.modules[1], tuple(x.shape)))
+            if self.parameters.columns is not None and not self._is_reordered(x, given, self.parameters.columns):
+                self.parameters = self.parameters._replace(verdict=self.parameters.otherwise, columns=None)
+
+    def _is_reordered(self, x: Tensor, given: Tensor, columns: Tensor) -> bool:
+        """Whether the candidate's input is in the order of its columns, rather than in the reference's."""
+        mine, theirs = self.forms or (None, None)
+        if mine is None or theirs is None:
+            return False
+        a, b = mine.rows_in(given), theirs.rows_in(x)
+        if a.shape != b.shape:
+            return False
+        apart = [float((a - rows).abs().max()) for rows in (b[:, columns], b)]
+        return apart[0] <= apart[1]
 
     def _by_rows(self, source: Tensor, shape: torch.Size) -> bool:
         return self.forms is not None and all(self.forms) and (source.shape != shape or self._reorders)

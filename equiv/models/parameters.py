@@ -27,11 +27,13 @@ class Parameters(NamedTuple):
         verdict: DIFFERENT with the entry, or None.
         known: Whether all of them were compared.
         columns: The order of the reference's columns in which the candidate holds them, where that is another.
+        otherwise: The verdict unless the candidate's input is in that order too.
     """
 
     verdict: Verdict | None = None
     known: bool = False
     columns: Tensor | None = None
+    otherwise: Verdict | None = None
 
 
 def compared(candidate: nn.Module, reference: nn.Module) -> Parameters:
@@ -59,7 +61,8 @@ def compared(candidate: nn.Module, reference: nn.Module) -> Parameters:
         return Parameters(verdict, True)
     for order in _orders(left, right):
         if _equal(a, b[:, order]):
-            return Parameters(_bias_verdict(left, right, a, b[:, order]), True, order)
+            verdict = _bias_verdict(left, right, a, b[:, order])
+            return Parameters(verdict, True, order, _verdict(left, right, a, b, "weight", a, b))
     return Parameters(_verdict(left, right, a, b, "weight", a, b), True)
 
 
@@ -117,7 +120,8 @@ def _verdict(left: Any, right: Any, weight: Tensor, other: Tensor, name: str, a:
         return None
     verdict = parameter_verdict(name, *wide, wrong)
     text = verdict.explanation.replace(" once both are written as one dense layer", "")
-    shape = tuple(right.weight.shape[1:]) if isinstance(right, Conv) else (weight.shape[1], 1)
+    conv = next((side for side in (right, left) if isinstance(side, Conv)), None)
+    shape = (weight.shape[1], 1) if conv is None else tuple(conv.weight.shape[1:])
     cause = None
     if weight.numel() <= _NAMED:
         biases = [None if side.bias is None else side.bias.detach() for side in (left, right)]

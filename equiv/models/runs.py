@@ -16,14 +16,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import _disable_current_modes
 
 from equiv.models.links import Link
 from equiv.models.players import Player
 from equiv.models.sampling import judged, judged_chain, probe_like, same, verdict_of, worst_of
 from equiv.models.sides import Side, instrument
 from equiv.models.trees import equal, mapped, once, tensors
-from equiv.models.wide import Alike, Computing, Four, converted, settled
 from equiv.verdict import Outcome, Verdict
 
 
@@ -65,7 +63,7 @@ class Given(NamedTuple):
 
     def filled(self, instead: list[Tensor]) -> Given:
         """The same call with other tensors."""
-        args, kwargs = _refilled((self.args, self.kwargs), instead)
+        args, kwargs = refilled((self.args, self.kwargs), instead)
         return Given(self.forward, args, kwargs)
 
 
@@ -174,13 +172,14 @@ class Free(Follower):
         if call is not None:
             link = self.links[key[0]]
             mine = self.mapped_back(key, "y", tensors(result), call.y)
-            apart = [_apart(a, b) for a, b in zip(mine, call.y, strict=False) if a is not None]
-            link.inherited = max([*([] if link.inherited is None else [link.inherited]), *apart], default=None)
+            parted = [apart(a, b) for a, b in zip(mine, call.y, strict=False) if a is not None]
+            link.inherited = max([*([] if link.inherited is None else [link.inherited]), *parted], default=None)
             link.size = max(link.size or 0.0, largest(call.y))
         return result
 
 
-def _apart(a: Tensor, b: Tensor) -> float:
+def apart(a: Tensor, b: Tensor) -> float:
+    """The largest difference of two tensors, infinite where it is not finite or the shapes differ."""
     if not b.is_floating_point() or a.shape != b.shape:
         return 0.0 if a.shape == b.shape and bool((a == b).all()) else math.inf
     if a.dtype == b.dtype and equal(a, b):
@@ -218,7 +217,7 @@ class Forced(Follower):
         call.parts["forced x"] = mine
         if self.judge:
             _note(link, key[1], "x", mine, call.x)
-        given = given.filled(_instead(link, "x", call.x, own))
+        given = given.filled(instead_of(link, "x", call.x, own))
         self.held[key[0]] = (call, given)
         return given
 
@@ -237,7 +236,7 @@ class Forced(Follower):
 
     def _judge(self, link: Link, count: int, call: Call, mine: list[Any], how: Any) -> None:
         link.largest = max(
-            link.largest or 0.0, *(_apart(a, b) for a, b in zip(mine, call.y, strict=False) if a is not None), 0.0
+            link.largest or 0.0, *(apart(a, b) for a, b in zip(mine, call.y, strict=False) if a is not None), 0.0
         )
         if any(t.numel() > 1 and t.is_floating_point() and bool((t == t.flatten()[0]).all()) for t in call.y):
             link.constant.add(count)
@@ -291,7 +290,7 @@ def _prefixed(verdict: Verdict, words: str) -> Verdict:
     return replace(verdict, explanation=words + verdict.explanation)
 
 
-def _instead(link: Link, part: str, theirs: list[Tensor], own: list[Tensor], *, keeps: bool = False) -> list[Tensor]:
+def instead_of(link: Link, part: str, theirs: list[Tensor], own: list[Tensor], *, keeps: bool = False) -> list[Tensor]:
     """The reference's tensors as the candidate's module takes or returns them; its own where there is no such one.
 
     Their dtype is the candidate's, unless the reference's ``keeps``.
@@ -311,7 +310,7 @@ def _instead(link: Link, part: str, theirs: list[Tensor], own: list[Tensor], *, 
 def returned(link: Link, theirs: list[Tensor], result: Any, *, keeps: bool = False) -> Any:
     """A result with the reference's tensors in it."""
     own = [t.detach() for t in tensors(result)]
-    return _refilled(result, _instead(link, "y", theirs, own, keeps=keeps)) if len(theirs) == len(own) else result
+    return refilled(result, instead_of(link, "y", theirs, own, keeps=keeps)) if len(theirs) == len(own) else result
 
 
 def _note(link: Link, count: int, part: str, mine: list[Any], theirs: list[Tensor]) -> None:
@@ -329,130 +328,7 @@ def _note(link: Link, count: int, part: str, mine: list[Any], theirs: list[Tenso
     link.pending.add((count, part))
 
 
-class Wide(Follower):
-    """Either side in another format, given at every pair what the reference had in its own."""
-
-    def __init__(
-        self, side: Side, links: Sequence[Link], dtype: torch.dtype, *, of_candidate: bool, last: bool, native: bool
-    ) -> None:
-        super().__init__(side, links, of_candidate=of_candidate)
-        self.dtype, self.last, self.native = dtype, last, native
-        self.substitutes = any(link.constant for link in links)
-
-    def call(self, call: Callable[..., Any]) -> Any:
-        """Call the model in that format."""
-        args, kwargs = self.side.inputs(lambda t: converted(t.clone(), self.dtype))
-        with Alike(self.dtype), Computing(self.dtype):
-            return call(*args, **kwargs)
-
-    def before(self, key: Key, given: Given) -> Any:
-        """The reference's input, unless it is constant; no call where the result is not needed."""
-        link = self.links[key[0]]
-        if link.unit.kind == "container":
-            return given
-        call = self.ask(key)
-        self.held[key[0]] = call
-        if call is None:
-            return given
-        with _disable_current_modes():
-            if len(link.unit.candidate) > 1 or len(link.unit.reference) > 1:
-                call.keep()
-            own = given.tensors
-            call.parts[f"{self._name} x"] = self.mapped_back(key, "x", own, call.x)
-            if self.last:
-                self.settle(link, key[1], call, "x")
-            if (key[1], "y") not in link.pending and len(tensors(call.own)) == len(call.y):
-                return SKIP
-            wide = once(lambda t: converted(t, self.dtype))
-            source = [wide(t) for t in call.x]
-            if self.of_candidate:
-                source = _instead(link, "x", source, own, keeps=True)
-            elif len(source) != len(own):
-                source = own
-            copied = once(torch.clone)
-            return given.filled([copied(t) for t in source])
-
-    def after(self, key: Key, result: Any) -> Any:
-        """The reference's result, in this format."""
-        link = self.links[key[0]]
-        call = self.ask(key) if link.unit.kind == "container" else self.held[key[0]]
-        if call is None:
-            return result
-        with _disable_current_modes():
-            if result is SKIP:
-                result = call.own if self.of_candidate else call.result
-            else:
-                own = [t.detach() for t in tensors(result)]
-                call.parts[f"{self._name} y"] = self.mapped_back(key, "y", own, call.y)
-                if self.last:
-                    self.settle(link, key[1], call, "y")
-            forced = [converted(self._other(key, i, t), self.dtype) for i, t in enumerate(call.y)]
-            return returned(link, forced, result, keeps=True) if self.of_candidate else _own(result, forced)
-
-    def _other(self, key: Key, place: int, y: Tensor) -> Tensor:
-        """The reference's result; other values in place of a constant one."""
-        if key[1] not in self.links[key[0]].constant or not y.is_floating_point():
-            return y
-        generator = torch.Generator().manual_seed(1000 * key[0] + 10 * key[1] + place)
-        return torch.randn(y.shape, generator=generator, dtype=torch.float64).to(y.device)
-
-    @property
-    def _name(self) -> str:
-        return "candidate" if self.of_candidate else "reference"
-
-    def settle(self, link: Link, count: int, call: Call, part: str) -> None:
-        """Judge what bits did not decide, and what is the same for constants alone."""
-        found = link.before if part == "x" else link.own
-        theirs = call.x if part == "x" else call.y
-        forced = call.parts.get(f"forced {part}", [])
-        wides = [call.parts.get(f"{side} {part}", []) for side in ("candidate", "reference")]
-        if (count, part) in link.pending:
-            verdicts = []
-            for i, r in enumerate(theirs[: len(forced)]):
-                c, wide = forced[i], [w[i] if i < len(w) else None for w in wides]
-                if c is not None:
-                    verdicts.append(settled(_four(c, r, wide, native=self.native), _what(link, part)))
-            if verdicts:
-                found[count] = worst_of(verdicts)
-            return
-        if not self.substitutes:
-            return
-        for i, (a, b) in enumerate(zip(*wides, strict=False)):
-            if a is not None and b is not None and differ_in_float64(a, b, theirs[i]):
-                text = (
-                    f"{_what(link, part)} differs by up to {_apart(a, b):.3g} on other values than the constants here."
-                )
-                found[count] = verdict_of(Outcome.DIFFERENT, text, theirs[i])
-                return
-
-
-def _own(result: Any, forced: list[Tensor]) -> Any:
-    """A result of the reference's own side with these tensors in it."""
-    return _refilled(result, [t.clone() for t in forced]) if len(tensors(result)) == len(forced) else result
-
-
-def _refilled(value: Any, instead: list[Tensor]) -> Any:
+def refilled(value: Any, instead: list[Tensor]) -> Any:
     """The same containers with other tensors in them, in order."""
     left = iter(instead)
     return mapped(value, lambda _: next(left))
-
-
-def _four(c: Tensor, r: Tensor, wide: list[Tensor | None], *, native: bool) -> Four:
-    return Four(wide[0], wide[1], c, r) if native and wide[0] is not None and wide[1] is not None else Four(c, r, *wide)
-
-
-_UNITS = 2.0**13  # of float64, that rounding may leave in a segment
-
-
-def differ_in_float64(a: Tensor, b: Tensor, like: Tensor) -> bool:
-    """Whether two results in float64 differ by more than rounding there, where the models' own are the same bits."""
-    if a.dtype != torch.float64 or not like.is_floating_point() or like.dtype == torch.float64 or not b.numel():
-        return False
-    apart, size = _apart(a, b), float(b.abs().max())
-    return apart > _UNITS * 2.0**-53 * size
-
-
-def _what(link: Link, part: str) -> str:
-    if link.unit.kind == "container":
-        return "what it returns"
-    return "its input" if part == "x" else "its result"

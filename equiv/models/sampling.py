@@ -51,7 +51,7 @@ def judged(layer: nn.Module, x: Tensor, actual: Tensor, expected: Tensor) -> Ver
 
 
 def judged_chain(chain: nn.Sequential, x: Tensor, actual: Tensor, expected: Tensor) -> Verdict | None:
-    """Two results of a chain of affine layers, folded or not, at two samples; None where none can be held against it."""
+    """Two results of a chain of affine layers, folded or not, at two samples; None where it serves none."""
     if equal(actual, expected):
         return same(actual)
     if actual.ndim < 2 or len(x) != len(actual):
