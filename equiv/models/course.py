@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from equiv.arguments import refusal
+from equiv.arguments import check_tensor, refusal
 from equiv.errors import EquivError
 from equiv.models.diagnosis import Diagnosis, Layer, growth_words
 from equiv.models.layouts import fitted
@@ -76,6 +76,8 @@ def diagnose(
     """
     if kwargs is not None and not (isinstance(kwargs, Mapping) and all(isinstance(key, str) for key in kwargs)):
         raise refusal("kwargs", "a dict of keyword arguments", kwargs, "pass such as kwargs={'mask': mask}")
+    for tensor in tensors((inputs, kwargs)):
+        check_tensor("inputs", tensor, advice="pass what both models are called with")
     sides = Side("candidate", candidate, inputs, kwargs or {}), Side("reference", reference, inputs, kwargs or {})
     trained = [words for side in sides for words in _random_parts(side)]
     if trained:
@@ -130,7 +132,7 @@ class _Course:
         self.why = ""
 
     def run(self) -> Diagnosis:
-        first = {side.name: tensors(side.record()) for side in (self.reference, self.candidate)}
+        first = {side.name: _results(side) for side in (self.reference, self.candidate)}
         theirs, mine = first["reference"], first["candidate"]
         self._check_results(mine, theirs)
         if self.match is not None or not (self.candidate.is_whole or self.reference.is_whole):
@@ -138,7 +140,16 @@ class _Course:
         self.links = [link_of(unit, self.candidate, self.reference) for unit in self.pairs.units]
         leader = Leader(self.reference, self.links, of_candidate=False)
         forced, free = Forced(self.candidate, self.links), Free(self.candidate, self.links, of_candidate=True)
-        march(leader.player, [forced.player, free.player])
+        try:
+            march(leader.player, [forced.player, free.player])
+        except EquivError:
+            raise
+        except Exception as error:
+            said = f"{type(error).__name__}: {quoted(error)}"
+            raise EquivError(
+                f"candidate: expected modules that run on the inputs of the reference's, got {said}; pair others with "
+                "match="
+            ) from error
         again = {"reference": tensors(leader.player.result), "candidate": tensors(free.player.result)}
         unlike = [name for name in first if not _same_bits(first[name], again[name])]
         if unlike:
@@ -256,6 +267,13 @@ class _Course:
             cause = link.parameters.verdict.cause or verdict.cause
             verdict = replace(link.parameters.verdict, max_ratio=verdict.max_ratio, cause=cause)
         yield Layer(*names, unit.kind, verdict, link.calls, link.inherited, link.largest, link.size, link.words)
+
+
+def _results(side: Side) -> list[Tensor]:
+    found = tensors(side.record())
+    for tensor in found:
+        check_tensor(side.name, tensor, advice="pass a model that returns such")
+    return found
 
 
 def _same_bits(first: list[Tensor], second: list[Tensor]) -> bool:

@@ -55,7 +55,7 @@ class Side:
     Example:
         >>> side = Side("candidate", nn.Sequential(nn.Linear(2, 3), nn.ReLU()), (torch.ones(1, 2),), {})
         >>> _ = side.record()
-        >>> [(seen.name, seen.after) for seen in side.seen.values()]
+        >>> [(seen.name, seen.after) for seen in sorted(side.seen.values(), key=lambda seen: seen.order)]
         [('0', None), ('1', '0'), ('', None)]
     """
 
