@@ -76,7 +76,11 @@ def diagnose(
     """
     if kwargs is not None and not (isinstance(kwargs, Mapping) and all(isinstance(key, str) for key in kwargs)):
         raise refusal("kwargs", "a dict of keyword arguments", kwargs, "pass such as kwargs={'mask': mask}")
-    for tensor in tensors((inputs, kwargs)):
+    try:
+        given = tensors((inputs, kwargs))
+    except Exception as error:  # whatever a container says, or one that holds itself
+        raise refusal("inputs", "tensors, or containers of them", type(error).__name__, "pass those alone") from error
+    for tensor in given:
         check_tensor("inputs", tensor, advice="pass what both models are called with")
     sides = Side("candidate", candidate, inputs, kwargs or {}), Side("reference", reference, inputs, kwargs or {})
     trained = [words for side in sides for words in _random_parts(side)]

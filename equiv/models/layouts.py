@@ -95,6 +95,36 @@ def form_of(layer: Any, x: tuple[int, ...]) -> Form | None:
     return Form("pointwise" if set(kernel) == {1} else "patch", kernel)
 
 
+def positions(form: Form, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The sizes of the axes over which rows lie, without those of 1.
+
+    Example:
+        >>> positions(Form("rows"), (3, 1, 5, 8)), positions(Form("pointwise", (1, 1)), (3, 8, 5, 1))
+        ((3, 5), (3, 5))
+    """
+    if form.kind == "rows":
+        sizes = shape[:-1]
+    else:
+        rank = len(form.kernel)
+        spatial = (size // k for size, k in zip(shape[-rank:], form.kernel, strict=True))
+        sizes = (*shape[: -rank - 1], *spatial)
+    return tuple(size for size in sizes if size != 1)
+
+
+def reordered(rows: Tensor, given: tuple[int, ...], wanted: tuple[int, ...]) -> Tensor:
+    """Rows over positions of these sizes, in the order of others that are the same sizes in another order.
+
+    Example:
+        >>> import torch
+        >>> reordered(torch.arange(6).view(6, 1), (2, 3), (3, 2)).flatten().tolist()
+        [0, 3, 1, 4, 2, 5]
+    """
+    if given == wanted or sorted(given) != sorted(wanted):
+        return rows
+    order = next(o for o in itertools.permutations(range(len(given))) if tuple(given[i] for i in o) == wanted)
+    return rows.view(*given, -1).permute(*order, len(given)).reshape(rows.shape)
+
+
 def fitted(source: Tensor, like: Tensor) -> tuple[Tensor, str] | None:
     """A tensor in the shape of another, by sizes alone, with words for how; None where none fits.
 

@@ -128,7 +128,8 @@ def _may_be(c: Seen, r: Seen) -> bool:
         return _weight(c.module).numel() == _weight(r.module).numel()
     if isinstance(c.module, nn.Identity) != isinstance(r.module, nn.Identity):
         return False
-    return bool(_parameters(c.module)) == bool(_parameters(r.module)) or not (_is_simple(c) or _is_simple(r))
+    held = [bool(_parameters(seen.module)) for seen in (c, r)]
+    return held[0] == held[1] or not _is_simple(r if held[0] else c)  # a function may hold its weights elsewhere
 
 
 def _is_simple(seen: Seen) -> bool:
