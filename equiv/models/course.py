@@ -320,4 +320,5 @@ def _explained(outcome: Outcome, rows: Sequence[Layer], first: Layer | None) -> 
     if undecided is not None:
         name = undecided.candidate or "the results"
         return f"{count}; nothing is shown to differ, but of {name} it cannot be told: {undecided.verdict.explanation}"
-    return f"{count}, none of which differs on its own by more than rounding; {growth_words(tuple(rows))}"
+    grown = growth_words(tuple(rows))
+    return f"{count}, none of which differs on its own by more than rounding" + (f"; {grown}" if grown else ".")

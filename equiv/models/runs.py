@@ -303,8 +303,15 @@ def instead_of(link: Link, part: str, theirs: list[Tensor], own: list[Tensor], *
             found.append(found[before])
             continue
         placed = link.to_candidate(part, theirs[i], t) if i < count else None
-        found.append(t if placed is None else placed.to(placed.dtype if keeps else t.dtype).clone())
+        found.append(t if placed is None else _as_strided(placed, t, placed.dtype if keeps else t.dtype))
     return found
+
+
+def _as_strided(placed: Tensor, like: Tensor, dtype: torch.dtype) -> Tensor:
+    """A copy with the strides of the tensor that it stands for: kernels may round by them."""
+    if like.shape != placed.shape or 0 in like.stride():
+        return placed.to(dtype).clone()
+    return torch.empty_strided(like.shape, like.stride(), dtype=dtype, device=like.device).copy_(placed)
 
 
 def returned(link: Link, theirs: list[Tensor], result: Any, *, keeps: bool = False) -> Any:
