@@ -109,7 +109,12 @@ class Diagnosis:
             lines += ["", *_table(self.layers, self.first_difference)]
         first = self.first_difference
         if first is not None:
-            lines += ["", *textwrap.wrap(f"{_place(first)}: {first.verdict.explanation}", 79)[:6]]
+            lines += [
+                "",
+                *textwrap.wrap(
+                    f"{_place(first)}{f' ({first.words})' * bool(first.words)}: {first.verdict.explanation}", 79
+                )[:6],
+            ]
             if first.cause is not None:
                 lines += textwrap.wrap(f"cause  {first.cause.sentence}", 79, subsequent_indent=" " * 7)
                 lines += [f"fix    {first.cause.fix}"] * bool(first.cause.fix)

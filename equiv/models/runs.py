@@ -22,7 +22,7 @@ from equiv.models.players import Player
 from equiv.models.sampling import judged, judged_chain, probe_like, same, verdict_of, worst_of
 from equiv.models.sides import Side, instrument
 from equiv.models.trees import equal, mapped, once, tensors
-from equiv.verdict import Outcome, Verdict
+from equiv.verdict import Outcome
 
 
 @dataclass
@@ -253,41 +253,48 @@ class Forced(Follower):
             link.probed = True
             self._probe(link, count, call, how)
 
-    def _probe(self, link: Link, count: int, call: Call, how: Any) -> None:
+    def _probe(self, link: Link, count: int, call: Call, how: Given) -> None:
         """Ask both on an input of few entries, and on ordinary ones where the real results are constant."""
-        assert link.layer is not None
-        x = call.x[0]
+        layer, x = link.layer, call.x[0]
+        assert layer is not None
         if not x.is_floating_point():
             return
-        found = [("asked inputs of few entries, ", probe_like(link.layer, x, 0))]
+        parts = [x[:1]] if how.tensors[0].shape == x.shape and x.ndim > 2 else []
+        tried: list[tuple[str, Callable[[Tensor], Tensor]]] = [
+            ("asked inputs of few entries, ", lambda part: probe_like(layer, part, 0)),
+        ]
         if count in link.constant:
-            normal = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(x.device, x.dtype)
-            found.append(("asked normal inputs, ", normal))
-        for words, probe in found:
-            expected = link.layer(probe)
-            mine = _asked(link, how, probe, expected)
-            if mine is None:
-                continue
-            verdict = judged(link.layer, probe, mine, expected)
-            if not verdict.equivalent:
-                worse = worst_of([verdict, link.own[count]])
-                if worse is verdict:
-                    link.own[count] = _prefixed(verdict, words)
+            tried.append(("asked normal inputs, ", _normal_like))
+        for words, probe_of in tried:
+            for part in (*parts, x):  # one of a batch, where the candidate takes it
+                probe = probe_of(part)
+                expected = layer(probe)
+                mine = _asked(link, how, probe, expected)
+                if mine is not None:
+                    verdict = judged(layer, probe, mine, expected)
+                    if worst_of([link.own[count], verdict]) is verdict and not verdict.equivalent:
+                        link.own[count] = replace(verdict, explanation=words + verdict.explanation)
+                    break
+
+
+def _normal_like(x: Tensor) -> Tensor:
+    normal = torch.randn(x.shape, generator=torch.Generator().manual_seed(0), device="cpu")
+    return normal.to(x.device, x.dtype)
 
 
 def _asked(link: Link, how: Given, probe: Tensor, expected: Tensor) -> Tensor | None:
     """What the candidate's module returns for another input of the reference's, as the reference has it."""
     given = how.tensors
-    placed = link.to_candidate("x", probe, given[0])
+    part = given[0][: len(probe)] if given[0].shape[1:] == probe.shape[1:] else given[0]
+    placed = link.to_candidate("x", probe, part)
     if placed is None:
         return None
     asked = how.filled([placed.to(given[0].dtype), *given[1:]])
-    found = tensors(asked.forward(*asked.args, **asked.kwargs))
+    try:
+        found = tensors(asked.forward(*asked.args, **asked.kwargs))
+    except Exception:  # it takes none but its own size of batch
+        return None
     return link.to_reference("y", found[0], expected) if len(found) == 1 else None
-
-
-def _prefixed(verdict: Verdict, words: str) -> Verdict:
-    return replace(verdict, explanation=words + verdict.explanation)
 
 
 def instead_of(link: Link, part: str, theirs: list[Tensor], own: list[Tensor], *, keeps: bool = False) -> list[Tensor]:

@@ -90,13 +90,15 @@ def _rows(form: Form, layer: Any, x: Tensor, actual: Tensor, expected: Tensor) -
     size = rows.detach().abs().float().amax(1, keepdim=True).clamp(min=1e-30)
     some = _furthest((apart / size).amax(1), max(2, min(_ROWS, _TERMS // max(1, weight.numel() // 8))))
     outputs = _furthest(apart[some].amax(0), _OUTPUTS)
-    verdict = compare(
-        a[some][:, outputs],
-        e[some][:, outputs],
-        input=rows[some].to(a.dtype),
-        weight=weight[outputs].to(a.dtype),
-        bias=None if layer.bias is None else layer.bias.detach()[outputs].to(a.dtype),
-    )
+    chosen, w = rows[some].to(a.dtype), weight[outputs].to(a.dtype)
+    bias = None if layer.bias is None else layer.bias.detach()[outputs].to(a.dtype)
+    results = (a[some][:, outputs], e[some][:, outputs])
+    read = (chosen != 0).any(0).nonzero().flatten()
+    if 4 * len(read) < chosen.shape[1] and bool(w.isfinite().all()):  # a probe: few columns decide
+        verdict = compare(*results, input=chosen[:, read], weight=w[:, read], bias=bias)
+        if verdict.equivalent:
+            return _placed(verdict, some, outputs, actual, a.shape)
+    verdict = compare(*results, input=chosen, weight=w, bias=bias)
     return _placed(verdict, some, outputs, actual, a.shape)
 
 
@@ -183,9 +185,9 @@ def probe_like(layer: nn.Module, x: Tensor, seed: int) -> Tensor:
         rows = form.rows_in(x)
         values = (1 + torch.rand(rows.shape[0], 1, **draw)) * (torch.randint(0, 2, (rows.shape[0], 1), **draw) * 2 - 1)
         places = torch.randint(0, rows.shape[1], (rows.shape[0], 1), **draw)
-        probe = torch.zeros(rows.shape).scatter_(1, places, values.float())
+        probe = torch.zeros(rows.shape, device="cpu").scatter_(1, places, values.float())
         return form.like_in(probe.to(rows.device, rows.dtype), tuple(x.shape))
     share = 1.0 / max(1, layer.weight[0].numel())  # type: ignore[index]
     chosen = torch.rand(x.shape, **draw) < share
     values = (1 + torch.rand(x.shape, **draw)) * (torch.randint(0, 2, x.shape, **draw) * 2 - 1)
-    return torch.where(chosen, values, torch.zeros(())).to(x.device, x.dtype)
+    return torch.where(chosen, values, torch.zeros((), device="cpu")).to(x.device, x.dtype)

@@ -87,7 +87,10 @@ class Side:
                 f"{self.name}: expected a module that torch has set up, got a {type(self.given).__name__} that raises "
                 f"{type(error).__name__}: {quoted(error)}; call super().__init__() in its __init__ first"
             ) from error
-        return twin, dict(parts(twin.module)) if self.modules else {}
+        modules = dict(parts(twin.module)) if self.modules else {}
+        for module in modules.values():
+            _unfused(module)
+        return twin, modules
 
     def inputs(self, change: Callable[[Tensor], Tensor] = torch.clone) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The caller's inputs, copied: a model may write to them."""
@@ -142,9 +145,11 @@ def instrument(module: nn.Module, run: Callable[..., Any]) -> None:
         return run(forward, *args, **kwargs)
 
     vars(module)[place] = instead
+
+
+def _unfused(module: nn.Module) -> None:
+    """Have a module of a twin call its parts: one fused kernel would pass them by. torch takes none beside a hook."""
     if isinstance(module, nn.TransformerEncoderLayer | nn.MultiheadAttention):
-        # One fused kernel for all of it would pass its parts by. torch takes none where a module has a hook.
-        vars(module)["_forward_pre_hooks"] = type(module._forward_pre_hooks)(module._forward_pre_hooks)
         module.register_forward_pre_hook(_nothing)
 
 

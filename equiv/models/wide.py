@@ -111,13 +111,13 @@ def settled(four: Four, what: str, why: str = "") -> Verdict:
         return verdict_of(Outcome.UNDECIDED, f"{what} has no finite entries.", c)
     x = exact[kept]
     mine, theirs = c.double()[kept] - x, r.double()[kept] - x
-    worst = float(torch.maximum(mine.abs().amax(), theirs.abs().amax()))
     left = None if four.candidate64 is None else float((four.candidate64[kept] - x).abs().amax())
     unit = torch.finfo(r.dtype).eps / 2
-    numbers = _Numbers(what, _size(c, r), worst, left, _rms(mine), _rms(theirs), unit * _rms(x))
+    largest = (float(mine.abs().amax()), float(theirs.abs().amax()))
+    numbers = _Numbers(what, _size(c, r), left, (_rms(mine), _rms(theirs)), largest, unit * _rms(x))
     if left is None:
         return _by_errors(numbers, c)
-    if left > worst * _SHRINKS and left > 0:
+    if left > max(largest) * _SHRINKS and left > 0:
         return _stays(numbers, c, four.candidate64[kept] - x, x, unit)  # type: ignore[index]
     return _precision(numbers, c)
 
@@ -126,11 +126,16 @@ def settled(four: Four, what: str, why: str = "") -> Verdict:
 class _Numbers:
     what: str
     apart: float
-    worst: float
     left: float | None
-    mine: float
-    theirs: float
+    errors: tuple[float, float]
+    largest: tuple[float, float]
     ulp: float
+
+    @property
+    def times(self) -> float:
+        """How large the candidate's errors are beside the reference's: all of them, and the largest."""
+        floor = self.ulp / math.sqrt(12)
+        return max(mine / max(theirs, floor) for mine, theirs in (self.errors, self.largest))
 
 
 def _size(c: Tensor, r: Tensor) -> float:
@@ -154,13 +159,13 @@ def _precision(n: _Numbers, c: Tensor) -> Verdict:
     """The functions are the same; is the candidate rounded as the reference is?"""
     text = (
         f"{n.what} differs by up to {n.apart:.3g}, in float64 by {n.left:.3g}; the errors against float64 are "
-        f"{n.mine:.3g} (root mean square) on the candidate's side and {n.theirs:.3g} on the reference's"
+        f"{n.errors[0]:.3g} (root mean square) on the candidate's side and {n.errors[1]:.3g} on the reference's"
     )
     floor = n.ulp / math.sqrt(12)
-    if n.mine <= _BESIDE * max(n.theirs, floor) and n.theirs <= _BESIDE * max(n.mine, floor):
+    if n.times <= _BESIDE and n.errors[1] <= _BESIDE * max(n.errors[0], floor):
         return verdict_of(Outcome.ROUNDING, f"{text}: rounding.", c)
-    side = "the candidate" if n.mine > n.theirs else "the reference"
-    name = _format_of(c) if n.mine > n.theirs else None
+    side = "the candidate" if n.errors[0] > n.errors[1] else "the reference"
+    name = _format_of(c) if n.errors[0] > n.errors[1] else None
     cause = None if name is None else Cause(f"rounded-{name}", f"results are numbers of {name}")
     said = f"{text}: {side} computes in a narrower format."
     return verdict_of(Outcome.DIFFERENT, said, c, cause=cause)
@@ -171,11 +176,10 @@ _LIKELY, _NEVER = 2.0**3, 2.0**10
 
 def _by_errors(n: _Numbers, c: Tensor) -> Verdict:
     """The candidate does not run in float64: its error beside that of the reference is all there is."""
-    floor = n.ulp / math.sqrt(12)
-    times = n.mine / max(n.theirs, floor)
+    times = n.times
     text = (
         f"{n.what} differs by up to {n.apart:.3g}; against the reference in float64 the candidate's error is "
-        f"{times:.3g} times the reference's own (root mean square)"
+        f"{times:.3g} times the reference's own"
     )
     if times <= _LIKELY:
         return verdict_of(Outcome.ROUNDING, f"{text}, as that of a right kernel is.", c)
