@@ -243,10 +243,9 @@ class _Course:
             outcome = Outcome.ROUNDING
         constant = [link.unit.reference[-1] for link in self.links if link.constant]
         if constant:
-            self.notes.append(
-                f"The results of {', '.join(constant[:3])}{' and others' if len(constant) > 3 else ''} are one value "
-                "throughout and prove nothing: asked with other values as well."
-            )
+            some = ", ".join(constant[:3]) + " and others" * (len(constant) > 3)
+            tried = f"and of other values {self.why}" if self.why else "asked with other values as well"
+            self.notes.append(f"The results of {some} are one value throughout and prove nothing: {tried}.")
         left = [tuple(self.pairs.left.get(name, ())) for name in ("candidate", "reference")]
         text = _explained(outcome, rows, first)
         return Diagnosis(outcome, text, tuple(rows), first, (left[0], left[1]), tuple(self.notes))
