@@ -30,6 +30,7 @@ from equiv.mapping.geometry import is_unpadded as is_unpadded
 from equiv.mapping.geometry import pads_and_positions as pads_and_positions
 from equiv.mapping.plain import check_attributes as check_attributes
 from equiv.mapping.plain import check_conv, check_conv_transpose, check_linear
+from equiv.mapping.plain import is_conv1d as is_conv1d
 from equiv.mapping.plain import is_plain_layer as is_plain_layer
 from equiv.mapping.transposed import (
     linear_to_full_conv_transpose,

@@ -1,6 +1,7 @@
 """Do two results, or two layers, agree up to the rounding of right kernels? The outcome with its evidence."""
 
 from equiv.verdict.layers import assert_equivalent
+from equiv.verdict.layers import parameter_verdict as parameter_verdict
 from equiv.verdict.outcome import Entry, NotEquivalent, Outcome, Verdict
 from equiv.verdict.outcome import share_words as share_words
 from equiv.verdict.results import compare

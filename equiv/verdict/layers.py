@@ -196,7 +196,7 @@ def _too_large(functions: tuple[Any, Any], shape: tuple[int, ...]) -> Conv | Non
         a, b = _parameter(left, name), _parameter(right, name)
         wrong = ~(same_bits(a, b) | (a == b))
         if bool(wrong.any()):
-            verdict = _parameter_verdict(name, a, b, wrong)
+            verdict = parameter_verdict(name, a, b, wrong)
             text = verdict.explanation.replace(" once both are written as one dense layer", "")
             raise NotEquivalent(replace(verdict, explanation=text))
     return right
@@ -354,10 +354,11 @@ def _same_parameters(candidate: _Side, reference: _Side, shape: tuple[int, ...])
         wrong = ~(same_bits(a, b) | (a == b))
         if bool(wrong.any()):
             cause = name_cause(left.weight.detach(), right.weight.detach(), shape, _bias(left), _bias(right), conv=conv)
-            raise NotEquivalent(replace(_parameter_verdict(name, a, b, wrong), cause=cause))
+            raise NotEquivalent(replace(parameter_verdict(name, a, b, wrong), cause=cause))
 
 
-def _parameter_verdict(name: str, a: Tensor, b: Tensor, wrong: Tensor) -> Verdict:
+def parameter_verdict(name: str, a: Tensor, b: Tensor, wrong: Tensor) -> Verdict:
+    """The verdict on two parameters that differ where ``wrong`` is true."""
     index, count = tuple(int(i) for i in wrong.nonzero()[0]), int(wrong.sum())
     words = gap_words(a[index], b[index])
     distance = f", {words}" if words else ""

@@ -26,6 +26,7 @@ FACES = (
     "equiv.certificate",
     "equiv.laws",
     "equiv.mapping",
+    "equiv.models",
     "equiv.numerics",
     "equiv.report",
     "equiv.strategies",
@@ -204,6 +205,19 @@ USES = (
         "equiv.assert_equivalent",
         equiv.assert_equivalent,
         lambda: {"candidate": conv(), "reference": linear(), "input": None, "feature_shape": (3, 2, 2), "seed": 0},
+    ),
+    Use(
+        "equiv.diagnose",
+        lambda candidate, reference, x, match, kwargs: equiv.diagnose(
+            candidate, reference, x, match=match, kwargs=kwargs
+        ),
+        lambda: {
+            "candidate": linear(),
+            "reference": torch.nn.Sequential(linear(), torch.nn.Identity()),
+            "x": x(),
+            "match": {"": "0"},
+            "kwargs": {},
+        },
     ),
     Use("equiv.certify", equiv.certify, certified),
     Use(

@@ -1,0 +1,184 @@
+"""A pair of modules while it is judged: how tensors of one are laid out for the other, and what has been found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from equiv.errors import EquivError
+from equiv.mapping import check_conv, check_conv_transpose, check_linear, is_conv1d, plain_form
+from equiv.models.layouts import Form, fitted, form_of, positions, reordered
+from equiv.models.pairing import Unit, is_affine
+from equiv.models.parameters import Parameters, compared
+from equiv.models.sides import Side
+from equiv.models.trees import equal
+from equiv.verdict import Verdict
+
+
+@dataclass
+class Link:
+    """A unit with its modules.
+
+    Attributes:
+        unit: Names.
+        layer: The reference's module where it is a plain affine layer, which gives exact results.
+        chain: The longer of the two chains, where one is, as a Sequential, and whether it is the candidate's.
+        parameters: What the parameters say.
+        forms: How either takes and returns rows, once inputs were seen.
+        own: Verdicts on results for the reference's input, one a call.
+        before: Verdicts on the code before, one a call.
+        pending: Calls and parts (``x`` or ``y``) that float64 must decide.
+        constant: Calls whose result is one value throughout, which proves nothing.
+        order: How axes of the reference are exchanged in the candidate, where sizes alone do not say.
+        places: Sizes of the positions of the candidate's input and of the reference's.
+        words: The layout in words.
+    """
+
+    unit: Unit
+    modules: tuple[nn.Module, nn.Module]
+    layer: nn.Module | None = None
+    chain: tuple[nn.Sequential, bool] | None = None
+    parameters: Parameters = field(default_factory=Parameters)
+    forms: tuple[Form | None, Form | None] | None = None
+    own: dict[int, Verdict] = field(default_factory=dict)
+    before: dict[int, Verdict] = field(default_factory=dict)
+    pending: set[tuple[int, str]] = field(default_factory=set)
+    constant: set[int] = field(default_factory=set)
+    probed: bool = False
+    order: tuple[int, ...] | None = None
+    places: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
+    words: str = ""
+    calls: int = 0
+    inherited: float | None = None
+    largest: float | None = None
+    size: float | None = None
+
+    def see(self, x: Tensor, given: Tensor) -> None:
+        """The forms, from the first inputs of the reference and of the candidate."""
+        if self.forms is None:
+            self.forms = (form_of(self.modules[0], tuple(given.shape)), form_of(self.modules[1], tuple(x.shape)))
+            columns = self.parameters.columns
+            if columns is not None and not self._is_reordered(x, given, columns):
+                self.parameters = self.parameters._replace(verdict=self.parameters.otherwise, columns=None)
+            if self.unit.kind == "module" and type(self.modules[0]) is not type(self.modules[1]):
+                self.order = _moved(x, given)
+        mine, theirs = self.forms
+        if mine is not None and theirs is not None:
+            self.places = positions(mine, tuple(given.shape)), positions(theirs, tuple(x.shape))
+
+    def _is_reordered(self, x: Tensor, given: Tensor, columns: Tensor) -> bool:
+        """Whether the candidate's input is in the order of its columns, rather than in the reference's."""
+        mine, theirs = self.forms or (None, None)
+        if mine is None or theirs is None:
+            return False
+        a, b = mine.rows_in(given), theirs.rows_in(x)
+        if a.shape != b.shape:
+            return False
+        apart = [float((a - rows).abs().max()) for rows in (b[:, columns], b)]
+        return apart[0] <= apart[1]
+
+    def _by_rows(self, source: Tensor, shape: torch.Size) -> tuple[Form, Form] | None:
+        """The forms, where tensors go by rows from one to the other."""
+        mine, theirs = self.forms or (None, None)
+        if mine is None or theirs is None:
+            return None
+        alike = source.shape == shape and mine.kind == theirs.kind and self.parameters.columns is None
+        return None if alike else (mine, theirs)
+
+    def to_candidate(self, part: str, source: Tensor, like: Tensor) -> Tensor | None:
+        """A tensor of the reference as the candidate has it; ``part`` is ``x`` or ``y``."""
+        forms = self._by_rows(source, like.shape)
+        if forms is not None:
+            mine, theirs = forms
+            rows = theirs.rows_in(source) if part == "x" else theirs.rows_out(source)
+            if part == "x" and self.parameters.columns is not None:
+                rows = rows[:, self.parameters.columns]
+            rows = reordered(rows, *self.places[::-1])
+            return _as(rows, like, mine.like_in if part == "x" else mine.like_out)
+        if self.order is not None and source.ndim == len(self.order):
+            source = source.permute(self.order)
+        return _fitted(source, like)
+
+    def to_reference(self, part: str, source: Tensor, like: Tensor) -> Tensor | None:
+        """A tensor of the candidate as the reference has it."""
+        forms = self._by_rows(source, like.shape)
+        if forms is not None:
+            mine, theirs = forms
+            rows = mine.rows_in(source) if part == "x" else mine.rows_out(source)
+            if part == "x" and self.parameters.columns is not None:
+                rows = rows[:, self.parameters.columns.argsort()]
+            rows = reordered(rows, *self.places)
+            return _as(rows, like, theirs.like_in if part == "x" else theirs.like_out)
+        if self.order is not None and source.ndim == len(self.order):
+            source = source.permute([self.order.index(axis) for axis in range(source.ndim)])
+        return _fitted(source, like)
+
+    def say(self, source: Tensor, like: Tensor) -> None:
+        """Note how the layouts and types differ."""
+        kinds = [type(module).__name__ for module in self.modules]
+        words = [f"{kinds[0]} for {kinds[1]}"] if kinds[0] != kinds[1] else []
+        if source.shape != like.shape:
+            words.append(f"{tuple(source.shape)} as {tuple(like.shape)}")
+        self.words = ", ".join(words)
+
+
+def _moved(x: Tensor, given: Tensor) -> tuple[int, ...] | None:
+    """How the features moved between the second and the last axis, where no size tells but all bits do."""
+    if x.shape != given.shape or x.ndim < 3 or equal(x, given):
+        return None
+    axes = tuple(range(x.ndim))
+    for order in ((0, *axes[2:], 1), (0, axes[-1], *axes[1:-1])):
+        if x.permute(order).shape == given.shape and equal(x.permute(order).contiguous(), given.contiguous()):
+            return order
+    return None
+
+
+def _as(rows: Tensor, like: Tensor, laid: Any) -> Tensor | None:
+    shape = tuple(like.shape)
+    if rows.numel() != like.numel():
+        return None
+    try:
+        found: Tensor = laid(rows, shape)
+    except RuntimeError:  # sizes that do not fit
+        return None
+    return found.contiguous() if like.is_contiguous() else found
+
+
+def _fitted(source: Tensor, like: Tensor) -> Tensor | None:
+    found = fitted(source, like)
+    return None if found is None else found[0].contiguous() if like.is_contiguous() else found[0]
+
+
+def link_of(unit: Unit, candidate: Side, reference: Side) -> Link:
+    """A unit with its modules, its parameters compared."""
+    modules = (candidate.modules[unit.candidate[0]], reference.modules[unit.reference[0]])
+    link = Link(unit, modules)
+    if unit.kind == "container":
+        return link
+    if len(unit.candidate) > 1 or len(unit.reference) > 1:
+        of_candidate = len(unit.candidate) > len(unit.reference)
+        side, names = (candidate, unit.candidate) if of_candidate else (reference, unit.reference)
+        link.chain = nn.Sequential(*(side.modules[name] for name in names)), of_candidate
+        return link
+    link.parameters = compared(*modules)
+    if is_affine(modules[1]) and _is_plain(modules[1]):
+        link.layer = modules[1]
+    return link
+
+
+def _is_plain(module: nn.Module) -> bool:
+    try:
+        if is_conv1d(module):
+            plain_form(module, None)
+        elif isinstance(module, nn.Linear):
+            check_linear(module)
+        elif isinstance(module, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d):
+            check_conv_transpose(module)
+        else:
+            check_conv(module)
+    except EquivError:
+        return False
+    return True
