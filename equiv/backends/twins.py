@@ -56,14 +56,14 @@ class Twin:
                 if isinstance(value, types.MethodType) and id(value.__self__) in self._made:
                     vars(part)[name] = types.MethodType(value.__func__, self._made[id(value.__self__)])
 
-    def __call__(self, *args: Any) -> Any:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """What the module returns."""
         copies: dict[int, Tensor] = {}
         for held, name, buffer in self._buffers:
             if id(buffer) not in copies:
                 copies[id(buffer)] = buffer.detach().clone()
             held[name] = copies[id(buffer)]
-        return self.module(*args)
+        return self.module(*args, **kwargs)
 
     def _twin(self, module: Any) -> Any:
         if module is not None and id(module) not in self._made:

@@ -12,6 +12,7 @@ from equiv.mapping.attributes import Conv, ConvTranspose
 from equiv.mapping.build import undrawn as undrawn
 from equiv.mapping.checks import FeatureShape, check_feature_shape
 from equiv.mapping.checks import check_product as check_product
+from equiv.mapping.conv1d import check_conv1d as check_conv1d
 from equiv.mapping.convert import (
     conv_to_linear,
     linear_to_full_conv,
@@ -30,6 +31,7 @@ from equiv.mapping.geometry import is_unpadded as is_unpadded
 from equiv.mapping.geometry import pads_and_positions as pads_and_positions
 from equiv.mapping.plain import check_attributes as check_attributes
 from equiv.mapping.plain import check_conv, check_conv_transpose, check_linear
+from equiv.mapping.plain import is_conv1d as is_conv1d
 from equiv.mapping.plain import is_plain_layer as is_plain_layer
 from equiv.mapping.transposed import (
     linear_to_full_conv_transpose,

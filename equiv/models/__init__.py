@@ -1,3 +1,17 @@
 """Whole models: do these two compute the same, where do they first part, and convert one for me."""
 
-__all__: list[str] = []
+from equiv.models.conversion import Conversion, ConvertedLayer, Product
+from equiv.models.linear_again import to_linear
+from equiv.models.pointwise import to_pointwise
+from equiv.models.pointwise_layers import PointwiseLinear
+from equiv.models.positionwise import PositionwiseLinear
+
+__all__ = [
+    "Conversion",
+    "ConvertedLayer",
+    "PointwiseLinear",
+    "PositionwiseLinear",
+    "Product",
+    "to_linear",
+    "to_pointwise",
+]
