@@ -3,14 +3,12 @@
 from equiv.models.conversion import Conversion, ConvertedLayer, Product
 from equiv.models.linear_again import to_linear
 from equiv.models.pointwise import to_pointwise
-from equiv.models.pointwise_layers import PointwiseLinear
-from equiv.models.positionwise import PositionwiseLinear
+from equiv.models.pointwise_layers import PointwiseLinear as PointwiseLinear
+from equiv.models.positionwise import PositionwiseLinear as PositionwiseLinear
 
 __all__ = [
     "Conversion",
     "ConvertedLayer",
-    "PointwiseLinear",
-    "PositionwiseLinear",
     "Product",
     "to_linear",
     "to_pointwise",

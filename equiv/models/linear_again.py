@@ -1,38 +1,49 @@
-"""The way back: a copy of a model in which pointwise convolutions are linear layers."""
+"""The way back: a copy of a model in which convolutions that are linear layers are that again."""
 
 from __future__ import annotations
 
+import functools
+from collections import defaultdict
 from typing import Any, TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
-from equiv.mapping import Conv, ConvTranspose
+from equiv.mapping import CONV_TRANSPOSES, CONVS
 from equiv.models.choosing import check_model, copied, names_of
 from equiv.models.conversion import Conversion
-from equiv.models.pointwise import attach, layer_row
+from equiv.models.pointwise import attach, layer_row, with_products
 from equiv.models.pointwise_layers import class_before, is_pointwise, swap_class
-from equiv.models.positionwise import make_positionwise, why_not_positionwise
+from equiv.models.positionwise import PositionwiseLinear, convolution_kind, make_linear
+from equiv.models.products import count_products, run_example
 
 M = TypeVar("M", bound=nn.Module)
+_TRANSPOSED, _CONVS = tuple(CONV_TRANSPOSES.values()), tuple(CONVS.values())
 
 
-def to_linear(model: M) -> M:
-    """Copy a model so that its pointwise convolutions are linear layers again.
+def to_linear(model: M, *, example_inputs: Any = None) -> M:
+    """Copy a model so that its convolutions that are linear layers are written as such.
 
     What :func:`equiv.to_pointwise` converted gets its own class back, and torch's fast paths, where they were switched
-    off, are switched on. A convolution with kernel 1, any stride, no padding and one group becomes an
-    `equiv.models.PositionwiseLinear` in the same place: an `nn.Linear` over the channels of a map, whose results have
-    the convolution's shape, (N, O, H, W). Its weight is (O, n), in a ``state_dict`` (O, n, 1, 1) as before: checkpoints
-    load in both directions.
+    off, are switched on. Of the other convolutions, each becomes in its place
+
+    - with kernel 1, any stride, one group and no padding: an `nn.Linear` over the channels of a map, which returns
+      (N, O, H, W) as before. Its weight is (O, n), in a ``state_dict`` (O, n, 1, 1) as before; it loads both;
+    - with its kernel as stride, such as a patch embedding: a product over patches (:func:`equiv.to_patch_linear`) with
+      the same parameters;
+    - with a kernel as large as its map, which only an example shows: the same over the one patch. It refuses maps of
+      another size.
+
+    Hooks, ties, dtype, device and training mode stay. All others are left alone.
 
     Args:
         model: Any module; a convolution too. Nothing of it is changed.
+        example_inputs: A tensor, a tuple of arguments or a dict of keyword arguments, on which the model is run.
 
     Returns:
         The copy. Its attribute ``report`` is an `equiv.models.Conversion`, as that of :func:`equiv.to_pointwise`.
 
     Raises:
-        EquivError: It is no module, or one that cannot be copied.
+        EquivError: It is no module, or one that cannot be copied, or that does not run on ``example_inputs``.
 
     Example:
         >>> import torch
@@ -42,45 +53,71 @@ def to_linear(model: M) -> M:
         1 layer converted to Linear
               1 x *: Conv2d (5, 8, 1, 1)
         1 left alone
-              1 x *: Conv2d (8, 3, 3, 3), its kernel is 3x3
+              1 x *: Conv2d (8, 3, 3, 3), its kernel 3x3 slides in steps of 1x1; if it is as large as its map, ...
         >>> again(torch.zeros(1, 3, 9, 9)).shape, again.state_dict()["1.weight"].shape
         (torch.Size([1, 5, 7, 7]), torch.Size([5, 8, 1, 1]))
+        >>> to_linear(model, example_inputs=torch.zeros(1, 3, 3, 3)).report.left_alone
+        ()
     """
     check_model(model)
     result: Any = copied(model)
     modules = names_of(result)
-    reasons = {module: _reason(module) for module in modules if _is_convolution(module)}
-    _leave_shared(modules, reasons)
-    rows = {module: layer_row(module, modules[module], reason) for module, reason in reasons.items()}
+    sizes = {} if example_inputs is None else _sizes_of_maps(result, example_inputs)
+    kinds = {m: _kind(m, sizes.get(names[0], set())) for m, names in modules.items() if _is_convolution(m)}
+    _leave_shared(modules, kinds)
+    rows = [layer_row(module, modules[module], reason) for module, (_, reason) in kinds.items()]
     made: dict[Any, nn.Parameter] = {}
-    for module, reason in reasons.items():
+    for module, (kind, reason) in kinds.items():
         if is_pointwise(module):
             swap_class(module, class_before)
         elif not reason:
-            make_positionwise(module, made)  # type: ignore[arg-type]
+            make_linear(module, kind, made)
     for module in modules:
         _fast_path_again(module)
-    left = tuple(row for row in rows.values() if row.reason)
-    report = Conversion("Linear", tuple(row for row in rows.values() if not row.reason), left)
+    left = tuple(row for row in rows if row.reason)
+    report = Conversion("Linear", tuple(row for row in rows if not row.reason), left)
+    if example_inputs is not None:
+        report = with_products(report, count_products(result, {row.name for row in report.converted}, example_inputs))
     return attach(result, report)  # type: ignore[no-any-return]
 
 
 def _is_convolution(module: nn.Module) -> bool:
-    return is_pointwise(module) or isinstance(module, (Conv, ConvTranspose))
+    return is_pointwise(module) or isinstance(module, (*_CONVS, *_TRANSPOSED))
 
 
-def _reason(module: nn.Module) -> str:
+def _kind(module: nn.Module, sizes: set[tuple[int, ...]]) -> tuple[Any, str]:
     if is_pointwise(module):
-        return ""
-    return "it is transposed" if isinstance(module, ConvTranspose) else why_not_positionwise(module)
+        return None, ""
+    return (None, "it is transposed") if isinstance(module, _TRANSPOSED) else convolution_kind(module, sizes)
 
 
-def _leave_shared(modules: Any, reasons: dict[nn.Module, str]) -> None:
+def _leave_shared(modules: Any, kinds: dict[nn.Module, tuple[Any, str]]) -> None:
     """A weight is given another shape only if all that hold it are given one."""
-    held = {p for m in modules if reasons.get(m, "other") for p in m._parameters.values() if p is not None}
-    for module, reason in reasons.items():
-        if not reason and not is_pointwise(module) and module._parameters["weight"] in held:
-            reasons[module] = "its weight is that of another module too"
+    others = [module for module in modules if kinds.get(module, (None, ""))[0] is not PositionwiseLinear]
+    held = {parameter for module in others for parameter in module._parameters.values() if parameter is not None}
+    for module, (kind, _) in kinds.items():
+        if kind is PositionwiseLinear and module._parameters["weight"] in held:
+            kinds[module] = None, "its weight is that of another module too"
+
+
+def _sizes_of_maps(model: nn.Module, inputs: Any) -> dict[str, set[tuple[int, ...]]]:
+    """The sizes of the maps that every convolution has in an example."""
+    sizes: dict[str, set[tuple[int, ...]]] = defaultdict(set)
+
+    def watched(name: str, part: Any) -> Any:
+        forward = part.forward
+        if not isinstance(part, _CONVS):
+            return forward
+
+        @functools.wraps(forward)
+        def called(input: Tensor) -> Any:
+            sizes[name].add(tuple(input.shape[2 - part.weight.ndim :]))
+            return forward(input)
+
+        return called
+
+    run_example(model, inputs, watched)
+    return sizes
 
 
 def _fast_path_again(module: Any) -> None:

@@ -19,6 +19,7 @@ from equiv.mapping import check_conv1d, is_conv1d
 from equiv.models.choosing import Only, check_model, chosen, copied, described, names_of
 from equiv.models.conversion import Conversion, ConvertedLayer, Product
 from equiv.models.pointwise_layers import class_before, class_of, is_pointwise, pointwise_class, swap_class
+from equiv.models.positionwise import PositionwiseLinear, make_convolution
 from equiv.models.products import Ran, count_products, is_convolution
 from equiv.text import quoted
 
@@ -80,6 +81,7 @@ def to_pointwise(model: M, *, only: Only | None = None, example_inputs: Any = No
     wanted = chosen(only, {module: modules[module] for module in reasons}, "linear layers")
     _check_named(only, modules, reasons)
     converted, rows, left = copied(model), [], []
+    made: dict[Any, nn.Parameter] = {}
     twins = dict(zip(modules, names_of(converted), strict=True))
     for module, reason in reasons.items():
         reason = reason or ("" if module in wanted else _NOT_CHOSEN)
@@ -88,13 +90,15 @@ def to_pointwise(model: M, *, only: Only | None = None, example_inputs: Any = No
             left.append(row)
             continue
         rows.append(row)
-        if not is_pointwise(module):
+        if type(module) is PositionwiseLinear:
+            make_convolution(twins[module], made)
+        elif not is_pointwise(module):
             swap_class(twins[module], pointwise_class)
     left += _others(modules, {row.name for row in rows})
     notes = _without_fast_path(names_of(converted))
     report = Conversion(TARGET, tuple(rows), tuple(left), None, notes)
     if example_inputs is not None:
-        report = with_products(report, count_products(converted, is_pointwise, example_inputs))
+        report = with_products(report, count_products(converted, {row.name for row in rows}, example_inputs))
     return attach(converted, report)
 
 
@@ -111,7 +115,7 @@ def with_products(report: Conversion, seen: Counter[Ran]) -> Conversion:
     """The report with what ran, and without modules of which the example shows that they multiply nothing."""
     products: Counter[Product] = Counter()
     for ran, count in seen.items():
-        done = ran.pointwise and is_convolution(ran.operation)
+        done = ran.converted and is_convolution(ran.operation) == (report.target == TARGET)
         reason = "" if done else _why(ran)
         products[Product(ran.module, ran.kind, ran.operation, 0, done, reason)] += count
     listed = tuple(replace(product, count=count) for product, count in products.items())
@@ -138,7 +142,7 @@ def _is_linear(module: nn.Module) -> bool:
 
 def _reason(module: Any) -> str:
     """Why a linear layer cannot be converted by giving it another class; empty where it can."""
-    if is_pointwise(module):
+    if is_pointwise(module) or type(module) is PositionwiseLinear:
         return ""
     if any(is_lazy(parameter) for parameter in module.parameters()):
         return "has no weight yet: run the model once on an example input first"

@@ -1,4 +1,4 @@
-"""Linear layers that are applied at every position of a map: what a convolution with kernel 1 computes."""
+"""Convolutions as linear layers where they stand: at every position of a map, and on every patch of one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from torch.nn import functional
 
 from equiv.backends import shallow
 from equiv.errors import EquivError
-from equiv.mapping import Conv, check_conv
+from equiv.mapping import CONVS, check_conv
+from equiv.models.patches import PatchLinear, to_patch_linear
 from equiv.text import quoted
 
 
@@ -47,34 +48,84 @@ class PositionwiseLinear(nn.Linear):
         super()._load_from_state_dict(flat, prefix, *args)
 
 
-def why_not_positionwise(conv: Any) -> str:
-    """Why a convolution is no linear layer at every position; empty where it is one."""
-    try:
-        check_conv(shallow(conv, _forward_hooks={}, _forward_pre_hooks={}))
-    except EquivError as error:
-        return quoted(str(error).partition(": ")[2], 200)
-    if any(size != 1 for size in conv.kernel_size):
-        return f"its kernel is {'x'.join(map(str, conv.kernel_size))}"
-    if conv.groups != 1:
-        return f"it has {conv.groups} groups"
-    padding = (0,) if isinstance(conv.padding, str) else conv.padding
-    return "it pads its input" if any(padding) else ""
+class FullMapLinear(PatchLinear):
+    """A linear layer over a whole flattened map, made of a convolution whose kernel is the map."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, *kernel) to (N, O, 1, ..).
+
+        Raises:
+            EquivError: A map of another size than the kernel's.
+        """
+        size = tuple(x.shape[-len(self.kernel_size) :])
+        if size != self.kernel_size:
+            expected = f"a map of the size of the kernel, {self.kernel_size}, got one of {size}"
+            raise EquivError(f"x: expected {expected}; keep the convolution, which slides over larger maps")
+        return super().forward(x)
 
 
-def make_positionwise(conv: Conv, made: dict[Any, nn.Parameter]) -> None:
-    """Turn a convolution into a `PositionwiseLinear` where it stands, so that all that refers to it sees one.
+def convolution_kind(conv: Any, sizes: set[tuple[int, ...]]) -> tuple[Any, str]:
+    """Which linear layer a convolution is, and if none, why not.
 
     Args:
-        conv: One of which :func:`why_not_positionwise` says nothing.
+        conv: A convolution.
+        sizes: The sizes of the maps that it had in an example, if there was one.
+
+    Returns:
+        `PositionwiseLinear`, `PatchLinear`, `FullMapLinear` or None; and a reason for None, else ''.
+    """
+    plain = shallow(conv, _forward_hooks={}, _forward_pre_hooks={})
+    try:
+        check_conv(plain)
+    except EquivError as error:
+        return None, quoted(str(error).partition(": ")[2], 200)
+    kernel = tuple(conv.weight.shape[2:])
+    padded = any((0,) if isinstance(conv.padding, str) else conv.padding)
+    if max(kernel) == 1 and conv.groups == 1 and not padded:
+        return PositionwiseLinear, ""
+    if sizes == {kernel} and not padded:
+        return FullMapLinear, ""
+    try:
+        to_patch_linear(plain)
+    except EquivError:
+        words = f"its kernel {'x'.join(map(str, kernel))} slides in steps of {'x'.join(map(str, conv.stride))}"
+        hint = "" if sizes else "; if it is as large as its map, example_inputs= shows it"
+        return None, words + hint
+    return PatchLinear, ""
+
+
+def make_linear(conv: Any, kind: Any, made: dict[Any, nn.Parameter]) -> None:
+    """Give a convolution the class of a linear layer where it stands, so that all that refers to it sees that.
+
+    Args:
+        conv: A convolution.
+        kind: What :func:`convolution_kind` says of it.
         made: The parameters that were made of others before, so that what is tied stays tied.
     """
-    held: Any = conv._parameters
-    weight = held["weight"]
+    if kind is PositionwiseLinear:
+        conv._parameters["weight"] = _reshaped(conv._parameters["weight"], (), made)
+        vars(conv).update(in_features=conv.in_channels, out_features=conv.out_channels)
+    else:
+        whole = shallow(conv, _forward_hooks={}, _forward_pre_hooks={})
+        if kind is FullMapLinear:
+            vars(whole)["stride"] = tuple(conv.weight.shape[2:])
+        made_of = vars(to_patch_linear(whole))
+        vars(conv).update({name: made_of[name] for name in ("stride", "kernel_size", "dilation", "padding")})
+    conv.__class__ = kind
+
+
+def make_convolution(module: Any, made: dict[Any, nn.Parameter]) -> None:
+    """Give a `PositionwiseLinear` the class and the weight of its convolution again; ``made`` as above."""
+    module._parameters["weight"] = _reshaped(module._parameters["weight"], module.kernel_size, made)
+    del module.in_features, module.out_features
+    module.__class__ = CONVS[len(module.kernel_size)]
+
+
+def _reshaped(weight: Any, kernel: tuple[int, ...], made: dict[Any, nn.Parameter]) -> nn.Parameter:
+    """A parameter (O, n, *kernel) of the same memory, made once of each."""
     if weight not in made:
-        flat = weight.detach().reshape(weight.shape[:2])
-        made[weight] = nn.Parameter(flat, requires_grad=weight.requires_grad)
+        shape = (*weight.shape[:2], *kernel)
+        made[weight] = nn.Parameter(weight.detach().reshape(shape), requires_grad=weight.requires_grad)
         if weight.grad is not None:
-            made[weight].grad = weight.grad.reshape(weight.shape[:2])
-    held["weight"] = made[weight]
-    vars(conv).update(in_features=conv.in_channels, out_features=conv.out_channels)
-    conv.__class__ = PositionwiseLinear  # type: ignore[assignment]
+            made[weight].grad = weight.grad.reshape(shape)
+    return made[weight]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -30,7 +30,7 @@ class Ran(NamedTuple):
     kind: str
     operation: str
     parameters: tuple[str, ...]  # names of the parameters among its factors
-    pointwise: bool  # whether it ran in the code of a converted layer
+    converted: bool  # whether it ran in the code of a converted layer
 
 
 def is_convolution(operation: str) -> bool:
@@ -54,16 +54,34 @@ def is_product(operation: str) -> bool:
     return name in _NAMES or (any(word in name for word in _WORDS) and not any(word in name for word in _NOT))
 
 
-def count_products(model: nn.Module, pointwise: Any, inputs: Any) -> Counter[Ran]:
+def count_products(model: nn.Module, converted: Collection[str], inputs: Any) -> Counter[Ran]:
     """Run a model once and count its matrix products.
-
-    It runs as its :class:`Twin`, in the training mode that it has, without gradients. Random numbers drawn by it are
-    drawn again by the caller.
 
     Args:
         model: Any module.
-        pointwise: Tells of a module whether it is a converted layer.
+        converted: Names of the converted layers, the first one of each.
+        inputs: As of :func:`run_example`.
+    """
+    counter = _Counter(model)
+    with counter:
+        run_example(
+            model,
+            inputs,
+            lambda name, part: counter.inside(part.forward, (name, type(part).__name__, name in converted)),
+        )
+    return counter.seen
+
+
+def run_example(model: nn.Module, inputs: Any, forward: Callable[[str, Any], Any]) -> None:
+    """Run a model once, with other forwards, without gradients.
+
+    It runs as its :class:`Twin`, in the training mode that it has. Random numbers drawn by it are drawn again by the
+    caller.
+
+    Args:
+        model: Any module.
         inputs: A tensor, a tuple or list of positional arguments, or a mapping of keyword arguments.
+        forward: Gives what runs in place of the forward of a module of the twin, of which it gets name and module.
 
     Raises:
         EquivError: The model does not run on them.
@@ -73,19 +91,16 @@ def count_products(model: nn.Module, pointwise: Any, inputs: Any) -> Counter[Ran
     if isinstance(inputs, Mapping):
         args, kwargs = (), dict(inputs)
     twin = Twin(model)
-    counter = _Counter(model)
     for name, part in twin.module.named_modules():
-        # An attribute in place of a hook: hooks would keep torch from its fast paths.
-        vars(part)["forward"] = counter.inside(part.forward, (name, type(part).__name__, pointwise(part)))
+        vars(part)["forward"] = forward(name, part)  # hooks would keep torch from its fast paths
     try:
-        with _random_numbers_kept(model), torch.no_grad(), counter:
+        with _random_numbers_kept(model), torch.no_grad():
             twin(*args, **kwargs)
     except Exception as error:
         raise EquivError(
             f"example_inputs: expected arguments that the model takes, got some on which it raises "
             f"{type(error).__name__}: {quoted(error, 200)}; pass a tensor, a tuple of arguments or a dict of keywords"
         ) from error
-    return counter.seen
 
 
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -115,8 +130,8 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if is_product(operation):
             factors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
             named = tuple(self._owners[memory] for memory in map(_memory, factors) if memory in self._owners)
-            module, kind, pointwise = self._stack[-1] if self._stack else ("", "", False)
-            self.seen[Ran(module, kind, operation, named, pointwise)] += 1
+            module, kind, converted = self._stack[-1] if self._stack else ("", "", False)
+            self.seen[Ran(module, kind, operation, named, converted)] += 1
         return func(*args, **(kwargs or {}))
 
 

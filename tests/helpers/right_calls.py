@@ -26,6 +26,7 @@ FACES = (
     "equiv.certificate",
     "equiv.laws",
     "equiv.mapping",
+    "equiv.models",
     "equiv.numerics",
     "equiv.report",
     "equiv.strategies",
@@ -204,6 +205,16 @@ USES = (
         "equiv.assert_equivalent",
         equiv.assert_equivalent,
         lambda: {"candidate": conv(), "reference": linear(), "input": None, "feature_shape": (3, 2, 2), "seed": 0},
+    ),
+    Use(
+        "equiv.to_pointwise",
+        equiv.to_pointwise,
+        lambda: {"model": torch.nn.Sequential(linear()), "only": "0", "example_inputs": x()},
+    ),
+    Use(
+        "equiv.to_linear",
+        equiv.to_linear,
+        lambda: {"model": torch.nn.Sequential(conv()), "example_inputs": x().view(5, 3, 2, 2)},
     ),
     Use("equiv.certify", equiv.certify, certified),
     Use(
