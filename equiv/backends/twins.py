@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import types
+from collections import OrderedDict
 from typing import Any, TypeVar
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 M = TypeVar("M", bound=nn.Module)
+_DICTS = (dict, OrderedDict)
 
 
 def shallow(module: M, **own: Any) -> M:
@@ -35,8 +37,9 @@ class Twin:
     """Runs a module as it is now, in another with parts and dicts of its own: the same parameters, copies of buffers.
 
     What is tied stays tied. An attribute, a parameter or a buffer that a call assigns, and a buffer that it changes in
-    place, is changed in the twin alone, and every call starts with the module's buffers. Hooks, and what plain
-    attributes hold, are the module's own: state in a list, in a dict, or in a module that lies in one, is shared.
+    place, is changed in the twin alone, and every call starts with the module's buffers. Hooks run as the module's do;
+    one that a call registers is the twin's alone. What plain attributes hold is the module's own: state in a list, in a
+    dict, or in a module that lies in one, is shared.
 
     Example:
         >>> module = nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 1))
@@ -81,6 +84,9 @@ class Twin:
     def _copy(self, module: nn.Module) -> None:
         own = {name: copy.copy(vars(module)[name]) for name in ("_parameters", "_buffers", "_modules")}
         own["_non_persistent_buffers_set"] = {*module._non_persistent_buffers_set}
+        own |= {
+            name: copy.copy(held) for name, held in vars(module).items() if "_hooks" in name and type(held) in _DICTS
+        }
         self._made[id(module)] = shallow(module, **own)
         for name, buffer in module._buffers.items():
             if buffer is not None and not is_lazy(buffer):

@@ -123,8 +123,12 @@ def with_products(report: Conversion, seen: Counter[Ran]) -> Conversion:
     for product in listed:
         calls[product.module] += product.count * product.converted
     rows = tuple(replace(row, calls=sum(calls[name] for name in (row.name, *row.also))) for row in report.converted)
-    multiply = {ran.module for ran in seen if ran.parameters}
-    left = tuple(row for row in report.left_alone if row.reason != _OWN_PARAMETERS or row.name in multiply)
+    multiply = {parameter.rpartition(".")[0] for ran in seen for parameter in ran.parameters}
+    left = tuple(
+        replace(row, reason="multiplies parameters of its own, in code of its own") if unsure else row
+        for row in report.left_alone
+        if not (unsure := row.reason == _OWN_PARAMETERS) or row.name in multiply
+    )
     return replace(report, converted=rows, left_alone=left, products=listed)
 
 
@@ -133,7 +137,7 @@ def _why(ran: Ran) -> str:
         return "a convolution of the model itself"
     if ran.parameters:
         return f"code of {ran.kind} multiplies {' and '.join(sorted(set(ran.parameters)))}"
-    return f"code of {ran.kind} multiplies what it computed (attention, for example)"
+    return f"code of {ran.kind} multiplies what it computed"
 
 
 def _is_linear(module: nn.Module) -> bool:
