@@ -1,4 +1,4 @@
-"""Whole architectures of transformers, timm and peft, small and with random weights, converted and judged layer by layer.
+"""Architectures of transformers, timm and peft, small, with random weights, converted and judged layer by layer.
 
 No tolerance: every converted layer is judged on the input that it really has in the model, by the envelope of right
 kernels; and the model converted back gives the same bits, so that nothing but these layers has changed.
@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from timm_alone import import_timm
 from torch import nn
 
 import equiv
@@ -186,7 +187,7 @@ def check(model: nn.Module, inputs: Any) -> Any:
     assert len(report.converted) + sum("Linear" in row.kind for row in report.left_alone) >= len(linears)
     assert list(converted.state_dict()) == list(model.state_dict())
     assert len(list(converted.parameters())) == len(list(model.parameters()))
-    assert judge_layers(model, converted, inputs) >= sum(bool(row.calls) for row in report.converted) > 0
+    assert judge_layers(model, converted, inputs) >= sum(bool(row.calls) for row in report.converted)
     converted.load_state_dict(model.state_dict())
     model.load_state_dict(converted.state_dict())
     assert len(str(report).splitlines()) < 60
@@ -219,3 +220,63 @@ def test_an_architecture_of_transformers(make: Callable[[Any], Any]) -> None:
     except ImportError as error:
         pytest.skip(str(error).strip().splitlines()[0])
     check(model, inputs)
+
+
+TRANSFORMER = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 4}
+TIMM: dict[str, tuple[dict[str, Any], int]] = {
+    "vit_tiny_patch16_224": (TRANSFORMER, 32),
+    "deit_tiny_patch16_224": (TRANSFORMER, 32),
+    "beit_base_patch16_224": (TRANSFORMER, 32),  # calls functional.linear on the weight of qkv
+    "eva02_tiny_patch14_224": ({**TRANSFORMER, "img_size": 28, "patch_size": 14, "embed_dim": 48}, 28),
+    "swin_tiny_patch4_window7_224": (
+        {"img_size": 32, "window_size": 4, "embed_dim": 16, "depths": (1, 2), "num_heads": (2, 2)},
+        32,
+    ),
+    "resnet18": ({}, 32),
+    "convnext_atto": ({"depths": (1, 1, 1, 1), "dims": (8, 12, 16, 24)}, 64),
+    "efficientnet_b0": ({}, 64),
+    "regnety_002": ({}, 64),
+    "mixer_s32_224": ({"img_size": 64}, 64),
+    "mobilenetv3_small_050": ({}, 64),  # timm's own Linear is left alone
+}
+
+
+@pytest.mark.parametrize("name", TIMM)
+def test_a_model_of_timm(name: str) -> None:
+    options, size = TIMM[name]
+    torch.manual_seed(0)
+    model = import_timm().create_model(name, pretrained=False, num_classes=7, **options)
+    report = check(model, torch.randn(2, 3, size, size)).report
+    raw = {row.module for row in report.products if "multiplies" in row.reason and "weight" in row.reason}
+    idle = {row.name for row in report.converted if row.calls == 0}
+    assert idle == {f"{module}.qkv" for module in raw if module != "classifier"}
+    assert bool(idle) == (name.startswith(("beit", "eva")))
+    assert ("classifier" in raw) == (name == "mobilenetv3_small_050")
+
+
+def test_the_factors_of_lora() -> None:
+    peft = pytest.importorskip("peft")
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    base, inputs = bert(transformers)
+    config = peft.LoraConfig(r=4, target_modules=["query", "value"], init_lora_weights=False)
+    model = peft.get_peft_model(base, config).eval()
+    converted = check(model, inputs)
+    names = {row.name for row in converted.report.converted}
+    layer = "base_model.model.bert.encoder.layer.0.attention.self.query"
+    assert {f"{layer}.base_layer", f"{layer}.lora_A.default", f"{layer}.lora_B.default"} <= names
+    assert [p.requires_grad for p in converted.parameters()] == [p.requires_grad for p in model.parameters()]
+    assert all(row.calls for row in converted.report.converted)
+    whole, expected = converted.merge_and_unload(), copy.deepcopy(model).merge_and_unload()
+    assert is_pointwise(whole.bert.encoder.layer[0].attention.self.query)
+    for own, other in zip(whole.parameters(), expected.parameters(), strict=True):
+        assert torch.equal(own, other)
+
+
+def test_adapters_on_a_converted_model() -> None:
+    peft = pytest.importorskip("peft")
+    model, inputs = bert(pytest.importorskip("transformers"))
+    config = peft.LoraConfig(r=4, target_modules=["query"], init_lora_weights=True)
+    adapted = peft.get_peft_model(equiv.to_pointwise(model.eval()), config).eval()
+    for own, expected in zip(run(adapted, inputs), run(equiv.to_pointwise(model), inputs), strict=True):
+        assert torch.equal(own, expected)  # the second factor starts as zero
