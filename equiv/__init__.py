@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from equiv.mapping import to_feature_map as to_feature_map
     from equiv.models import Diagnosis as Diagnosis
     from equiv.models import diagnose as diagnose
+    from equiv.models import to_linear as to_linear
+    from equiv.models import to_pointwise as to_pointwise
     from equiv.structure import Counterexample as Counterexample
     from equiv.structure import counterexample as counterexample
     from equiv.verdict import NotEquivalent as NotEquivalent
@@ -47,7 +49,7 @@ _NAMES = {
         *("conv_to_linear", "linear_to_full_conv", "linear_to_pointwise_conv", "to_channels", "to_feature_map"),
         *("linear_to_full_conv_transpose", "linear_to_pointwise_conv_transpose", "linear_to_transformers_conv1d"),
     ),
-    "models": ("Diagnosis", "diagnose"),
+    "models": ("Diagnosis", "diagnose", "to_linear", "to_pointwise"),
     "structure": ("Counterexample", "counterexample"),
     "verdict": ("NotEquivalent", "Outcome", "Verdict", "assert_equivalent", "compare"),
 }

@@ -12,6 +12,7 @@ from equiv.mapping.attributes import Conv, ConvTranspose
 from equiv.mapping.build import undrawn as undrawn
 from equiv.mapping.checks import FeatureShape, check_feature_shape
 from equiv.mapping.checks import check_product as check_product
+from equiv.mapping.conv1d import check_conv1d as check_conv1d
 from equiv.mapping.convert import (
     conv_to_linear,
     linear_to_full_conv,

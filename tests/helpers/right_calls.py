@@ -219,6 +219,16 @@ USES = (
             "kwargs": {},
         },
     ),
+    Use(
+        "equiv.to_pointwise",
+        equiv.to_pointwise,
+        lambda: {"model": torch.nn.Sequential(linear()), "only": "0", "example_inputs": x()},
+    ),
+    Use(
+        "equiv.to_linear",
+        equiv.to_linear,
+        lambda: {"model": torch.nn.Sequential(conv()), "example_inputs": x().view(5, 3, 2, 2)},
+    ),
     Use("equiv.certify", equiv.certify, certified),
     Use(
         "equiv.certify",
