@@ -289,6 +289,7 @@ def _steps(draw: st.DrawFn, family: str, rank: int) -> dict[str, Shape]:
     arranged = draw(st.sampled_from(_ARRANGED))
     if arranged == "same size":
         drawn["padding"] = tuple(e * (k - 1) // 2 for k, e in zip(drawn["kernel"], drawn["dilation"], strict=True))
+        drawn["extra"] = tuple(more + p for more, p in zip(drawn["extra"], drawn["padding"], strict=True))
     elif arranged == "plainly":
         drawn |= {"stride": (1,) * rank, "dilation": (1,) * rank, "padding": (0,) * rank}
     return drawn
