@@ -215,11 +215,11 @@ def _forward_mode(trial: Trial, call: Call, rows: Tensor, weight: Tensor, turn: 
     names = [name for name in GRADIENT_NAMES if getattr(call, name) is not None]
     name = names[turn % len(names)]
     given = getattr(call, name).detach()
-    with forward_ad.dual_level():
-        along: dict[str, Any] = {name: forward_ad.make_dual(given, given.clone())}
+    dual: Any = forward_ad  # without types
+    with dual.dual_level():
+        along: dict[str, Any] = {name: dual.make_dual(given, given.clone())}
         y = trial.run(replace(call, **along))
-        unpack: Any = forward_ad.unpack_dual
-        tangent = unpack(y).tangent
+        tangent = dual.unpack_dual(y).tangent
     expected = call.bias.expand(len(rows), -1) if name == "bias" and call.bias is not None else whole(rows, weight)
     found = torch.zeros_like(expected) if tangent is None else tangent
     trial.same(
