@@ -31,6 +31,7 @@ from equiv.laws.shown import (
     shows_nnpack,
     shows_one_channel,
     shows_one_map,
+    shows_padded_depth_of_one,
     shows_slow_kernel,
     shows_strided_to_one_column,
     shows_tall_kernel,
@@ -327,6 +328,8 @@ def known_defect(call: Call, gradient: str | None, incoming: Tensor | None = Non
         return None
     if gradient is None and _one_column_of_any(call):
         return "one-column-of-strided-windows"
+    if gradient is None and _padded_depth_of_one(call):
+        return "padded-depth-of-one-in-bfloat16"
     call = _batched(call)
     if _next_row(call, gradient, incoming):
         return _NEXT_ROW
@@ -375,6 +378,14 @@ def _one_column_of_any(call: Call) -> bool:
         return False
     one = _is_one_column(_positions(call), call.weight.shape[-1], call.steps[0][-1])
     return one and shows_strided_to_one_column(call.input.dtype)
+
+
+def _padded_depth_of_one(call: Call) -> bool:
+    """bfloat16 over a map of depth 1, padded along the depth."""
+    if call.input.dtype != torch.bfloat16 or call.dims != 3 or not any(call.padding[:1]):
+        return False
+    met = call.input.shape[-3] == 1 and call.weight.shape[2] > 1
+    return met and shows_padded_depth_of_one(call.input.dtype)
 
 
 def _strided_in_groups(call: Call) -> bool:

@@ -88,6 +88,12 @@ def shows_strided_to_one_column(dtype: torch.dtype) -> bool:
     return is_wrong(lambda x, kernel: functional.conv2d(x, kernel, stride=(1, 3)), x, kernel)
 
 
+def shows_padded_depth_of_one(dtype: torch.dtype) -> bool:
+    """A map of depth 1 in padding."""
+    x, kernel = torch.ones(1, 1, 1, 2, 3, dtype=dtype), torch.ones(1, 1, 3, 3, 3, dtype=dtype)
+    return not torch.equal(functional.conv3d(x, kernel, padding=1), torch.full_like(x, 6.0))
+
+
 def shows_folded_columns(dtype: torch.dtype) -> bool:
     """A kernel of 8 columns over 8 channels."""
     return is_wrong(functional.conv1d, torch.zeros(1, 8, 12, dtype=dtype), torch.zeros(1, 8, 8, dtype=dtype))

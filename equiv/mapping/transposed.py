@@ -159,8 +159,9 @@ def linear_to_transformers_conv1d(linear: nn.Linear, *, share: bool = False) -> 
             "linear_to_transformers_conv1d: expected transformers to be installed, got "
             f"{type(error).__name__}: {first_line(error)}; pip install 'torch-equiv[models]'"
         ) from error
+    made: Any = Conv1D
     with torch.device("meta"):
-        layer: nn.Module = Conv1D(linear.out_features, linear.in_features)
+        layer: nn.Module = made(linear.out_features, linear.in_features)
     weight = _swapped(linear.weight, (linear.in_features, linear.out_features), share, "linear.weight")
     return dressed(layer, weight, rearranged(linear.bias, (linear.out_features,), share, "linear.bias"), linear)
 

@@ -674,3 +674,31 @@ def test_a_refusal_of_torch_inside_of_a_kernel_is_torchs():
     found = gradients_of(trial, Call("full", x, kernel, None), torch.ones(1, 1))
     refused = trial.coverage["known defect of torch"]["odd-strides-stop-backward"]
     assert bool(found) != bool(refused)
+
+
+def padded_depth(depth=1, padding=(1, 1, 1), kernel=3, dtype=torch.bfloat16):
+    x, w = torch.ones(1, 1, depth, 2, 3, dtype=dtype), torch.ones(1, 1, kernel, 3, 3, dtype=dtype)
+    return Call("full", x, w, None, padding=padding)
+
+
+def conv3d_is_wrong(call):
+    given = {"padding": call.padding}
+    exact = torch.conv3d(call.input.double(), call.weight.double(), **given)
+    return not torch.equal(torch.conv3d(call.input, call.weight, **given), exact.to(call.input.dtype))
+
+
+def test_a_padded_depth_of_one_is_the_wrong_one():
+    call = padded_depth()
+    wrong = conv3d_is_wrong(call)
+    assert known_defect(call, None) == ("padded-depth-of-one-in-bfloat16" if wrong else None)
+    assert known_defect(call, "weight") != "padded-depth-of-one-in-bfloat16"
+    need_amx(wrong)
+
+
+@pytest.mark.parametrize(
+    "options", [{"depth": 3}, {"padding": (0, 1, 1), "kernel": 1}, {"kernel": 1}, {"dtype": torch.float32}], ids=str
+)
+def test_calls_beside_a_padded_depth_of_one_are_right_and_not_excused(options):
+    call = padded_depth(**options)
+    assert not conv3d_is_wrong(call)
+    assert known_defect(call, None) is None

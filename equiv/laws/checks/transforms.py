@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from equiv.dtypes import dtype_name, is_inexact
 from equiv.laws.call import Call, raised
 from equiv.laws.checks.drawing import exact_case_like, exact_cases, integer_grad, rows_of
-from equiv.laws.checks.expected import GRADIENT_NAMES, exact_gradients, stays_exact, whole
+from equiv.laws.checks.expected import GRADIENT_NAMES, exact_gradients, goes_back, stays_exact, whole
+from equiv.laws.checks.own_module import OwnModule, is_own
 from equiv.laws.checks.round_trips import mapped, shaped
 from equiv.laws.checks.tracing import recorded_by_fx, traced_by_jit
 from equiv.laws.reach import Reach
@@ -43,13 +44,14 @@ def transforms(trial: Trial, case: Case) -> None:
     expected = whole(x, case.weight, case.bias)
     layer = as_linear(case.weight, case.bias)
     for call in trial.calls(x, case.weight, case.bias, case.feature_shape):
-        this = _Module(call.form, mapped(call.form, layer, case.feature_shape), x, case.feature_shape)
+        module = _as_run(trial, call.form, mapped(call.form, layer, case.feature_shape))
+        this = _Module(call.form, module, x, case.feature_shape)
         _on_meta(trial, call, this)
         for name, way in (_ALWAYS | (_WITH_ROWS if len(x) else {})).items():
             _agrees(trial, call, name, partial(way, this), expected)
         _as_programs(trial, case, call, this, expected)
         turn = case.seed + trial.forms.index(call.form)
-        if len(x) and is_inexact(case.dtype) and turn % 2:
+        if len(x) and turn % 2 and goes_back(trial, call.form):
             _gradient(trial, call, this, case, turn // 2)
         elif len(x):
             name, more = _IN_TURN[turn // 2 % len(_IN_TURN)]
@@ -58,7 +60,12 @@ def transforms(trial: Trial, case: Case) -> None:
             _jvp(trial, call, this, case, turn)
         if case.dtype == torch.float32:
             for lower in (torch.bfloat16, torch.float16):
-                _autocast(trial, case, call.form, lower, recording=bool(turn % 2))
+                _autocast(trial, case, call.form, lower, recording=bool(turn % 2) and goes_back(trial, call.form))
+
+
+def _as_run(trial: Trial, form: str, module: nn.Module) -> nn.Module:
+    """A module of torch for torch itself, the backend's own function on its parameters for any other."""
+    return OwnModule(trial.backend, form, module) if is_own(trial.backend) else module
 
 
 def _as_programs(trial: Trial, case: Case, call: Call, this: _Module, expected: Tensor) -> None:
@@ -106,6 +113,8 @@ class _Module:
 
 def _agrees(trial: Trial, call: Call, name: str, way: Callable[[], Tensor], expected: Tensor) -> None:
     """What a transformation returns is exact, unless torch has no rule for it."""
+    if name in _OF_SAMPLES and not trial.asks("single_samples", call.form):
+        return
     trial.cover("transform", name)
     try:
         with warnings.catch_warnings():
@@ -190,6 +199,8 @@ def _weights_over_last(this: _Module) -> Tensor:
     return this.as_rows(y[..., 0])
 
 
+_OF_SAMPLES = ("vmap over rows", "vmap inside of vmap", "vmap over the last dimension of rows")
+"""Those in which the layer gets inputs without a batch dimension."""
 _IN_TURN: tuple[tuple[str, Callable[[_Module], Tensor]], ...] = (
     ("vmap inside of vmap", _nested),
     ("vmap over the last dimension of rows", _over_last),
@@ -308,7 +319,7 @@ def _autocast(trial: Trial, case: Case, form: str, lower: torch.dtype, *, record
     x, weight, bias = exact_case_like(case, dtype=lower)
     wide = x.float(), weight.float(), None if bias is None else bias.float()
     call = trial.arrange(form, *wide, case.feature_shape)
-    module = mapped(form, as_linear(wide[1], wide[2]), case.feature_shape)
+    module: Any = _as_run(trial, form, mapped(form, as_linear(wide[1], wide[2]), case.feature_shape))
     given = shaped(form, wide[0], case.feature_shape)
     if recording:
         module, given = module.requires_grad_(), given.detach().requires_grad_()
