@@ -84,11 +84,14 @@ def _report(converted: nn.Module) -> str:
     if report is not None:
         return str(report)
     windows: Any = converted.windows
-    sizes = {word: "x".join(map(str, getattr(windows, word))) for word in ("window", "stride")}
+    window, stride = ("x".join(map(str, sizes)) for sizes in (windows.window, windows.stride))
+    where = f"along each axis at these scores: {', '.join(windows.exact)}"
+    if set(windows.exact) == {"all"}:
+        where = "at every score"
     return (
-        f"Fully convolutional: a window of {sizes['window']} at every {sizes['stride']} entries of a larger input.\n"
-        f"Scores equal the classifier on their window at {', '.join(windows.exact)} positions along each axis, which\n"
-        "was checked on a larger input."
+        f"Fully convolutional: a score for each window of {window}, {stride} entries apart.\n"
+        f"Equal to the classifier on the window {where}.\n"
+        "Checked on an input one window larger along each axis."
     )
 
 

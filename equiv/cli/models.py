@@ -95,10 +95,12 @@ def load_model(option: str, text: str, *, seed: int) -> Model:
     if text.endswith(".onnx"):
         return Model(option, text, OnnxModel(option, text), made=False)
     place, name = named(option, text, _EXPECTED)
-    with own_errors(option, text, _EXPECTED), _seeded(seed):
-        found = attribute(run_anew(place), name)
+    with own_errors(option, text, _EXPECTED):
+        with _seeded(seed):
+            found = attribute(run_anew(place), name)
         made = _makes(found)
-        call = found() if made else found
+        with _seeded(seed):  # anew, whatever the code around it has drawn
+            call = found() if made else found
     if not callable(call):
         got = f"{shown(text)}, which {'returns' if made else 'is'} {_article(type(call).__name__)}"
         raise EquivError(f"{option}: {_EXPECTED}, got {got}; {_ADVICE}")

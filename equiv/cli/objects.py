@@ -51,8 +51,6 @@ def own_errors(option: str, text: str, expected: str) -> Iterator[None]:
     """Whatever the named code raises becomes one sentence."""
     try:
         yield
-    except EquivError:
-        raise
     except (Exception, SystemExit) as error:
         said = f"{type(error).__name__}: {quoted(error, 200)}"
         raise EquivError(f"{option}: {expected}, got {shown(text)}, which raises {said}; correct it") from error

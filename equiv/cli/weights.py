@@ -25,9 +25,27 @@ def load_weights(option: str, path: str, model: Model) -> None:
     module = model.need_module(option)
     state = _without_prefix(_state(option, path, read_tensors(option, path)), module)
     problem = _problem(module, state)
+    reshaped = _reshaped(module, state) if problem else {}
+    if reshaped:
+        state.update(reshaped)
+        problem = _problem(module, state)
     if problem:
         raise EquivError(f"{option}: expected the weights of {model.kind}, got {shown(path)} with {problem}")
     model.weights = quoted(path, 200)
+    if reshaped:
+        model.weights += f", {counted(len(reshaped), 'shape')} changed by sizes of 1"
+
+
+def _reshaped(module: nn.Module, state: dict[str, Any]) -> dict[str, Tensor]:
+    """Tensors that fit but for sizes of 1, in the shapes that fit: those of a Linear in a 1x1 convolution."""
+    found = {}
+    for name, known in module.state_dict().items():
+        given = state.get(name)
+        if isinstance(known, Tensor) and isinstance(given, Tensor) and known.shape != given.shape:
+            sizes, wanted = ([size for size in one.shape if size != 1] for one in (given, known))
+            if sizes == wanted:
+                found[name] = given.reshape(known.shape)
+    return found
 
 
 def _state(option: str, path: str, found: Any) -> dict[str, Any]:
