@@ -39,7 +39,7 @@ def convert(
         module = model.need_module("equiv convert")
         setting.prepare(model, weights, "--weights")
         given = setting.draw(model)
-    with working("converting"), as_options(only="--only", example_input="--input"):
+    with working("converting"), as_options(only="--only", example_input="--input", example_inputs="--input"):
         converted = _converted(module, to, given, only)
     found = None
     if to != "dense":  # that function checks what it returns
@@ -65,11 +65,12 @@ def _converted(module: nn.Module, to: str, given: Sequence[Tensor], only: Sequen
             raise EquivError(f"--input: expected one input for --to dense, got {len(given)}; name one")
         dense: nn.Module = equiv.to_fully_convolutional(module, given[0])
         return dense
+    example = tuple(given)
     converted: nn.Module
     if to == "linear":
-        converted = equiv.to_linear(module)
+        converted = equiv.to_linear(module, example_inputs=example)
     else:
-        converted = equiv.to_pointwise(module, only=list(only) or None, example_inputs=tuple(given))
+        converted = equiv.to_pointwise(module, only=list(only) or None, example_inputs=example)
     return converted
 
 

@@ -99,6 +99,8 @@ def load_model(option: str, text: str, *, seed: int) -> Model:
         with _seeded(seed):
             found = attribute(run_anew(place), name)
         made = _makes(found)
+        if isinstance(found, type) and _needs_arguments(found):
+            raise TypeError(f"{name} takes arguments; write a function of none that returns the model, and name it")
         with _seeded(seed):  # anew, whatever the code around it has drawn
             call = found() if made else found
     if not callable(call):
@@ -125,12 +127,21 @@ def _makes(found: Any) -> bool:
         return False
     if isinstance(found, type):
         return True
+    several = inspect.Parameter.VAR_POSITIONAL
+    taken = _parameters_of(found)
+    return taken is not None and not any(p.kind == several for p in taken) and not _needs_arguments(found)
+
+
+def _needs_arguments(found: Any) -> bool:
+    free = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return any(p.kind not in free and p.default is p.empty for p in _parameters_of(found) or ())
+
+
+def _parameters_of(found: Any) -> list[inspect.Parameter] | None:
     try:
-        taken = inspect.signature(found).parameters.values()
-    except (TypeError, ValueError):  # a function of torch's own
-        return False
-    several, options = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
-    return all(p.kind != several and (p.kind == options or p.default is not p.empty) for p in taken)
+        return list(inspect.signature(found).parameters.values())
+    except (TypeError, ValueError):  # of torch's own, written in C++
+        return None
 
 
 def prepare(model: Model, *, evaluate: bool | None, dtype: torch.dtype | None, device: torch.device) -> None:

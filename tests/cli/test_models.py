@@ -151,6 +151,7 @@ def test_what_is_made_here_is_evaluated_unless_told_otherwise(name: str, evaluat
         ("zoo.py:breaks", r"which raises RuntimeError: no \x1b[31mway; correct it"),
         ("zoo.py:leaves", "which raises SystemExit: bye"),
         ("syntax.py:Net", "which raises SyntaxError"),
+        ("torch.nn:Linear", "Linear takes arguments; write a function of none that returns the model, and name it"),
     ],
 )
 def test_what_is_no_model_is_said_in_one_sentence(folder: Path, text: str, message: str) -> None:
