@@ -98,7 +98,7 @@ def _report(converted: nn.Module) -> str:
 
 def _written(to: str, out: str | None, right: bool, note: str) -> str:
     if not right:
-        return "The conversion is not equivalent on this input, so nothing was written."
+        return "The conversion was not shown to be equivalent on this input, so nothing was written."
     if out is None:
         return "Nothing was written; --out FILE writes the state_dict."
     how = {

@@ -212,6 +212,11 @@ LINES = [
     ("LANG=C LC_ALL=C PYTHONUTF8=0 PYTHONIOENCODING=ascii $equiv demo --section 1 >/dev/null", 0, SILENT),
     ("TERM=dumb NO_COLOR=1 $equiv demo --section 1 >/dev/null", 0, SILENT),
     ("$equiv counterexample 2x2 --out 2 --json $'/no/such/\\xff'", 2, SAID),
+    (f"$equiv {DIAGNOSE} > /dev/full", 2, SAID),
+    (f"$equiv {DIAGNOSE} --json - > /dev/full", 2, SAID),
+    (f"$equiv {DIAGNOSE} >&-", 2, SAID),
+    (f"$equiv {DIAGNOSE} 2>&- >/dev/null", 0, SILENT),
+    (f"$equiv {DIAGNOSE} | true; exit ${{PIPESTATUS[0]}}", 141, SILENT),
     ("mkfifo p; cat p >/dev/null & $equiv env --json p >/dev/null; r=$?; rm p; exit $r", 0, SILENT),
 ]
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -212,8 +216,43 @@ def test_nothing_is_written_where_the_conversion_is_wrong(run: Runner, monkeypat
     monkeypatch.setattr(equiv, "to_pointwise", wrong)
     code, out, _ = run("convert", "nets.py:Linears", "--to", "pointwise", *SHAPE, "--out", "w.pt")
     assert code == 1
-    assert "so nothing was written" in " ".join(out.split())
+    assert "so nothing was written." in " ".join(out.split())
     assert not Path("w.pt").exists()
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "command-line.md"
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_page_shows_what_is_said(run: Runner, number: int) -> None:
+    page = PAGE.read_text()
+    Path("nets.py").write_text(page.split("```python\n")[1].split("```")[0])
+    command, *shown = page.split("```console\n$ equiv ")[1 + number].split("```")[0].splitlines()
+    _, out, err = run(*command.split())
+    assert err == ""
+    figures = re.compile(r"\d\S*|ROUNDING|IDENTICAL")  # which other kernels may have otherwise
+    plain = [[figures.sub("0", " ".join(line.split())) for line in text if line] for text in (out.splitlines(), shown)]
+    assert plain[0] == plain[1]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="has no pseudo-terminals")
+@pytest.mark.usefixtures("run")
+def test_somebody_who_watches_sees_what_goes_on() -> None:
+    import pty
+
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "TERM": "xterm"}
+    words = [sys.executable, "-m", "equiv.cli", "diagnose", "nets.py:Convs", "nets.py:Linears", *SHAPE]
+    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=theirs, env=environment, timeout=120, check=True)
+    os.close(theirs)
+    seen = b""
+    with suppress(OSError):  # what Linux says at the end
+        while piece := os.read(ours, 4096):
+            seen += piece
+    os.close(ours)
+    assert b"comparing" in seen
+    assert b"comparing" not in done.stdout
 
 
 MISUSES = [
