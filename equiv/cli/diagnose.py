@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -122,9 +123,13 @@ def diagnose(
 
 
 def say(page: Page, text: str) -> None:
-    """Text of several lines, whose control characters the terminal does not obey."""
-    page.verbatim("\n".join(" " * (len(line) - len(line.lstrip())) + _plain(line) for line in text.splitlines()))
+    """Lines of a report, wrapped where they are too long and no code, without control characters."""
+    page.verbatim("\n".join(piece for line in text.splitlines() for piece in _wrapped(line, page.prose_width)))
 
 
-def _plain(line: str) -> str:
-    return line.strip() if line.isprintable() else quoted(line, 1000)
+def _wrapped(line: str, width: int) -> list[str]:
+    indent = " " * (len(line) - len(line.lstrip()))
+    plain = indent + (line.strip() if line.isprintable() else quoted(line, 1000))
+    if len(plain) <= width or plain.startswith("fix "):
+        return [plain]
+    return textwrap.wrap(plain, width, subsequent_indent=f"{indent}    ", break_on_hyphens=False)

@@ -107,7 +107,7 @@ def write_state(option: str, path: str, state: dict[str, Any]) -> str:
         ) from error
     write_bytes(contents, path, option=option)
     names = quoted(", ".join(f"{name} as {first}" for name, first in list(tied.items())[:4]), 120)
-    return f"{counted(len(tied), 'tied tensor')} stand under another name ({names})" if tied else ""
+    return f"{counted(len(tied), 'tied tensor')} under the name of another ({names})" if tied else ""
 
 
 def tied_names(state: dict[str, Any]) -> dict[str, str]:
