@@ -1,6 +1,7 @@
 """The command ``equiv``. Here is only what must work before its packages are known to be installed.
 
-Exit codes: 0 all holds, 1 a law is broken, 2 usage or environment, 130 interrupted, 141 a closed pipe, 143 terminated.
+Exit codes: 0 all holds, 1 a law is broken or two models are not shown to be the same, 2 usage or environment,
+130 interrupted, 141 a closed pipe, 143 terminated.
 """
 
 from __future__ import annotations

@@ -166,4 +166,139 @@ def env(
     show(measure=measure, json=json)
 
 
-COMMANDS: dict[str, Any] = {command.__name__: command for command in (demo, verify, counterexample, env)}
+Inputs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input",
+        metavar="SHAPE",
+        help="16x5x256: normal values. 16x5x256:float16. 2x16:int64:1000: integers below 1000 (10 if not given). "
+        "Or a .pt, .safetensors or .npy file of tensors. Once for each input.",
+    ),
+]
+Seed = Annotated[
+    str, typer.Option("--seed", metavar="N", help="Of drawn inputs and of the weights that code of models draws.")
+]
+Dtype = Annotated[
+    str | None, typer.Option("--dtype", metavar="NAME", help="Of models and drawn inputs. That of models if not given.")
+]
+Device = Annotated[str, typer.Option("--device", metavar="DEVICE", help="Where models run.")]
+Evaluation = Annotated[
+    bool | None,
+    typer.Option(
+        "--eval/--no-eval",
+        help="Evaluation mode, or as the code leaves it. If not given: evaluation for what is called here.",
+        show_default=False,
+    ),
+]
+_MODEL = (
+    "path.py:object or package.module:object: a module, a function of tensors, or what makes one when it is called "
+    "without arguments, as a class or a function whose arguments all have defaults."
+)
+_ONNX = " Or a file.onnx."
+_WEIGHTS = " A .safetensors or .pt file of a state_dict; nothing in it is run."
+
+
+def _setting(input: list[str] | None, seed: str, dtype: str | None, device: str, evaluate: bool | None) -> Any:
+    """What was typed for models and inputs, checked."""
+    from equiv.arguments import check_device
+    from equiv.cli.diagnose import Setting
+    from equiv.cli.inputs import parse_input
+    from equiv.dtypes import BY_NAME, is_inexact
+    from equiv.errors import EquivError
+    from equiv.parsing import parse_integer, parse_name
+
+    if not input:
+        raise EquivError("--input: expected an input of the models, got none; name a shape such as 16x5x256")
+    floats = [name for name, one in BY_NAME.items() if is_inexact(one)]
+    return Setting(
+        inputs=tuple(parse_input("--input", text) for text in input),
+        seed=parse_integer("--seed", seed, least=0, most=LARGEST_SEED),
+        dtype=None if dtype is None else BY_NAME[parse_name("--dtype", dtype.replace("torch.", ""), floats)],
+        device=check_device("--device", device),
+        evaluate=evaluate,
+    )
+
+
+def diagnose(  # noqa: PLR0913 - each is an option of the command
+    new: Annotated[str, typer.Argument(metavar="NEW", help=_MODEL + _ONNX)],
+    old: Annotated[str, typer.Argument(metavar="OLD", help="The model that is right, named in the same way.")],
+    input: Inputs = None,
+    weights_new: Annotated[
+        str | None, typer.Option("--weights-new", metavar="FILE", help="Weights of NEW." + _WEIGHTS)
+    ] = None,
+    weights_old: Annotated[str | None, typer.Option("--weights-old", metavar="FILE", help="Weights of OLD.")] = None,
+    match: Annotated[
+        list[str] | None,
+        typer.Option("--match", metavar="NEW=OLD", help="Names of two modules that stand for each other. Repeatable."),
+    ] = None,
+    seed: Seed = "0",
+    dtype: Dtype = None,
+    device: Device = "cpu",
+    evaluate: Evaluation = None,
+    json: Json = None,
+) -> int:
+    """Say whether two models compute the same, and where they first part. Exit code 1 unless they do.
+
+    Their code runs, because you name it.
+    """
+    from equiv.cli import diagnose as command
+    from equiv.report import check_target
+
+    setting = _setting(input, seed, dtype, device, evaluate)
+    pairs = command.parse_match("--match", match or ())
+    if json is not None:
+        check_target(json)
+    return command.diagnose(new, old, setting, weights=(weights_new, weights_old), match=pairs, json=json)
+
+
+def convert(  # noqa: PLR0913 - each is an option of the command
+    model: Annotated[str, typer.Argument(metavar="MODEL", help=_MODEL)],
+    to: Annotated[
+        str,
+        typer.Option(
+            "--to",
+            metavar="WHAT",
+            help="pointwise: every Linear a 1x1 convolution. linear: the way back. dense: a classifier as one that "
+            "takes larger maps.",
+        ),
+    ],
+    input: Inputs = None,
+    out: Annotated[
+        str | None,
+        typer.Option("--out", metavar="FILE", help="Write the state_dict here: .safetensors, .pt, .pth or .bin."),
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option("--weights", metavar="FILE", help="Weights of MODEL." + _WEIGHTS)
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option("--only", metavar="NAME", help="For pointwise: this layer, or a pattern such as blocks.*.fc1."),
+    ] = None,
+    seed: Seed = "0",
+    dtype: Dtype = None,
+    device: Device = "cpu",
+    evaluate: Evaluation = None,
+    json: Json = None,
+) -> int:
+    """Convert the layers of a model, check that it computes the same, and write its weights. Exit code 1 if not.
+
+    The code of the model runs, because you name it.
+    """
+    from equiv.cli import convert as command
+    from equiv.cli.files import check_output
+    from equiv.parsing import parse_name
+    from equiv.report import check_target
+
+    setting = _setting(input, seed, dtype, device, evaluate)
+    target = parse_name("--to", to, command.TARGETS)
+    if out is not None:
+        check_output("--out", out)
+        check_target(out, option="--out")
+    if json is not None:
+        check_target(json)
+    return command.convert(model, target, setting, weights=weights, only=only or (), out=out, json=json)
+
+
+COMMANDS: dict[str, Any] = {
+    command.__name__: command for command in (demo, verify, diagnose, convert, counterexample, env)
+}

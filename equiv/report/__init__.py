@@ -6,6 +6,7 @@
 from equiv.report.asked import not_asked_lines as not_asked_lines
 from equiv.report.files import STDOUT, check_target
 from equiv.report.files import is_stdout as is_stdout
+from equiv.report.files import write_bytes as write_bytes
 from equiv.report.formats import FORMATS, check_targets, schema, write_json, write_run
 from equiv.report.formats import json_of as json_of
 from equiv.report.journal import Journal as Journal

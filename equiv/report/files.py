@@ -62,13 +62,22 @@ def write_text(text: str, target: str, *, option: str = "--json") -> None:
         sys.stdout.write(text)
         sys.stdout.flush()
         return
+    write_bytes(text.encode(), target, option=option)
+
+
+def write_bytes(contents: bytes, target: str, *, option: str) -> None:
+    """As :func:`write_text`, to a pipe, a device or a file.
+
+    Raises:
+        EquivError: It cannot be written.
+    """
     try:
         path = place_of(target)
         if is_special(path):
-            with open(path, "w", encoding="utf-8") as file:
-                file.write(text)
+            with open(path, "wb") as file:
+                file.write(contents)
         else:
-            _replace(path, text.encode())
+            _replace(path, contents)
     except (OSError, ValueError) as error:
         raise not_writable(option, target, error) from error
 

@@ -15,6 +15,7 @@ import pytest
 
 from equiv import Cause, laws
 from equiv.cli import main, run_laws
+from equiv.cli.commands import COMMANDS
 from equiv.errors import EquivError
 from equiv.parsing import parse_name, parse_names
 
@@ -108,7 +109,7 @@ def test_help_imports_neither_torch_nor_hypothesis() -> None:
     assert done.stdout.splitlines()[-1] == "[] 0", done.stderr
 
 
-@pytest.mark.parametrize("command", [(), ("demo",), ("verify",), ("env",), ("counterexample",)])
+@pytest.mark.parametrize("command", [(), *[(name,) for name in COMMANDS]])
 def test_every_command_has_help_in_80_columns(run: Runner, command: tuple[str, ...]) -> None:
     code, out, err = run(*command, "--help")
     assert (code, err) == (0, "")

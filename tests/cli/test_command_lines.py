@@ -21,6 +21,8 @@ from equiv.cli import app, main
 FULL = pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 POSIX = pytest.mark.skipif(os.name != "posix", reason="a shell of POSIX closes the streams")
 QUICK = ("counterexample", "2x2x2", "--out", "2")
+DIAGNOSE = "diagnose torch.nn:Identity torch.nn:Identity --input 2"
+CONVERT = "convert torch.nn:Identity --to pointwise --input 2"
 LONGEST = 1000
 
 OPTIONS = [
@@ -28,6 +30,11 @@ OPTIONS = [
     *[("verify", f"--{name}") for name in ("law", "form", "dtype", "device", "profile", "examples", "arithmetic")],
     *[("verify", f"--{name}") for name in ("seed", "case", "jobs", "json", "timeout", "memory", "backend")],
     *[("counterexample 2x2x2", f"--{name}") for name in ("out", "seed", "dtype", "readout", "json")],
+    *[(DIAGNOSE, f"--{name}") for name in ("input", "weights-new", "weights-old", "match", "seed", "dtype", "device")],
+    *[(CONVERT, f"--{name}") for name in ("to", "input", "out", "weights", "only", "seed", "dtype", "device", "json")],
+    (DIAGNOSE, "--json"),
+    ("diagnose --input 2 torch.nn:Identity", ""),
+    ("convert --to pointwise --input 2", ""),
     ("counterexample", ""),
     ("env", "--json"),
 ]
@@ -205,6 +212,11 @@ LINES = [
     ("LANG=C LC_ALL=C PYTHONUTF8=0 PYTHONIOENCODING=ascii $equiv demo --section 1 >/dev/null", 0, SILENT),
     ("TERM=dumb NO_COLOR=1 $equiv demo --section 1 >/dev/null", 0, SILENT),
     ("$equiv counterexample 2x2 --out 2 --json $'/no/such/\\xff'", 2, SAID),
+    (f"$equiv {DIAGNOSE} > /dev/full", 2, SAID),
+    (f"$equiv {DIAGNOSE} --json - > /dev/full", 2, SAID),
+    (f"$equiv {DIAGNOSE} >&-", 2, SAID),
+    (f"$equiv {DIAGNOSE} 2>&- >/dev/null", 0, SILENT),
+    (f"$equiv {DIAGNOSE} | true; exit ${{PIPESTATUS[0]}}", 141, SILENT),
     ("mkfifo p; cat p >/dev/null & $equiv env --json p >/dev/null; r=$?; rm p; exit $r", 0, SILENT),
 ]
 

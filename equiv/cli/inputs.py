@@ -1,0 +1,125 @@
+"""The inputs of a model as options name them: shapes whose values are drawn, or files of tensors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from equiv.arguments import check_memory, refusal
+from equiv.cli.files import read_tensors
+from equiv.dtypes import BY_NAME, dtype_name, is_inexact
+from equiv.errors import EquivError
+from equiv.parsing import parse_integer, parse_name
+from equiv.text import quoted, shown
+
+_EXPECTED = "a shape such as 16x5x256 or 2x16:int64:1000, or a file of tensors (.pt, .safetensors, .npy)"
+_FILES = (".pt", ".pth", ".safetensors", ".npy")
+_OTHER_NAMES = {"float": "float32", "double": "float64", "half": "float16", "long": "int64", "int": "int32"}
+_HIGH = 10  # of integers: small enough for the embeddings that there are
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One ``--input``: a file, or a shape with its dtype (None: that of the model) and a bound on integers."""
+
+    text: str
+    shape: tuple[int, ...] | None = None
+    dtype: torch.dtype | None = None
+    high: int = _HIGH
+
+
+def parse_input(option: str, text: str) -> Spec:
+    """What was typed for one input.
+
+    Example:
+        >>> parse_input("--input", "2x16:long:1000")
+        Spec(text='2x16:long:1000', shape=(2, 16), dtype=torch.int64, high=1000)
+    """
+    if Path(text).suffix.lower() in _FILES:
+        return Spec(text)
+    sizes, *rest = text.strip().split(":")
+    if not re.fullmatch(r"[0-9]{1,9}([xX][0-9]{1,9})*", sizes) or len(rest) > 2:
+        raise refusal(option, _EXPECTED, text[:100], "write whole numbers with an x between them")
+    dtype = None
+    if rest:
+        name = rest[0].replace("torch.", "")
+        dtype = BY_NAME[parse_name(option, _OTHER_NAMES.get(name.lower(), name), BY_NAME)]
+    high = _HIGH
+    if len(rest) == 2:
+        if dtype is None or is_inexact(dtype):
+            raise refusal(option, "a bound for integers alone", text[:100], "leave the last part out")
+        high = parse_integer(option, rest[1], least=1, most=torch.iinfo(dtype).max)
+    return Spec(text, tuple(map(int, re.split("[xX]", sizes))), dtype, high)
+
+
+def draw(
+    option: str, specs: Sequence[Spec], *, dtype: torch.dtype, device: torch.device, seed: int
+) -> tuple[Tensor, ...]:
+    """The tensors, in order: of files, or drawn: normal values, integers from 0 to below a bound.
+
+    Raises:
+        EquivError: A file cannot be read, or does not fit in memory.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    found: list[Tensor] = []
+    for spec in specs:
+        if spec.shape is None:
+            found += _of_file(option, spec.text)
+        else:
+            found.append(_drawn(option, spec, spec.dtype or dtype, generator))
+    return tuple(one.to(device) for one in found)
+
+
+def _drawn(option: str, spec: Spec, dtype: torch.dtype, generator: torch.Generator) -> Tensor:
+    shape = spec.shape or ()
+    size = dtype.itemsize
+    for one in shape:
+        size *= one
+    check_memory(option, spec.text, size, "values")
+    if not is_inexact(dtype):
+        return torch.randint(0, spec.high, shape, generator=generator, dtype=dtype)
+    if dtype.is_complex or dtype == torch.float64:
+        return torch.randn(shape, generator=generator, dtype=dtype)
+    return torch.randn(shape, generator=generator).to(dtype)
+
+
+def _of_file(option: str, path: str) -> list[Tensor]:
+    found = read_tensors(option, path)
+    if isinstance(found, dict):
+        found = list(found.values()) if len(found) == 1 else found
+    if isinstance(found, Tensor):
+        return [found]
+    if isinstance(found, (list, tuple)) and found and all(isinstance(one, Tensor) for one in found):
+        return list(found)
+    raise EquivError(
+        f"{option}: expected a tensor, or a list of tensors in order, got {shown(path)} with {_words(found)}; save one "
+        "tensor in each file"
+    )
+
+
+def _words(found: Any) -> str:
+    if isinstance(found, dict):
+        return f"{len(found):,} names: {quoted(', '.join(map(str, list(found)[:4])), 80)}"
+    return f"a {type(found).__name__}"
+
+
+def sentence(specs: Sequence[Spec], inputs: Sequence[Tensor], seed: int) -> str:
+    """The inputs in a line: their shapes, dtypes and how they were made."""
+    shapes = ", ".join(f"{'x'.join(map(str, one.shape)) or 'a number'} {dtype_name(one.dtype)}" for one in inputs)
+    files = [quoted(spec.text, 60) for spec in specs if spec.shape is None]
+    made = [f"from {', '.join(files)}"] * bool(files) + [f"drawn with seed {seed}"] * (len(files) < len(specs))
+    return f"{shapes}; {' and '.join(made)}"
+
+
+def to_dict(specs: Sequence[Spec], inputs: Sequence[Tensor]) -> list[dict[str, Any]]:
+    """The inputs for a report."""
+    shapes = [{"shape": list(one.shape), "dtype": dtype_name(one.dtype)} for one in inputs]
+    if len(shapes) != len(specs):  # a file of several
+        return shapes
+    return [{"given": spec.text, **one} for spec, one in zip(specs, shapes, strict=True)]
