@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from equiv.mapping import Conv, is_conv1d, is_unpadded
+from equiv.models.positionwise import PositionwiseLinear
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,9 @@ def form_of(layer: Any, x: tuple[int, ...]) -> Form | None:
         >>> form_of(nn.Conv2d(3, 8, 4, stride=4), (1, 3, 16, 16)).kind
         'patch'
     """
+    if isinstance(layer, PositionwiseLinear):
+        over = tuple(layer.kernel_size)
+        return Form("pointwise", over) if set(layer.stride) == {1} == set(over) else None
     if isinstance(layer, nn.Linear) or is_conv1d(layer):
         return Form("rows")
     if not isinstance(layer, Conv):
