@@ -1,0 +1,185 @@
+"""Whether a rewritten classifier gives on every window of a larger map what the classifier gives on that window.
+
+Both run in float64, on values that are drawn. What is left between them then is rounding, or a defect. How large
+rounding is, is measured: it is what the classifier itself makes of the same windows in float32. From float32 to float64
+the unit roundoff is halved 29 times, and rounding with it, whatever amplified it on the way; a defect stays as it is. A
+difference that has not lost the half of these 29 halvings is no rounding.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from equiv.errors import EquivError
+from equiv.models.dense_surgery import Surgery
+from equiv.models.dense_tracing import Traced
+from equiv.models.dense_values import Value
+from equiv.models.dense_windows import Windows
+
+_SHRINKS = 2.0**-15
+_CASTS = ("float", "double", "half", "bfloat16", "to", "type", "_to_copy")
+
+
+class NoInformationError(Exception):
+    """The scores are the same on all inputs, or not finite: they prove nothing."""
+
+
+def check_windows(traced: Traced, surgery: Surgery, windows: Windows) -> None:
+    """Raise where a score differs from the classifier on its window.
+
+    Where padding lets windows differ at their borders, the whole is checked on one window, and what follows the last
+    convolution of the features on every window of a larger map of features.
+
+    Raises:
+        EquivError: It does.
+        NoInformationError: Nothing can be told from the scores of this model.
+    """
+    spatial = traced.spatial
+    larger = tuple(size + stride for size, stride in zip(spatial, windows.stride, strict=True))
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(1, traced.example.shape[1], *larger, generator=generator, dtype=torch.float64)
+    places = [
+        (0,) * len(spatial),
+        *(tuple(int(i == axis) for i in range(len(spatial))) for axis in range(len(spatial))),
+    ]
+    crops = [_crop(x, place, windows.stride, spatial) for place in places]
+    expected, rounding = _measured(traced, crops)
+    # Of a padded model the classifier is compared on the first crop alone.
+    exact = all(word == "all" for word in windows.exact)
+    candidate = _as(surgery.module, torch.float64)
+    whole, maps = _run(candidate, x, surgery.cuts)
+    if exact:
+        for place, wanted in zip(places, expected, strict=True):
+            _same(_at(whole, place), wanted, rounding, f"the window at {place}")
+        return
+    alone, _ = _run(candidate, crops[0], {})
+    _same(_at(alone, places[0]), expected[0], rounding, "the example's size")
+    head = _as(traced.module, torch.float64)
+    for place, crop in zip(places, crops, strict=True):
+        given = {name: _crop_map(maps[name], place, windows.stride, value) for name, (_, value) in surgery.cuts.items()}
+        _same(_at(whole, place), _flat(_Rest(head, given).run(crop)), rounding, f"the features at {place}")
+
+
+def _measured(traced: Traced, crops: list[Tensor]) -> tuple[list[list[Tensor]], float]:
+    """What the classifier gives in float64, and how far from it float32 is."""
+    with torch.no_grad():
+        wide, narrow = _as(traced.module, torch.float64), _as(traced.module, torch.float32)
+        exact = [_flat(wide(crop)) for crop in crops]
+        single = [_flat(narrow(crop.float())) for crop in crops]
+    rounding = max(_distance(a, b) for a, b in zip(exact, single, strict=True))
+    told = [torch.cat([y.flatten() for y in scores]) for scores in exact]
+    spread = max(float((told[0] - other).abs().max()) for other in told[1:])
+    if not spread > 0 or not rounding < spread * 2.0**-8 or not all(bool(y.isfinite().all()) for y in told):
+        raise NoInformationError
+    return exact, rounding
+
+
+def _same(actual: list[Tensor], expected: list[Tensor], rounding: float, where: str) -> None:
+    fits = [a.shape for a in actual] == [b.shape for b in expected]
+    distance = _distance(actual, expected) if fits else float("inf")
+    if not distance <= rounding * _SHRINKS:
+        raise EquivError(
+            f"model: expected a score for each window that equals the classifier's, got {distance:.3g} between them in "
+            f"float64 on {where}, where float32 rounds by {rounding:.3g}; this is no rounding: please report the model"
+        )
+
+
+def _distance(a: list[Tensor], b: list[Tensor]) -> float:
+    return max(float((x.double() - y.double()).abs().max()) for x, y in zip(a, b, strict=True))
+
+
+def _crop(x: Tensor, place: tuple[int, ...], stride: tuple[int, ...], size: tuple[int, ...]) -> Tensor:
+    for dim, (p, s, n) in enumerate(zip(place, stride, size, strict=True), 2):
+        x = x.narrow(dim, p * s, n)
+    return x
+
+
+def _crop_map(x: Tensor, place: tuple[int, ...], stride: tuple[int, ...], value: Value) -> Tensor:
+    for i, (p, s, axis) in enumerate(zip(place, stride, value.axes, strict=True)):
+        x = x.narrow(i + (1 if value.last else 2), p * (s // axis.stride), axis.size)
+    return x.reshape(len(x), *value.shape[1:]).contiguous()
+
+
+def _at(scores: list[Tensor], place: tuple[int, ...]) -> list[Tensor]:
+    return [y[(..., *place)].flatten(1) for y in scores]
+
+
+def _flat(result: Any) -> list[Tensor]:
+    return [y.flatten(1) for y in _tensors(result)]
+
+
+def _tensors(result: Any) -> list[Tensor]:
+    found: list[Tensor] = []
+    torch.utils._pytree.tree_map_only(Tensor, found.append, result)
+    return found
+
+
+def _as(module: fx.GraphModule, dtype: torch.dtype) -> fx.GraphModule:
+    """A copy on the CPU that computes in a dtype throughout."""
+    own = copy.deepcopy(module).to("cpu", dtype).eval()
+    for node in list(own.graph.nodes):
+        name = str(getattr(node.target, "__name__", node.target)).split(".")[0]
+        if node.op in ("call_method", "call_function") and name in _CASTS:
+            node.replace_all_uses_with(node.args[0])
+            own.graph.erase_node(node)
+    own.recompile()
+    return own
+
+
+def _run(
+    module: fx.GraphModule, x: Tensor, cuts: dict[str, tuple[fx.Node, Value]]
+) -> tuple[list[Tensor], dict[str, Tensor]]:
+    """Scores as maps, and the maps that are cut on the way."""
+    keeping = _Keeping(module, {node.name: name for name, (node, _) in cuts.items()})
+    with torch.no_grad():
+        return _tensors(keeping.run(x)), keeping.kept
+
+
+class _Keeping(fx.Interpreter):
+    """Runs a graph and keeps some of its results."""
+
+    def __init__(self, module: fx.GraphModule, names: dict[str, str]) -> None:
+        super().__init__(module)
+        self.names, self.kept = names, dict[str, Tensor]()
+        self.extra_traceback = False
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        if n.name in self.names:
+            self.kept[self.names[n.name]] = result.clone()
+        return result
+
+
+class _Rest(fx.Interpreter):
+    """Runs only what follows from maps that are given."""
+
+    def __init__(self, module: fx.GraphModule, given: dict[str, Tensor]) -> None:
+        super().__init__(module)
+        self.extra_traceback = False
+        self.given = given
+        self.needed = {node.name for node in _needed(module.graph, set(given))}
+
+    def run_node(self, n: fx.Node) -> Any:
+        if n.name in self.given:
+            return self.given[n.name]
+        if n.op != "placeholder" and n.name not in self.needed:
+            return None
+        with torch.no_grad():
+            return super().run_node(n)
+
+
+def _needed(graph: fx.Graph, given: set[str]) -> Iterator[fx.Node]:
+    """The nodes that the output is computed from, where some need not be."""
+    waiting, seen = [node for node in graph.nodes if node.op == "output"], set()
+    while waiting:
+        node = waiting.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        yield node
+        waiting += [] if node.name in given else node.all_input_nodes
