@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from equiv.mapping import to_channels as to_channels
     from equiv.mapping import to_feature_map as to_feature_map
     from equiv.models import to_fully_convolutional as to_fully_convolutional
+    from equiv.models import to_patch_linear as to_patch_linear
     from equiv.structure import Counterexample as Counterexample
     from equiv.structure import counterexample as counterexample
     from equiv.verdict import NotEquivalent as NotEquivalent
@@ -46,7 +47,7 @@ _NAMES = {
         *("conv_to_linear", "linear_to_full_conv", "linear_to_pointwise_conv", "to_channels", "to_feature_map"),
         *("linear_to_full_conv_transpose", "linear_to_pointwise_conv_transpose", "linear_to_transformers_conv1d"),
     ),
-    "models": ("to_fully_convolutional",),
+    "models": ("to_fully_convolutional", "to_patch_linear"),
     "structure": ("Counterexample", "counterexample"),
     "verdict": ("NotEquivalent", "Outcome", "Verdict", "assert_equivalent", "compare"),
 }

@@ -106,7 +106,8 @@ def _crop_map(x: Tensor, place: tuple[int, ...], stride: tuple[int, ...], value:
 
 
 def _at(scores: list[Tensor], place: tuple[int, ...]) -> list[Tensor]:
-    return [y[(..., *place)].flatten(1) for y in scores]
+    at: Any = (..., *place)
+    return [y[at].flatten(1) for y in scores]
 
 
 def _flat(result: Any) -> list[Tensor]:
