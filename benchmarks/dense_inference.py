@@ -21,6 +21,8 @@ import torch
 from torch import Tensor, nn
 
 import equiv
+from equiv.models import Windows
+from equiv.text import counted
 
 AIM = 20.0
 
@@ -57,7 +59,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], int]] = {
 }  # fmt: skip
 
 
-def looped(model: nn.Module, x: Tensor, places: list[tuple[int, int]], windows: equiv.models.Windows) -> Tensor:  # type: ignore[name-defined]
+def looped(model: nn.Module, x: Tensor, places: list[tuple[int, int]], windows: Windows) -> Tensor:
     scores = []
     for start in range(0, len(places), 64):
         crops = [x[(..., *windows.at(*place))] for place in places[start : start + 64]]
@@ -76,7 +78,7 @@ def measured(name: str, table: _common.Table, positions: int, count: int) -> boo
     every = [(i, j) for i in range(positions) for j in range(positions)]
     some = every[:: max(1, len(every) // count)][:count]
     with torch.no_grad():
-        dense(x[..., : sizes[0] // 2, : sizes[1] // 2])
+        dense(x[(..., *windows.at(0, 0))])
         start = time.process_time()
         scores = dense(x)
         at_once = time.process_time() - start
@@ -99,7 +101,9 @@ def main(given: list[str] | None = None) -> int:
     parser.add_argument("--windows", type=int, default=256, help="how many the loop is run on")
     asked = parser.parse_args(given)
     found = _common.versions()
-    print(f"torch {found['torch']}, {found['capability']}, {torch.get_num_threads()} threads, {asked.scores}^2 scores")
+    print(
+        f"torch {found['torch']}, {found['capability']}, {counted(torch.get_num_threads(), 'thread')}, {asked.scores}^2 scores"
+    )
     columns = {"model": "<10", "input": "<14", "stride": "<10", "dense s": ">9.2f", "loop s": ">9.1f", "ratio": ">8.1f"}
     table = _common.Table({**columns, "difference": ">12.1e", "rounding": ">10.1e"})
     right = [measured(name, table, asked.scores, asked.windows) for name in asked.only]

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 import equiv
+from equiv.text import counted
 
 CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "ViT-B/16 at 224": (lambda: nn.Conv2d(3, 768, 16, 16), (8, 3, 224, 224)),
@@ -28,13 +29,14 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 }
 
 
-def seconds(call: Callable[[], Tensor]) -> float:
-    on_gpu = call().is_cuda
+def seconds(module: nn.Module, x: Tensor) -> float:
+    module(x)
+    on_gpu = x.is_cuda
     clock = time.perf_counter if on_gpu else time.process_time
     if on_gpu:
         torch.cuda.synchronize()
     start = clock()
-    call()
+    module(x)
     if on_gpu:
         torch.cuda.synchronize()
     return clock() - start
@@ -47,9 +49,8 @@ def main(given: list[str] | None = None) -> int:
     parser.add_argument("--device", default="cpu")
     asked = parser.parse_args(given)
     found, right = _common.versions(), True
-    print(
-        f"torch {found['torch']}, {found['capability']}, {torch.get_num_threads()} threads, {asked.dtype}, {asked.device}"
-    )
+    where = f"{counted(torch.get_num_threads(), 'thread')}, {asked.dtype}, {asked.device}"
+    print(f"torch {found['torch']}, {found['capability']}, {where}")
     table = _common.Table(
         {
             "model": "<18",
@@ -67,7 +68,7 @@ def main(given: list[str] | None = None) -> int:
         with torch.no_grad():
             few = x[:1]
             verdict = equiv.compare(patches(few), conv(few), input=few, layer=conv)
-            pairs = [(seconds(lambda: conv(x)), seconds(lambda: patches(x))) for _ in range(asked.repeats)]
+            pairs = [(seconds(conv, x), seconds(patches, x)) for _ in range(asked.repeats)]
         ratio = statistics.median(a / b for a, b in pairs)
         medians = [1000 * statistics.median(each) for each in zip(*pairs, strict=True)]
         table.row(name, str(shape), *medians, ratio, f"  {verdict.outcome.name}")
