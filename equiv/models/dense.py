@@ -15,7 +15,7 @@ from torch.fx.graph_module import reduce_graph_module
 
 from equiv.arguments import check_choice
 from equiv.errors import EquivError
-from equiv.models.dense_check import NoInformationError, check_windows
+from equiv.models.dense_check import NoInformationError, check_whole, check_windows
 from equiv.models.dense_rules import rule_of
 from equiv.models.dense_surgery import Surgery
 from equiv.models.dense_tracing import Traced, check_example, check_model, check_sizes, traced
@@ -98,13 +98,20 @@ def to_fully_convolutional(model: nn.Module, example_input: Tensor, *, padding: 
     surgery, axes = _converted(found)
     windows = windows_of(axes, found.spatial, "keep")
     try:
-        check_windows(found, surgery, windows)
+        rounding = check_windows(found, surgery, windows)
     except NoInformationError:  # such as a last layer that is all zero
         drawn = _drawn(found)
-        check_windows(drawn, _converted(drawn)[0], windows)
+        try:
+            rounding = check_windows(drawn, _converted(drawn)[0], windows)
+        except NoInformationError as error:
+            raise EquivError(
+                "model: expected finite scores that depend on the input, got others, from drawn parameters too: "
+                "nothing shows whether the result is right; check that activations do not overflow, and that it reads x"
+            ) from error
     if padding == "valid" and any(word != "all" for word in windows.exact):
         _keep_whole(surgery, axes)
         windows = windows_of(axes, found.spatial, padding)
+        check_whole(found, surgery, windows, rounding)
     return _dressed(surgery.module, windows)
 
 
@@ -125,11 +132,14 @@ def _drawn(found: Traced) -> Traced:
     module = copy.deepcopy(found.module)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for held in (*module.parameters(), *module.buffers()):
+        for name, held in (*module.named_parameters(), *module.named_buffers()):
             if held.is_floating_point():
-                spread = max(1, held[0].numel() if held.ndim > 1 else 1) ** -0.5
-                values = torch.randn(held.shape, generator=generator, dtype=torch.float64) * spread
-                held.copy_(values if held.ndim > 1 else values.abs() + 0.5)
+                values = torch.randn(held.shape, generator=generator, dtype=torch.float64)
+                if held.ndim > 1:
+                    values *= (2 / max(1, held[0].numel())) ** 0.5  # sizes stay from layer to layer
+                elif name.endswith(("weight", "var")):
+                    values = values.abs() / 4 + 0.5
+                held.copy_(values if held.ndim > 1 or name.endswith(("weight", "var")) else values / 8)
     return Traced(module, found.results, found.example)
 
 

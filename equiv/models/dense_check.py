@@ -29,8 +29,8 @@ class NoInformationError(Exception):
     """The scores are the same on all inputs, or not finite: they prove nothing."""
 
 
-def check_windows(traced: Traced, surgery: Surgery, windows: Windows) -> None:
-    """Raise where a score differs from the classifier on its window.
+def check_windows(traced: Traced, surgery: Surgery, windows: Windows) -> float:
+    """Raise where a score differs from the classifier on its window; how far float32 rounds the scores.
 
     Where padding lets windows differ at their borders, the whole is checked on one window, and what follows the last
     convolution of the features on every window of a larger map of features.
@@ -39,44 +39,68 @@ def check_windows(traced: Traced, surgery: Surgery, windows: Windows) -> None:
         EquivError: It does.
         NoInformationError: Nothing can be told from the scores of this model.
     """
-    spatial = traced.spatial
-    larger = tuple(size + stride for size, stride in zip(spatial, windows.stride, strict=True))
+    spatial, stride = traced.spatial, windows.stride
+    larger = tuple(size + step for size, step in zip(spatial, stride, strict=True))
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(1, traced.example.shape[1], *larger, generator=generator, dtype=torch.float64)
-    places = [
-        (0,) * len(spatial),
-        *(tuple(int(i == axis) for i in range(len(spatial))) for axis in range(len(spatial))),
-    ]
-    crops = [_crop(x, place, windows.stride, spatial) for place in places]
-    expected, rounding = _measured(traced, crops)
-    # Of a padded model the classifier is compared on the first crop alone.
+    x = torch.randn(*traced.example.shape[:2], *larger, generator=generator, dtype=torch.float64)
+    axes = range(len(spatial))
+    places = [(0,) * len(spatial), *(tuple(int(i == axis) for i in axes) for axis in axes)]
+    crops = [_crop(x, place, stride, spatial) for place in places]
     exact = all(word == "all" for word in windows.exact)
+    compared = crops if exact else crops[:1]  # the others of a padded model differ at their borders
+    found, alone, maps = _of_candidate(surgery, x, crops[0])
+    with torch.no_grad():  # one copy at a time: classifiers are large
+        original = _as(traced.module, torch.float64)
+        expected = [_flat(original(crop)) for crop in compared]
+        rest = expected
+        if not exact:
+            given = [
+                {name: _crop_map(maps[name], place, stride, value) for name, (_, value) in surgery.cuts.items()}
+                for place in places
+            ]
+            rest = [_flat(_Rest(original, some).run(crop)) for some, crop in zip(given, crops, strict=True)]
+        del original
+        single = _as(traced.module, torch.float32)
+        rounding = max(_distance(y, _flat(single(crop.float()))) for crop, y in zip(compared, expected, strict=True))
+    _check_information(rest, rounding)
+    _same(alone, expected[0], rounding, "the example's size")
+    for place, wanted in zip(places, rest, strict=True):
+        _same(_at(found, place), wanted, rounding, f"the window at {place}")
+    return rounding
+
+
+def check_whole(traced: Traced, surgery: Surgery, windows: Windows, rounding: float) -> None:
+    """Raise where a score that is said to read no padding changes with what lies around its window.
+
+    Raises:
+        EquivError: It does.
+    """
+    sizes = zip(windows.offset, windows.window, windows.stride, strict=True)
+    larger = tuple(offset + window + stride + 1 for offset, window, stride in sizes)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(*traced.example.shape[:2], *larger, generator=generator, dtype=torch.float64)
+    least = tuple(size - stride - 1 for size, stride in zip(larger, windows.stride, strict=True))
+    ones = (1,) * len(larger)
     candidate = _as(surgery.module, torch.float64)
-    whole, maps = _run(candidate, x, surgery.cuts)
-    if exact:
-        for place, wanted in zip(places, expected, strict=True):
-            _same(_at(whole, place), wanted, rounding, f"the window at {place}")
-        return
-    alone, _ = _run(candidate, crops[0], {})
-    _same(_at(alone, places[0]), expected[0], rounding, "the example's size")
-    head = _as(traced.module, torch.float64)
-    for place, crop in zip(places, crops, strict=True):
-        given = {name: _crop_map(maps[name], place, windows.stride, value) for name, (_, value) in surgery.cuts.items()}
-        _same(_at(whole, place), _flat(_Rest(head, given).run(crop)), rounding, f"the features at {place}")
-
-
-def _measured(traced: Traced, crops: list[Tensor]) -> tuple[list[list[Tensor]], float]:
-    """What the classifier gives in float64, and how far from it float32 is."""
     with torch.no_grad():
-        wide, narrow = _as(traced.module, torch.float64), _as(traced.module, torch.float32)
-        exact = [_flat(wide(crop)) for crop in crops]
-        single = [_flat(narrow(crop.float())) for crop in crops]
-    rounding = max(_distance(a, b) for a, b in zip(exact, single, strict=True))
-    told = [torch.cat([y.flatten() for y in scores]) for scores in exact]
+        whole, alone = _tensors(candidate(x)), _flat(candidate(_crop(x, ones, windows.stride, least)))
+    _same(_at(whole, ones), alone, rounding, "a window inside and one at the border")
+
+
+def _of_candidate(surgery: Surgery, x: Tensor, crop: Tensor) -> tuple[list[Tensor], list[Tensor], dict[str, Tensor]]:
+    """Its scores on the larger map and on one crop, and the maps of the first that are cut, by their names."""
+    candidate = _as(surgery.module, torch.float64)
+    keeping = _Keeping(candidate, {node.name: name for name, (node, _) in surgery.cuts.items()})
+    with torch.no_grad():
+        return _tensors(keeping.run(x)), _flat(candidate(crop)), keeping.kept
+
+
+def _check_information(scores: list[list[Tensor]], rounding: float) -> None:
+    """Raise where no defect could show."""
+    told = [torch.cat([y.flatten() for y in each]) for each in scores]
     spread = max(float((told[0] - other).abs().max()) for other in told[1:])
-    if not spread > 0 or not rounding < spread * 2.0**-8 or not all(bool(y.isfinite().all()) for y in told):
+    if not spread > 0 or not rounding <= spread or not all(bool(y.isfinite().all()) for y in told):
         raise NoInformationError
-    return exact, rounding
 
 
 def _same(actual: list[Tensor], expected: list[Tensor], rounding: float, where: str) -> None:
@@ -122,7 +146,11 @@ def _tensors(result: Any) -> list[Tensor]:
 
 def _as(module: fx.GraphModule, dtype: torch.dtype) -> fx.GraphModule:
     """A copy on the CPU that computes in a dtype throughout."""
-    own = copy.deepcopy(module).to("cpu", dtype).eval()
+    held: dict[int, Any] = {}
+    for parameter in module.parameters():
+        values = parameter.detach().to("cpu", dtype)
+        held[id(parameter)] = torch.nn.Parameter(values, requires_grad=False)
+    own = copy.deepcopy(module, held).to("cpu", dtype).eval()
     for node in list(own.graph.nodes):
         name = str(getattr(node.target, "__name__", node.target)).split(".")[0]
         if node.op in ("call_method", "call_function") and name in _CASTS:
@@ -130,15 +158,6 @@ def _as(module: fx.GraphModule, dtype: torch.dtype) -> fx.GraphModule:
             own.graph.erase_node(node)
     own.recompile()
     return own
-
-
-def _run(
-    module: fx.GraphModule, x: Tensor, cuts: dict[str, tuple[fx.Node, Value]]
-) -> tuple[list[Tensor], dict[str, Tensor]]:
-    """Scores as maps, and the maps that are cut on the way."""
-    keeping = _Keeping(module, {node.name: name for name, (node, _) in cuts.items()})
-    with torch.no_grad():
-        return _tensors(keeping.run(x)), keeping.kept
 
 
 class _Keeping(fx.Interpreter):
@@ -170,8 +189,7 @@ class _Rest(fx.Interpreter):
             return self.given[n.name]
         if n.op != "placeholder" and n.name not in self.needed:
             return None
-        with torch.no_grad():
-            return super().run_node(n)
+        return super().run_node(n)
 
 
 def _needed(graph: fx.Graph, given: set[str]) -> Iterator[fx.Node]:

@@ -72,6 +72,7 @@ _FUNCTIONS: dict[str, Rule] = {
     "prelu": prelu,
     **dict.fromkeys(("add", "sub", "mul", "div", "truediv", "true_divide", "subtract", "multiply", "divide"), binary),
     **dict.fromkeys(("iadd", "isub", "imul", "itruediv", "maximum", "minimum", "pow", "rsub", "radd"), binary),
+    **dict.fromkeys(("gt", "ge", "lt", "le", "eq", "ne", "where"), binary),
     **dict.fromkeys(("cat", "concat", "concatenate"), joined_channels),
     **dict.fromkeys(("chunk", "split", "tensor_split", "split_with_sizes"), split_channels),
     **dict.fromkeys(("flatten", "view", "reshape", "_unsafe_view", "squeeze", "unsqueeze", "unflatten"), reshaped),

@@ -8,6 +8,7 @@ parameters of the same names. Nothing of the caller's model is touched: a copy i
 from __future__ import annotations
 
 import copy
+import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_unflatten
 
 from equiv.arguments import check_tensor
+from equiv.backends import Twin
 from equiv.errors import EquivError
 from equiv.text import first_line
 
@@ -102,7 +104,7 @@ def traced(model: nn.Module, example: Tensor) -> Traced:
         ) from error
     try:
         with torch.no_grad():
-            copy.deepcopy(own)(example)
+            Twin(own)(example)
     except Exception as error:
         raise EquivError(
             f"example_input: expected a batch that the model takes, got shape {tuple(example.shape)}, on which it "
@@ -118,9 +120,7 @@ def traced(model: nn.Module, example: Tensor) -> Traced:
 
 def _graph(model: nn.Module, example: Tensor) -> fx.GraphModule:
     try:
-        tracer = fx.Tracer()
-        graph = tracer.trace(model)
-        return fx.GraphModule(model, graph, type(model).__name__)
+        return fx.GraphModule(model, _Tracer().trace(model), type(model).__name__)
     except Exception as error:
         refused = error
     try:
@@ -139,6 +139,22 @@ def _graph(model: nn.Module, example: Tensor) -> fx.GraphModule:
     output.args = (tree_unflatten(list(output.args[0]), codegen.pytree_info.out_spec),)
     module.graph.set_codegen(fx.graph.CodeGen())
     return fx.GraphModule(module, module.graph, type(model).__name__)
+
+
+class _Tracer(fx.Tracer):
+    """Follows calls of this thread alone: while it traces, torch hands it those of all modules, whoever calls them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._thread = threading.get_ident()
+
+    def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+        here = threading.get_ident() == self._thread
+        return super().call_module(m, forward, args, kwargs) if here else forward(*args, **kwargs)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        here = threading.get_ident() == self._thread
+        return super().getattr(attr, attr_val, parameter_proxy_cache) if here else attr_val
 
 
 def _said(error: BaseException) -> str:
@@ -184,7 +200,7 @@ def check_sizes(model: nn.Module, example: Tensor) -> None:
     for x in (example, larger):
         with torch.no_grad(), _Geometry() as recorded:
             try:
-                copy.deepcopy(model)(x)
+                Twin(model)(x)
             except Exception as error:  # a classifier refuses a larger map in its first Linear
                 found.append(recorded.calls)
                 del error

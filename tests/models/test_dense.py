@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import threading
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ from torch.nn import functional
 
 import equiv
 from equiv import EquivError
-from equiv.models import FullyConvolutional, dense_heads
+from equiv.models import FullyConvolutional, dense_heads, dense_surgery
+from equiv.models.dense_windows import Axis
 
 A = slice(None)
 
@@ -344,6 +346,19 @@ def test_valid_scores_of_residual_networks_depend_on_their_window_alone() -> Non
     assert any(torch.equal(valid, keep[..., i : i + 3, j : j + 3]) for i in range(8) for j in range(8))
 
 
+def test_its_own_check_finds_scores_that_read_padding(monkeypatch) -> None:
+    class Short(Axis):
+        def slid(self, *args: int, **kwargs: int) -> Axis:
+            after = super().slid(*args, **kwargs)
+            return Short(after.size, after.stride, after.start, after.reach - (after.stride == 8))
+
+    monkeypatch.setattr(dense_surgery, "Axis", Short)
+    model = seeded(ResNet())
+    equiv.to_fully_convolutional(model, normal(1, 3, 32, 32))
+    with pytest.raises(EquivError, match="a window inside and one at the border"):
+        equiv.to_fully_convolutional(model, normal(1, 3, 32, 32), padding="valid")
+
+
 def test_it_pickles_copies_and_stays_apart_from_the_model() -> None:
     model, shape = unpadded("vgg", torch.float32)
     before = {name: held.clone() for name, held in model.state_dict().items()}
@@ -545,3 +560,50 @@ def test_training_mode_hooks_and_strangers_are_refused() -> None:
         equiv.to_fully_convolutional(len, x)
     with pytest.raises(EquivError, match=r"example_input: expected a torch\.Tensor"):
         equiv.to_fully_convolutional(hooked.fc, [1])
+
+
+@torch.no_grad()
+def test_other_threads_run_their_modules_meanwhile() -> None:
+    other, x, wrong, done = seeded(OverFeat()), normal(1, 3, 33, 29), [], threading.Event()
+    expected = other(x)
+
+    def run() -> None:
+        while not done.is_set():
+            try:
+                wrong.extend([] if torch.equal(other(x), expected) else ["other values"])
+            except Exception as error:
+                wrong.append(repr(error))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        for _ in range(5):
+            equiv.to_fully_convolutional(seeded(ResNet()), normal(1, 3, 32, 32))
+    finally:
+        done.set()
+        thread.join()
+    assert not wrong
+
+
+@torch.no_grad()
+def test_batches_of_any_size_whatever_the_examples() -> None:
+    class Squeezed(Vgg):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.classifier[-1](functional.adaptive_avg_pool2d(self.features(x), 1).squeeze())
+
+    model = seeded(Squeezed())
+    model.classifier[-1] = seeded(nn.Linear(8, 5))
+    dense = equiv.to_fully_convolutional(model, normal(2, 3, 44, 44))
+    x = normal(3, 3, 52, 44)
+    assert float((dense(x)[:, :, 1, 0] - model(x[:, :, 8:])).abs().max()) < 1e-13
+
+
+@torch.no_grad()
+def test_windows_say_which_part_of_the_input_they_are() -> None:
+    windows = equiv.to_fully_convolutional(seeded(audio()), normal(1, 2, 37)).windows
+    assert (windows.window, windows.stride, windows.offset, windows.padding) == ((37,), (6,), (0,), "keep")
+    assert windows.at(2) == (slice(12, 49),)
+    with pytest.raises(EquivError, match="position: expected 1 integers of at least 0"):
+        windows.at(1, 2)
+    with pytest.raises(EquivError, match="positions: expected 1 integers of at least 1"):
+        windows.exact_at((0,))
