@@ -101,9 +101,8 @@ def main(given: list[str] | None = None) -> int:
     parser.add_argument("--windows", type=int, default=256, help="how many the loop is run on")
     asked = parser.parse_args(given)
     found = _common.versions()
-    print(
-        f"torch {found['torch']}, {found['capability']}, {counted(torch.get_num_threads(), 'thread')}, {asked.scores}^2 scores"
-    )
+    where = f"{found['capability']}, {counted(torch.get_num_threads(), 'thread')}"
+    print(f"torch {found['torch']}, {where}, {asked.scores} x {asked.scores} scores")
     columns = {"model": "<10", "input": "<14", "stride": "<10", "dense s": ">9.2f", "loop s": ">9.1f", "ratio": ">8.1f"}
     table = _common.Table({**columns, "difference": ">12.1e", "rounding": ">10.1e"})
     right = [measured(name, table, asked.scores, asked.windows) for name in asked.only]

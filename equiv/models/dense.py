@@ -21,6 +21,7 @@ from equiv.models.dense_surgery import Surgery
 from equiv.models.dense_tracing import Traced, check_example, check_model, check_sizes, traced
 from equiv.models.dense_windows import Axis, WholeWindows, Windows, windows_of
 from equiv.numerics import plain_torch, subnormals_kept
+from equiv.text import first_line
 
 
 class FullyConvolutional(fx.GraphModule):
@@ -97,22 +98,36 @@ def to_fully_convolutional(model: nn.Module, example_input: Tensor, *, padding: 
     found = traced(checked, example)
     surgery, axes = _converted(found)
     windows = windows_of(axes, found.spatial, "keep")
-    try:
-        rounding = check_windows(found, surgery, windows)
-    except NoInformationError:  # such as a last layer that is all zero
-        drawn = _drawn(found)
-        try:
-            rounding = check_windows(drawn, _converted(drawn)[0], windows)
-        except NoInformationError as error:
-            raise EquivError(
-                "model: expected finite scores that depend on the input, got others, from drawn parameters too: "
-                "nothing shows whether the result is right; check that activations do not overflow, and that it reads x"
-            ) from error
+    rounding = _checked(found, surgery, windows)
     if padding == "valid" and any(word != "all" for word in windows.exact):
         _keep_whole(surgery, axes)
         windows = windows_of(axes, found.spatial, padding)
         check_whole(found, surgery, windows, rounding)
-    return _dressed(surgery.module, windows)
+    dense = _dressed(surgery.module, windows)
+    _order(dense, checked)
+    return dense
+
+
+def _checked(found: Traced, surgery: Surgery, windows: Windows) -> float:
+    """How far float32 rounds the scores, which equal the classifier's on their windows."""
+    try:
+        try:
+            return check_windows(found, surgery, windows)
+        except NoInformationError:  # such as a last layer that is all zero
+            drawn = _drawn(found)
+            return check_windows(drawn, _converted(drawn)[0], windows)
+    except EquivError:
+        raise
+    except NoInformationError as error:
+        raise EquivError(
+            "model: expected finite scores that depend on the input, got others, from drawn parameters too: nothing "
+            "shows whether the result is right; check that activations do not overflow, and that it reads x"
+        ) from error
+    except Exception as error:
+        raise EquivError(
+            f"model: expected one that runs in float64 on the CPU, where the result is checked, got "
+            f"{type(error).__name__}: {first_line(error)}; take out what needs a dtype or a device"
+        ) from error
 
 
 def _converted(found: Traced) -> tuple[Surgery, tuple[Axis, ...]]:
@@ -141,6 +156,19 @@ def _drawn(found: Traced) -> Traced:
                     values = values.abs() / 4 + 0.5
                 held.copy_(values if held.ndim > 1 or name.endswith(("weight", "var")) else values / 8)
     return Traced(module, found.results, found.example)
+
+
+def _order(dense: nn.Module, model: nn.Module) -> None:
+    """Give parameters, buffers and modules the order that they have in the model, which optimizers count by."""
+    for path, part in dense.named_modules():
+        try:
+            source = model.get_submodule(path)
+        except AttributeError:  # what was added
+            continue
+        for kind in ("_parameters", "_buffers", "_modules"):
+            held, order = getattr(part, kind), [*getattr(source, kind)]
+            for key in sorted(held, key=lambda k: order.index(k) if k in order else len(order)):
+                held[key] = held.pop(key)
 
 
 def _keep_whole(surgery: Surgery, axes: tuple[Axis, ...]) -> None:

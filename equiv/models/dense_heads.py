@@ -285,14 +285,32 @@ def linear_function(surgery: Surgery, node: fx.Node, value: Value) -> Value:
         )
     if value.is_map_last:
         return value.like(value.axes, surgery.shape_of(node), surgery.shape_of(weight)[0])
+    return _as_conv(surgery, node, value, weight, bias)
+
+
+def matmul(surgery: Surgery, node: fx.Node, value: Value) -> Value:
+    """``x @ weight`` with a weight (n, O) that is a parameter, or computed from parameters."""
+    given = bound(node, "input", "other")
+    weight = given["other"]
+    if weight in surgery.values or given["input"] not in surgery.values or len(surgery.shape_of(weight)) != 2:
+        raise refusal_at(
+            node, f"{node.target} on a tensor of shape {value.shape}", "which mixes positions, as attention does",
+            "use Linear layers and convolutions",
+        )  # fmt: skip
+    if value.is_map_last:
+        return value.like(value.axes, surgery.shape_of(node), surgery.shape_of(weight)[1])
+    return _as_conv(surgery, node, value, surgery.call(node, torch.transpose, weight, 0, 1), None)
+
+
+def _as_conv(surgery: Surgery, node: fx.Node, value: Value, weight: fx.Node, bias: fx.Node | None) -> Value:
     shape = _read(node, value)
     if value.by_position:
-        kernel = surgery.call(
-            node, torch.movedim, surgery.call(node, torch.reshape, weight, (-1, *shape[1:], shape[0])), -1, 1
-        )
+        last = surgery.call(node, torch.reshape, weight, (-1, *shape[1:], shape[0]))
+        kernel = surgery.call(node, torch.movedim, last, -1, 1)
     else:
         kernel = surgery.call(node, torch.reshape, weight, (-1, *shape))
-    new = surgery.call(node, getattr(functional, f"conv{len(value.axes)}d"), given["input"], kernel, bias)
+    convolve = getattr(functional, f"conv{len(value.axes)}d")
+    new = surgery.call(node, convolve, value_node(surgery, node), kernel, bias)
     return surgery.instead(node, new, _after_linear(surgery, node, value))
 
 

@@ -17,6 +17,7 @@ from equiv.models.dense_heads import (
     layer_norm,
     linear_function,
     linear_module,
+    matmul,
     moved,
     per_channel,
     prelu,
@@ -82,6 +83,7 @@ _FUNCTIONS: dict[str, Rule] = {
     "batch_norm": batch_norm,
     "layer_norm": layer_norm,
     "linear": linear_function,
+    **dict.fromkeys(("matmul", "mm"), matmul),
     **dense_sliding.FUNCTIONS,
 }
 
@@ -95,7 +97,7 @@ _REFUSED: tuple[tuple[tuple[str, ...], tuple[str, str]], ...] = (
     (("lstm", "gru", "rnn"), _ORDER),
     (("groupnorm", "instancenorm", "group_norm", "instance_norm"), _STATISTICS),
     (("upsample", "interpolate", "convtranspose", "conv_transpose", "pixelshuffle", "pixel_shuffle", "fold"), _GRID),
-    (("matmul", "bmm", "einsum", "baddbmm"), ("which may mix positions", "use Linear layers and convolutions")),
+    (("bmm", "einsum", "addmm"), ("which may mix positions", "use Linear layers and convolutions")),
 )
 
 

@@ -16,6 +16,7 @@ from equiv.errors import EquivError
 from equiv.models.dense_tracing import Traced
 from equiv.models.dense_values import Value, name_of, refusal_at
 from equiv.models.dense_windows import Axis
+from equiv.text import first_line
 
 Values: TypeAlias = Value | tuple[Value, ...]
 Rule: TypeAlias = Callable[["Surgery", fx.Node, Value], Values]
@@ -127,7 +128,13 @@ class Surgery:
                 node, f"{name}", "which is not known to do the same on every window", "write it with convolutions, "
                 "pooling, activations and Linear layers, or leave it out and apply it to the scores",
             )  # fmt: skip
-        self.values[node] = rule(self, node, value)
+        try:
+            self.values[node] = rule(self, node, value)
+        except EquivError:
+            raise
+        except Exception as error:  # arguments that a rule does not know
+            why = f"with arguments that are not followed ({type(error).__name__}: {first_line(error)})"
+            raise refusal_at(node, name, why, "call it with its usual arguments") from error
 
     def _known(self, node: fx.Node) -> Any:
         """A number that follows from sizes, as it is on the example; else the node."""

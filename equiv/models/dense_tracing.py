@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_unflatten
 
@@ -77,8 +76,9 @@ def _check_part(part: nn.Module, name: str) -> None:
             f"{name}: expected a {kind} without forward hooks, which may change its result, got one with "
             f"{len(part._forward_hooks) + len(part._forward_pre_hooks)}; remove them on a copy first"
         )
-    if any(held is not None and is_lazy(held) for held in part._parameters.values()):
-        raise EquivError(f"{name}: expected initialized parameters, got a lazy {kind}; run the model once first")
+    for key, held in part._parameters.items():
+        if held is not None:
+            check_tensor(f"{name}.{key}", held, advice="register a parameter")
     drops = isinstance(part, _DROPOUTS) and part.p > 0
     if part.training and (
         drops or (isinstance(part, _NORMS) and not isinstance(part, nn.modules.instancenorm._InstanceNorm))
@@ -113,8 +113,14 @@ def traced(model: nn.Module, example: Tensor) -> Traced:
     module = _graph(own, example)
     module.training = model.training
     recorder = _Recorder(module)
-    with torch.no_grad():
-        recorder.run(example)
+    try:
+        with torch.no_grad():
+            recorder.run(example)
+    except Exception as error:
+        raise EquivError(
+            f"model: expected one that runs as torch.fx traces it, got {_said(error)}; take what depends on the kind "
+            "of its tensors out of its forward"
+        ) from error
     return Traced(module, recorder.results, example)
 
 

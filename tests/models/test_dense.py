@@ -197,6 +197,22 @@ class LastPooled(Last):
         return self.head(x.mean((1, 2)))
 
 
+class Products(nn.Module):
+    """Layers written as functions of parameters; a choice by sign, and pieces of the channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel, self.weight = nn.Parameter(torch.ones(4, 3, 2, 2)), nn.Parameter(torch.ones(4 * 20, 6))
+        self.out, self.shift = nn.Parameter(torch.ones(5, 6)), nn.Parameter(torch.ones(1, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.conv2d(x, self.kernel)
+        x = torch.where(x > 0, x, 0.1 * x)
+        left, right = x.chunk(2, dim=1)
+        x = torch.cat((left.sigmoid(), right), dim=1).reshape(x.shape[0], -1)
+        return functional.normalize(functional.linear(x @ self.weight + self.shift, self.out), dim=-1)
+
+
 def partly() -> nn.Module:
     """Adaptive pooling that divides the map evenly."""
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d((2, 3)), nn.Flatten(), nn.Linear(24, 5))
@@ -213,6 +229,7 @@ UNPADDED = {
     "last": (Last, (3, 6, 4)),
     "last pooled": (LastPooled, (3, 6, 4)),
     "tokens": (lambda: Tokens(), (3, 6, 8)),
+    "products": (Products, (3, 6, 5)),
     "partly": (partly, (3, 8, 8)),
 }
 PADDED = {
