@@ -106,7 +106,8 @@ def joined_channels(surgery: Surgery, node: fx.Node, value: Value) -> Value:
     found = [p for p in parts if isinstance(p, Value) and p.is_channels(dim) and p.last == value.last]
     if len(found) < len(parts):
         raise refusal_at(
-            node, f"cat along axis {dim} of tensors of shape {value.shape}", "which is not their channels",
+            node, f"cat along axis {dim} of tensors of shape {value.shape}",
+            "where more than channels of maps is joined (a class token, coordinates?)",
             "concatenate maps along their channels, or vectors after pooling to one position",
         )  # fmt: skip
     for part in found[1:]:

@@ -64,6 +64,8 @@ def check_model(model: object) -> nn.Module:
         raise EquivError(f"model: expected a torch.nn.Module that classifies maps, got {what}; pass the model itself")
     if isinstance(model, torch.jit.ScriptModule):
         raise EquivError("model: expected a module of Python, got a ScriptModule; pass the model it was scripted from")
+    if any("windows" in held for held in (model._modules, model._parameters, model._buffers)):
+        raise EquivError("model.windows: expected no part of this name, which the result has for itself; rename it")
     for name, part in model.named_modules():
         _check_part(part, f"model.{name}" if name else "model")
     return model
@@ -126,7 +128,10 @@ def traced(model: nn.Module, example: Tensor) -> Traced:
 
 def _graph(model: nn.Module, example: Tensor) -> fx.GraphModule:
     try:
-        return fx.GraphModule(model, _Tracer().trace(model), type(model).__name__)
+        graph = _Tracer().trace(model)
+        for node in graph.nodes:
+            node.type = None  # with an annotation that is a string a graph module does not pickle
+        return fx.GraphModule(model, graph, type(model).__name__)
     except Exception as error:
         refused = error
     try:
