@@ -29,11 +29,11 @@ class NoInformationError(Exception):
     """The scores are the same on all inputs, or not finite: they prove nothing."""
 
 
-def check_windows(traced: Traced, surgery: Surgery, windows: Windows) -> float:
+def check_windows(traced: Traced, surgery: Surgery, windows: Windows, seed: int) -> float:
     """Raise where a score differs from the classifier on its window; how far float32 rounds the scores.
 
-    Where padding lets windows differ at their borders, the whole is checked on one window, and what follows the last
-    convolution of the features on every window of a larger map of features.
+    Where padding lets windows differ at their borders, the whole is checked on one window; and on the others what
+    follows operations that pad, on windows of the maps that come from these.
 
     Raises:
         EquivError: It does.
@@ -41,7 +41,7 @@ def check_windows(traced: Traced, surgery: Surgery, windows: Windows) -> float:
     """
     spatial, stride = traced.spatial, windows.stride
     larger = tuple(size + step for size, step in zip(spatial, stride, strict=True))
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     x = torch.randn(*traced.example.shape[:2], *larger, generator=generator, dtype=torch.float64)
     axes = range(len(spatial))
     places = [(0,) * len(spatial), *(tuple(int(i == axis) for i in axes) for axis in axes)]
@@ -55,7 +55,7 @@ def check_windows(traced: Traced, surgery: Surgery, windows: Windows) -> float:
         rest = expected
         if not exact:
             given = [
-                {name: _crop_map(maps[name], place, stride, value) for name, (_, value) in surgery.cuts.items()}
+                {name: _crop_map(maps[name], place, stride, value) for name, value in surgery.padded.items()}
                 for place in places
             ]
             rest = [_flat(_Rest(original, some).run(crop)) for some, crop in zip(given, crops, strict=True)]
@@ -88,9 +88,9 @@ def check_whole(traced: Traced, surgery: Surgery, windows: Windows, rounding: fl
 
 
 def _of_candidate(surgery: Surgery, x: Tensor, crop: Tensor) -> tuple[list[Tensor], list[Tensor], dict[str, Tensor]]:
-    """Its scores on the larger map and on one crop, and the maps of the first that are cut, by their names."""
+    """Its scores on the larger map and on one crop, and those maps of the first that come from padding."""
     candidate = _as(surgery.module, torch.float64)
-    keeping = _Keeping(candidate, {node.name: name for name, (node, _) in surgery.cuts.items()})
+    keeping = _Keeping(candidate, {surgery.stands_for.get(name, name): name for name in surgery.padded})
     with torch.no_grad():
         return _tensors(keeping.run(x)), _flat(candidate(crop)), keeping.kept
 

@@ -141,10 +141,8 @@ def reshaped(surgery: Surgery, node: fx.Node, value: Value) -> Value:
             "keep the batch as the first axis",
         )  # fmt: skip
     if value.is_map_last:
-        surgery.cut(source, value)
         new = surgery.call(node, torch.movedim, source, -1, 1)
         return surgery.instead(node, new, Value(value.channels, value.axes, shape, by_position=value.positions > 1))
-    surgery.cut(source, value)
     return surgery.drop(node, value.like(value.axes, shape))
 
 

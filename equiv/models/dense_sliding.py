@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -34,14 +35,27 @@ def need_map(node: fx.Node, value: Value, what: str) -> int:
 def _slid(surgery: Surgery, node: fx.Node, value: Value, *geometry: tuple[int, ...]) -> Value:
     """After a kernel: its sizes, strides, dilations, and what is padded before, one for each axis."""
     shape = surgery.shape_of(node)
-    numbers = zip(value.axes, shape[2:], *geometry, strict=True)
-    return value.like(tuple(axis.slid(*rest) for axis, *rest in numbers), shape, shape[1])
+    numbers = list(zip(value.axes, shape[2:], *geometry, strict=True))
+    found = value.like(tuple(axis.slid(*rest) for axis, *rest in numbers), shape, shape[1])
+    if any(
+        before or (size - 1) * stride + dilation * (kernel - 1) >= axis.size
+        for axis, size, kernel, stride, dilation, before in numbers
+    ):
+        surgery.padded[node.name] = found
+    return found
 
 
 def conv_module(surgery: Surgery, node: fx.Node, value: Value) -> Value:
     """A convolution stays."""
     conv = surgery.part(node)
-    return _conv(surgery, node, value, conv.kernel_size, (conv.stride, conv.padding, conv.dilation))
+    found = _conv(surgery, node, value, conv.kernel_size, (conv.stride, conv.padding, conv.dilation))
+    return _wrapping(found) if conv.padding_mode == "circular" else found
+
+
+def _wrapping(value: Value) -> Value:
+    """With the other end of an axis in its padding, where there is some."""
+    axes = tuple(replace(axis, wraps=axis.wraps or axis.start < 0) for axis in value.axes)
+    return value.like(axes, value.shape)
 
 
 def conv_function(surgery: Surgery, node: fx.Node, value: Value) -> Value:
@@ -100,15 +114,12 @@ def _pool(surgery: Surgery, node: fx.Node, value: Value, name: str, given: dict[
     sizes = zip(kernel, value.sizes, stride, pads, surgery.shape_of(node)[2:], strict=True)
     free = tuple(1 if k == n and not p and out == 1 else s for k, n, s, p, out in sizes)  # the stride decides nothing
     if free != stride:
-        surgery.cut(value_node(surgery, node), value)
         function = getattr(functional, name)
         given = {key: v for key, v in given.items() if v is not None}
         with surgery.module.graph.inserting_before(node):
             args = (value_node(surgery, node),)
             new = surgery.module.graph.call_function(function, args, {**given, "stride": list(free)})
         return surgery.instead(node, new, _slid(surgery, node, value, kernel, free, dilation, pads))
-    if value.positions > 1 and all(n == 1 for n in surgery.shape_of(node)[2:]):
-        surgery.cut(value_node(surgery, node), value)
     return _slid(surgery, node, value, kernel, stride, dilation, pads)
 
 
@@ -147,7 +158,6 @@ def _adaptive(surgery: Surgery, node: fx.Node, value: Value, largest: bool) -> V
 def pooled(surgery: Surgery, node: fx.Node, value: Value, name: str, kernel: tuple[int, ...]) -> Value:
     """Pooling in which a kernel that covers its axis takes steps of 1, any other does not overlap."""
     source = value_node(surgery, node)
-    surgery.cut(source, value)
     stride = tuple(1 if k == size else k for k, size in zip(kernel, value.sizes, strict=True))
     if value.last:
         source = surgery.call(node, torch.movedim, source, -1, 1)
@@ -200,7 +210,11 @@ def pad_function(surgery: Surgery, node: fx.Node, value: Value) -> Value:
 
 def _pad(surgery: Surgery, node: fx.Node, value: Value, pads: tuple[int, ...], others: tuple[int, ...] = ()) -> Value:
     rank = need_map(node, value, "padding")
-    circular = "ircular" in type(surgery.part(node)).__name__ if node.op == "call_module" else "circular" in node.args
+    circular = (
+        "ircular" in type(surgery.part(node)).__name__
+        if node.op == "call_module"
+        else "circular" in (*node.args, *node.kwargs.values())
+    )
     uneven = circular and pads[::2] != pads[1::2]
     if min(pads, default=0) < 0 or any(others[2:]) or min(others, default=0) < 0 or uneven:
         raise refusal_at(
@@ -208,7 +222,8 @@ def _pad(surgery: Surgery, node: fx.Node, value: Value, pads: tuple[int, ...], o
             "pad spatial axes by numbers of at least 0, circular padding by the same on both sides",
         )  # fmt: skip
     ones = (1,) * rank
-    return _slid(surgery, node, value, ones, ones, ones, pads[::2][::-1])
+    found = _slid(surgery, node, value, ones, ones, ones, pads[::2][::-1])
+    return _wrapping(found) if circular else found
 
 
 def taken(surgery: Surgery, node: fx.Node, value: Value) -> Value:

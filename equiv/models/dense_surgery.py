@@ -31,8 +31,8 @@ class Surgery:
     Attributes:
         module: What becomes of it.
         values: What is known of the results of its nodes.
-        cuts: The maps of several positions of which a window is read as a whole, by pooling or flattening: by the name
-            in the classifier the node here, and what is known of it.
+        padded: The maps that come from an operation that read padding, by the names of their nodes in the classifier.
+        stands_for: The names of nodes that took the place of others, by the names of those.
     """
 
     def __init__(self, traced: Traced) -> None:
@@ -41,10 +41,10 @@ class Surgery:
         self.module.training = original.training
         self.results = traced.results
         self.values: dict[fx.Node, Values] = {}
-        self.cuts: dict[str, tuple[fx.Node, Value]] = {}
+        self.padded: dict[str, Value] = {}
         self.converted: dict[str, tuple[int, ...]] = {}  # the maps that Linear layers read, by their names
         self._dropped: list[fx.Node] = []
-        self._stands_for: dict[fx.Node, str] = {}
+        self.stands_for: dict[str, str] = {}
         self._axes: tuple[Axis, ...] = tuple(Axis(n) for n in traced.spatial)
 
     def run(self, rules: Callable[[str, nn.Module | None], Rule | None]) -> list[Value]:
@@ -85,7 +85,7 @@ class Surgery:
         """Let everything read another node's result, of which this is known."""
         node.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new)
         self._dropped.append(node)
-        self._stands_for[new] = node.name
+        self.stands_for[node.name] = new.name
         self.values[new] = value
         return value
 
@@ -93,13 +93,6 @@ class Surgery:
         """Leave an operation out that does nothing to a map."""
         self._dropped.append(node)
         return value
-
-    def cut(self, node: fx.Node, value: Value) -> None:
-        """Note that a window of this map is read as a whole."""
-        if value.positions > 1 and (value.is_map or value.is_map_last):
-            while node in self._dropped:
-                node = self._read_by(node)
-            self.cuts[self._stands_for.get(node, node.name)] = node, value
 
     def _read_by(self, node: fx.Node) -> fx.Node:
         return next(n for n in node.all_input_nodes if n in self.values)

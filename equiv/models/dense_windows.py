@@ -24,33 +24,35 @@ class Axis:
         stride: Entries of the input from one position to the next.
         start: The first entry that position 0 reads, counted from the window's first; negative where it is padding.
         reach: How many entries a position reads, those that are skipped between them included.
+        wraps: Whether padding shows the other end of the axis, as circular padding does.
     """
 
     size: int
     stride: int = 1
     start: int = 0
     reach: int = 1
+    wraps: bool = False
 
     def slid(self, size: int, kernel: int, stride: int = 1, dilation: int = 1, before: int = 0) -> Axis:
         """The axis after a kernel slid over it, which leaves ``size`` positions.
 
         Example:
             >>> Axis(8).slid(4, kernel=3, stride=2, before=1)
-            Axis(size=4, stride=2, start=-1, reach=3)
+            Axis(size=4, stride=2, start=-1, reach=3, wraps=False)
         """
         reach = self.reach + dilation * (kernel - 1) * self.stride
-        return Axis(size, self.stride * stride, self.start - before * self.stride, reach)
+        return Axis(size, self.stride * stride, self.start - before * self.stride, reach, self.wraps)
 
     def joined(self, other: Axis) -> Axis:
         """The axis of a map made of two, position by position."""
         start = min(self.start, other.start)
         end = max(self.start + self.reach, other.start + other.reach)
-        return replace(self, start=start, reach=end - start)
+        return replace(self, start=start, reach=end - start, wraps=self.wraps or other.wraps)
 
     @property
     def whole(self) -> Axis:
         """The same axis with all of its positions read as one."""
-        return Axis(1, self.stride, self.start, self.reach + (self.size - 1) * self.stride)
+        return replace(self, size=1, reach=self.reach + (self.size - 1) * self.stride)
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ def windows_of(axes: tuple[Axis, ...], example: tuple[int, ...], padding: str) -
     words = []
     for axis, size in zip(axes, example, strict=True):
         before, after = axis.start < 0, axis.start + axis.reach > size
-        words.append("alone" if before and after else "first" if before else "last" if after else "all")
+        words.append("alone" if axis.wraps or (before and after) else "first" if before else "last" if after else "all")
     return Windows(padding, example, strides, (0,) * len(axes), tuple(words))
 
 
