@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from equiv.mapping import to_feature_map as to_feature_map
     from equiv.models import Diagnosis as Diagnosis
     from equiv.models import diagnose as diagnose
+    from equiv.models import to_fully_convolutional as to_fully_convolutional
     from equiv.models import to_linear as to_linear
+    from equiv.models import to_patch_linear as to_patch_linear
     from equiv.models import to_pointwise as to_pointwise
     from equiv.structure import Counterexample as Counterexample
     from equiv.structure import counterexample as counterexample
@@ -49,7 +51,7 @@ _NAMES = {
         *("conv_to_linear", "linear_to_full_conv", "linear_to_pointwise_conv", "to_channels", "to_feature_map"),
         *("linear_to_full_conv_transpose", "linear_to_pointwise_conv_transpose", "linear_to_transformers_conv1d"),
     ),
-    "models": ("Diagnosis", "diagnose", "to_linear", "to_pointwise"),
+    "models": ("Diagnosis", "diagnose", "to_fully_convolutional", "to_linear", "to_patch_linear", "to_pointwise"),
     "structure": ("Counterexample", "counterexample"),
     "verdict": ("NotEquivalent", "Outcome", "Verdict", "assert_equivalent", "compare"),
 }

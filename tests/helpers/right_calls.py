@@ -37,6 +37,23 @@ FACES = (
 )
 
 
+def classifier() -> torch.nn.Module:
+    return torch.nn.Sequential(patches(), torch.nn.ReLU(), torch.nn.Flatten(), wide())
+
+
+def wide() -> torch.nn.Linear:
+    layer = torch.nn.Linear(20, 4, device="meta")
+    layer.weight = torch.nn.Parameter(torch.arange(80.0).reshape(4, 20) % 7 - 3)
+    layer.bias = torch.nn.Parameter(torch.arange(4.0))
+    return layer
+
+
+def patches() -> torch.nn.Conv2d:
+    layer = conv()
+    layer.stride = (2, 2)
+    return layer
+
+
 CPU = TorchEager()
 ONCE = settings(
     database=None,
@@ -148,6 +165,12 @@ USES = (
         lambda: {"conv": conv(), "feature_shape": (3, 4, 4), "share": False},
     ),
     Use("equiv.to_feature_map", equiv.to_feature_map, lambda: {"x": x(), "feature_shape": (3, 2, 2)}),
+    Use(
+        "equiv.to_fully_convolutional",
+        equiv.to_fully_convolutional,
+        lambda: {"model": classifier(), "example_input": torch.zeros(1, 3, 5, 5), "padding": "keep"},
+    ),
+    Use("equiv.to_patch_linear", equiv.to_patch_linear, lambda: {"conv": patches()}),
     Use("equiv.to_channels", equiv.to_channels, lambda: {"x": x(), "spatial_dims": 2}),
     Use(
         "equiv.counterexample",
