@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import types
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -37,6 +38,7 @@ class Twin:
     What is tied stays tied. An attribute, a parameter or a buffer that a call assigns, and a buffer that it changes in
     place, is changed in the twin alone, and every call starts with the module's buffers. Hooks, and what plain
     attributes hold, are the module's own: state in a list, in a dict, or in a module that lies in one, is shared.
+    ``stand_ins`` take the place of parameters, by the ``id`` of each.
 
     Example:
         >>> module = nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 1))
@@ -47,8 +49,9 @@ class Twin:
         ([1, 0], True)
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, stand_ins: Mapping[int, Tensor] | None = None) -> None:
         self._made: dict[int, Any] = {}
+        self._stand_ins = stand_ins or {}
         self._buffers: list[tuple[dict[str, Any], str, Tensor]] = []
         self.module: Any = self._twin(module)
         for part in self._made.values():
@@ -79,7 +82,8 @@ class Twin:
         return None if module is None else self._made[id(module)]
 
     def _copy(self, module: nn.Module) -> None:
-        own = {name: copy.copy(vars(module)[name]) for name in ("_parameters", "_buffers", "_modules")}
+        own = {name: copy.copy(vars(module)[name]) for name in ("_buffers", "_modules")}
+        own["_parameters"] = {name: self._stand_ins.get(id(held), held) for name, held in module._parameters.items()}
         own["_non_persistent_buffers_set"] = {*module._non_persistent_buffers_set}
         self._made[id(module)] = shallow(module, **own)
         for name, buffer in module._buffers.items():
