@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from equiv.arguments import check_integer, check_tensor
+from equiv.arguments import check_bool, check_integer, check_tensor
 from equiv.backends import Function
 from equiv.causes import Cause, name_cause, name_misrounding
 from equiv.dtypes import DTYPES, dtype_name, dtype_names, is_inexact
@@ -38,6 +38,7 @@ from equiv.numerics import Arithmetic, gap_words, one_hot_rows, plain_torch, sam
 from equiv.text import counted
 from equiv.verdict.arguments import Alternatives, Comparison, check_given_arithmetic, tolerances_of
 from equiv.verdict.blocks import at_outputs, cause_of_outputs, outputs_to_judge
+from equiv.verdict.gradients import check_differentiable, check_gradients
 from equiv.verdict.outcome import Entry, NotEquivalent, Outcome, Verdict
 from equiv.verdict.probes import rounding_probes
 from equiv.verdict.results import Mismatch, compare_rows, compare_sliding
@@ -59,6 +60,7 @@ def assert_equivalent(  # noqa: PLR0913 - the options are the interface
     seed: int = 0,
     rtol: float | None = None,
     atol: float | None = None,
+    gradients: bool = False,
 ) -> None:
     """Raise unless ``candidate`` is the same function as ``reference``, up to the rounding of right kernels.
 
@@ -88,6 +90,9 @@ def assert_equivalent(  # noqa: PLR0913 - the options are the interface
         seed: Of the generated inputs; the global random state is neither read nor set.
         rtol: An extra condition on every comparison of results, see :func:`equiv.compare`.
         atol: See ``rtol``.
+        gradients: True judges the gradients of input, weight and bias of both sides too, each in its own envelope: for
+            incoming gradients of integers (bit for bit), one-hot and normal ones. Of a function only that of the input
+            is known, of a module those of parameters that are the layer's weight and bias. No ``.grad`` is written.
 
     Raises:
         NotEquivalent: An ``AssertionError`` with the verdict as ``.verdict``. An undecided verdict raises too: it is no
@@ -110,6 +115,7 @@ def assert_equivalent(  # noqa: PLR0913 - the options are the interface
         check_tensor("input", input, advice="pass a batch, and the shape of a map as feature_shape=")
     tolerances = tolerances_of(rtol, atol)
     check_given_arithmetic(arithmetic)
+    check_bool("gradients", gradients, advice="pass True or False")
     given = None if feature_shape is None else check_feature_shape(feature_shape)
     shape = given or _kernel_shape(candidate, reference)
     named, as_map = (("candidate", candidate), ("reference", reference)), given is not None
@@ -124,14 +130,7 @@ def assert_equivalent(  # noqa: PLR0913 - the options are the interface
             "reference: expected at least one side to be a Linear or a convolution, got two functions; pass the layer "
             "whose weights define the right results, or take equiv.certify, which reads two functions"
         )
-    shape = shape or (layer.in_features, 1)
-    if given is None and math.prod(shape) != layer.in_features:
-        raise EquivError(
-            f"feature_shape: expected (C, *spatial) with product {layer.in_features}, got none, and the convolution's "
-            f"kernel {shape}, taken for the whole map, has product {math.prod(shape)}; pass the shape of the map that "
-            "was flattened"
-        )
-    check_product(shape, layer.in_features, "the features of the layer")
+    shape = _checked_shape(layer, shape, given, differentiable=gradients)
     if left.dense is not None and right.dense is not None:
         _same_parameters(left, right, shape)
     if input is not None:
@@ -150,6 +149,25 @@ def assert_equivalent(  # noqa: PLR0913 - the options are the interface
             cause = None if wrong is None else _cause(rows, wrong.output, shape, _conv(right, left), further)
             words += "".join(f", the {side.name}{side.asked}" for side in (left, right) if side.asked)
             raise NotEquivalent(replace(verdict, explanation=f"{words}, {verdict.explanation}", cause=cause))
+    if gradients:
+        check_gradients((left, right), shape, input, seed, arithmetic)
+
+
+def _checked_shape(
+    layer: nn.Linear, shape: tuple[int, ...] | None, given: tuple[int, ...] | None, *, differentiable: bool
+) -> tuple[int, ...]:
+    """The map that the features of the layer are, which has gradients if they are asked for."""
+    if differentiable:
+        check_differentiable(layer.weight.dtype)
+    shape = shape or (layer.in_features, 1)
+    if given is None and math.prod(shape) != layer.in_features:
+        raise EquivError(
+            f"feature_shape: expected (C, *spatial) with product {layer.in_features}, got none, and the convolution's "
+            f"kernel {shape}, taken for the whole map, has product {math.prod(shape)}; pass the shape of the map that "
+            "was flattened"
+        )
+    check_product(shape, layer.in_features, "the features of the layer")
+    return shape
 
 
 def _judged_sliding(
