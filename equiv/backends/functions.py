@@ -186,8 +186,8 @@ class Function:
                         f"{self.name}: expected to run on {refused.input} while gradients are recorded, got "
                         f"{refused.words}; make it run so, or leave gradients= out"
                     ) from error
-                rows = len(piece) if way.batch is None else batch
-                pieces.append(self._in_rows(way, self._tensor(y).to(x.device), given, rows)[: len(piece)])
+                y = self._in_rows(way, self._tensor(y).to(x.device), given, len(piece) if way.batch is None else batch)
+                pieces.append(y if way.batch is None else y[: len(piece)])  # a slice would copy incoming gradients
             return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
     def _tensor(self, result: Any) -> Tensor:

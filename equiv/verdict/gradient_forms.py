@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from equiv.causes import Cause, likely_cause
 from equiv.dtypes import is_inexact
-from equiv.mapping import Conv, ConvTranspose, inputs_read, pads_and_positions
+from equiv.mapping import Conv, ConvTranspose, inputs_read, is_unpadded, pads_and_positions
 from equiv.numerics import Arithmetic, declared, exact_range, format_of
 from equiv.verdict.arguments import Alternatives, on_cpu
 
@@ -36,7 +36,7 @@ class Form:
         weight: ``(M, K)``.
         part: Takes it from the gradient in its own shape: ``(R, M)``.
         alternatives: Other weights that it may be computed with, see :class:`equiv.verdict.arguments.Comparison`.
-        adds_taps: Whether 16-bit kernels may add the taps of a kernel one by one in the dtype of the result.
+        in_steps: Whether 16-bit kernels may add the taps of a kernel, or samples, one by one in the dtype of the result.
     """
 
     of: str
@@ -44,7 +44,7 @@ class Form:
     weight: Tensor
     part: Callable[[Tensor], Tensor]
     alternatives: Alternatives = (None,)
-    adds_taps: bool = False
+    in_steps: bool = False
 
     @property
     def is_exact(self) -> bool:
@@ -60,9 +60,10 @@ class Form:
         """What right kernels compute it in, or what the candidate was said to compute in."""
         dtype = self.x.dtype
         own = declared(dtype, device, f"grad_{self.of}")
-        if self.adds_taps and format_of(dtype).dtype.itemsize == 2:
-            # docs/findings/transposed-conv-adds-taps-in-16-bits.md: a rounding for every tap and every addition.
-            own = replace(declared(dtype, device, "grad_weight"), factor=2.0)
+        if self.in_steps:
+            # docs/findings/transposed-conv-adds-taps-in-16-bits.md, conv-weight-gradient-in-half.md: of K terms no more
+            # than K steps are rounded.
+            own = declared(dtype, device, "grad_weight")
         if given is None:
             return own
         return replace(
@@ -114,18 +115,20 @@ def _kernel_of(group: int, groups: int, transposed: bool) -> Callable[[Tensor], 
     return part
 
 
-def bias_form(layer: Layer, grad: Tensor) -> Form:
+def bias_form(layer: Layer, grad: Tensor, *, in_steps: bool) -> Form:
     """The gradient of the bias, for an incoming gradient ``(N, O*P)``."""
     outputs = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
     rows = on_cpu(grad).view(len(grad), outputs, -1).transpose(0, 1).flatten(1)
-    return Form("bias", rows, torch.ones_like(rows[:1]), lambda g: g.view(-1, 1))
+    return Form("bias", rows, torch.ones_like(rows[:1]), lambda g: g.view(-1, 1), in_steps=in_steps)
 
 
 def slides(layer: object, shape: tuple[int, ...]) -> bool:
     """Whether several output positions of a convolution may read one input: then its gradient is a sum of taps."""
     if not isinstance(layer, Conv):
         return False  # of a transposed one it is a convolution
-    return math.prod(layer.weight.shape[2:]) > 1 and math.prod(pads_and_positions(layer, shape[1:])[1]) > 1
+    repeats = layer.padding_mode != "zeros" and not is_unpadded(layer)
+    taps, positions = math.prod(layer.weight.shape[2:]), math.prod(pads_and_positions(layer, shape[1:])[1])
+    return repeats or (taps > 1 and positions > 1)
 
 
 def cause_of_gradient(form: Form, actual: Tensor, rows: int) -> Cause | None:
@@ -136,7 +139,9 @@ def cause_of_gradient(form: Form, actual: Tensor, rows: int) -> Cause | None:
     if cause is None:
         shape = (form.x.shape[1], 1)
         found = likely_cause(actual, x=form.x, weight=form.weight, bias=None, feature_shape=shape)
-        cause = found and Cause(found.name, f"taken as {_PRODUCTS[form.of]}: {found.sentence}")
+        if found is None or found.name.startswith(("output-zero", "output-scaled", "output-negated")):
+            return None
+        cause = Cause(found.name, f"taken as {_PRODUCTS[form.of]}: {found.sentence}")
     return cause
 
 
@@ -148,8 +153,12 @@ def _scaled(form: Form, actual: Tensor, rows: int) -> Cause | None:
     at = int(right.abs().argmax())
     factor, terms = complex(y.flatten()[at] / right.flatten()[at]), form.x.shape[1]
     u = format_of(actual.dtype).u
-    close = (y - factor * right).abs() <= (terms + 4) * u * abs(factor) * size + u * y.abs()
-    if not bool(close.all()) or abs(factor.imag) > abs(factor) * 2**-6:
+
+    def explains(factor: complex) -> bool:
+        slack = (terms + 4) * u * abs(factor) * size + u * y.abs()
+        return bool(((y - factor * right).abs() <= slack).all())
+
+    if not explains(factor) or explains(1) or abs(factor.imag) > abs(factor) * 2**-6:
         return None
     near = [n for n in sorted({rows, terms, len(form.x)}) if n > 1 and abs(factor.real * n - 1) < 2.0**-8]
     if factor == 0:

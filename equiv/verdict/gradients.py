@@ -93,8 +93,8 @@ def _run_of(side: Side, other: Side, shape: tuple[int, ...]) -> _Run:
         words = f"the {side.name}'s {' and '.join(frozen)} {'do' if len(frozen) > 1 else 'does'} not require gradients"
         left_out = "; ".join(filter(None, (left_out, words)))
     calls = (side.function.call, other.function.call)
-    is_sum = side.dense is None or isinstance(calls[0], Conv)
-    return _Run(side, layer, own, shape, is_sum and any(slides(call, shape) for call in calls), held, left_out)
+    own_taps = slides(calls[0], shape) if side.dense is not None else side.function.takes_map or slides(calls[1], shape)
+    return _Run(side, layer, own, shape, own_taps, held, left_out)
 
 
 def _probes(run: _Run, given: Tensor | None, seed: int) -> Iterator[Probe]:
@@ -148,7 +148,8 @@ def _check(run: _Run, probe: Probe, arithmetic: Arithmetic | None) -> None:
     of_input = input_form(dense, taps, probe.grad, slides=run.slides)
     parts: list[tuple[Form, Tensor, _Arranged]] = [(of_input, found[0], _as_it_is)]
     for held, gradient in zip(asked, found[1:], strict=True):
-        forms = [bias_form(held.layer, probe.grad)]
+        in_steps = not isinstance(run.side.function.call, nn.Linear)
+        forms = [bias_form(held.layer, probe.grad, in_steps=in_steps)]
         if held.key == "weight":
             forms = [*weight_forms(held.layer, run.shape, probe.x, probe.grad)]
         parts += [(form, gradient, held.in_layer) for form in forms]
