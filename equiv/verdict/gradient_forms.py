@@ -36,7 +36,7 @@ class Form:
         weight: ``(M, K)``.
         part: Takes it from the gradient in its own shape: ``(R, M)``.
         alternatives: Other weights that it may be computed with, see :class:`equiv.verdict.arguments.Comparison`.
-        in_steps: Whether 16-bit kernels may add the taps of a kernel, or samples, one by one in the dtype of the result.
+        in_steps: Whether 16-bit kernels may add taps, or samples, one by one in the dtype of the result.
     """
 
     of: str

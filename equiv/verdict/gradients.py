@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from equiv.dtypes import dtype_name, is_inexact
 from equiv.errors import EquivError
-from equiv.mapping import Conv
 from equiv.numerics import Arithmetic, exact_range, gradients_recorded
 from equiv.text import quoted
 from equiv.verdict.arguments import Alternatives, Comparison, on_cpu

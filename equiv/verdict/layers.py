@@ -42,7 +42,7 @@ from equiv.verdict.gradients import check_differentiable, check_gradients
 from equiv.verdict.outcome import Entry, NotEquivalent, Outcome, Verdict
 from equiv.verdict.probes import rounding_probes
 from equiv.verdict.results import Mismatch, compare_rows, compare_sliding
-from equiv.verdict.sliding_layers import is_large, maps_to_try
+from equiv.verdict.sliding_layers import check_dense, is_large, maps_to_try
 
 _ONE_HOTS = 256
 _ROWS = 32
@@ -119,7 +119,7 @@ def assert_equivalent(  # noqa: PLR0913 - the options are the interface
     given = None if feature_shape is None else check_feature_shape(feature_shape)
     shape = given or _kernel_shape(candidate, reference)
     named, as_map = (("candidate", candidate), ("reference", reference)), given is not None
-    if _judged_sliding((candidate, reference), given, (input, seed), (arithmetic, tolerances)):
+    if _judged_sliding((candidate, reference), given, (input, seed), (arithmetic, tolerances), gradients):
         return
     left, right = (_side(Function(name, f, shape, as_map=as_map)) for name, f in named)
     layer = right.dense if right.dense is not None else left.dense
@@ -175,11 +175,13 @@ def _judged_sliding(
     shape: tuple[int, ...] | None,
     inputs: tuple[Tensor | None, int],
     judged: tuple[Arithmetic | None, tuple[float, float] | None],
+    gradients: bool,
 ) -> bool:
     """Whether a convolution defines the right results whose dense layer is too large: then both were judged on maps."""
     conv = None if shape is None else _too_large(functions, shape)
     if conv is None or shape is None:
         return False
+    check_dense(conv, shape, gradients=gradients)
     named = zip(("candidate", "reference"), functions, strict=True)
     left, right = (_Side(name, Function(name, f, shape, as_map=True)) for name, f in named)
     given, seed = inputs
