@@ -19,11 +19,11 @@ from equiv.errors import EquivError
 from equiv.numerics import Arithmetic, exact_range, gradients_recorded
 from equiv.text import quoted
 from equiv.verdict.arguments import Alternatives, Comparison, on_cpu
+from equiv.verdict.beside_exact import beside_exact
 from equiv.verdict.blocks import at_outputs, outputs_to_judge
 from equiv.verdict.gradient_forms import Form, bias_form, cause_of_gradient, input_form, slides, weight_forms
 from equiv.verdict.outcome import NotEquivalent, Outcome, Verdict
 from equiv.verdict.parameters import Held, Side, held_by, layer_with
-from equiv.verdict.results import compare_exact
 
 _ROWS, _FEW = 32, 8
 _ONE_HOTS = 64
@@ -213,7 +213,7 @@ def _different(side: Side, text: str, x: Tensor) -> NotEquivalent:
 def _judged(form: Form, gradient: Tensor, arithmetic: Arithmetic) -> Verdict:
     """The verdict on one gradient in the shape of its layer, beside the exact one; its index is that of the form."""
     x, weight, actual = form.x, form.weight, on_cpu(form.part(gradient))
-    rows = Comparison(actual, actual, x, weight, None, arithmetic, alternative_weights=(form.alternatives,) * 2)
+    rows = Comparison(actual, actual, x, weight, None, alternative_weights=(form.alternatives,) * 2)
     if form.alternatives == (None,) and bool(weight.isfinite().all()):
         some = (x != 0).any(0)  # what meets zeros alone is no term
         rows = replace(rows, input=x[:, some], weight=weight[:, some]) if bool(some.any()) else rows
@@ -222,11 +222,11 @@ def _judged(form: Form, gradient: Tensor, arithmetic: Arithmetic) -> Verdict:
     chosen = outputs_to_judge(rows)
     exactly = form.is_exact
     if chosen is None:
-        return compare_exact(rows, exactly=exactly)
-    verdict = compare_exact(at_outputs(rows, chosen), exactly=exactly)
+        return beside_exact(rows, arithmetic, exactly=exactly)
+    verdict = beside_exact(at_outputs(rows, chosen), arithmetic, exactly=exactly)
     entry = verdict.worst
     if entry is not None:
-        row, column = (*entry.index, 0)[:2]
+        row, column = entry.index
         verdict = replace(verdict, worst=replace(entry, index=(row, int(chosen[column]))))
     return verdict
 
@@ -236,7 +236,7 @@ def _placed(verdict: Verdict, form: Form, found: tuple[Tensor, _Arranged], run: 
     gradient, arranged = found
     entry, where = verdict.worst, ""
     if entry is not None:
-        row, column = (*entry.index, 0)[:2]
+        row, column = entry.index
         places = torch.arange(gradient.numel(), device="cpu").view(gradient.shape)
         index = _index(int(form.part(arranged(places))[row, column]), tuple(gradient.shape))
         entry, where = replace(entry, index=index), f", most at {list(index)}"

@@ -146,25 +146,6 @@ def compare_rows(given: Comparison) -> tuple[Verdict, Mismatch | None]:
     return verdict, Mismatch(rows, int(wrong.ratio.nan_to_num(math.inf, math.inf).amax(0).argmax()), of_expected)
 
 
-def compare_exact(given: Comparison, *, exactly: bool) -> Verdict:
-    """What :func:`compare` says of ``actual`` beside the exact results; ``expected`` is not looked at.
-
-    With ``exactly`` nothing else is right: every sum is exact in any order. A cause is not looked for.
-    """
-    arithmetic = given.arithmetic
-    with subnormals_kept():
-        rows = replace(given, expected=given.actual)
-        found, _ = assess_both(rows, (arithmetic, arithmetic))
-        if exactly:
-            inside = given.actual == found.exact
-            ratio = torch.where(inside, 0.0, math.inf).double()
-            found = replace(found, inside=inside, ratio=ratio, lower=found.exact, upper=found.exact)
-        found, rounding = held_to_nearest(rows, given.actual, found, arithmetic)
-        right = replace(found, inside=torch.ones_like(found.inside), ratio=torch.zeros_like(found.ratio))
-        expected = found.exact.to(given.actual.dtype)
-        return _verdict(replace(rows, expected=expected), tuple(given.actual.shape), found, right, rounding)
-
-
 def compare_sliding(given: Comparison, conv: Conv, shape: tuple[int, ...]) -> Verdict:
     """:func:`compare` for a convolution that slides over maps of ``shape``."""
     if trimmed(given.actual.shape) != trimmed(given.expected.shape):
