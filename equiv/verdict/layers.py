@@ -42,6 +42,7 @@ from equiv.verdict.gradients import check_differentiable, check_gradients
 from equiv.verdict.outcome import Entry, NotEquivalent, Outcome, Verdict
 from equiv.verdict.probes import rounding_probes
 from equiv.verdict.results import Mismatch, compare_rows, compare_sliding
+from equiv.verdict.same_taps import difference_of
 from equiv.verdict.sliding_layers import check_dense, is_large, maps_to_try
 
 _ONE_HOTS = 256
@@ -74,8 +75,9 @@ def assert_equivalent(  # noqa: PLR0913 - the options are the interface
     32 normal ones. In float64, complex128 and integers, where exact results of a layer above some 2^20 weights would
     take minutes, they are judged at the outputs where the two differ most and at others spread over all, and the
     verdict says at how many. A convolution whose dense layer would have more than 2^24 weights is judged as it slides,
-    on fewer maps, where ``feature_shape`` is given and the other side is a function or has the same stride, padding,
-    dilation and groups. For all inputs and every weight, see :func:`equiv.certify`.
+    on fewer maps, where ``feature_shape`` is given; two of them are compared tap by tap, and one that has zeros for the
+    taps that the other lacks is the same function of finite inputs. For all inputs and every weight, see
+    :func:`equiv.certify`.
 
     Args:
         candidate: A Linear, a convolution, a transposed one, or a function of a batch: ``(N, n)`` or ``(N, C,
@@ -202,17 +204,20 @@ def _judged_sliding(
 def _too_large(functions: tuple[Any, Any], shape: tuple[int, ...]) -> Conv | None:
     """The convolution that defines the right results, where its dense layer is too large to be built.
 
-    Two convolutions must be one function by their own weights. Where they differ in stride and such, both are taken as
-    dense layers, whatever the size.
+    Two must be one function by their own weights.
     """
     layers = [side for side in functions[::-1] if isinstance(side, nn.Linear | Conv) and not _is_function(side)]
     convs = [check_conv(side) for side in layers if isinstance(side, Conv)]
     if not convs or len(convs) < len(layers) or convs[0].weight.dtype not in DTYPES or convs[0].weight.is_meta:
         return None
     right, left = convs[0], convs[-1]
-    if not is_large(right, shape) or geometry_of(left) != geometry_of(right):
+    if not any(is_large(conv, shape) for conv in convs):
         return None
-    for name in ("weight", "bias"):
+    alike = geometry_of(left) == geometry_of(right)
+    difference = None if alike else difference_of(left, right, shape)
+    if difference is not None:
+        raise NotEquivalent(difference)
+    for name in ("weight", "bias")[not alike :]:
         a, b = _parameter(left, name), _parameter(right, name)
         wrong = ~(same_bits(a, b) | (a == b))
         if bool(wrong.any()):
