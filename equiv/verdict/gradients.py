@@ -27,6 +27,7 @@ from equiv.verdict.parameters import Held, Side, held_by, layer_with
 
 _ROWS, _FEW = 32, 8
 _ONE_HOTS = 64
+_JUDGED = 2**18  # entries of a gradient
 
 _Arranged = Callable[[Tensor], Tensor]  # a parameter's gradient in the shape of the layer's
 
@@ -217,18 +218,34 @@ def _judged(form: Form, gradient: Tensor, arithmetic: Arithmetic) -> Verdict:
     if form.alternatives == (None,) and bool(weight.isfinite().all()):
         some = (x != 0).any(0)  # what meets zeros alone is no term
         rows = replace(rows, input=x[:, some], weight=weight[:, some]) if bool(some.any()) else rows
-    if actual.dtype in (torch.float64, torch.complex128):
-        rows = replace(rows, expected=x @ weight.T)
-    chosen = outputs_to_judge(rows)
-    exactly = form.is_exact
+    wide = torch.complex128 if actual.is_complex() else torch.float64
+    product, exactly = rows.input.to(wide) @ rows.weight.to(wide).T, form.is_exact
+    if exactly and torch.equal(actual.to(wide), product):
+        counts = {"identical": actual.numel(), "rounding": 0, "different": 0, "undecided": 0, "total": actual.numel()}
+        return Verdict(Outcome.IDENTICAL, "", dtype_name(actual.dtype), tuple(actual.shape), counts)
+    chosen = outputs_to_judge(replace(rows, expected=product.to(actual.dtype)))
+    if chosen is None and actual.numel() > _JUDGED:
+        chosen = _columns(rows, product)
     if chosen is None:
         return beside_exact(rows, arithmetic, exactly=exactly)
     verdict = beside_exact(at_outputs(rows, chosen), arithmetic, exactly=exactly)
+    text = f"judged at {len(chosen):,} of {len(weight):,} columns (those furthest off, and others): "
+    verdict = replace(verdict, explanation=text + verdict.explanation)
     entry = verdict.worst
     if entry is not None:
         row, column = entry.index
         verdict = replace(verdict, worst=replace(entry, index=(row, int(chosen[column]))))
     return verdict
+
+
+def _columns(rows: Comparison, product: Tensor) -> Tensor:
+    """Of a large gradient the columns furthest from the ``product`` for the size of their terms, and others."""
+    sizes = rows.input.abs().to(torch.float64) @ rows.weight.abs().to(torch.float64).T
+    apart = (rows.actual.to(product.dtype) - product).abs()
+    score = torch.where(apart == 0, 0.0, apart / sizes).nan_to_num(torch.inf, torch.inf).amax(0)
+    count = max(2, _JUDGED // len(rows.actual))
+    furthest = score.topk(min(len(score), count - count // 2)).indices.tolist()
+    return torch.tensor(sorted({*furthest, *range(0, len(score), -(-len(score) // (count // 2)))}))
 
 
 def _placed(verdict: Verdict, form: Form, found: tuple[Tensor, _Arranged], run: _Run, probe: Probe) -> Verdict:

@@ -402,3 +402,18 @@ def test_a_convolution_that_is_too_large_to_be_made_dense_is_refused_in_words():
     conv = nn.Conv2d(16, 16, 3, padding=1)
     with pytest.raises(EquivError, match="gradients: expected a dense layer of at most 16,777,216 weights, got one of"):
         assert_equivalent(conv, conv, feature_shape=(16, 32, 32), gradients=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_one_entry_of_a_large_gradient_is_found(dtype):
+    layer = linear(540, dtype, n=600)
+    assert_equivalent(layer, layer, gradients=True)
+
+    def backward(g, x, w):
+        of_w = g.T @ x
+        of_w[511, 437] *= 1 + 2.0**-10
+        return g @ w, of_w, g.sum(0)
+
+    verdict = refuted(with_backward(backward, layer).to(dtype), layer)
+    assert verdict.worst.index == (511, 437)
