@@ -25,6 +25,7 @@ from equiv.backends.ways import Way, narrower_ways, other_ways
 from equiv.dtypes import dtype_name
 from equiv.errors import EquivError
 from equiv.mapping import CONVS, Conv
+from equiv.numerics import gradients_recorded
 from equiv.text import counted, quoted
 
 _SECONDS = 5.0  # for finding a way
@@ -152,15 +153,45 @@ class Function:
             raise _RefusedError(given, error) from error
         if way is self._way:
             self._ran.add(len(x))
-        y = self._tensor(y, x.device)
+        return self._in_rows(way, self._tensor(y).detach().to(x.device, copy=not self._is_layer), given, len(x))
+
+    @staticmethod
+    def _in_rows(way: Way, y: Tensor, given: Tensor, rows: int) -> Tensor:
         if way.batch == 1:
             return y.reshape(1, -1)  # whatever its shape, it belongs to that row
         leading = len(way.before)
         each = y.ndim >= leading and y.shape[:leading] == given.shape[:leading]
-        return y.reshape(len(x), math.prod(y.shape[leading:])) if each else y
+        return y.reshape(rows, math.prod(y.shape[leading:])) if each else y
 
-    def _tensor(self, result: Any, device: torch.device) -> Tensor:
-        """The one tensor in a result, on the device of the rows, in memory that no later call writes to."""
+    def recorded(self, x: Tensor, stand_ins: Mapping[int, Tensor]) -> Tensor:
+        """As :meth:`run`, in the way that it has found, with gradients recorded: of ``x`` and of the ``stand_ins``.
+
+        These take the place of a module's parameters, by the ``id`` of each.
+
+        Raises:
+            EquivError: It does not run so.
+        """
+        way = self._way or Way(self.shape if self.takes_map and self.shape else (x.shape[1],))
+        runs = Twin(self.call, stand_ins) if isinstance(self.call, nn.Module) else self.call
+        batch, pieces = way.batch or max(1, len(x)), []
+        with gradients_recorded():
+            for start in range(0, max(1, len(x)), batch):
+                piece = x[start : start + batch]
+                given = way.laid(piece if way.batch is None else _filled(piece, batch)).clone()
+                try:
+                    y = runs(_as_array(given.detach()) if way.as_array else given)
+                except Exception as error:
+                    refused = _RefusedError(given, error)
+                    raise EquivError(
+                        f"{self.name}: expected to run on {refused.input} while gradients are recorded, got "
+                        f"{refused.words}; make it run so, or leave gradients= out"
+                    ) from error
+                y = self._in_rows(way, self._tensor(y).to(x.device), given, len(piece) if way.batch is None else batch)
+                pieces.append(y if way.batch is None else y[: len(piece)])  # a slice would copy incoming gradients
+            return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+    def _tensor(self, result: Any) -> Tensor:
+        """The one tensor in a result."""
         y = result
         for _ in range(8):
             if not isinstance(y, list | tuple | Mapping) or len(y) != 1:
@@ -174,7 +205,7 @@ class Function:
         if y.device.type == "meta" or isinstance(y, FakeTensor):
             kind = "one on the meta device" if y.device.type == "meta" else "a FakeTensor"
             raise EquivError(f"{self.name}: expected a result with values, got {kind}; compute it on a real device")
-        return y.detach().to(device, copy=not self._is_layer)
+        return y
 
     def _from_array(self, y: Any) -> Tensor:
         got = type(y).__name__

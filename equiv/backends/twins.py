@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import types
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -40,6 +41,7 @@ class Twin:
     place, is changed in the twin alone, and every call starts with the module's buffers. Hooks run as the module's do;
     one that a call registers is the twin's alone. What plain attributes hold is the module's own: state in a list, in a
     dict, or in a module that lies in one, is shared.
+    ``stand_ins`` take the place of parameters, by the ``id`` of each.
 
     Example:
         >>> module = nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 1))
@@ -50,8 +52,9 @@ class Twin:
         ([1, 0], True)
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, stand_ins: Mapping[int, Tensor] | None = None) -> None:
         self._made: dict[int, Any] = {}
+        self._stand_ins = stand_ins or {}
         self._buffers: list[tuple[dict[str, Any], str, Tensor]] = []
         self.module: Any = self._twin(module)
         for part in self._made.values():
@@ -82,7 +85,8 @@ class Twin:
         return None if module is None else self._made[id(module)]
 
     def _copy(self, module: nn.Module) -> None:
-        own = {name: copy.copy(vars(module)[name]) for name in ("_parameters", "_buffers", "_modules")}
+        own = {name: copy.copy(vars(module)[name]) for name in ("_buffers", "_modules")}
+        own["_parameters"] = {name: self._stand_ins.get(id(held), held) for name, held in module._parameters.items()}
         own["_non_persistent_buffers_set"] = {*module._non_persistent_buffers_set}
         own |= {
             name: copy.copy(held) for name, held in vars(module).items() if "_hooks" in name and type(held) in _DICTS

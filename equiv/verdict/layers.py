@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from equiv.arguments import check_integer, check_tensor
+from equiv.arguments import check_bool, check_integer, check_tensor
 from equiv.backends import Function
 from equiv.causes import Cause, name_cause, name_misrounding
 from equiv.dtypes import DTYPES, dtype_name, dtype_names, is_inexact
@@ -38,10 +38,12 @@ from equiv.numerics import Arithmetic, gap_words, one_hot_rows, plain_torch, sam
 from equiv.text import counted
 from equiv.verdict.arguments import Alternatives, Comparison, check_given_arithmetic, tolerances_of
 from equiv.verdict.blocks import at_outputs, cause_of_outputs, outputs_to_judge
+from equiv.verdict.gradients import check_differentiable, check_gradients
 from equiv.verdict.outcome import Entry, NotEquivalent, Outcome, Verdict
 from equiv.verdict.probes import rounding_probes
 from equiv.verdict.results import Mismatch, compare_rows, compare_sliding
-from equiv.verdict.sliding_layers import is_large, maps_to_try
+from equiv.verdict.same_taps import difference_of
+from equiv.verdict.sliding_layers import check_dense, is_large, maps_to_try
 
 _ONE_HOTS = 256
 _ROWS = 32
@@ -59,6 +61,7 @@ def assert_equivalent(  # noqa: PLR0913 - the options are the interface
     seed: int = 0,
     rtol: float | None = None,
     atol: float | None = None,
+    gradients: bool = False,
 ) -> None:
     """Raise unless ``candidate`` is the same function as ``reference``, up to the rounding of right kernels.
 
@@ -72,8 +75,9 @@ def assert_equivalent(  # noqa: PLR0913 - the options are the interface
     32 normal ones. In float64, complex128 and integers, where exact results of a layer above some 2^20 weights would
     take minutes, they are judged at the outputs where the two differ most and at others spread over all, and the
     verdict says at how many. A convolution whose dense layer would have more than 2^24 weights is judged as it slides,
-    on fewer maps, where ``feature_shape`` is given and the other side is a function or has the same stride, padding,
-    dilation and groups. For all inputs and every weight, see :func:`equiv.certify`.
+    on fewer maps, where ``feature_shape`` is given; two of them are compared tap by tap, and one that has zeros for the
+    taps that the other lacks is the same function of finite inputs. For all inputs and every weight, see
+    :func:`equiv.certify`.
 
     Args:
         candidate: A Linear, a convolution, a transposed one, or a function of a batch: ``(N, n)`` or ``(N, C,
@@ -88,6 +92,9 @@ def assert_equivalent(  # noqa: PLR0913 - the options are the interface
         seed: Of the generated inputs; the global random state is neither read nor set.
         rtol: An extra condition on every comparison of results, see :func:`equiv.compare`.
         atol: See ``rtol``.
+        gradients: True judges the gradients of input, weight and bias of both sides too, each in its own envelope: for
+            incoming gradients of integers (bit for bit), one-hot and normal ones. Of a function only that of the input
+            is known, of a module those of parameters that are the layer's weight and bias. No ``.grad`` is written.
 
     Raises:
         NotEquivalent: An ``AssertionError`` with the verdict as ``.verdict``. An undecided verdict raises too: it is no
@@ -110,10 +117,11 @@ def assert_equivalent(  # noqa: PLR0913 - the options are the interface
         check_tensor("input", input, advice="pass a batch, and the shape of a map as feature_shape=")
     tolerances = tolerances_of(rtol, atol)
     check_given_arithmetic(arithmetic)
+    check_bool("gradients", gradients, advice="pass True or False")
     given = None if feature_shape is None else check_feature_shape(feature_shape)
     shape = given or _kernel_shape(candidate, reference)
     named, as_map = (("candidate", candidate), ("reference", reference)), given is not None
-    if _judged_sliding((candidate, reference), given, (input, seed), (arithmetic, tolerances)):
+    if _judged_sliding((candidate, reference), given, (input, seed), (arithmetic, tolerances), gradients):
         return
     left, right = (_side(Function(name, f, shape, as_map=as_map)) for name, f in named)
     layer = right.dense if right.dense is not None else left.dense
@@ -124,14 +132,7 @@ def assert_equivalent(  # noqa: PLR0913 - the options are the interface
             "reference: expected at least one side to be a Linear or a convolution, got two functions; pass the layer "
             "whose weights define the right results, or take equiv.certify, which reads two functions"
         )
-    shape = shape or (layer.in_features, 1)
-    if given is None and math.prod(shape) != layer.in_features:
-        raise EquivError(
-            f"feature_shape: expected (C, *spatial) with product {layer.in_features}, got none, and the convolution's "
-            f"kernel {shape}, taken for the whole map, has product {math.prod(shape)}; pass the shape of the map that "
-            "was flattened"
-        )
-    check_product(shape, layer.in_features, "the features of the layer")
+    shape = _checked_shape(layer, shape, given, differentiable=gradients)
     if left.dense is not None and right.dense is not None:
         _same_parameters(left, right, shape)
     if input is not None:
@@ -150,6 +151,25 @@ def assert_equivalent(  # noqa: PLR0913 - the options are the interface
             cause = None if wrong is None else _cause(rows, wrong.output, shape, _conv(right, left), further)
             words += "".join(f", the {side.name}{side.asked}" for side in (left, right) if side.asked)
             raise NotEquivalent(replace(verdict, explanation=f"{words}, {verdict.explanation}", cause=cause))
+    if gradients:
+        check_gradients((left, right), shape, input, seed, arithmetic)
+
+
+def _checked_shape(
+    layer: nn.Linear, shape: tuple[int, ...] | None, given: tuple[int, ...] | None, *, differentiable: bool
+) -> tuple[int, ...]:
+    """The map that the features of the layer are, which has gradients if they are asked for."""
+    if differentiable:
+        check_differentiable(layer.weight.dtype)
+    shape = shape or (layer.in_features, 1)
+    if given is None and math.prod(shape) != layer.in_features:
+        raise EquivError(
+            f"feature_shape: expected (C, *spatial) with product {layer.in_features}, got none, and the convolution's "
+            f"kernel {shape}, taken for the whole map, has product {math.prod(shape)}; pass the shape of the map that "
+            "was flattened"
+        )
+    check_product(shape, layer.in_features, "the features of the layer")
+    return shape
 
 
 def _judged_sliding(
@@ -157,11 +177,13 @@ def _judged_sliding(
     shape: tuple[int, ...] | None,
     inputs: tuple[Tensor | None, int],
     judged: tuple[Arithmetic | None, tuple[float, float] | None],
+    gradients: bool,
 ) -> bool:
     """Whether a convolution defines the right results whose dense layer is too large: then both were judged on maps."""
     conv = None if shape is None else _too_large(functions, shape)
     if conv is None or shape is None:
         return False
+    check_dense(conv, shape, gradients=gradients)
     named = zip(("candidate", "reference"), functions, strict=True)
     left, right = (_Side(name, Function(name, f, shape, as_map=True)) for name, f in named)
     given, seed = inputs
@@ -182,17 +204,20 @@ def _judged_sliding(
 def _too_large(functions: tuple[Any, Any], shape: tuple[int, ...]) -> Conv | None:
     """The convolution that defines the right results, where its dense layer is too large to be built.
 
-    Two convolutions must be one function by their own weights. Where they differ in stride and such, both are taken as
-    dense layers, whatever the size.
+    Two must be one function by their own weights.
     """
     layers = [side for side in functions[::-1] if isinstance(side, nn.Linear | Conv) and not _is_function(side)]
     convs = [check_conv(side) for side in layers if isinstance(side, Conv)]
     if not convs or len(convs) < len(layers) or convs[0].weight.dtype not in DTYPES or convs[0].weight.is_meta:
         return None
     right, left = convs[0], convs[-1]
-    if not is_large(right, shape) or geometry_of(left) != geometry_of(right):
+    if not any(is_large(conv, shape) for conv in convs):
         return None
-    for name in ("weight", "bias"):
+    alike = geometry_of(left) == geometry_of(right)
+    difference = None if alike else difference_of(left, right, shape)
+    if difference is not None:
+        raise NotEquivalent(difference)
+    for name in ("weight", "bias")[not alike :]:
         a, b = _parameter(left, name), _parameter(right, name)
         wrong = ~(same_bits(a, b) | (a == b))
         if bool(wrong.any()):

@@ -87,7 +87,7 @@ def _with_bias(
     w, b = weight[known], bias[known]
     if not len(w):
         return values, signs
-    least, most = _exponent(fmt.min_normal), _exponent(fmt.max) - _exponent(float(w.abs().amax())) - 3
+    least, most = _exponent(fmt.min_normal), _exponent(fmt.max) - max(0, _exponent(float(w.abs().amax())) + 3) - 1
     even = _exponent(float(b.abs().median() / w.abs().median()))  # where products are as large as the bias
     large, small = max(0, min(even + 28, most)), max(even - fmt.precision - 3, least)
     # w * 2**t ends half an ulp of the bias below it: their sum is a tie, unless it has another exponent than the bias.

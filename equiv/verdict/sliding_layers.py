@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from equiv.dtypes import is_inexact
+from equiv.errors import EquivError
 from equiv.mapping import Conv, pads_and_positions
 from equiv.verdict.patches import Patches
 
@@ -28,8 +29,26 @@ def is_large(conv: Conv, shape: tuple[int, ...]) -> bool:
     """
     if len(shape) != conv.weight.ndim - 1 or shape[0] != conv.in_channels:
         return False
-    outputs = conv.out_channels * math.prod(pads_and_positions(conv, shape[1:])[1])
-    return outputs * math.prod(shape) > _DENSE
+    return dense_size(conv, shape) > _DENSE
+
+
+def dense_size(conv: Conv, shape: tuple[int, ...]) -> int:
+    """How many weights the dense layer of a convolution has on maps of ``shape``.
+
+    Example:
+        >>> dense_size(torch.nn.Conv2d(64, 96, 3, padding=1), (64, 28, 28))
+        3776446464
+    """
+    return conv.out_channels * math.prod(pads_and_positions(conv, shape[1:])[1]) * math.prod(shape)
+
+
+def check_dense(conv: Conv, shape: tuple[int, ...], *, gradients: bool) -> None:
+    """Refuse gradients of a convolution whose dense layer is not built."""
+    if gradients:
+        raise EquivError(
+            f"gradients: expected a dense layer of at most {_DENSE:,} weights, got one of {dense_size(conv, shape):,} "
+            f"on maps {shape}; pass a smaller feature_shape, on which gradients are asked"
+        )
 
 
 def maps_to_try(conv: Conv, shape: tuple[int, ...], given: Tensor | None, seed: int) -> Iterator[tuple[str, Tensor]]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from equiv import NotEquivalent, Outcome, assert_equivalent, compare
 from equiv.causes import name_misrounding
 from equiv.numerics import declared, round_down, round_up
+from equiv.verdict.probes import rounding_probes
 
 LOW = (torch.float16, torch.bfloat16)
 NAMES = {wrong: f"rounding-{wrong.replace(' ', '-')}" for wrong in kernels.WRONG}
@@ -232,3 +233,9 @@ def test_an_arithmetic_is_that_of_the_candidate_in_every_comparison():
     assert "It is `expected` that is outside" in str(caught.value.verdict.explanation)
     with pytest.raises(ValueError, match=r"arithmetic: expected an equiv\.numerics\.Arithmetic"):
         assert_equivalent(cut, layer, arithmetic="bfloat16")
+
+
+def test_float16_probes_stay_finite_beside_small_weights():
+    weight, bias = torch.full((2, 3), 2.0**-6).half(), torch.tensor([1.0, -0.5]).half()
+    x, _ = rounding_probes(weight, bias, torch.Generator().manual_seed(0))
+    assert x.isfinite().all()
