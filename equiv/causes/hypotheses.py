@@ -24,6 +24,7 @@ from equiv.dtypes import is_inexact
 
 _WEIGHTS = 2**22  # above, only the worst rows and outputs enter products
 _WORST = 64
+_ROWS_OF_BIAS = 3  # rows that must be off by the same
 _PAIRS = 2**25  # entries compared when rows are matched with rows
 
 
@@ -134,6 +135,31 @@ def _zero_and_bias(y: Outputs) -> Iterator[Found]:
     yield from y.whole(_named("bias-dropped"), e - b)
     yield from y.whole(_named("bias-doubled"), e + b)
     yield from y.whole(_named("bias-negated"), e - 2 * b)
+    yield from _other_bias(y)
+
+
+def _other_bias(y: Outputs) -> Iterator[Found]:
+    """Another bias: every row is off by the same. Its entries are known up to the rounding of the results alone."""
+    e, b = y.expected, y.bias
+    if not y.real or len(e) < _ROWS_OF_BIAS or not bool(y.actual.isfinite().all()):
+        return
+    off = (y.actual - e).median(0).values
+    wrong = (off.abs() > y.every_bound.amax(0)).nonzero().flatten().tolist()
+    if not wrong:
+        return
+    near = y.every_bound.amax(0)
+    place = (b[None] - (b + off)[:, None]).abs().argmin(1)  # which entry each became
+    if not bool(b.any()):
+        cause = _named("bias-added")
+    elif len(place.unique()) == len(b) and bool(((b[place] - b - off).abs() <= near).all()):
+        cause, off = _named("bias-permuted", moved=in_words(place)), b[place] - b
+    elif len(wrong) == 1:
+        row = wrong[0]
+        versus = f"{float(b[row] + off[row]):.6g} instead of {float(b[row]):.6g}"
+        cause = _named("bias-one-entry", row=row, versus=versus)
+    else:
+        cause = _named("bias-unknown", as_well="")
+    yield from y.whole(cause, e + off)
 
 
 def _wrong_columns(y: Outputs, feature_shape: tuple[int, ...]) -> Iterator[Found]:
