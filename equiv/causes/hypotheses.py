@@ -82,13 +82,13 @@ class Outputs:
         far = self.excess(self.a, h, 0.0) / self.size
         return float(torch.where(far.isfinite(), far, torch.zeros_like(far)).square().mean().sqrt())
 
-    def explained_by(self, h: Tensor) -> bool:
-        """Whether all outputs lie within the bound of h (N, O), without slack: h came from e."""
-        return bool((self.excess(self.actual, h, self.every_bound) <= 0).all())
+    def explained_by(self, h: Tensor, times: float = 1.0) -> bool:
+        """Whether all outputs lie within so many bounds of h (N, O), without slack: h came from e."""
+        return bool((self.excess(self.actual, h, times * self.every_bound) <= 0).all())
 
-    def whole(self, cause: Cause, h: Tensor) -> Iterator[Found]:
-        """The cause, if h (N, O) explains every output."""
-        if self.explained_by(h):
+    def whole(self, cause: Cause, h: Tensor, times: float = 1.0) -> Iterator[Found]:
+        """The cause, if h (N, O), whose rounding may be ``times`` that of e, explains every output."""
+        if self.explained_by(h, times):
             yield Found(cause, self.distance(self.entered(h)))
 
     def product(self, x: Tensor, w: Tensor) -> Tensor:
@@ -277,7 +277,7 @@ def _scaled(y: Outputs) -> Iterator[Found]:
         for factor in sorted({float(round(ratio)), float(round(1 / ratio))} - {-1.0, 0.0, 1.0}):
             by = f"{factor:g}"
             cause = _named(name, scaled=f"multiplied by {by}", undo=f"/ {by}")
-            yield from y.whole(cause, (e - shift) * factor + shift)
+            yield from y.whole(cause, (e - shift) * factor + shift, max(1.0, abs(factor)))
             cause = _named(name, scaled=f"divided by {by}", undo=f"* {by}")
             yield from y.whole(cause, (e - shift) / factor + shift)
 

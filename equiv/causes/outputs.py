@@ -32,7 +32,7 @@ def likely_cause(
     Example:
         >>> x, w, b = torch.ones(2, 4), torch.arange(4.0).view(1, 4), torch.tensor([10.0])
         >>> likely_cause(x @ w.T, x=x, weight=w, bias=b, feature_shape=(4, 1))
-        Cause(name='bias-dropped', sentence='the bias is dropped', fix='y = y + bias')
+        Cause(name='bias-dropped', sentence='the bias is dropped', fix='y = y + reference.bias')
     """
     try:
         for name, value in (("actual", actual), ("x", x), ("weight", weight), *[("bias", bias)] * (bias is not None)):

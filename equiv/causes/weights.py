@@ -73,7 +73,7 @@ def name_cause(
     )
     with torch.device("cpu"):
         if same(w, r) and conv is not None:
-            b, c = (_of_channels(bias, len(conv.weight)) for bias in (b, c))
+            b, c = _of_channels(b, c, len(conv.weight))
         if same(w, r):
             return None if same(b, c) else _bias_cause(b, c) or _of_reference(_bias_cause(c, b), same(w, r))
         if conv is not None and conv.weight.dtype == w.dtype and conv.weight[0].numel() < w.shape[1]:
@@ -83,10 +83,11 @@ def name_cause(
         return _weight_cause(w, r, b, c, shape) or _of_reference(_weight_cause(r, w, c, b, shape), same(b, c))
 
 
-def _of_channels(bias: Tensor, channels: int) -> Tensor:
-    """The bias of a convolution from that of its dense layer, which repeats it at every position."""
-    at_positions = bias.view(channels, -1) if len(bias) % channels == 0 else bias[:, None]
-    return at_positions[:, 0] if same(at_positions, at_positions[:, :1]) else bias
+def _of_channels(b: Tensor, c: Tensor, channels: int) -> tuple[Tensor, Tensor]:
+    """The biases of two convolutions from those of their dense layers, which repeat them at every position."""
+    kept = [bias.view(channels, -1) if len(bias) % channels == 0 else bias[:, None] for bias in (b, c)]
+    first, second = (bias[:, 0] for bias in kept)
+    return (first, second) if all(same(bias, bias[:, :1]) for bias in kept) else (b, c)
 
 
 def _of_reference(cause: Cause | None, the_other_agrees: bool) -> Cause | None:
