@@ -151,7 +151,7 @@ def _other_bias(y: Outputs) -> Iterator[Found]:
     place = (b[None] - (b + off)[:, None]).abs().argmin(1)  # which entry each became
     if not bool(b.any()):
         cause = _named("bias-added")
-    elif len(place.unique()) == len(b) and bool(((b[place] - b - off).abs() <= near).all()):
+    elif len(set(place.tolist())) == len(b) and bool(((b[place] - b - off).abs() <= near).all()):
         cause, off = _named("bias-permuted", moved=in_words(place)), b[place] - b
     elif len(wrong) == 1:
         row = wrong[0]

@@ -104,7 +104,6 @@ SETTINGS = {
 """What keeps torch from computing in other formats: rounded inputs and weights, low sums."""
 
 
-
 def again(name: str) -> str:
     """Computing the results again, with the setting that keeps torch from rounding there, if there is one."""
     return f"{SETTINGS[name]}; {AGAIN}" if name in SETTINGS else AGAIN
@@ -128,15 +127,15 @@ _MISTAKES = {
     "batch-permuted": _Mistake("rows of the batch {moved}", "", "y = y{undo}"),
     "batch-repeated": _Mistake("all {count} rows of the batch are copies of row {source}", AGAIN),
     "weight-negated": _Mistake("every weight has the other sign", "weight = -weight"),
-    "weight-absolute": _Mistake(
-        "every weight is replaced by its absolute value", _COPY, of_weight=torch.abs
-    ),
+    "weight-absolute": _Mistake("every weight is replaced by its absolute value", _COPY, of_weight=torch.abs),
     "weight-scaled": _Mistake("every weight is {scaled}", "weight = weight {undo}"),
     "output-negated": _Mistake("every output has the other sign", "", "y = -y"),
     "output-scaled": _Mistake("every output is {scaled}", "", "y = y {undo}"),
     "product-negated": _Mistake("the product is subtracted from the bias", "", "y = 2 * reference.bias - y"),
     "product-doubled": _Mistake("the product, without the bias, is added twice", "", "y = y - x @ reference.weight.T"),
-    "product-scaled": _Mistake("every product, without the bias, is {scaled}", "", "y = (y - reference.bias) {undo} + reference.bias"),
+    "product-scaled": _Mistake(
+        "every product, without the bias, is {scaled}", "", "y = (y - reference.bias) {undo} + reference.bias"
+    ),
     # What is missing, or there twice
     "weight-zero": _Mistake("every weight is zero", _COPY),
     "output-zero": _Mistake("every output is zero", AGAIN),
@@ -166,7 +165,9 @@ _MISTAKES = {
     "bias-doubled": _Mistake("the bias is added twice", _COPY_BIAS, "y = y - reference.bias"),
     "bias-negated": _Mistake("the bias is subtracted", "bias = -bias", "y = y + 2 * reference.bias"),
     "bias-permuted": _Mistake("bias {moved}", "bias = bias{undo}", AGAIN),
-    "bias-one-entry": _Mistake("one entry differs: bias[{row}] is {versus}", "bias[{row}] = reference.bias[{row}]", AGAIN),
+    "bias-one-entry": _Mistake(
+        "one entry differs: bias[{row}] is {versus}", "bias[{row}] = reference.bias[{row}]", AGAIN
+    ),
     "bias-unknown": _Mistake("the bias differs{as_well}", _COPY_BIAS, AGAIN),
     # Results that are not rounded to nearest
     "rounding-toward-zero": _Mistake("results are cut toward zero instead of rounded to nearest", AGAIN),
@@ -187,18 +188,17 @@ _MISTAKES = {
     "outputs-order": _Mistake("the results are in another order: {sentence}"),
     "input-order": _Mistake("the input is read in another order: {sentence}"),
     # What is lost to a narrower format
-    **{
-        name: _Mistake(f"{{what}} rounded to {words}{{when}}", _COPY, again(name))
-        for name, words in ROUNDINGS.items()
-    },
+    **{name: _Mistake(f"{{what}} rounded to {words}{{when}}", _COPY, again(name)) for name, words in ROUNDINGS.items()},
     "rounded-steps": _Mistake("{what} rounded to{when}", _COPY),
     **{f"bias-{name}": _Mistake(f"bias rounded to {words}", _COPY_BIAS) for name, words in ROUNDINGS.items()},
-    "subnormals-flushed": _Mistake("subnormal {what} are treated as zero", _COPY, f"torch.set_flush_denormal(False); {AGAIN}"),
+    "subnormals-flushed": _Mistake(
+        "subnormal {what} are treated as zero", _COPY, f"torch.set_flush_denormal(False); {AGAIN}"
+    ),
 }
 
 
 def cause_of(name: str, *, outputs: bool = False, **facts: object) -> Cause:
-    """A mistake of the table with the facts of one case; where one of its facts is None, the mend copies or computes again.
+    """A mistake of the table with the facts of one case; where one is None, what is right is copied or computed again.
 
     Example:
         >>> cause_of("weight-scaled", scaled="multiplied by 3", undo="/ 3")

@@ -126,7 +126,8 @@ def window_of(conv: Conv, spatial: tuple[int, ...]) -> Window:
 
 def as_call(conv: Conv) -> str:
     """The line that computes the results of a convolution from its input and its flattened weight."""
-    pads, x = conv.padding, "x"
+    pads: object = conv.padding
+    x = "x"
     if conv.padding_mode != "zeros":
         flat = tuple(conv._reversed_padding_repeated_twice)
         x, pads = f'torch.nn.functional.pad(x, {flat}, mode="{conv.padding_mode}")', 0

@@ -101,8 +101,9 @@ def cause_of_results(sides: tuple[Side, Side], shape: tuple[int, ...], seed: int
             cause = likely_cause(y, x=x, weight=weight, bias=bias, feature_shape=shape)
             if cause is None or cause.arithmetic is None:
                 return None
-            slides = isinstance(layer, Conv) and layer.weight[0].numel() < n
-            return on_maps(cause, layer, dense=True) if slides else cause
+            if isinstance(layer, Conv) and layer.weight[0].numel() < n:  # it slides
+                return on_maps(cause, layer, dense=True)
+            return cause
     return None
 
 

@@ -15,7 +15,9 @@ from equiv.causes.permutations import in_words, matching, undone
 from equiv.causes.roundings import ROUNDINGS, rounded
 
 FACTS = {
-    **dict.fromkeys(("order", "right", "axes", "how", "turn", "moved", "scaled", "what", "when", "versus", "as_well"), "words"),
+    **dict.fromkeys(
+        ("order", "right", "axes", "how", "turn", "moved", "scaled", "what", "when", "versus", "as_well"), "words"
+    ),
     **dict.fromkeys(("mode", "before", "words", "stride", "dilation", "sentence"), "words"),
     "sizes": "3, 2, 4",
     "undo": "[1]",

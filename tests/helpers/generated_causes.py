@@ -10,14 +10,13 @@ import copy
 import math
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from mistaken_convolutions import run
 from torch import Tensor, nn
-from torch.nn.functional import pad
 
 import equiv
 from equiv import Cause, NotEquivalent, Outcome
@@ -36,6 +35,7 @@ class Case:
     x: Tensor
     generator: torch.Generator
     draw: random.Random
+    draw_seed: int
 
     @property
     def kernel(self) -> tuple[int, ...]:
@@ -90,7 +90,7 @@ def case(
     if bias:
         layer.bias.data = (torch.rand(outs, generator=g, dtype=torch.float64) * 2 - 1) * scale
     x = torch.randn(rows, *shape, generator=g, dtype=torch.float64).to(dtype)
-    return Case(form, layer.to(dtype).requires_grad_(False), shape, x, g, draw)
+    return Case(form, layer.to(dtype).requires_grad_(False), shape, x, g, draw, seed)
 
 
 def exchanged(case: Case, wrong: Wrong) -> tuple[Case, Wrong]:
@@ -102,22 +102,17 @@ def fixed(case: Case, wrong: Wrong) -> Wrong:
     """The same mistake; a function that draws at random draws alike from now on."""
     if wrong.function is None:
         return wrong
-    function, state = wrong.function, case.generator.get_state()
+    function, state, draw = wrong.function, case.generator.get_state(), case.draw.getstate()
 
     def again(x: Tensor) -> Tensor:
         case.generator.set_state(state)
+        case.draw.setstate(draw)
         return function(x)
 
-    draw = case.draw.getstate()
-
-    def again_(x: Tensor) -> Tensor:
-        case.draw.setstate(draw)
-        return again(x)
-
-    return Wrong(function=again_)
+    return Wrong(function=again)
 
 
-def seen(case: Case, wrong: Wrong, way: str) -> Cause | None | str:
+def seen(case: Case, wrong: Wrong, way: str) -> Cause | str | None:
     """The cause named for a wrong layer or function, or "equal" where no difference is seen."""
     if way.startswith("results"):
         y = case(wrong.layer) if wrong.layer is not None else wrong.function(case.x)
@@ -173,6 +168,89 @@ def _run(case: Case, wrong: Wrong, layer: nn.Module, y: Tensor, fix: str) -> boo
 
 
 Plant = Callable[[Case], Wrong]
+FORMS, LAYERS, RESULTS = (
+    ("linear", "full", "sliding"),
+    ("layers", "layers exchanged", "certify"),
+    ("results", "results exchanged"),
+)
+
+
+@dataclass
+class Found:
+    """What became of some cases; ``claims`` are the names that they were given wrongly."""
+
+    cases: int = 0
+    recognised: int = 0
+    mended: int = 0
+    bad: int = 0
+    claims: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+    def __add__(self, other: Found) -> Found:
+        return Found(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
+
+    def note(self, case: Case, way: str, cause: Cause | None, *, right: bool, claimed: bool = False) -> None:
+        """One more case."""
+        self.cases += 1
+        self.bad += not right
+        if claimed and cause is not None:
+            self.claims.append(cause.name)
+        if not right:
+            layer = f"{case.form} {tuple(case.layer.weight.shape)} on {case.shape} in {case.x.dtype}"
+            self.failures.append(f"{way}: {layer}, seed {case.draw_seed}: {cause}; {cause and cause.fix}")
+
+
+def tried(mistake: Any, count: int) -> Found:
+    """Whether a named mistake is recognised in so many cases in which it makes a difference, and mended."""
+    found, seed = Found(), -1
+    while found.cases < count and seed < 40 * count:
+        seed += 1
+        bias = mistake.bias if mistake.bias is not None else seed % 3 > 0
+        it = case(seed, mistake.forms, mistake.dtypes, square=mistake.square, bias=bias)
+        if not mistake.fits(it):
+            continue
+        way, wrong = mistake.seen_in[seed % len(mistake.seen_in)], fixed(it, mistake.plant(it))
+        cause = seen(it, wrong, way)
+        if cause == "equal":
+            continue
+        named = cause is not None and cause.name in mistake.called(way)
+        named = named and all(word in cause.sentence for word in mistake.words)
+        at = exchanged(it, wrong) if way == "layers exchanged" and wrong.layer is not None else (it, wrong)
+        mend = cause is not None and mended(*at, cause)
+        found.note(it, way, cause, right=named and mend, claimed=not named)
+        found.recognised, found.mended = found.recognised + named, found.mended + mend
+    return found
+
+
+def unnamed(key: str, plant: Plant, count: int) -> Found:
+    """Whether a difference that no mistake explains has no name, in so many cases."""
+    found = Found()
+    dtypes = (torch.float32,) if "float16" in key else (torch.float32, torch.float64)
+    for seed in range(count):
+        it = case(seed, FORMS, dtypes, bias=seed % 3 > 0)
+        wrong = fixed(it, plant(it))
+        ways = RESULTS if wrong.layer is None else (*LAYERS, *RESULTS)
+        way = ways[seed % len(ways)]
+        cause = seen(it, wrong, way)
+        found.note(it, way, cause, right=cause in (None, "equal"), claimed=True)
+    return found
+
+
+def two_at_once(plant: Plant, count: int) -> Found:
+    """Whether two mistakes together are named as what they make together, or not at all."""
+    found = Found()
+    for seed in range(count):
+        it = case(seed, FORMS, (torch.float32,), bias=True)
+        way = ("layers", "results", "certify", "results exchanged")[seed % 4]
+        wrong = fixed(it, plant(it))
+        cause = seen(it, wrong, way)
+        if cause in (None, "equal"):
+            found.note(it, way, None, right=True)
+            continue
+        whole = mended(it, wrong, cause)
+        found.note(it, way, cause, right=whole, claimed=not whole)
+        found.recognised += whole
+    return found
 
 
 def of_weight(change: Callable[[Tensor, Case], Tensor]) -> Plant:
@@ -185,9 +263,7 @@ def of_parameters(change: Callable[[Tensor], Tensor]) -> Plant:
 
     def plant(case: Case) -> Wrong:
         bias = case.layer.bias
-        return Wrong(
-            case.with_parameters(change(case.layer.weight.flatten(1)), None if bias is None else change(bias))
-        )
+        return Wrong(case.with_parameters(change(case.layer.weight.flatten(1)), None if bias is None else change(bias)))
 
     return plant
 

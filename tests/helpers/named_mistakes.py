@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 import torch
 from generated_causes import (
+    FORMS,
+    LAYERS,
+    RESULTS,
     Case,
     Plant,
     Wrong,
@@ -25,9 +28,6 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 FULL = ("linear", "full")
-ALL = (*FULL, "sliding")
-LAYERS = ("layers", "layers exchanged", "certify")
-RESULTS = ("results", "results exchanged")
 FUNCTIONS = (*RESULTS, "certify", "certify exchanged")
 SINGLE, WIDE = (torch.float32,), (torch.float32, torch.float64)
 HALVES = (torch.float16, torch.bfloat16)
@@ -40,7 +40,7 @@ class Mistake:
     plant: Plant
     name: str
     in_results: str | None = ""
-    forms: tuple[str, ...] = ALL
+    forms: tuple[str, ...] = FORMS
     dtypes: tuple[torch.dtype, ...] = WIDE
     square: bool = False
     bias: bool | None = None  # None: either
@@ -188,19 +188,11 @@ def _not_rounded(kind: str) -> Plant:
     return plant
 
 
-def _wide_enough(case: Case) -> bool:
-    return len({*case.kernel}) > 1 and min(case.kernel) > 1
-
-
 MISTAKES: dict[str, Mistake] = {
     # The order of the weight
     "flattened as HWC": Mistake(of_weight(_hwc), "flattened-hwc"),
-    "H and W exchanged": Mistake(
-        of_weight(_exchanged), "spatial-swapped", fits=lambda case: len(case.kernel) > 2
-    ),
-    "channels and height exchanged": Mistake(
-        of_weight(_axes), "axes-permuted", fits=lambda case: len(case.kernel) > 2
-    ),
+    "H and W exchanged": Mistake(of_weight(_exchanged), "spatial-swapped", fits=lambda case: len(case.kernel) > 2),
+    "channels and height exchanged": Mistake(of_weight(_axes), "axes-permuted", fits=lambda case: len(case.kernel) > 2),
     "kernel flipped": Mistake(
         of_weight(lambda w, case: as_map(w, case).flip(spatial_axes(case)).flatten(1)), "kernel-flipped"
     ),
@@ -209,17 +201,11 @@ MISTAKES: dict[str, Mistake] = {
         "kernel-flipped-axis",
         fits=lambda case: len(case.kernel) > 2,
     ),
-    "channels reversed": Mistake(
-        of_weight(lambda w, case: as_map(w, case).flip(1).flatten(1)), "channels-reversed"
-    ),
+    "channels reversed": Mistake(of_weight(lambda w, case: as_map(w, case).flip(1).flatten(1)), "channels-reversed"),
     "channels permuted": Mistake(of_weight(_channels), "channels-permuted", None, also=("channels-reversed",)),
     "inputs reversed": Mistake(of_weight(lambda w, case: w.flip(1)), "inputs-reversed"),
-    "inputs permuted": Mistake(
-        of_weight(lambda w, case: w[:, moved(w.shape[1], case)]), "inputs-permuted", None
-    ),
-    "weight transposed": Mistake(
-        of_weight(lambda w, case: w.T), "weight-transposed", forms=FULL, square=True
-    ),
+    "inputs permuted": Mistake(of_weight(lambda w, case: w[:, moved(w.shape[1], case)]), "inputs-permuted", None),
+    "weight transposed": Mistake(of_weight(lambda w, case: w.T), "weight-transposed", forms=FULL, square=True),
     "outputs permuted": Mistake(_outputs, "outputs-permuted"),
     # Other mistakes of the weight
     "weight negated": Mistake(of_weight(lambda w, case: -w), "weight-negated", "product-negated", bias=True),
@@ -228,17 +214,12 @@ MISTAKES: dict[str, Mistake] = {
     "weight scaled": Mistake(
         of_weight(lambda w, case: w * case.draw.choice((2, 3, 10))), "weight-scaled", "product-scaled", bias=True
     ),
-    "weight divided": Mistake(
-        of_weight(lambda w, case: w / w.shape[1]), "weight-scaled", "product-scaled", bias=True
-    ),
+    "weight divided": Mistake(of_weight(lambda w, case: w / w.shape[1]), "weight-scaled", "product-scaled", bias=True),
     "weight zero": Mistake(of_weight(lambda w, case: w * 0), "weight-zero", "product-missing", bias=True),
     "weight zero, no bias": Mistake(of_weight(lambda w, case: w * 0), "weight-zero", "output-zero", bias=False),
     "reduction cut short": Mistake(of_weight(_cut), "reduction-cut-short"),
     "reduction starts late": Mistake(of_weight(_late), "reduction-starts-late"),
     "one weight changed": Mistake(of_weight(_one_entry), "one-entry", None),
-    "subnormal weights flushed": Mistake(
-        of_weight(lambda w, case: torch.where(w.abs() < 0.01, 0, w)), "one-entry", None, ways=("none",)
-    ),
     # The bias
     "bias dropped": Mistake(of_bias(lambda b, case: None), "bias-dropped", bias=True, also=("bias-added",)),
     "bias doubled": Mistake(of_bias(lambda b, case: 2 * b), "bias-doubled", bias=True),
@@ -251,8 +232,17 @@ MISTAKES: dict[str, Mistake] = {
     ),
     "bias permuted": Mistake(of_bias(lambda b, case: b[moved(len(b), case)]), "bias-permuted", bias=True),
     "one bias changed": Mistake(of_bias(_one_entry), "bias-one-entry", None, bias=True),
-    "bias in bfloat16": Mistake(of_bias(lambda b, case: b.bfloat16().to(b.dtype)), "bias-rounded-bfloat16", None, bias=True),
-    "bias in float16": Mistake(of_bias(lambda b, case: b.half().to(b.dtype)), "bias-rounded-float16", None, also=("bias-rounded-tf32",), bias=True, dtypes=(torch.float64,)),
+    "bias in bfloat16": Mistake(
+        of_bias(lambda b, case: b.bfloat16().to(b.dtype)), "bias-rounded-bfloat16", None, bias=True
+    ),
+    "bias in float16": Mistake(
+        of_bias(lambda b, case: b.half().to(b.dtype)),
+        "bias-rounded-float16",
+        None,
+        also=("bias-rounded-tf32",),
+        bias=True,
+        dtypes=(torch.float64,),
+    ),
     # Results
     "results zero": Mistake(of_results(lambda y, case: y * 0), "output-zero", ways=RESULTS),
     "negative results cut": Mistake(of_results(lambda y, case: y.relu()), "output-clamped", ways=RESULTS),
@@ -265,24 +255,26 @@ MISTAKES: dict[str, Mistake] = {
         of_results(lambda y, case: y / case.draw.choice((2, 4, 5))), "output-scaled", ways=RESULTS, bias=True
     ),
     "last terms twice": Mistake(_overlapping, "reduction-overlaps", ways=RESULTS),
-    "batch permuted": Mistake(
-        of_results(lambda y, case: y[moved(len(y), case)]), "batch-permuted", ways=RESULTS
-    ),
-    "batch repeated": Mistake(
-        of_results(lambda y, case: y[1:2].expand_as(y)), "batch-repeated", ways=RESULTS
-    ),
-    "outputs repeated": Mistake(
-        of_results(lambda y, case: y[:, 1:2].expand_as(y)), "outputs-repeated", ways=RESULTS
-    ),
+    "batch permuted": Mistake(of_results(lambda y, case: y[moved(len(y), case)]), "batch-permuted", ways=RESULTS),
+    "batch repeated": Mistake(of_results(lambda y, case: y[1:2].expand_as(y)), "batch-repeated", ways=RESULTS),
+    "outputs repeated": Mistake(of_results(lambda y, case: y[:, 1:2].expand_as(y)), "outputs-repeated", ways=RESULTS),
     # What is lost to a narrower format
     "parameters in bfloat16": Mistake(of_parameters(BRAIN), "rounded-bfloat16", words=("weights",), dtypes=SINGLE),
-    "parameters in float16": Mistake(of_parameters(HALF), "rounded-float16", also=("rounded-tf32",), words=("weights",), dtypes=SINGLE),
-    "parameters in float32": Mistake(of_parameters(lambda t: t.float().double()), "rounded-float32", dtypes=(torch.float64,)),
+    "parameters in float16": Mistake(
+        of_parameters(HALF), "rounded-float16", also=("rounded-tf32",), words=("weights",), dtypes=SINGLE
+    ),
+    "parameters in float32": Mistake(
+        of_parameters(lambda t: t.float().double()), "rounded-float32", dtypes=(torch.float64,)
+    ),
     "weights in TF32, cut off": Mistake(of_weight(lambda w, case: tf32_cut(w)), "truncated-tf32", None, dtypes=SINGLE),
     "weights in int8": Mistake(of_weight(lambda w, case: int8(w)), "rounded-steps", dtypes=SINGLE),
     "weights in int8 by row": Mistake(of_weight(lambda w, case: int8_by_row(w)), "rounded-steps", dtypes=SINGLE),
-    "computed in bfloat16": Mistake(of_kernel(BRAIN, BRAIN, BRAIN, BRAIN), "computed-bfloat16", ways=FUNCTIONS, dtypes=SINGLE),
-    "computed in float16": Mistake(of_kernel(HALF, HALF, HALF, HALF), "computed-float16", ways=FUNCTIONS, dtypes=SINGLE),
+    "computed in bfloat16": Mistake(
+        of_kernel(BRAIN, BRAIN, BRAIN, BRAIN), "computed-bfloat16", ways=FUNCTIONS, dtypes=SINGLE
+    ),
+    "computed in float16": Mistake(
+        of_kernel(HALF, HALF, HALF, HALF), "computed-float16", ways=FUNCTIONS, dtypes=SINGLE
+    ),
     "factors in bfloat16": Mistake(
         _heeding(_mkldnn, of_kernel(BRAIN, BRAIN)), "rounded-bfloat16", ways=FUNCTIONS, dtypes=SINGLE
     ),
@@ -294,24 +286,44 @@ MISTAKES: dict[str, Mistake] = {
         _heeding(_cuda, of_kernel(tf32_cut, tf32_cut)), "truncated-tf32", ways=FUNCTIONS, dtypes=SINGLE
     ),
     "inputs in bfloat16": Mistake(of_kernel(BRAIN), "rounded-bfloat16", ways=FUNCTIONS, dtypes=SINGLE),
-    "results in bfloat16": Mistake(of_kernel(same, results=BRAIN), "output-rounded-bfloat16", ways=FUNCTIONS, dtypes=SINGLE),
-    "results in float16": Mistake(of_kernel(same, results=HALF), "output-rounded-float16", ways=FUNCTIONS, dtypes=SINGLE),
-    "results in steps": Mistake(of_kernel(same, results=steps(2.0**-6)), "output-rounded-steps", ways=FUNCTIONS, dtypes=SINGLE),
+    "results in bfloat16": Mistake(
+        of_kernel(same, results=BRAIN), "output-rounded-bfloat16", ways=FUNCTIONS, dtypes=SINGLE
+    ),
+    "results in float16": Mistake(
+        of_kernel(same, results=HALF), "output-rounded-float16", ways=FUNCTIONS, dtypes=SINGLE
+    ),
+    "results in steps": Mistake(
+        of_kernel(same, results=steps(2.0**-6)), "output-rounded-steps", ways=FUNCTIONS, dtypes=SINGLE
+    ),
     "int8": Mistake(of_kernel(int8, int8), "rounded-steps", ways=RESULTS, dtypes=SINGLE, forms=FULL),
-    "uint8 and int8 by row": Mistake(of_kernel(uint8, int8_by_row), "rounded-steps", ways=RESULTS, dtypes=SINGLE, forms=FULL),
+    "uint8 and int8 by row": Mistake(
+        of_kernel(uint8, int8_by_row), "rounded-steps", ways=RESULTS, dtypes=SINGLE, forms=FULL
+    ),
     "float16 sums": Mistake(_low_sums(torch.float16), "accumulated-float16", ways=RESULTS, dtypes=SINGLE, forms=FULL),
-    "bfloat16 sums": Mistake(_low_sums(torch.bfloat16), "accumulated-bfloat16", ways=RESULTS, dtypes=SINGLE, forms=FULL),
-    "cut toward zero": Mistake(_not_rounded("toward-zero"), "rounding-toward-zero", ways=RESULTS, dtypes=HALVES, forms=FULL),
-    "rounded away from zero": Mistake(_not_rounded("away"), "rounding-away-from-zero", ways=RESULTS, dtypes=HALVES, forms=FULL),
+    "bfloat16 sums": Mistake(
+        _low_sums(torch.bfloat16), "accumulated-bfloat16", ways=RESULTS, dtypes=SINGLE, forms=FULL
+    ),
+    "cut toward zero": Mistake(
+        _not_rounded("toward-zero"), "rounding-toward-zero", ways=RESULTS, dtypes=HALVES, forms=FULL
+    ),
+    "rounded away from zero": Mistake(
+        _not_rounded("away"), "rounding-away-from-zero", ways=RESULTS, dtypes=HALVES, forms=FULL
+    ),
     "rounded down": Mistake(_not_rounded("down"), "rounding-down", ways=RESULTS, dtypes=HALVES, forms=FULL),
     "rounded up": Mistake(_not_rounded("up"), "rounding-up", ways=RESULTS, dtypes=HALVES, forms=FULL),
     # Where a sliding convolution reads and writes
     "SAME of TensorFlow": Mistake(
-        of_window(_same_of_tensorflow), "padding-shifted", forms=("sliding",), ways=(*FUNCTIONS, "layers"),
+        of_window(_same_of_tensorflow),
+        "padding-shifted",
+        forms=("sliding",),
+        ways=(*FUNCTIONS, "layers"),
         fits=lambda case: _changes(case, "padding", (0,) * (case.x.ndim - 2)),
     ),
     "circular padding": Mistake(
-        of_window(lambda case: {"mode": "circular"}), "padding-mode", forms=("sliding",), ways=(*FUNCTIONS, "layers"),
+        of_window(lambda case: {"mode": "circular"}),
+        "padding-mode",
+        forms=("sliding",),
+        ways=(*FUNCTIONS, "layers"),
         fits=lambda case: _changes(case, "padding", (0,) * (case.x.ndim - 2)),
     ),
     "results read as NHWC": Mistake(
@@ -319,14 +331,17 @@ MISTAKES: dict[str, Mistake] = {
     ),
     "results of NHWC": Mistake(
         of_results(lambda y, case: y.reshape(len(y), *y.shape[2:], y.shape[1]).movedim(-1, 1)),
-        "outputs-flattened-hwc", forms=("sliding",), ways=(*FUNCTIONS, "layers"),
+        "outputs-flattened-hwc",
+        forms=("sliding",),
+        ways=(*FUNCTIONS, "layers"),
     ),
     "input read as NHWC": Mistake(
         of_window(lambda case: {}, lambda x: x.movedim(1, -1).reshape(x.shape)),
-        "input-flattened-hwc", forms=("sliding",), ways=(*FUNCTIONS, "layers"),
+        "input-flattened-hwc",
+        forms=("sliding",),
+        ways=(*FUNCTIONS, "layers"),
     ),
 }
-del MISTAKES["subnormal weights flushed"]
 
 
 def _cropped(case: Case) -> Wrong:
@@ -340,7 +355,11 @@ def _cropped(case: Case) -> Wrong:
 
 
 MISTAKES["stride 1, cropped"] = Mistake(
-    _cropped, "stride-wrong", forms=("sliding",), ways=(*FUNCTIONS, "layers"), fits=lambda case: case.layer.stride[0] > 1
+    _cropped,
+    "stride-wrong",
+    forms=("sliding",),
+    ways=(*FUNCTIONS, "layers"),
+    fits=lambda case: case.layer.stride[0] > 1,
 )
 
 
@@ -351,6 +370,9 @@ def _dilated(case: Case) -> dict[str, object]:
 
 
 MISTAKES["dilation 2"] = Mistake(
-    of_window(_dilated), "dilation-wrong", forms=("sliding",), ways=(*FUNCTIONS, "layers"),
+    of_window(_dilated),
+    "dilation-wrong",
+    forms=("sliding",),
+    ways=(*FUNCTIONS, "layers"),
     fits=lambda case: set(case.kernel[1:]) == {3},
 )
