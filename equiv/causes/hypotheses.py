@@ -9,7 +9,7 @@ square of |a - h| / S.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import NamedTuple
 
@@ -21,6 +21,7 @@ from equiv.causes.permutations import in_words, undone
 from equiv.causes.recognition import recognised
 from equiv.causes.roundings import ROUNDINGS, flushed, rounded
 from equiv.dtypes import is_inexact
+from equiv.numerics import format_of
 
 _WEIGHTS = 2**22  # above, only the worst rows and outputs enter products
 _WORST = 64
@@ -113,8 +114,7 @@ _named = partial(cause_of, outputs=True)
 def output_causes(y: Outputs, feature_shape: tuple[int, ...]) -> Iterator[Found]:
     """Every mistake that explains the outputs, the more specific ones first."""
     yield from _zero_and_bias(y)
-    yield from _wrong_columns(y, feature_shape)
-    yield from _wrong_length(y)
+    yield from weight_causes(y, feature_shape)
     yield from _moved(y)
     if y.real:
         yield from y.whole(_named("output-clamped"), y.expected.clamp(min=0))
@@ -126,6 +126,24 @@ def output_causes(y: Outputs, feature_shape: tuple[int, ...]) -> Iterator[Found]
         yield from (Found(cause, distance) for cause, distance in recognised(y))
     elif not y.integer:
         yield from _lossy_inputs(y)
+
+
+def weight_causes(y: Outputs, feature_shape: tuple[int, ...]) -> Iterator[Found]:
+    """Mistakes of the weight and of the length of the sums."""
+    yield from _wrong_columns(y, feature_shape)
+    yield from _wrong_length(y)
+
+
+def closest(y: Outputs, found: Iterable[Found]) -> Cause | None:
+    """The first, unless a later one is twice as close; None if none is twice as close as the right layer."""
+    best, far = None, y.distance(y.e)
+    as_right = format_of(y.dtype).u if is_inexact(y.dtype) else 0.0
+    for each in found:
+        if each.distance <= far / 2:
+            best, far = each.cause, each.distance
+        if best is not None and far <= as_right:  # profiles come last, and cost most
+            break
+    return best
 
 
 def _zero_and_bias(y: Outputs) -> Iterator[Found]:

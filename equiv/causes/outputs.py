@@ -7,10 +7,10 @@ from torch import Tensor
 
 from equiv.arguments import check_dtype, check_number, check_tensor
 from equiv.causes.directions import name_misrounding
-from equiv.causes.hypotheses import Outputs, output_causes
+from equiv.causes.hypotheses import Outputs, closest, output_causes
 from equiv.causes.mistakes import Cause
 from equiv.causes.roundings import ROUNDINGS
-from equiv.dtypes import is_inexact
+from equiv.causes.several import beside_another_bias
 from equiv.errors import EquivError
 from equiv.mapping import FeatureShape, check_feature_shape, check_product
 from equiv.numerics import format_of
@@ -99,19 +99,12 @@ def name_output_cause(
     shape = check_feature_shape(feature_shape)
     _check_shapes(shape, actual, weight, expected_exact=expected_exact, x=x, bias=bias, bound=bound)
     with torch.device("cpu"), torch.no_grad():
-        outputs = Outputs(
-            actual, expected_exact, (x, weight, bias), bound if isinstance(bound, Tensor) else float(bound)
-        )
+        far = bound if isinstance(bound, Tensor) else float(bound)
+        outputs = Outputs(actual, expected_exact, (x, weight, bias), far)
         if outputs.explained_by(outputs.expected):
             return None
-        best, far = None, outputs.distance(outputs.e)
-        as_right = format_of(actual.dtype).u if is_inexact(actual.dtype) else 0.0
-        for found in output_causes(outputs, shape):
-            if found.distance <= far / 2:
-                best, far = found.cause, found.distance
-            if best is not None and far <= as_right:  # profiles come last, and cost most
-                break
-        return best
+        found = closest(outputs, output_causes(outputs, shape))
+        return found or beside_another_bias(actual, expected_exact, (x, weight, bias), far, shape)
 
 
 def _check_shapes(shape: tuple[int, ...], actual: Tensor, weight: Tensor, **others: Tensor | float | None) -> None:
