@@ -51,6 +51,7 @@ class Outputs:
         self.real, self.integer = actual.is_floating_point(), not is_inexact(actual.dtype)
         self.wide = torch.int64 if self.integer else torch.complex128 if actual.is_complex() else torch.float64
         self.actual, self.expected = _on_cpu(actual).to(self.wide), _on_cpu(expected).to(self.wide)
+        self.half_ulp = format_of(self.dtype).u if self.real and self.dtype.itemsize == 2 else 0.0
         self.x, self.w = _on_cpu(x), _on_cpu(weight)
         self.bias = torch.zeros(len(weight), dtype=self.wide) if bias is None else _on_cpu(bias).to(self.wide)
         self.every_bound = torch.as_tensor(bound).detach().cpu().to(torch.float64).expand(actual.shape)
@@ -75,6 +76,8 @@ class Outputs:
         """How far |a - h| exceeds the bound; infinite where it is no number."""
         h = h.to(self.dtype).to(torch.int64) if self.integer else h
         far = (a - h).abs().to(torch.float64) - bound
+        if self.half_ulp:  # the bound knows the rounding of e alone
+            far = torch.where(torch.as_tensor(bound) > 0, far - self.half_ulp * h.abs(), far)
         alike = (a == h) | ((a != a) & (h != h))
         return torch.where(alike, torch.zeros_like(far), far.nan_to_num(nan=torch.inf))
 

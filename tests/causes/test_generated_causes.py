@@ -13,20 +13,20 @@ def cases(few: int, many: int):
     return pytest.mark.parametrize("count", [few, pytest.param(many, marks=pytest.mark.slow)])
 
 
-@cases(3, 200)
+@cases(2, 50)
 @pytest.mark.parametrize("key", MISTAKES)
 def test_a_named_mistake_is_recognised_and_mended(key, count):
     found = tried(MISTAKES[key], count)
     assert (found.cases, found.failures) == (count, [])
 
 
-@cases(3, 200)
+@cases(2, 50)
 @pytest.mark.parametrize("key", UNNAMED)
 def test_what_no_mistake_explains_has_no_name(key, count):
     assert unnamed(key, UNNAMED[key], count).failures == []
 
 
-@cases(1, 20)
+@cases(1, 8)
 @pytest.mark.parametrize("pair", PAIRS, ids=" and ".join)
 def test_of_two_mistakes_both_are_named_or_none_is(pair, count):
     assert two_at_once(both(*pair), count).failures == []

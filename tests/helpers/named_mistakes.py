@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from generated_causes import (
@@ -376,3 +376,17 @@ MISTAKES["dilation 2"] = Mistake(
     ways=(*FUNCTIONS, "layers"),
     fits=lambda case: set(case.kernel[1:]) == {3},
 )
+
+
+for _key in (
+    "flattened as HWC",
+    "outputs permuted",
+    "bias dropped",
+    "bias doubled",
+    "bias permuted",
+    "weight negated",
+    "reduction cut short",
+    "batch permuted",
+    "results read as NHWC",
+):
+    MISTAKES[f"{_key}, 16 bits"] = replace(MISTAKES[_key], dtypes=HALVES)
