@@ -299,7 +299,8 @@ def _scaled(y: Outputs) -> Iterator[Found]:
             by = f"{factor:g}"
             cause = _named(name, scaled=f"multiplied by {by}", undo=f"/ {by}")
             yield from y.whole(cause, (e - shift) * factor + shift, max(1.0, abs(factor)))
-            cause = _named(name, scaled=f"divided by {by}", undo=f"* {by}")
+            undo = f"* {by}" if name == "output-scaled" else None  # it would multiply the rounding of the bias too
+            cause = _named(name, scaled=f"divided by {by}", undo=undo)
             yield from y.whole(cause, (e - shift) / factor + shift)
 
 
