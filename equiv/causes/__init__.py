@@ -10,5 +10,6 @@ from equiv.causes.directions import rounding_cause as rounding_cause
 from equiv.causes.mistakes import Cause
 from equiv.causes.outputs import likely_cause, name_output_cause
 from equiv.causes.weights import name_cause
+from equiv.causes.windows import on_maps as on_maps
 
 __all__ = ["Cause", "likely_cause", "name_cause", "name_misrounding", "name_output_cause", "sliding_cause"]

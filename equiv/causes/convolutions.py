@@ -12,7 +12,7 @@ from equiv.arguments import check_tensor
 from equiv.causes.mistakes import Cause, cause_of
 from equiv.causes.outputs import likely_cause
 from equiv.causes.permutations import in_words, undone
-from equiv.causes.windows import Mistaken, Window, mistaken, right_at, terms_of, window_of
+from equiv.causes.windows import Mistaken, Window, mistaken, on_maps, right_at, terms_of, window_of
 from equiv.dtypes import is_inexact
 from equiv.errors import EquivError
 from equiv.mapping import Conv, check_conv
@@ -90,7 +90,8 @@ def sliding_cause(actual: Tensor, conv: Conv, x: Tensor, expected: Tensor | None
             seen = _Seen.of(actual, conv, x, expected)
             if _distance(seen, right_at(seen.window), conv, seen.some)[0]:
                 return None
-            return _of_rows(seen, conv) or _of_windows(seen, conv) or _of_permutations(seen, conv)
+            found = _of_rows(seen, conv) or _of_windows(seen, conv) or _of_permutations(seen, conv)
+            return None if found is None else on_maps(found, conv)
         except (ValueError, RuntimeError, IndexError):
             return None
 

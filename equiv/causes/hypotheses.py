@@ -9,7 +9,7 @@ square of |a - h| / S.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import NamedTuple
 
@@ -21,9 +21,11 @@ from equiv.causes.permutations import in_words, undone
 from equiv.causes.recognition import recognised
 from equiv.causes.roundings import ROUNDINGS, flushed, rounded
 from equiv.dtypes import is_inexact
+from equiv.numerics import format_of
 
 _WEIGHTS = 2**22  # above, only the worst rows and outputs enter products
 _WORST = 64
+_ROWS_OF_BIAS = 3  # rows that must be off by the same
 _PAIRS = 2**25  # entries compared when rows are matched with rows
 
 
@@ -49,6 +51,7 @@ class Outputs:
         self.real, self.integer = actual.is_floating_point(), not is_inexact(actual.dtype)
         self.wide = torch.int64 if self.integer else torch.complex128 if actual.is_complex() else torch.float64
         self.actual, self.expected = _on_cpu(actual).to(self.wide), _on_cpu(expected).to(self.wide)
+        self.half_ulp = format_of(self.dtype).u if self.real and self.dtype.itemsize == 2 else 0.0
         self.x, self.w = _on_cpu(x), _on_cpu(weight)
         self.bias = torch.zeros(len(weight), dtype=self.wide) if bias is None else _on_cpu(bias).to(self.wide)
         self.every_bound = torch.as_tensor(bound).detach().cpu().to(torch.float64).expand(actual.shape)
@@ -73,6 +76,8 @@ class Outputs:
         """How far |a - h| exceeds the bound; infinite where it is no number."""
         h = h.to(self.dtype).to(torch.int64) if self.integer else h
         far = (a - h).abs().to(torch.float64) - bound
+        if self.half_ulp:  # the bound knows the rounding of e alone
+            far = torch.where(torch.as_tensor(bound) > 0, far - self.half_ulp * h.abs(), far)
         alike = (a == h) | ((a != a) & (h != h))
         return torch.where(alike, torch.zeros_like(far), far.nan_to_num(nan=torch.inf))
 
@@ -81,13 +86,13 @@ class Outputs:
         far = self.excess(self.a, h, 0.0) / self.size
         return float(torch.where(far.isfinite(), far, torch.zeros_like(far)).square().mean().sqrt())
 
-    def explained_by(self, h: Tensor) -> bool:
-        """Whether all outputs lie within the bound of h (N, O), without slack: h came from e."""
-        return bool((self.excess(self.actual, h, self.every_bound) <= 0).all())
+    def explained_by(self, h: Tensor, times: float = 1.0) -> bool:
+        """Whether all outputs lie within so many bounds of h (N, O), without slack: h came from e."""
+        return bool((self.excess(self.actual, h, times * self.every_bound) <= 0).all())
 
-    def whole(self, cause: Cause, h: Tensor) -> Iterator[Found]:
-        """The cause, if h (N, O) explains every output."""
-        if self.explained_by(h):
+    def whole(self, cause: Cause, h: Tensor, times: float = 1.0) -> Iterator[Found]:
+        """The cause, if h (N, O), whose rounding may be ``times`` that of e, explains every output."""
+        if self.explained_by(h, times):
             yield Found(cause, self.distance(self.entered(h)))
 
     def product(self, x: Tensor, w: Tensor) -> Tensor:
@@ -112,8 +117,7 @@ _named = partial(cause_of, outputs=True)
 def output_causes(y: Outputs, feature_shape: tuple[int, ...]) -> Iterator[Found]:
     """Every mistake that explains the outputs, the more specific ones first."""
     yield from _zero_and_bias(y)
-    yield from _wrong_columns(y, feature_shape)
-    yield from _wrong_length(y)
+    yield from weight_causes(y, feature_shape)
     yield from _moved(y)
     if y.real:
         yield from y.whole(_named("output-clamped"), y.expected.clamp(min=0))
@@ -127,6 +131,24 @@ def output_causes(y: Outputs, feature_shape: tuple[int, ...]) -> Iterator[Found]
         yield from _lossy_inputs(y)
 
 
+def weight_causes(y: Outputs, feature_shape: tuple[int, ...]) -> Iterator[Found]:
+    """Mistakes of the weight and of the length of the sums."""
+    yield from _wrong_columns(y, feature_shape)
+    yield from _wrong_length(y)
+
+
+def closest(y: Outputs, found: Iterable[Found]) -> Cause | None:
+    """The first, unless a later one is twice as close; None if none is twice as close as the right layer."""
+    best, far = None, y.distance(y.e)
+    as_right = format_of(y.dtype).u if is_inexact(y.dtype) else 0.0
+    for each in found:
+        if each.distance <= far / 2:
+            best, far = each.cause, each.distance
+        if best is not None and far <= as_right:  # profiles come last, and cost most
+            break
+    return best
+
+
 def _zero_and_bias(y: Outputs) -> Iterator[Found]:
     e, b = y.expected, y.bias
     yield from y.whole(_named("output-zero"), torch.zeros_like(e))
@@ -134,6 +156,31 @@ def _zero_and_bias(y: Outputs) -> Iterator[Found]:
     yield from y.whole(_named("bias-dropped"), e - b)
     yield from y.whole(_named("bias-doubled"), e + b)
     yield from y.whole(_named("bias-negated"), e - 2 * b)
+    yield from _other_bias(y)
+
+
+def _other_bias(y: Outputs) -> Iterator[Found]:
+    """Another bias: every row is off by the same. Its entries are known up to the rounding of the results alone."""
+    e, b = y.expected, y.bias
+    if not y.real or len(e) < _ROWS_OF_BIAS or not bool(y.actual.isfinite().all()):
+        return
+    off = (y.actual - e).median(0).values
+    wrong = (off.abs() > y.every_bound.amax(0)).nonzero().flatten().tolist()
+    if not wrong:
+        return
+    near = y.every_bound.amax(0)
+    place = (b[None] - (b + off)[:, None]).abs().argmin(1)  # which entry each became
+    if not bool(b.any()):
+        cause = _named("bias-added")
+    elif len(set(place.tolist())) == len(b) and bool(((b[place] - b - off).abs() <= near).all()):
+        cause, off = _named("bias-permuted", moved=in_words(place)), b[place] - b
+    elif len(wrong) == 1:
+        row = wrong[0]
+        versus = f"{float(b[row] + off[row]):.6g} instead of {float(b[row]):.6g}"
+        cause = _named("bias-one-entry", row=row, versus=versus)
+    else:
+        cause = _named("bias-unknown", as_well="")
+    yield from y.whole(cause, e + off)
 
 
 def _wrong_columns(y: Outputs, feature_shape: tuple[int, ...]) -> Iterator[Found]:
@@ -251,8 +298,9 @@ def _scaled(y: Outputs) -> Iterator[Found]:
         for factor in sorted({float(round(ratio)), float(round(1 / ratio))} - {-1.0, 0.0, 1.0}):
             by = f"{factor:g}"
             cause = _named(name, scaled=f"multiplied by {by}", undo=f"/ {by}")
-            yield from y.whole(cause, (e - shift) * factor + shift)
-            cause = _named(name, scaled=f"divided by {by}", undo=f"* {by}")
+            yield from y.whole(cause, (e - shift) * factor + shift, max(1.0, abs(factor)))
+            undo = f"* {by}" if name == "output-scaled" else None  # it would multiply the rounding of the bias too
+            cause = _named(name, scaled=f"divided by {by}", undo=undo)
             yield from y.whole(cause, (e - shift) / factor + shift)
 
 

@@ -28,8 +28,12 @@ class Cause:
     - ``weight`` and ``bias``: what the wrong layer computes with, ``(O, n)`` and ``(O,)``; a kernel is flattened first,
       ``weight.flatten(1)``, and has the same entries;
     - ``reference``: the right layer, with its ``weight`` and ``bias`` in the same shapes;
-    - ``x`` and ``y``: the inputs ``(N, n)`` and the wrong outputs ``(N, O)``, where the outputs alone are known;
+    - ``x`` and ``y``: the inputs ``(N, n)`` and the wrong outputs ``(N, O)``, where the outputs alone are known; of a
+      convolution that slides over maps ``(N, C, *spatial)`` and ``(N, O, *positions)``;
     - ``torch``.
+
+    A line that ends in a call of ``torch.nn.functional`` computes the results again as the right layer does, where they
+    hold too little to be mended.
 
     Attributes:
         name: A stable word such as "flattened-hwc", "bias-dropped" or "rounded-bfloat16".
@@ -61,6 +65,10 @@ class Cause:
     def __str__(self) -> str:
         return f"{self.name}: {self.sentence}"
 
+    def mended_by(self, fix: str, *, before: str = "") -> Cause:
+        """The same cause with another line, and words before its sentence."""
+        return Cause(self.name, before + self.sentence, fix).computed_in(self.arithmetic)
+
     def beside(self, other: Cause) -> Cause:
         """This cause, and what is known of the bias in addition."""
         fix = f"{self.fix}; {other.fix}" if self.fix and other.fix else ""
@@ -82,6 +90,8 @@ class _Mistake(NamedTuple):
 
 _ORDER = "weight = weight.reshape(-1, {sizes}){undo}.flatten(1)"
 _COPY, _COPY_BIAS = "weight = reference.weight", "bias = reference.bias"
+AGAIN = "y = torch.nn.functional.linear(x, reference.weight, reference.bias)"
+"""The right results: the mend where wrong ones hold too little."""
 _NO_TF32 = 'torch.backends.cuda.matmul.fp32_precision = torch.backends.cudnn.conv.fp32_precision = "ieee"'
 _NO_BFLOAT16 = 'torch.backends.mkldnn.matmul.fp32_precision = torch.backends.mkldnn.conv.fp32_precision = "ieee"'
 SETTINGS = {
@@ -92,6 +102,12 @@ SETTINGS = {
     "accumulated-bfloat16": "torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False",
 }
 """What keeps torch from computing in other formats: rounded inputs and weights, low sums."""
+
+
+def again(name: str) -> str:
+    """Computing the results again, with the setting that keeps torch from rounding there, if there is one."""
+    return f"{SETTINGS[name]}; {AGAIN}" if name in SETTINGS else AGAIN
+
 
 _MISTAKES = {
     # The order of the inputs
@@ -107,79 +123,82 @@ _MISTAKES = {
     # Other rearrangements, and what is scaled
     "weight-transposed": _Mistake("the weight {shape} is transposed", "weight = weight.T"),
     "outputs-permuted": _Mistake("output features {moved}", "weight = weight{undo}", "y = y{undo}"),
-    "outputs-repeated": _Mistake("all {count} output features are copies of feature {source}"),
+    "outputs-repeated": _Mistake("all {count} output features are copies of feature {source}", AGAIN),
     "batch-permuted": _Mistake("rows of the batch {moved}", "", "y = y{undo}"),
-    "batch-repeated": _Mistake("all {count} rows of the batch are copies of row {source}"),
+    "batch-repeated": _Mistake("all {count} rows of the batch are copies of row {source}", AGAIN),
     "weight-negated": _Mistake("every weight has the other sign", "weight = -weight"),
     "weight-absolute": _Mistake("every weight is replaced by its absolute value", _COPY, of_weight=torch.abs),
     "weight-scaled": _Mistake("every weight is {scaled}", "weight = weight {undo}"),
     "output-negated": _Mistake("every output has the other sign", "", "y = -y"),
     "output-scaled": _Mistake("every output is {scaled}", "", "y = y {undo}"),
-    "product-negated": _Mistake("the product is subtracted from the bias", "", "y = 2 * bias - y"),
-    "product-doubled": _Mistake("the product, without the bias, is added twice", "", "y = y - x @ weight.T"),
-    "product-scaled": _Mistake("every product, without the bias, is {scaled}", "", "y = (y - bias) {undo} + bias"),
+    "product-negated": _Mistake("the product is subtracted from the bias", "", "y = 2 * reference.bias - y"),
+    "product-doubled": _Mistake("the product, without the bias, is added twice", "", "y = y - x @ reference.weight.T"),
+    "product-scaled": _Mistake(
+        "every product, without the bias, is {scaled}", "", "y = (y - reference.bias) {undo} + reference.bias"
+    ),
     # What is missing, or there twice
     "weight-zero": _Mistake("every weight is zero", _COPY),
-    "output-zero": _Mistake("every output is zero"),
-    "product-missing": _Mistake("every output is the bias alone", "", "y = y + x @ weight.T"),
-    "output-clamped": _Mistake("negative outputs are replaced by zero, as by a ReLU"),
-    "output-absolute": _Mistake("every output is replaced by its absolute value"),
+    "output-zero": _Mistake("every output is zero", AGAIN),
+    "product-missing": _Mistake("every output is the bias alone", "", "y = y + x @ reference.weight.T"),
+    "output-clamped": _Mistake("negative outputs are replaced by zero, as by a ReLU", AGAIN),
+    "output-absolute": _Mistake("every output is replaced by its absolute value", AGAIN),
     "reduction-cut-short": _Mistake(
         "the last {count} of {n} {what}: the reduction is cut short",
         "weight[:, {start}:] = reference.weight[:, {start}:]",
-        "y = y + x[:, {start}:] @ weight[:, {start}:].T",
+        "y = y + x[:, {start}:] @ reference.weight[:, {start}:].T",
     ),
     "reduction-starts-late": _Mistake(
         "the first {count} of {n} {what}: the reduction starts late",
         "weight[:, :{count}] = reference.weight[:, :{count}]",
-        "y = y + x[:, :{count}] @ weight[:, :{count}].T",
+        "y = y + x[:, :{count}] @ reference.weight[:, :{count}].T",
     ),
     "reduction-overlaps": _Mistake(
-        "the last {count} of {n} terms are added twice", "", "y = y - x[:, {start}:] @ weight[:, {start}:].T"
+        "the last {count} of {n} terms are added twice", "", "y = y - x[:, {start}:] @ reference.weight[:, {start}:].T"
     ),
     "one-entry": _Mistake(
         "one entry differs: weight[{row}, {column}], input {place}, is {versus}",
         "weight[{row}, {column}] = reference.weight[{row}, {column}]",
     ),
     # The bias
-    "bias-dropped": _Mistake("the bias is dropped", _COPY_BIAS, "y = y + bias"),
-    "bias-added": _Mistake("a bias is added where none belongs", "bias = None"),
-    "bias-doubled": _Mistake("the bias is added twice", _COPY_BIAS, "y = y - bias"),
-    "bias-negated": _Mistake("the bias is subtracted", "bias = -bias", "y = y + 2 * bias"),
-    "bias-permuted": _Mistake("bias {moved}", "bias = bias{undo}"),
-    "bias-one-entry": _Mistake("one entry differs: bias[{row}] is {versus}", "bias[{row}] = reference.bias[{row}]"),
-    "bias-unknown": _Mistake("the bias differs as well", _COPY_BIAS),
-    # Results that are not rounded to nearest
-    "rounding-toward-zero": _Mistake("results are cut toward zero instead of rounded to nearest"),
-    "rounding-away-from-zero": _Mistake("results are rounded away from zero instead of to nearest"),
-    "rounding-down": _Mistake("results are rounded down instead of to nearest"),
-    "rounding-up": _Mistake("results are rounded up instead of to nearest"),
-    "rounding-ties-away": _Mistake("ties are rounded away from zero instead of to even"),
-    "rounding-to-odd": _Mistake("results are rounded to odd instead of to nearest"),
-    "rounding-half-where-odd": _Mistake(
-        "half an ulp is added only where the last kept bit is odd: other results are cut toward zero"
+    "bias-dropped": _Mistake("the bias is dropped", _COPY_BIAS, "y = y + reference.bias"),
+    "bias-added": _Mistake("a bias is added where none belongs", "bias = None", AGAIN),
+    "bias-doubled": _Mistake("the bias is added twice", _COPY_BIAS, "y = y - reference.bias"),
+    "bias-negated": _Mistake("the bias is subtracted", "bias = -bias", "y = y + 2 * reference.bias"),
+    "bias-permuted": _Mistake("bias {moved}", "bias = bias{undo}", AGAIN),
+    "bias-one-entry": _Mistake(
+        "one entry differs: bias[{row}] is {versus}", "bias[{row}] = reference.bias[{row}]", AGAIN
     ),
-    "rounding-stochastic": _Mistake("results are either neighbour of the exact sum, as if rounded at random"),
+    "bias-unknown": _Mistake("the bias differs{as_well}", _COPY_BIAS, AGAIN),
+    # Results that are not rounded to nearest
+    "rounding-toward-zero": _Mistake("results are cut toward zero instead of rounded to nearest", AGAIN),
+    "rounding-away-from-zero": _Mistake("results are rounded away from zero instead of to nearest", AGAIN),
+    "rounding-down": _Mistake("results are rounded down instead of to nearest", AGAIN),
+    "rounding-up": _Mistake("results are rounded up instead of to nearest", AGAIN),
+    "rounding-ties-away": _Mistake("ties are rounded away from zero instead of to even", AGAIN),
+    "rounding-to-odd": _Mistake("results are rounded to odd instead of to nearest", AGAIN),
+    "rounding-half-where-odd": _Mistake(
+        "half an ulp is added only where the last kept bit is odd: other results are cut toward zero", AGAIN
+    ),
+    "rounding-stochastic": _Mistake("results are either neighbour of the exact sum, as if rounded at random", AGAIN),
     # Where a convolution reads and writes, see equiv.causes.windows
-    "padding-mode": _Mistake("padding mode {mode} instead of {right}", 'conv.padding_mode = "{right}"'),
+    "padding-mode": _Mistake("padding mode {mode} instead of {right}"),
     "padding-shifted": _Mistake("padding before the first entry of {before} instead of {right}{words}"),
     "stride-wrong": _Mistake("stride {stride} instead of {right}"),
     "dilation-wrong": _Mistake("dilation {dilation} instead of {right}"),
     "outputs-order": _Mistake("the results are in another order: {sentence}"),
     "input-order": _Mistake("the input is read in another order: {sentence}"),
     # What is lost to a narrower format
-    **{
-        name: _Mistake(f"{{what}} rounded to {words}{{when}}", _COPY, SETTINGS.get(name, ""))
-        for name, words in ROUNDINGS.items()
-    },
+    **{name: _Mistake(f"{{what}} rounded to {words}{{when}}", _COPY, again(name)) for name, words in ROUNDINGS.items()},
     "rounded-steps": _Mistake("{what} rounded to{when}", _COPY),
     **{f"bias-{name}": _Mistake(f"bias rounded to {words}", _COPY_BIAS) for name, words in ROUNDINGS.items()},
-    "subnormals-flushed": _Mistake("subnormal {what} are treated as zero", _COPY, "torch.set_flush_denormal(False)"),
+    "subnormals-flushed": _Mistake(
+        "subnormal {what} are treated as zero", _COPY, f"torch.set_flush_denormal(False); {AGAIN}"
+    ),
 }
 
 
 def cause_of(name: str, *, outputs: bool = False, **facts: object) -> Cause:
-    """A mistake of the table with the facts of one case; without a fix where one of its facts is None.
+    """A mistake of the table with the facts of one case; where one is None, what is right is copied or computed again.
 
     Example:
         >>> cause_of("weight-scaled", scaled="multiplied by 3", undo="/ 3")
@@ -187,7 +206,9 @@ def cause_of(name: str, *, outputs: bool = False, **facts: object) -> Cause:
     """
     mistake = _MISTAKES[name]
     fix = mistake.outputs if outputs and mistake.outputs is not None else mistake.fix
-    return Cause(name, mistake.sentence.format(**facts), "" if None in facts.values() else fix.format(**facts))
+    if fix and None in facts.values():
+        fix = AGAIN if outputs or fix.startswith("y") else _COPY_BIAS if name.startswith("bias") else _COPY
+    return Cause(name, mistake.sentence.format(**facts), fix.format(**facts))
 
 
 def weight_changes() -> Iterator[tuple[Cause, Callable[[Tensor], Tensor]]]:

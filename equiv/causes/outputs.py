@@ -7,10 +7,10 @@ from torch import Tensor
 
 from equiv.arguments import check_dtype, check_number, check_tensor
 from equiv.causes.directions import name_misrounding
-from equiv.causes.hypotheses import Outputs, output_causes
-from equiv.causes.mistakes import Cause
+from equiv.causes.hypotheses import Outputs, closest, output_causes
+from equiv.causes.mistakes import AGAIN, Cause
 from equiv.causes.roundings import ROUNDINGS
-from equiv.dtypes import is_inexact
+from equiv.causes.several import beside_another_bias
 from equiv.errors import EquivError
 from equiv.mapping import FeatureShape, check_feature_shape, check_product
 from equiv.numerics import format_of
@@ -18,6 +18,7 @@ from equiv.numerics import format_of
 _FROM_ONE_OUTPUT = {"bias-dropped", "bias-doubled", "bias-negated", "subnormals-flushed", *ROUNDINGS}
 _FROM_ONE_OUTPUT |= {"reduction-cut-short", "reduction-starts-late"}
 """What a single number can show; one fits too many changes of order."""
+_EXACT = {"batch-permuted", "outputs-permuted", "output-negated"}  # mended without arithmetic
 
 
 def likely_cause(
@@ -32,7 +33,7 @@ def likely_cause(
     Example:
         >>> x, w, b = torch.ones(2, 4), torch.arange(4.0).view(1, 4), torch.tensor([10.0])
         >>> likely_cause(x @ w.T, x=x, weight=w, bias=b, feature_shape=(4, 1))
-        Cause(name='bias-dropped', sentence='the bias is dropped', fix='y = y + bias')
+        Cause(name='bias-dropped', sentence='the bias is dropped', fix='y = y + reference.bias')
     """
     try:
         for name, value in (("actual", actual), ("x", x), ("weight", weight), *[("bias", bias)] * (bias is not None)):
@@ -99,19 +100,14 @@ def name_output_cause(
     shape = check_feature_shape(feature_shape)
     _check_shapes(shape, actual, weight, expected_exact=expected_exact, x=x, bias=bias, bound=bound)
     with torch.device("cpu"), torch.no_grad():
-        outputs = Outputs(
-            actual, expected_exact, (x, weight, bias), bound if isinstance(bound, Tensor) else float(bound)
-        )
+        far = bound if isinstance(bound, Tensor) else float(bound)
+        outputs = Outputs(actual, expected_exact, (x, weight, bias), far)
         if outputs.explained_by(outputs.expected):
             return None
-        best, far = None, outputs.distance(outputs.e)
-        as_right = format_of(actual.dtype).u if is_inexact(actual.dtype) else 0.0
-        for found in output_causes(outputs, shape):
-            if found.distance <= far / 2:
-                best, far = found.cause, found.distance
-            if best is not None and far <= as_right:  # profiles come last, and cost most
-                break
-        return best
+        found = closest(outputs, output_causes(outputs, shape))
+        if found is not None and outputs.half_ulp and found.fix.startswith("y") and found.name not in _EXACT:
+            return found.mended_by(AGAIN)  # 16-bit results would be rounded once more
+        return found or beside_another_bias(actual, expected_exact, (x, weight, bias), far, shape)
 
 
 def _check_shapes(shape: tuple[int, ...], actual: Tensor, weight: Tensor, **others: Tensor | float | None) -> None:

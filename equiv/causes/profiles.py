@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 import torch
 
-from equiv.causes.mistakes import SETTINGS, Cause
+from equiv.causes.mistakes import AGAIN, Cause, again
 from equiv.dtypes import dtype_name
 from equiv.numerics import Arithmetic, Rounding, declared, format_of, rounding_to
 
@@ -90,10 +90,19 @@ def cause_of_profile(profile: Profile, dtype: torch.dtype, note: str = "") -> Ca
     else:
         kind = "output-rounded"
     name = f"{kind}-{_slug(formats)}" if formats != {"TF32 (cut off)"} or kind != "rounded" else "truncated-tf32"
-    mended = low or (profile.x is not None and profile.weight is not None and profile.bias is None)
     clauses = filter(None, (profile.words(dtype), note, known_as(profile)))
-    fix = SETTINGS.get(name, "") if mended else ""
-    return Cause(name, ", ".join(clauses), fix).computed_in(profile.arithmetic(dtype))
+    return Cause(name, ", ".join(clauses), _mend(profile, name)).computed_in(profile.arithmetic(dtype))
+
+
+def _mend(profile: Profile, name: str) -> str:
+    """The parameters of the right layer where they alone are rounded; else the results, computed again."""
+    parameters = [what for what, kept in (("weight", profile.weight), ("bias", profile.bias)) if kept is not None]
+    low = profile.sums in (torch.float16, torch.bfloat16)
+    if parameters and profile.x is None and profile.results is None and not low:
+        return "; ".join(f"{what} = reference.{what}" for what in parameters)
+    if low or (profile.x is not None and profile.weight is not None and profile.bias is None):
+        return again(name)
+    return AGAIN
 
 
 def known_as(profile: Profile) -> str | None:

@@ -72,13 +72,31 @@ def name_cause(
         _bias_or_zeros("candidate_bias", candidate_bias, r), _bias_or_zeros("reference_bias", reference_bias, r)
     )
     with torch.device("cpu"):
+        if same(w, r) and conv is not None:
+            b, c = _of_channels(b, c, len(conv.weight))
         if same(w, r):
-            return None if same(b, c) else _bias_cause(b, c)
+            return None if same(b, c) else _bias_cause(b, c) or _of_reference(_bias_cause(c, b), same(w, r))
         if conv is not None and conv.weight.dtype == w.dtype and conv.weight[0].numel() < w.shape[1]:
             cause = _conv_cause(w, r, b, c, conv, shape)  # it slides
             if cause is not None:
                 return cause
-        return _weight_cause(w, r, b, c, shape)
+        return _weight_cause(w, r, b, c, shape) or _of_reference(_weight_cause(r, w, c, b, shape), same(b, c))
+
+
+def _of_channels(b: Tensor, c: Tensor, channels: int) -> tuple[Tensor, Tensor]:
+    """The biases of two convolutions from those of their dense layers, which repeat them at every position."""
+    kept = [bias.view(channels, -1) if len(bias) % channels == 0 else bias[:, None] for bias in (b, c)]
+    first, second = (bias[:, 0] for bias in kept)
+    return (first, second) if all(same(bias, bias[:, :1]) for bias in kept) else (b, c)
+
+
+def _of_reference(cause: Cause | None, the_other_agrees: bool) -> Cause | None:
+    """A mistake that the reference has: the candidate is right, and becomes the same only as a copy of it."""
+    if cause is None:
+        return None
+    both = ("weight = reference.weight", "bias = reference.bias")
+    fix = "; ".join(both[cause.name.startswith("bias-") :][: 1 if the_other_agrees else 2])
+    return cause.mended_by(fix, before="in the reference, ")
 
 
 def _weight_cause(w: Tensor, r: Tensor, b: Tensor, c: Tensor, shape: tuple[int, ...]) -> Cause | None:
@@ -93,7 +111,7 @@ def _weight_cause(w: Tensor, r: Tensor, b: Tensor, c: Tensor, shape: tuple[int, 
     for name in _STORED if cause is not None and cause.arithmetic is not None else ():
         if same(w, rounded(r, name)) and same(b, rounded(c, name)):
             return _rounded(name, "weights and bias", ROUNDING_OF[name], bias=True)
-    return None if cause is None else cause.beside(_bias_cause(b, c) or cause_of("bias-unknown"))
+    return None if cause is None else cause.beside(_bias_cause(b, c) or cause_of("bias-unknown", as_well=" as well"))
 
 
 def _conv_cause(w: Tensor, r: Tensor, b: Tensor, c: Tensor, conv: Conv, shape: tuple[int, ...]) -> Cause | None:
@@ -111,7 +129,7 @@ def _conv_cause(w: Tensor, r: Tensor, b: Tensor, c: Tensor, conv: Conv, shape: t
     if mistake is None:
         return None
     expected = c if mistake.outputs is None else c[mistake.outputs]
-    return mistake.cause if same(b, expected) else mistake.cause.beside(cause_of("bias-unknown"))
+    return mistake.cause if same(b, expected) else mistake.cause.beside(cause_of("bias-unknown", as_well=" as well"))
 
 
 def _weight_causes(w: Tensor, r: Tensor, shape: tuple[int, ...]) -> Iterator[Cause]:
@@ -143,6 +161,7 @@ def _rounded(name: str, what: str, rounding: Rounding, *, bias: bool = False) ->
     """A rounding of the table, of weights and perhaps of the bias, with the arithmetic that it makes."""
     cause = cause_of(name, what=what, when="" if name in ROUNDINGS else f" {rounding}")
     profile = Profile(None, rounding, rounding if bias else None, torch.float32, None)
+    cause = cause.mended_by(f"{cause.fix}; bias = reference.bias") if bias else cause
     return cause.computed_in(profile.arithmetic(torch.float32))
 
 
@@ -215,7 +234,8 @@ def _scaled(w: Tensor, r: Tensor) -> Iterator[Cause]:
     row = at // w.shape[1]
     for times, over, scaled, undo in _factors(ratio, w.dtype):
         if all(same(a, (b.double() * float(times) / float(over)).to(a.dtype)) for a, b in ((w[row], r[row]), (w, r))):
-            yield cause_of("weight-scaled", scaled=scaled, undo=undo)
+            exact = undo and same(w / float(times) * float(over), r) if w.dtype.is_floating_point else undo
+            yield cause_of("weight-scaled", scaled=scaled, undo=undo if exact else None)
 
 
 def _factors(ratio: float, dtype: torch.dtype) -> Iterator[tuple[float, float, str, str | None]]:

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from equiv.causes.mistakes import Cause, cause_of, column_mistakes
-from equiv.causes.permutations import same
+from equiv.causes.mistakes import AGAIN, Cause, cause_of, column_mistakes
+from equiv.causes.permutations import same, undone
 from equiv.mapping import Conv, pads_and_positions
 from equiv.numerics import format_of
 
@@ -124,16 +124,46 @@ def window_of(conv: Conv, spatial: tuple[int, ...]) -> Window:
     return Window(spatial, tuple(conv.weight.shape[2:]), stride, dilation, before, positions, conv.padding_mode)
 
 
+def as_call(conv: Conv) -> str:
+    """The line that computes the results of a convolution from its input and its flattened weight."""
+    pads: object = conv.padding
+    x = "x"
+    if conv.padding_mode != "zeros":
+        flat = tuple(conv._reversed_padding_repeated_twice)
+        x, pads = f'torch.nn.functional.pad(x, {flat}, mode="{conv.padding_mode}")', 0
+    given = tuple(conv.weight.shape), pads, conv.stride, conv.dilation, conv.groups
+    sizes, pads, stride, dilation, groups = (f'"{value}"' if isinstance(value, str) else str(value) for value in given)
+    options = f"{stride}, {pads}, {dilation}, {groups}"
+    rank = conv.weight.ndim - 2
+    return f"y = torch.nn.functional.conv{rank}d({x}, reference.weight.reshape{sizes}, reference.bias, {options})"
+
+
+def on_maps(cause: Cause, conv: Conv, *, dense: bool = False) -> Cause:
+    """A cause of results in rows, mended in results ``(N, O, *positions)`` of a convolution.
+
+    The rows are what the kernel reads at one position, or the whole map of its ``dense`` layer.
+    """
+    fix = cause.fix
+    if AGAIN in fix:
+        fix = fix.replace(AGAIN, as_call(conv))
+    elif fix.startswith("y") and ("x" in fix or (dense and cause.name != "batch-permuted")):
+        fix = as_call(conv)
+    elif fix.startswith("y"):
+        ones = ", 1" * (conv.weight.ndim - 2)
+        fix = fix.replace("reference.bias", f"reference.bias.view(-1{ones})")
+    return cause.mended_by(fix)
+
+
 def mistaken(conv: Conv, shape: tuple[int, ...]) -> Iterator[Mistaken]:
     """Every mistake of this module, on maps ``(C, *spatial)``; some may make no difference."""
     window = window_of(conv, shape[1:])
     results = len(conv.weight), *window.positions
     for cause, other in _windows(window):
-        yield Mistaken(cause, other)
+        yield Mistaken(cause.mended_by(as_call(conv)), other)
     for cause, index in (*_orders(results, "outputs"), *_channels(results, conv.groups, "outputs")):
         yield Mistaken(cause, window, outputs=index)
     for cause, index in (*_orders(shape, "input"), *_channels(shape, conv.groups, "input")):
-        yield Mistaken(cause, window, inputs=index)
+        yield Mistaken(cause.mended_by(as_call(conv)), window, inputs=index)
 
 
 def _windows(right: Window) -> Iterator[tuple[Cause, Window]]:
@@ -184,7 +214,7 @@ def _orders(shape: tuple[int, ...], side: str) -> Iterator[tuple[Cause, Tensor]]
     """The map ``shape`` of input or results in another order of axes, or flipped."""
     for mistake in column_mistakes(shape):
         name = mistake.cause.name.replace("kernel-", "").replace("inputs-", "")
-        fix = mistake.cause.fix.replace("weight", "y") if side == "outputs" else ""
+        fix = mistake.cause.fix.replace("weight", "y").replace("flatten(1)", "reshape(y.shape)")
         sentence = mistake.cause.sentence.replace("kernel ", "").replace("columns", "values")
         sentence = sentence.replace("all inputs in", "all in")
         yield Cause(f"{side}-{name}", cause_of(f"{side}-order", sentence=sentence).sentence, fix), mistake.index
@@ -205,4 +235,6 @@ def _channels(shape: tuple[int, ...], groups: int, side: str) -> Iterator[tuple[
         orders += [("channels-shifted", f"channels shifted by {k}", plain.roll(k)) for k in (shift, -shift)]
     for name, words, order in orders:
         index = (order.reshape(-1, 1) * math.prod(shape[1:]) + torch.arange(math.prod(shape[1:]))).flatten()
-        yield Cause(f"{side}-{name}", cause_of(f"{side}-order", sentence=words).sentence), index
+        undo = undone(order.flatten(), 1)
+        fix = AGAIN if undo is None else f"y = y.unflatten(1, ({count}, -1)){undo}.reshape(y.shape)"
+        yield Cause(f"{side}-{name}", cause_of(f"{side}-order", sentence=words).sentence, fix), index

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from equiv.causes import Cause, likely_cause, name_cause
+from equiv.causes import Cause, likely_cause, name_cause, on_maps
 from equiv.certificate.sides import Differences, Layer, Side, dense_rows, resolved, same_values
 from equiv.errors import EquivError
 from equiv.mapping import Conv, covers, geometry_of, pads_and_positions
@@ -99,7 +99,11 @@ def cause_of_results(sides: tuple[Side, Side], shape: tuple[int, ...], seed: int
             x, weight = normal.to(layer.weight), dense_rows(layer, shape).reshape(-1, n)
             y, bias = side.run(x), _dense_bias(layer, shape)
             cause = likely_cause(y, x=x, weight=weight, bias=bias, feature_shape=shape)
-            return cause if cause is not None and cause.arithmetic is not None else None
+            if cause is None or cause.arithmetic is None:
+                return None
+            if isinstance(layer, Conv) and layer.weight[0].numel() < n:  # it slides
+                return on_maps(cause, layer, dense=True)
+            return cause
     return None
 
 

@@ -12,7 +12,7 @@ from dataclasses import fields, replace
 import torch
 from torch import Tensor
 
-from equiv.causes import Cause, likely_cause, sliding_cause
+from equiv.causes import Cause, likely_cause, on_maps, sliding_cause
 from equiv.dtypes import is_inexact
 from equiv.mapping import Conv
 from equiv.numerics import Arithmetic, Assessment, Reference
@@ -93,14 +93,16 @@ def cause_of_outputs(
 
     ``conv`` is the convolution of which the rows are the dense layer on maps of the feature shape, if there is one.
     """
-    if conv is not None and math.prod(conv.weight.shape[2:]) < math.prod(feature_shape[1:]):
+    slides = conv is not None and math.prod(conv.weight.shape[2:]) < math.prod(feature_shape[1:])
+    if conv is not None and slides:
         cause = sliding_cause(rows.actual, conv, rows.input.reshape(-1, *feature_shape), rows.expected)
         if cause is not None:
             return cause
     if rows.weight.numel() > _EXPLAINED:
         outputs = len(rows.weight)
         rows = at_outputs(rows, torch.tensor(sorted({worst, *range(0, outputs, -(-outputs // (_SAMPLED - 1)))})))
-    return likely_cause(rows.actual, x=rows.input, weight=rows.weight, bias=rows.bias, feature_shape=feature_shape)
+    cause = likely_cause(rows.actual, x=rows.input, weight=rows.weight, bias=rows.bias, feature_shape=feature_shape)
+    return on_maps(cause, conv, dense=True) if cause is not None and conv is not None and slides else cause
 
 
 def at_outputs(rows: Comparison, some: Tensor) -> Comparison:

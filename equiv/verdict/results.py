@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from equiv.causes import on_maps
 from equiv.dtypes import dtype_name, is_inexact
 from equiv.errors import EquivError
 from equiv.mapping import Conv, plain_form
@@ -199,6 +200,7 @@ def _held_to_nearest(verdict: Verdict, maps: Maps, given: Comparison) -> Verdict
     worst = replace(some.worst, index=_index(flat, verdict.shape, math.prod(maps.actual.shape[1:])))
     text = f"judged together at {len(places):,} of {verdict.counts['total']:,} outputs: {some.explanation}"
     cause = cause_of_outputs(mismatch.rows, mismatch.output, tuple(maps.conv.weight.shape[1:]))
+    cause = None if cause is None else on_maps(cause, maps.conv)
     return replace(
         some,
         shape=verdict.shape,

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from equiv.causes import Cause, sliding_cause
+from equiv.causes import Cause, on_maps, sliding_cause
 from equiv.dtypes import SIGNED_OF_SIZE, is_inexact
 from equiv.mapping import conv_to_linear
 from equiv.numerics import Arithmetic, same_bits
@@ -229,11 +229,12 @@ def cause_of_sliding(maps: Maps, worst: int) -> Cause | None:
         dense, x = conv_to_linear(maps.conv, shape), maps.input.flatten(1)
         rows = Comparison(maps.actual.flatten(1), maps.expected.flatten(1), x, on_cpu(dense.weight), None)
         rows = replace(rows, bias=None if dense.bias is None else on_cpu(dense.bias))
-        return cause_of_outputs(rows, worst % outputs, shape)
+        found = cause_of_outputs(rows, worst % outputs, shape)
+        return None if found is None else on_maps(found, maps.conv, dense=True)
     rows, chosen = some_outputs(maps, worst)
-    return cause_of_outputs(
-        rows, int((chosen == worst).nonzero()[0]) % len(rows.weight), tuple(maps.conv.weight.shape[1:])
-    )
+    output = int((chosen == worst).nonzero()[0]) % len(rows.weight)
+    found = cause_of_outputs(rows, output, tuple(maps.conv.weight.shape[1:]))
+    return None if found is None else on_maps(found, maps.conv)
 
 
 def some_outputs(maps: Maps, first: int, *, alone: bool = False, weights: int = _PART) -> tuple[Comparison, Tensor]:

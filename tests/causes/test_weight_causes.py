@@ -106,7 +106,7 @@ def test_a_fix_is_one_line_in_the_terms_of_the_layer():
         "weight = weight.reshape(-1, 3, 2, 4).flip(2, 3).flatten(1)": w.view(-1, *SHAPE).flip(2, 3).flatten(1),
         "weight = weight.reshape(-1, 3, 2, 4)[:, [1, 0, 2]].flatten(1)": blocks(w, [1, 0, 2]),
         "weight = weight.roll(-1, 0)": w.roll(1, 0),
-        "weight = weight / 3": w * 3,
+        "weight = weight / 4": w * 4,
         "weight = reference.weight": w.bfloat16().float(),
     }
     for fix, wrong in fixes.items():
@@ -120,7 +120,7 @@ def test_an_order_that_would_fill_a_screen_is_not_written_out():
     words = (
         "inputs in another order (4 of 65 moved: place 0 holds 1, place 1 holds 0, place 2 holds 3, place 3 holds 2)"
     )
-    assert cause == Cause("inputs-permuted", words)
+    assert cause == Cause("inputs-permuted", words, "weight = reference.weight")
     assert name_cause(wide.roll(9, 1), wide, (65, 1)).fix == "weight = weight.roll(-9, 1)"
 
 
