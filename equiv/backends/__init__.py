@@ -10,5 +10,6 @@ from equiv.backends.eager import conv_kernel as conv_kernel
 from equiv.backends.functions import Function as Function
 from equiv.backends.measuring import identity as identity
 from equiv.backends.measuring import measure_form
+from equiv.backends.twins import shallow as shallow
 
 __all__ = ["FORMS", "Backend", "Capabilities", "TorchEager", "measure_form"]

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from equiv.arguments import check_tensor
 from equiv.dtypes import dtype_name, is_inexact
 from equiv.errors import EquivError
 from equiv.mapping import Conv, plain_form
-from equiv.numerics import Arithmetic, Assessment, declared, plain_torch, same_bits, subnormals_kept
+from equiv.numerics import Arithmetic, Assessment, declared, gap_words, plain_torch, same_bits, subnormals_kept
 from equiv.verdict.arguments import (
     Comparison,
     Maps,
@@ -30,7 +31,10 @@ from equiv.verdict.arguments import (
     trimmed,
 )
 from equiv.verdict.blocks import assess_both, cause_of_outputs
+from equiv.verdict.chain_causes import cause_in_chain, cannot_be_told
+from equiv.verdict.chains import ChainResults, bound_of
 from equiv.verdict.explanation import blamed, explained, without_layer
+from equiv.verdict.links import Chain, is_chain, links_of
 from equiv.verdict.outcome import Entry, Outcome, Verdict
 from equiv.verdict.rounding import held_to_nearest
 from equiv.verdict.sliding import SMALL, cause_of_sliding, one_output, some_outputs, tally_of
@@ -62,7 +66,10 @@ def compare(  # noqa: PLR0913 - the options are the interface
         input: ``(*batch, n)`` or ``(*batch, C, *spatial)``; dtype of ``actual``.
         weight: ``(O, n)`` or ``(O, C, *kernel)``; dtype of ``actual``.
         bias: ``(O,)`` or None.
-        layer: A plain Linear or convolution, instead of weight and bias. A convolution is judged at every output
+        layer: A plain Linear or convolution, instead of weight and bias, or an ``nn.Sequential`` of affine layers: these,
+            batch norms in eval mode, average pooling, reshapes, dropout in eval mode, and LoRA layers of peft. Results of
+            a chain may come from its layers or from a layer into which they were folded, by right formulas, in the
+            dtype or a wider one: the envelope has the rounding of folded parameters too. A convolution is judged at every output
             position, of any real size: in a few MiB, or less than its input, weight and result take; an input of rows
             is read as flattened maps of the kernel's size. Its results, ``(*batch, O, *positions)``, may come
             flattened, and may be those of its dense layer. A layer that computes anything else, such as one with
@@ -88,10 +95,12 @@ def compare(  # noqa: PLR0913 - the options are the interface
         True
     """
     check_results(actual, expected)
-    layer, input = plain_form(layer, input)
-    weight, bias, conv, map_shape = layer_tensors(layer, weight, bias, input, actual)
     tolerances = tolerances_of(rtol, atol)
     check_given_arithmetic(arithmetic)
+    if is_chain(layer):
+        return _of_chain(actual, expected, input, (weight, bias), (layer, arithmetic, tolerances))
+    layer, input = plain_form(layer, input)
+    weight, bias, conv, map_shape = layer_tensors(layer, weight, bias, input, actual)
     if input is None or weight is None:
         known = not (input is None and weight is None and bias is None)
         if known and trimmed(actual.shape) == trimmed(expected.shape):
@@ -111,6 +120,80 @@ def compare(  # noqa: PLR0913 - the options are the interface
     shape = tuple(weight.shape[1:]) if weight.ndim > 2 else _map_of(tuple(input.shape), rows, n)
     conv = layer if isinstance(layer, Conv) and input.shape[-len(shape) :] == shape else None
     return replace(verdict, cause=cause_of_outputs(mismatch.rows, mismatch.output, shape, conv))
+
+
+def _of_chain(
+    actual: Tensor,
+    expected: Tensor,
+    x: Tensor | None,
+    given: tuple[Tensor | None, Tensor | None],
+    judged_by: tuple[Any, Arithmetic | None, tuple[float, float] | None],
+) -> Verdict:
+    """:func:`compare` for a chain of affine layers."""
+    layer, arithmetic, tolerances = judged_by
+    if any(t is not None for t in given):
+        raise EquivError("layer: expected either layer or weight and bias, got both; drop one of them")
+    chain = links_of(layer)
+    if x is None:
+        raise EquivError("input: expected a tensor, got None; pass what the layer was given")
+    check_tensor("input", x, advice="pass what the layer was given")
+    return compare_chain(Comparison(actual, expected, x, actual, None, arithmetic, tolerances), chain)
+
+
+def compare_chain(given: Comparison, chain: Chain) -> Verdict:
+    """:func:`compare` for the links of a chain; the weight and bias of ``given`` are not looked at."""
+    if trimmed(given.actual.shape) != trimmed(given.expected.shape):
+        return _shapes_differ(given.actual, given.expected)
+    shape = tuple(given.actual.shape)
+    given, other = _with_arithmetic(given, given)
+    mine = given.arithmetic
+    with torch.no_grad(), subnormals_kept():
+        results = ChainResults(given.actual, given.expected, given.input, chain)
+        tally = results.tally((mine, other), given.tolerances)
+        verdict = Verdict(
+            tally.outcome,
+            "",
+            dtype_name(given.actual.dtype),
+            shape,
+            tally.counts,
+            max_ratio=tally.max_ratio,
+            arithmetic=_name(mine),
+            conditions=_words(given.tolerances, tally.breaks, tally.total),
+        )
+        text = explained(verdict, mine, tally.outside, tally.breaks) + blamed(tally.mine, tally.theirs)
+        if tally.total and verdict.outcome is not Outcome.IDENTICAL:
+            known, judged, (y, e) = results.one(tally.worst, mine)
+            at = tally.worst % results.outputs
+            verdict = replace(
+                verdict,
+                worst=Entry(
+                    _index(tally.worst, shape, results.outputs),
+                    y.item(),
+                    e.item(),
+                    known.value[0, at].item(),
+                    judged.lower[0].item(),
+                    judged.upper[0].item(),
+                    float(judged.ratio[0]),
+                    None if mine is None else float(known.size[0, at]),
+                ),
+            )
+            text += _of_difference(results, shape)
+        if mine is not None and results.shapes:
+            text += cannot_be_told(chain, verdict, bound_of(chain, results.shapes, mine, results.dtype))
+        verdict = replace(verdict, explanation=f"{text} {mine.note}" if mine and mine.note else text)
+        if tally.mine or tally.theirs:
+            flat = tally.mine_ratio.flat if tally.mine else tally.worst
+            verdict = replace(verdict, cause=cause_in_chain(results, 0 if tally.mine else 1, flat, mine))
+        return verdict
+
+
+def _of_difference(results: ChainResults, shape: tuple[int, ...]) -> str:
+    """How far the two results are apart, in a sentence."""
+    largest, flat = results.furthest()
+    y, e = (result.flatten()[flat] for result in results.results)
+    words = gap_words(y, e) if y.dtype == e.dtype else ""
+    at = list(_index(flat, shape, results.outputs))
+    return f" The largest difference between the two is {largest:.3g}{f' ({words})' if words else ''}, at {at}."
 
 
 _TOGETHER = 2**17  # weights of a sliding convolution whose results are judged together
