@@ -15,7 +15,7 @@ from torch import Tensor
 
 from equiv.causes.mistakes import Cause
 
-_EPSILONS = (1e-3, 1e-5, 1e-6, 1e-8, 1e-12, 1e-2, 1e-4, 1e-7)
+EPSILONS = (1e-3, 1e-5, 1e-6, 1e-8, 1e-12, 1e-2, 1e-4, 1e-7)
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +75,8 @@ _FOLDED = {
     "after": "factor = {gamma} / torch.sqrt(bn.running_var + bn.eps); "
     "weight = layer.weight * factor.reshape({view}); bias = ({bias} - bn.running_mean) * factor{beta}",
     "before": "factor = {gamma} / torch.sqrt(bn.running_var + bn.eps); shift = {start} - bn.running_mean * factor; "
-    "weight = layer.weight * factor.reshape({view}); bias = {bias} + (layer.weight * shift.reshape({view})).flatten(1).sum(1)",
+    "weight = layer.weight * factor.reshape({view}); "
+    "bias = {bias} + (layer.weight * shift.reshape({view})).flatten(1).sum(1)",
 }
 
 
@@ -107,21 +108,24 @@ def fold_mistakes(norm: BatchNorm, bias: Tensor | None, fix: str, others: list[B
 
     Example:
         >>> ones = torch.ones(1, dtype=torch.float64)
-        >>> [found.cause.name for found in fold_mistakes(BatchNorm(None, None, 2 * ones, 3 * ones, 1.0), None, "", [])][:3]
-        ['batch-norm-eps-forgotten', 'batch-norm-eps-outside-root', 'batch-norm-variance-for-deviation']
+        >>> norm = BatchNorm(None, None, 2 * ones, 3 * ones, 1.0)
+        >>> [found.cause.name for found in fold_mistakes(norm, None, "", [])][:2]
+        ['batch-norm-eps-forgotten', 'batch-norm-eps-outside-root']
     """
-    f, shift = norm.affine()
+    f = norm.factor()
     for name, sentence, factor in _factors(norm):
         yield FoldMistake(Cause(name, sentence, fix), factor, norm.offset - norm.mean * factor)
-    for name, sentence, other in _shifts(norm, f, bias):
-        yield FoldMistake(Cause(name, sentence, fix), f, other)
+    for name, sentence, shift in _shifts(norm, f, bias):
+        yield FoldMistake(Cause(name, sentence, fix), f, shift)
     yield from _unscaled(norm, bias, fix)
     for other in others:
         if other.mean.shape == norm.mean.shape:
             taken = BatchNorm(norm.gamma, norm.beta, other.mean, other.var, norm.eps)
             sentence = "the batch norm is folded with the running statistics of another one"
             yield FoldMistake(Cause("batch-norm-statistics-of-another", sentence, fix), *taken.affine())
-            yield FoldMistake(Cause("batch-norm-of-another", sentence.replace("running statistics", "values"), fix), *other.affine())
+            yield FoldMistake(
+                Cause("batch-norm-of-another", sentence.replace("running statistics", "values"), fix), *other.affine()
+            )
 
 
 def _factors(norm: BatchNorm) -> Iterator[tuple[str, str, Tensor]]:
@@ -138,7 +142,7 @@ def _factors(norm: BatchNorm) -> Iterator[tuple[str, str, Tensor]]:
     if norm.gamma is not None:
         yield "batch-norm-gamma-forgotten", f"{words} 1 / sqrt(var + eps): gamma is forgotten", 1 / root
         yield "batch-norm-gamma-forgotten", f"{words} 1 / sqrt(var): gamma and eps are forgotten", norm.var.rsqrt()
-    for eps in _EPSILONS:
+    for eps in EPSILONS:
         if abs(eps - norm.eps) > 1e-3 * norm.eps:
             yield "batch-norm-eps-wrong", f"{words} computed with eps {eps:g} instead of {norm.eps:g}", norm.factor(eps)
 

@@ -122,7 +122,9 @@ def _mistaken_biases(chain: Chain, i: int) -> Iterator[Mistaken]:
         return
     j = chain.index(behind)
     if link.module.weight.shape == behind.module.weight.shape and len(set(link.module.weight.shape)) == 1:
-        cause = Cause("chain-order", f"{link.place} and {behind.place} are multiplied in the other order", _merge_line(chain))
+        cause = Cause(
+            "chain-order", f"{link.place} and {behind.place} are multiplied in the other order", _merge_line(chain)
+        )
         yield Mistaken(cause, (*chain[:i], behind, *chain[i + 1 : j], link, *chain[j + 1 :]))
     if link.module.bias is not None and len(behind.module.weight) == len(link.module.weight):
         first = shallow(link.module, _parameters={"weight": link.module.weight, "bias": None})
@@ -130,7 +132,13 @@ def _mistaken_biases(chain: Chain, i: int) -> Iterator[Mistaken]:
         total = link.module.bias if held is None else as_wide(held) + as_wide(link.module.bias)
         second = shallow(behind.module, _parameters={"weight": behind.module.weight, "bias": total})
         words = f"the bias of {link.place} is not multiplied by the weight of {behind.place}"
-        changed = (*chain[:i], Affine(link.place, first), *chain[i + 1 : j], Affine(behind.place, second), *chain[j + 1 :])
+        changed = (
+            *chain[:i],
+            Affine(link.place, first),
+            *chain[i + 1 : j],
+            Affine(behind.place, second),
+            *chain[j + 1 :],
+        )
         yield Mistaken(Cause("chain-bias-unmultiplied", words, _merge_line(chain)), changed)
 
 
@@ -150,7 +158,9 @@ def _mistaken_pools(chain: Chain, i: int, link: Pool) -> Iterator[Mistaken]:
         return
     count = math.prod(kernel) if isinstance(kernel, tuple) else kernel ** int(type(link.module).__name__[-2])
     if count > 1:
-        cause = Cause("average-not-divided", f"windows of {count} are added, not averaged", f"weight = weight / {count}")
+        cause = Cause(
+            "average-not-divided", f"windows of {count} are added, not averaged", f"weight = weight / {count}"
+        )
         yield Mistaken(cause, (*chain[:i], Sum(link.place, link.module, (((link,), float(count)),)), *chain[i + 1 :]))
 
 
@@ -227,5 +237,3 @@ def untold(chain: Chain, folded: float) -> list[str]:
             if 0 < apart <= max(folded, NORM_ROUNDINGS * 2.0**-53):
                 found[name] = apart
     return list(found)
-
-

@@ -1,14 +1,16 @@
 """Results of a chain of affine layers, held against what right kernels and right folds of it may give.
 
-Let ``s`` be the exact result and ``M`` what becomes of ``|x|`` under the sizes of all parameters. Layers evaluated one by
-one err by at most ``sum(K_i*u + U)*M``, a layer into which they were folded by ``(sum(c_i)*U + K*u)*M``: ``c_i`` roundings
-of a parameter to the dtype, of unit roundoff ``U``. docs/numerics.md derives both. Samples are taken a few at a time.
+Let ``s`` be the exact result and ``M`` what becomes of ``|x|`` under the sizes of all parameters. Layers evaluated one
+by one err by at most ``sum(K_i*u + U)*M``, a layer into which they were folded by ``(sum(c_i)*U + K*u)*M``: ``c_i``
+roundings of a parameter to the dtype, of unit roundoff ``U``. docs/numerics.md derives both. Samples are
+taken a few at a time.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -84,17 +86,19 @@ def carried(chain: Chain, x: Tensor, dtype: torch.dtype) -> Carried:
 
 @dataclass(frozen=True)
 class Bound:
-    """How far right results may lie from the exact ones: ``relative*M + reference*M``, and ``absolute`` for each sample.
+    """How far right results may lie from the exact ones: ``(relative + reference)*M``.
 
     Attributes:
         relative: What right kernels, and right folds, may be off, of ``M``.
         reference: What the float64 arithmetic of the exact results leaves open, of ``M``.
-        folded: The part that the rounding of folded parameters has in ``relative``.
+        folded: What the rounding of folded parameters takes of that.
+        merged: What the sums take that merge parameters of two layers into one.
     """
 
     relative: float
     reference: float
     folded: float
+    merged: float
 
 
 def bound_of(chain: Chain, shapes: list[torch.Size], arithmetic: Arithmetic, dtype: torch.dtype) -> Bound:
@@ -133,7 +137,7 @@ def bound_of(chain: Chain, shapes: list[torch.Size], arithmetic: Arithmetic, dty
     relative = max(layered - out, once) if links <= 2 else layered + once
     if bias and arithmetic.bias_rounding == "either":
         relative += links * out
-    return Bound(relative * (1 + relative) if relative < 1 else 2 * relative, reference, folded)
+    return Bound(relative * (1 + relative) if relative < 1 else 2 * relative, reference, folded, merged)
 
 
 def _sums(terms: int, arithmetic: Arithmetic, dtype: torch.dtype) -> float:
@@ -206,7 +210,7 @@ class ChainResults:
                 a, b = y.flatten()[some], e.flatten()[some]
                 breaks = None if tolerances is None else apart(a, b, tolerances)
                 base = start * self.outputs + first
-                tally.add(~same_bits(a.to(b.dtype), b), pair, breaks, lambda at, base=base: at + base)
+                tally.add(~same_bits(a.to(b.dtype), b), pair, breaks, partial(_moved, base))
         return tally
 
     def _pair(
@@ -250,7 +254,13 @@ class ChainResults:
         else:
             found = judge(y, _exact(s, size, error), plain)
         undecided = found.undecided | unknown
-        return replace(found, undecided=undecided, inside=found.inside | undecided, ratio=found.ratio.masked_fill(undecided, 0.0))
+        return replace(
+            found, undecided=undecided, inside=found.inside | undecided, ratio=found.ratio.masked_fill(undecided, 0.0)
+        )
+
+
+def _moved(base: int, at: Tensor) -> Tensor:
+    return at + base
 
 
 def _exact(value: Tensor, size: Tensor, error: Tensor) -> Exact:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -46,17 +46,18 @@ class Affine:
         taps = math.prod(weight.shape[2:]) * math.prod(v.shape[2:])
         step = max(1, _BLOCK // max(1, taps))
         if self.module.groups > 1 or isinstance(self.module, ConvTranspose) or step >= weight.shape[1]:
-            y: Tensor = twin(v)
-            return y
-        y = None
+            return cast(Tensor, twin(v))
+        total: Tensor | None = None
         for start in range(0, weight.shape[1], step):  # torch unfolds all channels of a sample at once
             some = slice(start, start + step)
-            part = shallow(twin, _parameters={"weight": weight[:, some], "bias": b if y is None else None})(v[:, some])
-            y = part if y is None else y.add_(part)
-        assert y is not None
-        return y
+            part = shallow(twin, _parameters={"weight": weight[:, some], "bias": b if total is None else None})(
+                v[:, some]
+            )
+            total = part if total is None else total.add_(part)
+        assert total is not None
+        return total
 
-    def terms(self, shape: torch.Size) -> int:
+    def terms(self, _shape: torch.Size) -> int:
         """The most products that an output adds, and its bias."""
         weight = self.module.weight
         if isinstance(self.module, ConvTranspose):
@@ -88,7 +89,7 @@ class Norm:
         """The same with another scale and shift."""
         return replace(self, scale=scale, shift=shift)
 
-    def terms(self, shape: torch.Size) -> int:
+    def terms(self, _shape: torch.Size) -> int:
         """One product and an addition: what else a kernel computes is counted apart."""
         return 1
 
@@ -100,7 +101,7 @@ class Pool:
     place: str
     module: Any
 
-    def map(self, v: Tensor, *, size: bool = False, constant: bool = True) -> Tensor:
+    def map(self, v: Tensor, *, size: bool = False, constant: bool = True) -> Tensor:  # noqa: ARG002 - a link's
         """As for :class:`Affine`."""
         y: Tensor = self.module(v)
         return y.abs() if size else y
@@ -121,7 +122,7 @@ class Reshape:
     place: str
     module: Any
 
-    def map(self, v: Tensor, *, size: bool = False, constant: bool = True) -> Tensor:
+    def map(self, v: Tensor, *, size: bool = False, constant: bool = True) -> Tensor:  # noqa: ARG002 - a link's
         """As for :class:`Affine`."""
         y: Tensor = self.module(v)
         return y
@@ -224,7 +225,11 @@ def _checked(module: Any, name: str) -> Any:
     try:
         if isinstance(module, nn.Linear):
             return check_linear(module, name=name)
-        return check_conv_transpose(module, name=name) if isinstance(module, ConvTranspose) else check_conv(module, name=name)
+        return (
+            check_conv_transpose(module, name=name)
+            if isinstance(module, ConvTranspose)
+            else check_conv(module, name=name)
+        )
     except EquivError as error:
         raise NotAffineError(str(error)) from error
 
@@ -250,7 +255,8 @@ def _reshape(module: Any, name: str) -> Reshape:
     first = {nn.Flatten: "start_dim", nn.Unflatten: "dim"}.get(kind)
     if first is not None and getattr(module, first) == 0:
         raise NotAffineError(
-            f"{name}: expected a {kind.__name__} that leaves dimension 0 to the batch, got {module}; begin at dimension 1"
+            f"{name}: expected a {kind.__name__} that leaves dimension 0 to the batch, got {module}; "
+            "begin at dimension 1"
         )
     return Reshape(name, module)
 
@@ -270,12 +276,15 @@ def _norm(module: Any, name: str) -> Norm:
                 "in eval mode too; build it with track_running_stats=True"
             )
     elif not all(isinstance(getattr(module, key, None), Tensor) for key in ("running_mean", "running_var")):
-        raise NotAffineError(f"{name}: expected running statistics, got {type(module).__name__} without; fold it by hand")
+        raise NotAffineError(
+            f"{name}: expected running statistics, got {type(module).__name__} without; fold it by hand"
+        )
     gamma, beta = getattr(module, "weight", None), getattr(module, "bias", None)
-    values = [None if t is None else as_wide(t) for t in (gamma, beta, module.running_mean, module.running_var)]
-    if any(t is not None and t.is_complex() for t in values):
+    if any(t is not None and t.is_complex() for t in (gamma, beta, module.running_mean, module.running_var)):
         raise EquivError(f"{name}: expected real running statistics, got complex ones; torch has no such batch norm")
-    facts = BatchNorm(*values, float(getattr(module, "eps", 1e-5)))  # type: ignore[arg-type]
+    scale, offset = (None if t is None else as_wide(t) for t in (gamma, beta))
+    eps = float(getattr(module, "eps", 1e-5))
+    facts = BatchNorm(scale, offset, as_wide(module.running_mean), as_wide(module.running_var), eps)
     return Norm(name, module, facts, *facts.affine())
 
 
@@ -328,5 +337,3 @@ def parameters_of(chain: Chain) -> list[Tensor]:
         elif isinstance(link, Affine):
             found += [t for t in (link.module.weight, link.module.bias) if t is not None]
     return found
-
-

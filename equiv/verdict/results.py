@@ -31,7 +31,7 @@ from equiv.verdict.arguments import (
     trimmed,
 )
 from equiv.verdict.blocks import assess_both, cause_of_outputs
-from equiv.verdict.chain_causes import cause_in_chain, cannot_be_told
+from equiv.verdict.chain_causes import cannot_be_told, cause_in_chain
 from equiv.verdict.chains import ChainResults, bound_of
 from equiv.verdict.explanation import blamed, explained, without_layer
 from equiv.verdict.links import Chain, is_chain, links_of
@@ -66,11 +66,11 @@ def compare(  # noqa: PLR0913 - the options are the interface
         input: ``(*batch, n)`` or ``(*batch, C, *spatial)``; dtype of ``actual``.
         weight: ``(O, n)`` or ``(O, C, *kernel)``; dtype of ``actual``.
         bias: ``(O,)`` or None.
-        layer: A plain Linear or convolution, instead of weight and bias, or an ``nn.Sequential`` of affine layers: these,
-            batch norms in eval mode, average pooling, reshapes, dropout in eval mode, and LoRA layers of peft. Results of
-            a chain may come from its layers or from a layer into which they were folded, by right formulas, in the
-            dtype or a wider one: the envelope has the rounding of folded parameters too. A convolution is judged at every output
-            position, of any real size: in a few MiB, or less than its input, weight and result take; an input of rows
+        layer: A plain Linear or convolution, instead of weight and bias, or an ``nn.Sequential`` of affine layers:
+            these, batch norms in eval mode, average pooling, reshapes, dropout in eval mode, LoRA layers of peft.
+            Results of a chain may come from its layers or from a layer into which they were folded, by right formulas,
+            in the dtype or a wider one: the envelope has the rounding of folded parameters too, and the explanation
+            says what that hides. A convolution is judged at every output position, of any real size: in a few MiB, or less than its input, weight and result take; an input of rows
             is read as flattened maps of the kernel's size. Its results, ``(*batch, O, *positions)``, may come
             flattened, and may be those of its dense layer. A layer that computes anything else, such as one with
             forward hooks or a weight that is computed, is refused.
