@@ -113,7 +113,8 @@ def _padded_norm(chain: Chain, i: int, link: Norm, behind: Affine) -> Iterator[M
 def _mistaken_biases(chain: Chain, i: int) -> Iterator[Mistaken]:
     link = chain[i]
     assert isinstance(link, Affine)
-    if link.module.bias is not None:
+    before_norm = i + 1 < len(chain) and isinstance(chain[i + 1], Norm)  # whose mistakes this is among
+    if link.module.bias is not None and not before_norm:
         bare = shallow(link.module, _parameters={"weight": link.module.weight, "bias": None})
         cause = Cause("chain-bias-dropped", f"the bias of {link.place} is dropped", _merge_line(chain))
         yield Mistaken(cause, (*chain[:i], Affine(link.place, bare), *chain[i + 1 :]))
@@ -194,7 +195,7 @@ def cause_in_chain(results: ChainResults, which: int, worst: int, arithmetic: Ar
     for cause, chain in mistaken_chains(results.chain):
         fits, distance = _distance(chain, x, wide, bound, results.dtype)
         if fits and distance < bar:
-            best, bar = cause, distance * (1 - 1e-6)
+            best, bar = cause, 0.9 * distance
     return best
 
 
@@ -210,6 +211,54 @@ def _distance(chain: Chain, x: Tensor, y: Tensor, bound: Bound, dtype: torch.dty
         return False, math.inf
     relative = (off / known_size)[usable]
     return bool((off <= allowed)[usable].all()), float(relative.square().mean().sqrt())
+
+
+_CHANNELS, _NEAR, _NOISE, _ENTRIES = 6, 0.2, 0.1, 2**20
+
+
+def wrong_fold(results: ChainResults, which: int) -> Cause | None:
+    """The wrong fold of the last batch norm that explains how one of two results differs from the exact ones.
+
+    Let ``r`` be what a channel's outputs differ from the exact ones, ``d`` what they would under the mistake. Rounding
+    is not like ``d``: ``t = <r, d>/<d, d>`` is near 0 for a right fold, near 1 for a wrong one. It must be within 0.2
+    of 1 in 6 channels or more: all of those in which ``d`` stands clear of the noise in ``r``. A pattern, no bound.
+    """
+    chain = results.chain
+    if not results.dtype.is_floating_point or not chain or not isinstance(chain[-1], Norm) or not results.outputs:
+        return None
+    count = max(1, min(64, _ENTRIES // results.outputs))
+    x, y = results.input[:count], results.results[which][:count].double()
+    for link in chain[:-1]:
+        x = link.map(as_wide(x))
+    x = as_wide(x)
+    right = chain[-1].map(x).flatten(2) if x.ndim > 2 else chain[-1].map(x)[..., None]
+    off = (y.view(right.shape) - right).transpose(0, 1).flatten(1)
+    if not bool(off.isfinite().all()) or off.shape[1] < 2:
+        return None
+    best: tuple[float, Cause] | None = None
+    for cause, mistaken in mistaken_chains(chain):
+        last = mistaken[-1]
+        if not isinstance(last, Norm) or mistaken[:-1] != chain[:-1]:
+            continue
+        known = last.map(x).view(right.shape) - right
+        score = _explained(off, known.transpose(0, 1).flatten(1))
+        if score is not None and (best is None or score < 0.9 * best[0]):
+            best = score, cause
+    return None if best is None else best[1]
+
+
+def _explained(off: Tensor, known: Tensor) -> float | None:
+    """How far ``t`` is from 1 on average, where that is near in all channels ``(C, P)`` that tell; else None."""
+    square = known.square().sum(1)
+    if not bool(square.isfinite().all()):
+        return None
+    t = (off * known).sum(1) / square
+    rest = off - t[:, None] * known
+    noise = (rest.square().sum(1) / max(1, off.shape[1] - 1) / square).sqrt()
+    tells = (square > 0) & (noise < _NOISE)
+    if int(tells.sum()) < _CHANNELS or bool(((t - 1).abs()[tells] > _NEAR).any()):
+        return None
+    return float((t - 1)[tells].square().mean().sqrt() + noise[tells].mean())
 
 
 def cannot_be_told(chain: Chain, verdict: Verdict, bound: Bound) -> str:

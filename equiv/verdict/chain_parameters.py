@@ -171,7 +171,7 @@ def deviation(chain: Chain, other: Chain, shape: tuple[int, ...], bound: Bound, 
     text = _outside(given, exact, bound, dtype)
     found = [(mistaken.cause, make(mistaken.chain)) for mistaken in mistaken_chains(chain)]
     wrong = [(cause, fold) for cause, fold in found if fold is not None]
-    cause = _much_closer(given, exact, wrong, dtype) or wrong_eps(chain, other, dtype)
+    cause = _much_closer(given, exact, wrong, bound, dtype) or wrong_eps(chain, other, dtype)
     if text is not None:
         return Deviation(text, cause or _fitting(given, exact, wrong, bound))
     if cause is None:
@@ -187,15 +187,10 @@ def _laid(chain: Chain, other: Chain, shape: tuple[int, ...]) -> tuple[Fold, Cal
     """The parameters of a layer or chain, and what makes those of the chain in the same shapes."""
     real = real_links(other)
     layer = real[0].module if len(real) == 1 and isinstance(real[0], Affine) else None
-    same = next((link.module for link in real_links(chain) if isinstance(link, Affine)), None)
+    same: Any = next((link.module for link in real_links(chain) if isinstance(link, Affine)), None)
     fold = fold_of(chain)
-    if (
-        layer is not None
-        and fold is not None
-        and same is not None
-        and type(same) is type(layer)
-        and geometry_of(layer) == geometry_of(same)
-    ):
+    alike = layer is not None and same is not None and type(same) is type(layer)
+    if alike and fold is not None and same is not None and geometry_of(layer) == geometry_of(same):
         return _given(layer), fold_of
     outputs, others = (math.prod(shapes_of(links, torch.zeros(1, *shape))[-1]) for links in (chain, other))
     if outputs != others or outputs * math.prod(shape) > _DENSE:
@@ -251,14 +246,17 @@ def _errors(given: Fold, exact: Fold) -> dict[str, Tensor]:
     return found
 
 
-def _much_closer(given: Fold, exact: Fold, wrong: list[tuple[Cause, Fold]], dtype: torch.dtype) -> Cause | None:
+def _much_closer(
+    given: Fold, exact: Fold, wrong: list[tuple[Cause, Fold]], bound: Bound, dtype: torch.dtype
+) -> Cause | None:
     """The wrong formula whose parameters are much closer in several channels, or the very numbers."""
     best: tuple[float, Cause] | None = None
     right, u = _errors(given, exact), format_of(dtype).u
     for cause, fold in wrong:
         other = _errors(given, replace(fold, weight_size=exact.weight_size, bias_size=exact.bias_size, axis=exact.axis))
         parts = [name for name in right if bool((right[name] != other[name]).any())]
-        if not parts or not all(bool(other[name].isfinite().all()) for name in parts):
+        most = max(float(errors.abs().amax().nan_to_num(math.inf)) for errors in other.values())
+        if not parts or most > 2 * (bound.folded + bound.merged + bound.reference):
             continue
         before, after = (torch.cat([errors[name] for name in parts], 1).abs() for errors in (right, other))
         closer = int((after.square().mean(1) * CLOSER < before.square().mean(1)).sum())

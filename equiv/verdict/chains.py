@@ -175,6 +175,11 @@ class ChainResults:
             )
         self.results = tuple(on_cpu(y).reshape(len(self.input), self.outputs) for y in (actual, expected))
         largest = max((math.prod(shape) for shape in self.shapes), default=1)
+        self.terms = sum(
+            link.terms(shape)
+            for link, shape in zip(chain, self.shapes, strict=False)
+            if isinstance(link, (Affine, Norm, Pool, Sum))
+        )
         self.step = max(1, _ENTRIES // max(1, largest))
 
     def one(self, flat: int, arithmetic: Arithmetic | None) -> tuple[Carried, Judgement, tuple[Tensor, Tensor]]:

@@ -50,9 +50,8 @@ class Affine:
         total: Tensor | None = None
         for start in range(0, weight.shape[1], step):  # torch unfolds all channels of a sample at once
             some = slice(start, start + step)
-            part = shallow(twin, _parameters={"weight": weight[:, some], "bias": b if total is None else None})(
-                v[:, some]
-            )
+            own = {"weight": weight[:, some], "bias": b if total is None else None}
+            part = shallow(twin, _parameters=own)(v[:, some])
             total = part if total is None else total.add_(part)
         assert total is not None
         return total

@@ -31,7 +31,7 @@ from equiv.verdict.arguments import (
     trimmed,
 )
 from equiv.verdict.blocks import assess_both, cause_of_outputs
-from equiv.verdict.chain_causes import cannot_be_told, cause_in_chain
+from equiv.verdict.chain_causes import cannot_be_told, cause_in_chain, wrong_fold
 from equiv.verdict.chains import ChainResults, bound_of
 from equiv.verdict.explanation import blamed, explained, without_layer
 from equiv.verdict.links import Chain, is_chain, links_of
@@ -70,10 +70,10 @@ def compare(  # noqa: PLR0913 - the options are the interface
             these, batch norms in eval mode, average pooling, reshapes, dropout in eval mode, LoRA layers of peft.
             Results of a chain may come from its layers or from a layer into which they were folded, by right formulas,
             in the dtype or a wider one: the envelope has the rounding of folded parameters too, and the explanation
-            says what that hides. A convolution is judged at every output position, of any real size: in a few MiB, or less than its input, weight and result take; an input of rows
-            is read as flattened maps of the kernel's size. Its results, ``(*batch, O, *positions)``, may come
-            flattened, and may be those of its dense layer. A layer that computes anything else, such as one with
-            forward hooks or a weight that is computed, is refused.
+            says what that hides. A convolution is judged at every output position, of any real size: in a few MiB, or
+            less than its input, weight and result take; an input of rows is read as flattened maps of the kernel's
+            size. Its results, ``(*batch, O, *positions)``, may come flattened, and may be those of its dense layer. A
+            layer that computes anything else, such as one with forward hooks or a weight that is computed, is refused.
         arithmetic: What the kernel of ``actual`` computes in; by default what is declared for its dtype and device.
             ``equiv.numerics.measure(...).arithmetic`` is what it was found to compute in; where that is weaker than
             declared, the explanation says so.
@@ -175,16 +175,33 @@ def compare_chain(given: Comparison, chain: Chain) -> Verdict:
                     judged.upper[0].item(),
                     float(judged.ratio[0]),
                     None if mine is None else float(known.size[0, at]),
+                    None if mine is None else results.terms,
                 ),
             )
             text += _of_difference(results, shape)
         if mine is not None and results.shapes:
             text += cannot_be_told(chain, verdict, bound_of(chain, results.shapes, mine, results.dtype))
         verdict = replace(verdict, explanation=f"{text} {mine.note}" if mine and mine.note else text)
+        if verdict.outcome is Outcome.ROUNDING:
+            return _unless_wrong_fold(verdict, results)
         if tally.mine or tally.theirs:
             flat = tally.mine_ratio.flat if tally.mine else tally.worst
             verdict = replace(verdict, cause=cause_in_chain(results, 0 if tally.mine else 1, flat, mine))
         return verdict
+
+
+def _unless_wrong_fold(verdict: Verdict, results: ChainResults) -> Verdict:
+    """The verdict, unless one of the results, taken together, is that of a wrong fold."""
+    for which, name in enumerate(("`actual`", "`expected`")):
+        cause = wrong_fold(results, which)
+        if cause is not None:
+            counts = {**verdict.counts, "different": verdict.counts["rounding"], "rounding": 0}
+            text = (
+                f"every output lies inside the envelope, which allows for rounded parameters, but {name} as a whole "
+                f"differs from the exact results just as a wrong fold does: {cause.sentence}. {verdict.explanation}"
+            )
+            return replace(verdict, outcome=Outcome.DIFFERENT, counts=counts, cause=cause, explanation=text)
+    return verdict
 
 
 def _of_difference(results: ChainResults, shape: tuple[int, ...]) -> str:

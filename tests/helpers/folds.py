@@ -45,6 +45,11 @@ def random_pair(seed: int, dtype: torch.dtype, *, small: bool = False) -> tuple[
     return (layer.to(dtype).eval().requires_grad_(False), norm.to(dtype).eval().requires_grad_(False)), shape
 
 
+def _wider(pair: Pair, wide: torch.dtype | None) -> torch.dtype:
+    own: torch.dtype = pair[0].weight.dtype
+    return own if wide is None or wide.itemsize < own.itemsize else wide
+
+
 def _view(layer: Any) -> tuple[int, ...]:
     return (-1, *(1,) * (layer.weight.ndim - 1))
 
@@ -72,7 +77,7 @@ def by_torch(pair: Pair) -> Any:
 
 def _by_hand(wide: torch.dtype | None, *, root: bool = False, spread: bool = False) -> Callable[[Pair], Any]:
     def fold(pair: Pair) -> Any:
-        w, b, gamma, beta, mean, var = _parts(pair, wide or pair[0].weight.dtype)
+        w, b, gamma, beta, mean, var = _parts(pair, _wider(pair, wide))
         inverse = 1 / torch.sqrt(var + pair[1].eps) if root else torch.rsqrt(var + pair[1].eps)
         factor = gamma * inverse
         bias = b * factor + (beta - mean * factor) if spread else (b - mean) * factor + beta
@@ -83,7 +88,7 @@ def _by_hand(wide: torch.dtype | None, *, root: bool = False, spread: bool = Fal
 
 def _fused_in_steps(pair: Pair) -> Any:
     """As timm-like and older code does it: a diagonal matrix times the weight."""
-    w, b, gamma, beta, mean, var = _parts(pair, torch.float32)
+    w, b, gamma, beta, mean, var = _parts(pair, _wider(pair, torch.float32))
     root = torch.sqrt(pair[1].eps + var)
     weight = torch.mm(torch.diag(gamma.div(root)), w.flatten(1)).view(w.shape)
     return made(pair[0], weight, gamma / root * b + (beta - gamma.mul(mean).div(root)))
