@@ -20,7 +20,7 @@ from equiv.dtypes import is_inexact
 from equiv.mapping import Conv, ConvTranspose, pads_and_positions
 from equiv.numerics import Arithmetic, format_of
 from equiv.verdict.chains import NORM_ROUNDINGS, Bound, ChainResults, bound_of, carried
-from equiv.verdict.links import Affine, Chain, Norm, Pool, Reshape, Sum, as_wide
+from equiv.verdict.links import Affine, Chain, Norm, Pool, Reshape, Sum, as_wide, real_links
 from equiv.verdict.outcome import Outcome, Verdict
 
 _SAMPLES = 8
@@ -213,7 +213,8 @@ def _distance(chain: Chain, x: Tensor, y: Tensor, bound: Bound, dtype: torch.dty
     return bool((off <= allowed)[usable].all()), float(relative.square().mean().sqrt())
 
 
-_CHANNELS, _NEAR, _NOISE, _ENTRIES = 6, 0.2, 0.1, 2**20
+_CHANNELS, _NEAR, _NOISE = 6, 0.2, 0.1
+_MOST, _ENTRIES, _PRODUCTS = 64, 2**20, 2**24  # samples, outputs, and products behind a batch norm
 
 
 def wrong_fold(results: ChainResults, which: int) -> Cause | None:
@@ -224,27 +225,41 @@ def wrong_fold(results: ChainResults, which: int) -> Cause | None:
     of 1 in 6 channels or more: all of those in which ``d`` stands clear of the noise in ``r``. A pattern, no bound.
     """
     chain = results.chain
-    if not results.dtype.is_floating_point or not chain or not isinstance(chain[-1], Norm) or not results.outputs:
+    last = max((i for i, link in enumerate(chain) if isinstance(link, Norm)), default=None)
+    if not results.dtype.is_floating_point or last is None or not results.outputs:
         return None
-    count = max(1, min(64, _ENTRIES // results.outputs))
-    x, y = results.input[:count], results.results[which][:count].double()
-    for link in chain[:-1]:
-        x = link.map(as_wide(x))
-    x = as_wide(x)
-    right = chain[-1].map(x).flatten(2) if x.ndim > 2 else chain[-1].map(x)[..., None]
-    off = (y.view(right.shape) - right).transpose(0, 1).flatten(1)
+    tail, terms = chain[last + 1 :], results.terms if real_links(chain[last + 1 :]) else 1
+    count = min(_MOST, _ENTRIES // results.outputs, _PRODUCTS // (terms * results.outputs))
+    x, y = as_wide(results.input[:count]), results.results[which][:count].double()
+    if not count:
+        return None
+    for link in chain[:last]:
+        x = link.map(x)
+    normed = chain[last].map(x)
+    right = _run(tail, normed, constant=True)
+    off = _channels(y.view(right.shape) - right)
     if not bool(off.isfinite().all()) or off.shape[1] < 2:
         return None
     best: tuple[float, Cause] | None = None
     for cause, mistaken in mistaken_chains(chain):
-        last = mistaken[-1]
-        if not isinstance(last, Norm) or mistaken[:-1] != chain[:-1]:
+        norm = mistaken[last]
+        if not isinstance(norm, Norm) or mistaken[:last] != chain[:last] or mistaken[last + 1 :] != tail:
             continue
-        known = last.map(x).view(right.shape) - right
-        score = _explained(off, known.transpose(0, 1).flatten(1))
+        score = _explained(off, _channels(_run(tail, norm.map(x) - normed, constant=False)))
         if score is not None and (best is None or score < 0.9 * best[0]):
             best = score, cause
     return None if best is None else best[1]
+
+
+def _run(chain: Chain, v: Tensor, *, constant: bool) -> Tensor:
+    for link in chain:
+        v = link.map(v, constant=constant)
+    return v
+
+
+def _channels(v: Tensor) -> Tensor:
+    """``(N, C, ...)`` as ``(C, P)``."""
+    return v.transpose(0, 1).flatten(1)
 
 
 def _explained(off: Tensor, known: Tensor) -> float | None:

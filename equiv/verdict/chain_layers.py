@@ -24,9 +24,11 @@ from equiv.verdict.chains import bound_of, shapes_of
 from equiv.verdict.links import (
     Affine,
     Chain,
+    Link,
     Norm,
     NotAffineError,
     Reshape,
+    Sum,
     is_chain,
     links_of,
     parameters_of,
@@ -136,7 +138,9 @@ def _shape(
 
 
 def _shapes_to_try(chain: Chain, functions: tuple[Any, Any]) -> Iterator[tuple[int, ...]]:
-    first = next((link for link in chain if not isinstance(link, Reshape)), None)
+    first: Link | None = next((link for link in chain if not isinstance(link, Reshape)), None)
+    while isinstance(first, Sum):
+        first = first.parts[0][0][0]
     if isinstance(first, Norm):
         rank = {"BatchNorm2d": 2, "BatchNorm3d": 3}.get(type(first.module).__name__, 0)
         behind = next((link for link in real_links(chain) if isinstance(link, Affine)), None)

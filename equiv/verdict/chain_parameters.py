@@ -163,7 +163,7 @@ def deviation(chain: Chain, other: Chain, shape: tuple[int, ...], bound: Bound, 
     Returns:
         None where nothing is wrong, or where the two cannot be laid side by side.
     """
-    laid = _laid(chain, other, shape)
+    laid = _laid(chain, other, torch.zeros(1, *shape, dtype=dtype))
     exact = None if laid is None else laid[1](chain)
     if laid is None or exact is None:
         return None
@@ -173,7 +173,7 @@ def deviation(chain: Chain, other: Chain, shape: tuple[int, ...], bound: Bound, 
     wrong = [(cause, fold) for cause, fold in found if fold is not None]
     cause = _much_closer(given, exact, wrong, bound, dtype) or wrong_eps(chain, other, dtype)
     if text is not None:
-        return Deviation(text, cause or _fitting(given, exact, wrong, bound))
+        return Deviation(text, cause or _fitting(given, exact, wrong, bound, dtype))
     if cause is None:
         return None
     return Deviation(
@@ -183,16 +183,17 @@ def deviation(chain: Chain, other: Chain, shape: tuple[int, ...], bound: Bound, 
     )
 
 
-def _laid(chain: Chain, other: Chain, shape: tuple[int, ...]) -> tuple[Fold, Callable[[Chain], Fold | None]] | None:
+def _laid(chain: Chain, other: Chain, zero: Tensor) -> tuple[Fold, Callable[[Chain], Fold | None]] | None:
     """The parameters of a layer or chain, and what makes those of the chain in the same shapes."""
     real = real_links(other)
-    layer = real[0].module if len(real) == 1 and isinstance(real[0], Affine) else None
+    layer: Any = real[0].module if len(real) == 1 and isinstance(real[0], Affine) else None
     same: Any = next((link.module for link in real_links(chain) if isinstance(link, Affine)), None)
     fold = fold_of(chain)
     alike = layer is not None and same is not None and type(same) is type(layer)
     if alike and fold is not None and same is not None and geometry_of(layer) == geometry_of(same):
         return _given(layer), fold_of
-    outputs, others = (math.prod(shapes_of(links, torch.zeros(1, *shape))[-1]) for links in (chain, other))
+    outputs, others = (math.prod(shapes_of(links, zero)[-1]) for links in (chain, other))
+    shape = tuple(zero.shape[1:])
     if outputs != others or outputs * math.prod(shape) > _DENSE:
         return None
     make = partial(_dense_fold, shape=shape, outputs=outputs)
@@ -236,43 +237,52 @@ def _index(flat: int, shape: torch.Size) -> list[int]:
     return index[::-1]
 
 
-def _errors(given: Fold, exact: Fold) -> dict[str, Tensor]:
-    """Errors of each parameter in units of its size, channels first."""
-    found = {}
+def _errors(given: Fold, exact: Fold, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Errors of each parameter in units of its size, or of the least normal number, channels first."""
+    found, least = {}, format_of(dtype).min_normal
     for name, axis in (("weight", exact.axis), ("bias", 0)):
         size = getattr(exact, f"{name}_size")
-        error = (getattr(given, name) - getattr(exact, name)) / torch.where(size == 0, 1.0, size)
+        error = (getattr(given, name) - getattr(exact, name)).abs() / size.clamp(min=least)
         found[name] = error.transpose(0, axis).flatten(1) if error.ndim > 1 else error[:, None]
     return found
+
+
+def _rms(errors: Tensor) -> Tensor:
+    return errors.square().mean(1).sqrt()
 
 
 def _much_closer(
     given: Fold, exact: Fold, wrong: list[tuple[Cause, Fold]], bound: Bound, dtype: torch.dtype
 ) -> Cause | None:
-    """The wrong formula whose parameters are much closer in several channels, or the very numbers."""
+    """The wrong formula whose parameters are much closer in several channels."""
     best: tuple[float, Cause] | None = None
-    right, u = _errors(given, exact), format_of(dtype).u
+    right, u = _errors(given, exact, dtype), format_of(dtype).u
     for cause, fold in wrong:
-        other = _errors(given, replace(fold, weight_size=exact.weight_size, bias_size=exact.bias_size, axis=exact.axis))
+        other = _errors(
+            given, replace(fold, weight_size=exact.weight_size, bias_size=exact.bias_size, axis=exact.axis), dtype
+        )
         parts = [name for name in right if bool((right[name] != other[name]).any())]
         most = max(float(errors.abs().amax().nan_to_num(math.inf)) for errors in other.values())
         if not parts or most > 2 * (bound.folded + bound.merged + bound.reference):
             continue
-        before, after = (torch.cat([errors[name] for name in parts], 1).abs() for errors in (right, other))
-        closer = int((after.square().mean(1) * CLOSER < before.square().mean(1)).sum())
-        ratio = float(after.square().mean().sqrt() / before.square().mean().sqrt())
-        if ratio < 1 / CLOSER and closer >= CHANNELS and float(before.square().mean().sqrt()) > u / 4:
+        before, after = (torch.cat([errors[name].flatten() for name in parts]) for errors in (right, other))
+        closer = max(int((_rms(other[name]) * CLOSER < _rms(right[name])).sum()) for name in parts)
+        size = float(before.square().mean().sqrt())
+        ratio = float(after.square().mean().sqrt()) / size if size else math.inf
+        if ratio < 1 / CLOSER and closer >= CHANNELS and size > u / 4:
             best = (ratio, cause) if best is None or ratio < 0.9 * best[0] else best
     return None if best is None else best[1]
 
 
-def _fitting(given: Fold, exact: Fold, wrong: list[tuple[Cause, Fold]], bound: Bound) -> Cause | None:
+def _fitting(
+    given: Fold, exact: Fold, wrong: list[tuple[Cause, Fold]], bound: Bound, dtype: torch.dtype
+) -> Cause | None:
     """The closest of the wrong formulas that could be rounded to these parameters."""
     best: tuple[float, Cause] | None = None
-    right = _errors(given, exact)
+    right = _errors(given, exact, dtype)
     bar = max(float(errors.square().sum()) for errors in right.values())
     for cause, fold in wrong:
-        other = _errors(given, fold)
+        other = _errors(given, fold, dtype)
         most = max(float(errors.abs().amax().nan_to_num(math.inf)) for errors in other.values())
         score = sum(float(errors.square().sum()) for errors in other.values())
         if (

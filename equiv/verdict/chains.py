@@ -227,10 +227,26 @@ class ChainResults:
     ) -> tuple[Found, Found]:
         found = []
         for result, arithmetic in zip(results, arithmetics, strict=True):
-            judged = self.judged(result, known, arithmetic, some)
-            at = torch.arange(len(judged.inside))
-            found.append(Found(at, judged.inside, judged.undecided, judged.ratio))
+            quick = None if arithmetic is None else self._surely_inside(result, known, arithmetic, some)
+            if quick is None:
+                judged = self.judged(result, known, arithmetic, some)
+                quick = Found(torch.arange(len(judged.inside)), judged.inside, judged.undecided, judged.ratio)
+            found.append(quick)
         return found[0], found[1]
+
+    def _surely_inside(self, result: Tensor, known: Carried, arithmetic: Arithmetic, some: slice) -> Found | None:
+        """The output that is furthest off, where all are within the bound before anything is rounded; else None."""
+        s, size = known.value.flatten()[some], known.size.flatten()[some]
+        if s.is_complex() or not s.numel() or bool(known.overflow.any()):
+            return None
+        bound = bound_of(self.chain, self.shapes, arithmetic, self.dtype)
+        share = (result.flatten()[some].double() - s).abs_().div_(size).div_(bound.relative + bound.reference)
+        at = share.argmax()[None]
+        largest = float(share[at])
+        if not largest < 1 or not float(size.amax()) < arithmetic.accumulator_max / 4:
+            return None
+        right = torch.ones(1, dtype=torch.bool)
+        return Found(at, right, ~right, share[at])
 
     def judged(self, result: Tensor, known: Carried, arithmetic: Arithmetic | None, some: slice) -> Judgement:
         """Outputs ``some`` of the flat results of samples, against their envelopes."""
