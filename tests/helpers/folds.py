@@ -71,6 +71,8 @@ def made(layer: Any, weight: Tensor, bias: Tensor) -> Any:
 
 
 def by_torch(pair: Pair) -> Any:
+    if isinstance(pair[0], nn.Linear) and not pair[1].affine:  # where torch's raises a TypeError
+        return _by_hand(None)(pair)
     fuse = fuse_linear_bn_eval if isinstance(pair[0], nn.Linear) else fuse_conv_bn_eval
     return fuse(*pair).requires_grad_(False)
 
