@@ -4,9 +4,9 @@ A tile of ``m`` outputs of a kernel of ``r`` entries is ``A^T ((G g) * (B^T d))`
 algorithms for convolutional neural networks", CVPR 2016, whose matrices these are). Every rounding on the way is
 multiplied by what follows, so that the error is at most the number of steps times ``u`` times
 ``|A^T| (|G||g| * |B^T||d|)`` (B. Barabasz, A. Anderson, K. M. Soodhalter and D. Gregg, "Error analysis and improving
-the accuracy of Winograd convolution for deep neural networks", ACM Trans. Math. Softw. 46(4), 2020). Where all inputs and
-all weights of a tile have one size this is a multiple of ``S``, the largest row of ``|A^T| (|G|1 * |B^T|1) / r``, and
-its square in two dimensions.
+the accuracy of Winograd convolution for deep neural networks", ACM Trans. Math. Softw. 46(4), 2020). Where all inputs
+and all weights of a tile have one size this is a multiple of ``S``, the largest row of ``|A^T| (|G|1 * |B^T|1) / r``,
+and its square in two dimensions.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ def wrong_eps(chain: Chain, other: Chain, dtype: torch.dtype) -> Cause | None:
     Example:
         >>> from equiv.verdict.links import links_of
         >>> fuse = torch.nn.utils.fusion.fuse_linear_bn_eval
-        >>> linear, norm = torch.nn.Linear(64, 32).half(), torch.nn.BatchNorm1d(32).half().eval()
+        >>> linear, norm = torch.nn.Linear(64, 32).half().eval(), torch.nn.BatchNorm1d(32).half().eval()
         >>> chain, norm.eps = links_of(torch.nn.Sequential(linear, norm)), 1e-3
         >>> wrong_eps(chain, links_of(fuse(linear, norm)), torch.half).name
         'batch-norm-eps-wrong'
