@@ -250,3 +250,34 @@ def test_a_merged_lora(dtype: torch.dtype) -> None:
     for name, scale in (("lora-unscaled", 1.0), ("lora-dropped", 0.0), ("lora-scaled-twice", 0.25)):
         merged.weight.data = layer.base_layer.weight + scale * low
         assert found(merged, layer).cause.name == name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("results", [False, True], ids=["parameters", "results"])
+def test_a_hundred_right_and_wrong_folds_are_told_apart(dtype: torch.dtype, results: bool) -> None:
+    names, ways = list(folds.WRONG), list(folds.RIGHT.values())
+    for seed in range(100):
+        pair, shape = folds.random_pair(seed, dtype)
+        layers = [(True, pair, ways[seed % len(ways)](pair))]
+        name = names[seed % len(names)]
+        pair, wrong_shape = folds.random_pair(seed, dtype, small="eps" in name)
+        while not folds.applies(name, pair):
+            name = names[(names.index(name) + 1) % len(names)]
+        layers.append((False, pair, folds.WRONG[name](pair)))
+        assert wrong_shape == shape
+        for right, of, layer in layers:
+            x = torch.randn(16, *shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+            if results:
+                passes = compare(layer(x), nn.Sequential(*of)(x), input=x, layer=nn.Sequential(*of)).equivalent
+            else:
+                passes = _passes(layer, nn.Sequential(*of), shape)
+            assert passes is right, (seed, name)
+
+
+def _passes(layer: Any, chain: Any, shape: tuple[int, ...]) -> bool:
+    try:
+        assert_equivalent(layer, chain, feature_shape=shape if len(shape) > 1 else None)
+    except NotEquivalent:
+        return False
+    return True
