@@ -4,9 +4,9 @@
     python benchmarks/folds.py --folds 100 --results      # equiv.compare on results, instead of assert_equivalent
 
 Every fold has a random layer (Linear, convolutions of 1 to 3 dimensions), a random batch norm, and one of six right
-ways to compute it or twelve wrong ones (``tests/helpers/folds.py``). A wrong fold whose parameters are bit for bit
-those of a right one is counted as ``same``: nobody can tell them apart. Mistakes with eps are made where variances are
-small.
+ways to compute it or twelve wrong ones (``tests/helpers/batch_norm_folds.py``). A wrong fold whose parameters are bit
+for bit those of a right one is counted as ``same``: nobody can tell them apart. Mistakes with eps are made where
+variances are small.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "helpers"))
 
-import folds
+import batch_norm_folds as folds
 import torch
 from torch import nn
 

@@ -15,7 +15,7 @@ from equiv import Cause, NotEquivalent, assert_equivalent
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "helpers"))
 
-import folds
+import batch_norm_folds as folds
 
 
 def cause_of(candidate: Any, chain: Any, shape: tuple[int, ...]) -> Cause | None:

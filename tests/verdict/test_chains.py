@@ -16,7 +16,7 @@ from equiv import EquivError, NotEquivalent, Outcome, assert_equivalent, compare
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "helpers"))
 
-import folds
+import batch_norm_folds as folds
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
