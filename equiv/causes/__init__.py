@@ -7,6 +7,10 @@ Nothing here decides whether two layers are equivalent; it explains a difference
 from equiv.causes.convolutions import sliding_cause
 from equiv.causes.directions import name_misrounding
 from equiv.causes.directions import rounding_cause as rounding_cause
+from equiv.causes.folds import EPSILONS as EPSILONS
+from equiv.causes.folds import BatchNorm as BatchNorm
+from equiv.causes.folds import fold_mistakes as fold_mistakes
+from equiv.causes.folds import right_fold as right_fold
 from equiv.causes.mistakes import Cause
 from equiv.causes.outputs import likely_cause, name_output_cause
 from equiv.causes.weights import name_cause

@@ -28,6 +28,8 @@ class Cause:
     - ``weight`` and ``bias``: what the wrong layer computes with, ``(O, n)`` and ``(O,)``; a kernel is flattened first,
       ``weight.flatten(1)``, and has the same entries;
     - ``reference``: the right layer, with its ``weight`` and ``bias`` in the same shapes;
+    - ``layer`` and ``bn``: of a batch norm that is folded, the layer beside it and the batch norm; ``weight`` and
+      ``bias`` then have the layer's own shapes;
     - ``x`` and ``y``: the inputs ``(N, n)`` and the wrong outputs ``(N, O)``, where the outputs alone are known; of a
       convolution that slides over maps ``(N, C, *spatial)`` and ``(N, O, *positions)``;
     - ``torch``.

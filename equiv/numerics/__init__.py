@@ -38,6 +38,7 @@ from equiv.numerics.surroundings import gradients_recorded as gradients_recorded
 from equiv.numerics.surroundings import plain_torch as plain_torch
 from equiv.numerics.surroundings import subnormals_kept as subnormals_kept
 from equiv.numerics.surroundings import threads as threads
+from equiv.numerics.winograd import winograd
 
 # Listed: for users. Imported under their own names above: for the other packages of equiv.
 __all__ = [
@@ -78,4 +79,5 @@ __all__ = [
     "round_up",
     "same_bits",
     "tolerance",
+    "winograd",
 ]

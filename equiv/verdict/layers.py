@@ -38,6 +38,7 @@ from equiv.numerics import Arithmetic, gap_words, one_hot_rows, plain_torch, sam
 from equiv.text import counted
 from equiv.verdict.arguments import Alternatives, Comparison, check_given_arithmetic, tolerances_of
 from equiv.verdict.blocks import at_outputs, cause_of_outputs, outputs_to_judge
+from equiv.verdict.chain_layers import judged_as_chains
 from equiv.verdict.gradients import check_differentiable, check_gradients
 from equiv.verdict.outcome import Entry, NotEquivalent, Outcome, Verdict
 from equiv.verdict.probes import rounding_probes
@@ -74,10 +75,11 @@ def assert_equivalent(  # noqa: PLR0913 - the options are the interface
     inputs of one or two entries whose results are rounded once, many of them ties, on 32 inputs of -1, 0 and 1 and on
     32 normal ones. In float64, complex128 and integers, where exact results of a layer above some 2^20 weights would
     take minutes, they are judged at the outputs where the two differ most and at others spread over all, and the
-    verdict says at how many. A convolution whose dense layer would have more than 2^24 weights is judged as it slides,
-    on fewer maps, where ``feature_shape`` is given; two of them are compared tap by tap, and one that has zeros for the
-    taps that the other lacks is the same function of finite inputs. For all inputs and every weight, see
-    :func:`equiv.certify`.
+    verdict says at how many. A side may be an ``nn.Sequential`` of affine layers, see :func:`equiv.compare`: a layer
+    into which it was folded is held against the exact fold parameter by parameter, and what the two compute against the
+    chain. A convolution whose dense layer would have more than 2^24 weights is judged as it slides, on fewer maps,
+    where ``feature_shape`` is given; two of them are compared tap by tap, and one that has zeros for the taps that the
+    other lacks is the same function of finite inputs. For all inputs and every weight, see :func:`equiv.certify`.
 
     Args:
         candidate: A Linear, a convolution, a transposed one, or a function of a batch: ``(N, n)`` or ``(N, C,
@@ -121,7 +123,8 @@ def assert_equivalent(  # noqa: PLR0913 - the options are the interface
     given = None if feature_shape is None else check_feature_shape(feature_shape)
     shape = given or _kernel_shape(candidate, reference)
     named, as_map = (("candidate", candidate), ("reference", reference)), given is not None
-    if _judged_sliding((candidate, reference), given, (input, seed), (arithmetic, tolerances), gradients):
+    asked = (candidate, reference), given, (input, seed), (arithmetic, tolerances)
+    if judged_as_chains(*asked, gradients=gradients) or _judged_sliding(*asked, gradients):
         return
     left, right = (_side(Function(name, f, shape, as_map=as_map)) for name, f in named)
     layer = right.dense if right.dense is not None else left.dense

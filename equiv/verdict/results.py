@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from equiv.arguments import check_tensor
 from equiv.causes import on_maps
 from equiv.dtypes import dtype_name, is_inexact
 from equiv.errors import EquivError
 from equiv.mapping import Conv, plain_form
-from equiv.numerics import Arithmetic, Assessment, declared, plain_torch, same_bits, subnormals_kept
+from equiv.numerics import Arithmetic, Assessment, declared, gap_words, plain_torch, same_bits, subnormals_kept
 from equiv.verdict.arguments import (
     Comparison,
     Maps,
@@ -31,7 +32,11 @@ from equiv.verdict.arguments import (
     trimmed,
 )
 from equiv.verdict.blocks import assess_both, cause_of_outputs
+from equiv.verdict.chain_causes import cannot_be_told, cause_in_chain, wrong_fold
+from equiv.verdict.chains import ChainResults, bound_of
+from equiv.verdict.conditions import apart, condition_words, conditions_of
 from equiv.verdict.explanation import blamed, explained, without_layer
+from equiv.verdict.links import Chain, is_chain, links_of
 from equiv.verdict.outcome import Entry, Outcome, Verdict
 from equiv.verdict.rounding import held_to_nearest
 from equiv.verdict.sliding import SMALL, cause_of_sliding, one_output, some_outputs, tally_of
@@ -63,11 +68,14 @@ def compare(  # noqa: PLR0913 - the options are the interface
         input: ``(*batch, n)`` or ``(*batch, C, *spatial)``; dtype of ``actual``.
         weight: ``(O, n)`` or ``(O, C, *kernel)``; dtype of ``actual``.
         bias: ``(O,)`` or None.
-        layer: A plain Linear or convolution, instead of weight and bias. A convolution is judged at every output
-            position, of any real size: in a few MiB, or less than its input, weight and result take; an input of rows
-            is read as flattened maps of the kernel's size. Its results, ``(*batch, O, *positions)``, may come
-            flattened, and may be those of its dense layer. A layer that computes anything else, such as one with
-            forward hooks or a weight that is computed, is refused.
+        layer: A plain Linear or convolution, instead of weight and bias, or an ``nn.Sequential`` of affine layers:
+            these, batch norms in eval mode, average pooling, reshapes, dropout in eval mode, LoRA layers of peft.
+            Results of a chain may come from its layers or from a layer into which they were folded, by right formulas,
+            in the dtype or a wider one: the envelope has the rounding of folded parameters too, and the explanation
+            says what that hides. A convolution is judged at every output position, of any real size: in a few MiB, or
+            less than its input, weight and result take; an input of rows is read as flattened maps of the kernel's
+            size. Its results, ``(*batch, O, *positions)``, may come flattened, and may be those of its dense layer. A
+            layer that computes anything else, such as one with forward hooks or a weight that is computed, is refused.
         arithmetic: What the kernel of ``actual`` computes in; by default what is declared for its dtype and device.
             ``equiv.numerics.measure(...).arithmetic`` is what it was found to compute in; where that is weaker than
             declared, the explanation says so.
@@ -89,10 +97,12 @@ def compare(  # noqa: PLR0913 - the options are the interface
         True
     """
     check_results(actual, expected)
-    layer, input = plain_form(layer, input)
-    weight, bias, conv, map_shape = layer_tensors(layer, weight, bias, input, actual)
     tolerances = tolerances_of(rtol, atol)
     check_given_arithmetic(arithmetic)
+    if is_chain(layer):
+        return _of_chain(actual, expected, input, (weight, bias), (layer, arithmetic, tolerances))
+    layer, input = plain_form(layer, input)
+    weight, bias, conv, map_shape = layer_tensors(layer, weight, bias, input, actual)
     if input is None or weight is None:
         known = not (input is None and weight is None and bias is None)
         if known and trimmed(actual.shape) == trimmed(expected.shape):
@@ -112,6 +122,97 @@ def compare(  # noqa: PLR0913 - the options are the interface
     shape = tuple(weight.shape[1:]) if weight.ndim > 2 else _map_of(tuple(input.shape), rows, n)
     conv = layer if isinstance(layer, Conv) and input.shape[-len(shape) :] == shape else None
     return replace(verdict, cause=cause_of_outputs(mismatch.rows, mismatch.output, shape, conv))
+
+
+def _of_chain(
+    actual: Tensor,
+    expected: Tensor,
+    x: Tensor | None,
+    given: tuple[Tensor | None, Tensor | None],
+    judged_by: tuple[Any, Arithmetic | None, tuple[float, float] | None],
+) -> Verdict:
+    """:func:`compare` for a chain of affine layers."""
+    layer, arithmetic, tolerances = judged_by
+    if any(t is not None for t in given):
+        raise EquivError("layer: expected either layer or weight and bias, got both; drop one of them")
+    chain = links_of(layer)
+    if x is None:
+        raise EquivError("input: expected a tensor, got None; pass what the layer was given")
+    check_tensor("input", x, advice="pass what the layer was given")
+    return compare_chain(Comparison(actual, expected, x, actual, None, arithmetic, tolerances), chain)
+
+
+def compare_chain(given: Comparison, chain: Chain) -> Verdict:
+    """:func:`compare` for the links of a chain; the weight and bias of ``given`` are not looked at."""
+    if trimmed(given.actual.shape) != trimmed(given.expected.shape):
+        return _shapes_differ(given.actual, given.expected)
+    shape = tuple(given.actual.shape)
+    given, other = _with_arithmetic(given, given)
+    mine = given.arithmetic
+    with torch.no_grad(), subnormals_kept():
+        results = ChainResults(given.actual, given.expected, given.input, chain)
+        tally = results.tally((mine, other), given.tolerances)
+        verdict = Verdict(
+            tally.outcome,
+            "",
+            dtype_name(given.actual.dtype),
+            shape,
+            tally.counts,
+            max_ratio=tally.max_ratio,
+            arithmetic=_name(mine),
+            conditions=condition_words(given.tolerances, tally.breaks, tally.total),
+        )
+        text = explained(verdict, mine, tally.outside, tally.breaks) + blamed(tally.mine, tally.theirs)
+        if tally.total and verdict.outcome is not Outcome.IDENTICAL:
+            known, judged, (y, e) = results.one(tally.worst, mine)
+            at = tally.worst % results.outputs
+            verdict = replace(
+                verdict,
+                worst=Entry(
+                    _index(tally.worst, shape, results.outputs),
+                    y.item(),
+                    e.item(),
+                    known.value[0, at].item(),
+                    judged.lower[0].item(),
+                    judged.upper[0].item(),
+                    float(judged.ratio[0]),
+                    None if mine is None else float(known.size[0, at]),
+                    None if mine is None else results.terms,
+                ),
+            )
+            text += _of_difference(results, shape)
+        if mine is not None and results.shapes:
+            text += cannot_be_told(chain, verdict, bound_of(chain, results.shapes, mine, results.dtype))
+        verdict = replace(verdict, explanation=f"{text} {mine.note}" if mine and mine.note else text)
+        if verdict.outcome is Outcome.ROUNDING:
+            return _unless_wrong_fold(verdict, results)
+        if tally.mine or tally.theirs:
+            flat = tally.mine_ratio.flat if tally.mine else tally.worst
+            verdict = replace(verdict, cause=cause_in_chain(results, 0 if tally.mine else 1, flat, mine))
+        return verdict
+
+
+def _unless_wrong_fold(verdict: Verdict, results: ChainResults) -> Verdict:
+    """The verdict, unless one of the results, taken together, is that of a wrong fold."""
+    for which, name in enumerate(("`actual`", "`expected`")):
+        cause = wrong_fold(results, which)
+        if cause is not None:
+            counts = {**verdict.counts, "different": verdict.counts["rounding"], "rounding": 0}
+            text = (
+                f"every output lies inside the envelope, which allows for rounded parameters, but {name} as a whole "
+                f"differs from the exact results just as a wrong fold does: {cause.sentence}. {verdict.explanation}"
+            )
+            return replace(verdict, outcome=Outcome.DIFFERENT, counts=counts, cause=cause, explanation=text)
+    return verdict
+
+
+def _of_difference(results: ChainResults, shape: tuple[int, ...]) -> str:
+    """How far the two results are apart, in a sentence."""
+    largest, flat = results.furthest()
+    y, e = (result.flatten()[flat] for result in results.results)
+    words = gap_words(y, e) if y.dtype == e.dtype else ""
+    at = list(_index(flat, shape, results.outputs))
+    return f" The largest difference between the two is {largest:.3g}{f' ({words})' if words else ''}, at {at}."
 
 
 _TOGETHER = 2**17  # weights of a sliding convolution whose results are judged together
@@ -164,7 +265,7 @@ def compare_sliding(given: Comparison, conv: Conv, shape: tuple[int, ...]) -> Ve
             tally.counts,
             max_ratio=tally.max_ratio,
             arithmetic=_name(arithmetic),
-            conditions=_words(given.tolerances, tally.breaks, tally.total),
+            conditions=condition_words(given.tolerances, tally.breaks, tally.total),
         )
         if tally.total and verdict.outcome is not Outcome.IDENTICAL:
             one = one_output(given, maps, tally.worst)
@@ -237,7 +338,7 @@ def _verdict(
     same = same_bits(y.to(e.dtype), e)  # exact where expected is wider
     outside = ~(found.inside & other.inside)
     undecided = found.undecided & ~outside & ~same
-    conditions, breaks = _conditions(y, e, rows.tolerances)
+    conditions, breaks = conditions_of(y, e, rows.tolerances)
     counts = _counts(same & ~outside & ~breaks, outside | breaks, undecided & ~breaks)
     ratio = torch.maximum(found.ratio, other.ratio)
     verdict = Verdict(
@@ -253,7 +354,7 @@ def _verdict(
     if y.numel() and verdict.outcome is not Outcome.IDENTICAL:
         score = torch.where(outside, ratio + 1, ratio).nan_to_num(math.inf, math.inf)
         if not bool(outside.any()) and bool(breaks.any()):
-            score = torch.where(breaks, _apart(y, e), -1.0)
+            score = torch.where(breaks, apart(y, e), -1.0)
         elif not bool(outside.any()) and bool(undecided.any()):
             score = undecided.double()
         verdict = replace(verdict, worst=_entry(int(score.flatten().argmax()), rows, shape, found))
@@ -323,35 +424,12 @@ def _without_layer(actual: Tensor, expected: Tensor, tolerances: tuple[float, fl
         return _shapes_differ(actual, expected)
     y, e, integers = actual.reshape(-1), expected.reshape(-1), not is_inexact(actual.dtype)
     same = same_bits(y, e) if y.dtype == e.dtype else torch.zeros(y.shape, dtype=torch.bool)
-    conditions, breaks = _conditions(y, e, tolerances)
+    conditions, breaks = conditions_of(y, e, tolerances)
     wrong = breaks | (~same if integers else torch.zeros_like(same))
     counts = _counts(same & ~wrong, wrong, ~same & ~wrong)
     shape = tuple(actual.shape)
     verdict = Verdict(_outcome(counts), "", dtype_name(y.dtype), shape, counts, conditions=conditions)
     if verdict.outcome is not Outcome.IDENTICAL:
-        flat = int(torch.where(same, -1.0, _apart(y, e)).argmax())
+        flat = int(torch.where(same, -1.0, apart(y, e)).argmax())
         verdict = replace(verdict, worst=Entry(_index(flat, shape, 0), y[flat].item(), e[flat].item()))
     return replace(verdict, explanation=without_layer(verdict, integers=integers))
-
-
-def _apart(y: Tensor, e: Tensor) -> Tensor:
-    """``|y - e|`` in float64, infinite where it is no number; integers do not wrap."""
-    wide = torch.complex128 if y.is_complex() or e.is_complex() else torch.float64
-    return (y.to(wide) - e.to(wide)).abs().nan_to_num(math.inf, math.inf)
-
-
-def _conditions(y: Tensor, e: Tensor, tolerances: tuple[float, float] | None) -> tuple[tuple[str, ...], Tensor]:
-    """The caller's own tolerance: in words, and where it is exceeded."""
-    if tolerances is None:
-        return (), torch.zeros(y.shape, dtype=torch.bool)
-    rtol, atol = tolerances
-    wide = torch.complex128 if y.is_complex() else torch.float64
-    close = torch.isclose(y.to(wide), e.to(wide), rtol=rtol, atol=atol, equal_nan=True)
-    return _words(tolerances, int((~close).sum()), y.numel()), ~close
-
-
-def _words(tolerances: tuple[float, float] | None, breaks: int, total: int) -> tuple[str, ...]:
-    if tolerances is None:
-        return ()
-    state = f"is exceeded at {breaks:,} of {total:,} outputs" if breaks else "holds"
-    return (f"rtol={tolerances[0]:g}, atol={tolerances[1]:g}: {state}",)

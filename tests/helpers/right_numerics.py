@@ -81,6 +81,7 @@ USES = (
     Use("equiv.numerics.bit_equal", numerics.bit_equal, lambda: {"a": y(), "b": y()}),
     Use("equiv.numerics.same_bits", numerics.same_bits, lambda: {"a": y(), "b": y()}),
     Use("equiv.numerics.declared", numerics.declared, lambda: {"dtype": torch.float32, "device": "cpu", "op": "any"}),
+    Use("equiv.numerics.winograd", numerics.winograd, lambda: {"dtype": torch.float32, "tile": 2, "device": "cpu"}),
     Use("equiv.numerics.dot_double_double", numerics.dot_double_double, doubles),
     Use("equiv.numerics.entry_range", numerics.entry_range, lambda: {"dtype": torch.float32}),
     Use("equiv.numerics.exact_affine", numerics.exact_affine, layer),
