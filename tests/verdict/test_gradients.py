@@ -417,3 +417,9 @@ def test_one_entry_of_a_large_gradient_is_found(dtype):
 
     verdict = refuted(with_backward(backward, layer).to(dtype), layer)
     assert verdict.worst.index == (511, 437)
+
+
+def test_gradients_of_a_chain_of_several_layers_are_refused():
+    chain = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Linear(3, 2))
+    with pytest.raises(equiv.EquivError, match="gradients: expected False where a side is a chain"):
+        equiv.assert_equivalent(torch.nn.Linear(4, 2), chain, gradients=True)
