@@ -162,9 +162,13 @@ def _is_channels_last(t: torch.Tensor) -> bool:
 
 
 def _tall_kernel_input_gradient(call: Call, gradient: str | None) -> bool:
-    """One sample, kernel n x 1, n >= 32, O > 32 and no multiple of 32: bfloat16, channels-last, or float16."""
+    """One sample, kernel n x 1, n >= 32, O > 32 and no multiple of 32: bfloat16, channels-last, or float16.
+
+    In float16 any number of samples where the gradient of the weight is differentiated.
+    """
     x, kernel = call.input, call.weight
-    if gradient not in ("input", "input again") or x.ndim < 4 or x.shape[0] != 1:
+    several = gradient == "input again" and x.dtype == torch.float16
+    if gradient not in ("input", "input again") or x.ndim < 4 or (x.shape[0] != 1 and not several):
         return False
     tall = max(kernel.shape[2:-1]) >= 32 and kernel.shape[-1] == 1
     if not tall or kernel.shape[0] <= 32 or kernel.shape[0] % 32 == 0:

@@ -608,14 +608,16 @@ def test_the_input_gradient_is_not_written_where_no_window_reaches():
 
 
 def test_the_float16_input_gradient_of_a_tall_kernel_is_wrong():
-    def call(outputs=129, dtype=torch.float16):
-        x, w = torch.zeros(1, 1, 512, 1, dtype=dtype), torch.zeros(outputs, 1, 512, 1, dtype=dtype)
+    def call(outputs=129, dtype=torch.float16, samples=1):
+        x, w = torch.zeros(samples, 1, 512, 1, dtype=dtype), torch.zeros(outputs, 1, 512, 1, dtype=dtype)
         return Call("full", x, w, None)
 
     for name in ("input", "input again"):
         assert covers(call(), name) == {"tall-kernel-input-gradient"}
     assert covers(call(outputs=128), "input") == covers(call(dtype=torch.bfloat16), "input") == set()
-    assert covers(call(), "weight") == set()
+    assert covers(call(), "weight") == covers(call(samples=2), "input") == set()
+    assert covers(call(samples=2), "input again") == {"tall-kernel-input-gradient"}
+    assert covers(call(samples=2, dtype=torch.bfloat16), "input again") == set()
     wrong = shows("tall-kernel-input-gradient", torch.float16)
     assert known_defect(call(), "input") == ("tall-kernel-input-gradient" if wrong else None)
     assert known_corruption(call()) is None
