@@ -21,6 +21,7 @@ from equiv.models.pairing import Pairs, paired
 from equiv.models.players import march
 from equiv.models.runs import Forced, Free, Leader, largest
 from equiv.models.sampling import same, verdict_of, worst_of
+from equiv.models.settings import setting_cause
 from equiv.models.sides import Side
 from equiv.models.trees import equal, tensors
 from equiv.models.wide import Four, settled
@@ -269,6 +270,8 @@ class _Course:
         if link.parameters.verdict is not None:
             cause = link.parameters.verdict.cause or verdict.cause
             verdict = replace(link.parameters.verdict, max_ratio=verdict.max_ratio, cause=cause)
+        elif verdict.outcome is Outcome.DIFFERENT and verdict.cause is None:
+            verdict = replace(verdict, cause=setting_cause(link.settings, unit.candidate[0]))
         yield Layer(*names, unit.kind, verdict, link.calls, link.inherited, link.largest, link.size, link.words)
 
 
