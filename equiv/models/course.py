@@ -21,7 +21,7 @@ from equiv.models.pairing import Pairs, paired
 from equiv.models.players import march
 from equiv.models.runs import Forced, Free, Leader, largest
 from equiv.models.sampling import same, verdict_of, worst_of
-from equiv.models.settings import setting_cause
+from equiv.models.settings import setting_cause, setting_words
 from equiv.models.sides import Side
 from equiv.models.trees import equal, tensors
 from equiv.models.wide import Four, settled
@@ -135,6 +135,7 @@ class _Course:
         self.links: list[Link] = []
         self.pairs = Pairs()
         self.why = ""
+        self.proves = True
 
     def run(self) -> Diagnosis:
         first = {side.name: _results(side) for side in (self.reference, self.candidate)}
@@ -165,6 +166,7 @@ class _Course:
             return Diagnosis(Outcome.UNDECIDED, text)
         del first, again
         results = [tensors(forced.player.result), tensors(leader.player.result), tensors(free.player.result)]
+        self.proves = any(bool(t.isfinite().any()) for t in results[1])
         output = self._output(*results)
         return self._diagnosis(output)
 
@@ -247,6 +249,13 @@ class _Course:
             some = ", ".join(constant[:3]) + " and others" * (len(constant) > 3)
             tried = f"and of other values {self.why}" if self.why else "asked with other values as well"
             self.notes.append(f"The results of {some} are one value throughout and prove nothing: {tried}.")
+        if outcome is not Outcome.DIFFERENT and output.verdict.outcome is Outcome.IDENTICAL and not self.proves:
+            outcome = Outcome.UNDECIDED
+            text = (
+                "the results hold no finite value, so they prove nothing: pass inputs on which the reference has some."
+            )
+            return Diagnosis(outcome, text, tuple(rows), None)
+        self.notes += _unlike(self.links)
         left = [tuple(self.pairs.left.get(name, ())) for name in ("candidate", "reference")]
         text = _explained(outcome, rows, first)
         return Diagnosis(outcome, text, tuple(rows), first, (left[0], left[1]), tuple(self.notes))
@@ -273,6 +282,21 @@ class _Course:
         elif verdict.outcome is Outcome.DIFFERENT and verdict.cause is None:
             verdict = replace(verdict, cause=setting_cause(link.settings, unit.candidate[0]))
         yield Layer(*names, unit.kind, verdict, link.calls, link.inherited, link.largest, link.size, link.words)
+
+
+def _unlike(links: Sequence[Link]) -> list[str]:
+    """Modules of other types or settings whose results were the same here, in one sentence."""
+    found = []
+    for link in links:
+        kinds = [type(module).__name__ for module in link.modules]
+        alone = all(verdict.outcome is Outcome.IDENTICAL for verdict in link.own.values())
+        if link.unit.kind == "module" and alone and (kinds[0] != kinds[1] or link.settings):
+            unlike = setting_words(link.settings) or f"is {kinds[0]}, and {kinds[1]} in the reference"
+            found.append(f"{link.unit.candidate[0]}: {unlike}")
+    if not found:
+        return []
+    more = f" ({counted(len(found) - 1, 'other module')} likewise)" if len(found) > 1 else ""
+    return [f"{found[0]}{more}; the results are the same on these inputs, which proves no others."]
 
 
 def _results(side: Side) -> list[Tensor]:

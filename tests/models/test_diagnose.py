@@ -618,3 +618,19 @@ def test_a_merged_lora_is_rounding_and_another_scale_is_not(dtype: torch.dtype) 
     first = diagnose(merged, lora, x).first_difference
     assert first is not None
     assert first.candidate == "2"
+
+
+@pytest.mark.parametrize("x", [torch.zeros(0, 8), torch.full((2, 8), torch.nan)])
+def test_results_without_a_finite_value_prove_nothing(x: Tensor) -> None:
+    old = nn.Sequential(nn.Linear(8, 4), nn.GELU())
+    new = nn.Sequential(copy.deepcopy(old[0]), nn.GELU("tanh"))
+    found = diagnose(new, old, x)
+    assert found.outcome is Outcome.UNDECIDED
+    assert "no finite value" in found.explanation
+
+
+def test_another_type_that_gives_the_same_results_is_noted() -> None:
+    old = nn.Sequential(nn.Linear(8, 4), nn.ReLU6())
+    found = diagnose(nn.Sequential(copy.deepcopy(old[0]), nn.ReLU()), old, torch.rand(3, 8))
+    assert found.outcome is Outcome.IDENTICAL
+    assert found.notes[0].startswith("1: is ReLU, and ReLU6 in the reference; the results are the same on these inputs")
