@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from equiv.arguments import check_tensor, refusal
+from equiv.causes import Cause
 from equiv.errors import EquivError
 from equiv.models.diagnosis import Diagnosis, Layer, growth_words
 from equiv.models.layouts import fitted
@@ -21,7 +22,7 @@ from equiv.models.pairing import Pairs, paired
 from equiv.models.players import march
 from equiv.models.runs import Forced, Free, Leader, largest
 from equiv.models.sampling import same, verdict_of, worst_of
-from equiv.models.settings import setting_cause, setting_words
+from equiv.models.settings import own_parameter_cause, setting_cause, setting_words, unlike_settings
 from equiv.models.sides import Side
 from equiv.models.trees import equal, tensors
 from equiv.models.wide import Four, settled
@@ -260,6 +261,23 @@ class _Course:
         text = _explained(outcome, rows, first)
         return Diagnosis(outcome, text, tuple(rows), first, (left[0], left[1]), tuple(self.notes))
 
+    def _owner(self, link: Link) -> tuple[str, str, Cause] | None:
+        """The modules around a pair whose own settings or parameters differ: the code before it may be theirs."""
+        names = [link.unit.candidate[0], link.unit.reference[0]]
+        while True:
+            names = [name.rpartition(".")[0] for name in names]
+            if not all(names):
+                return None
+            modules = [
+                side.modules.get(name) for side, name in zip((self.candidate, self.reference), names, strict=True)
+            ]
+            if modules[0] is None or modules[1] is None:
+                return None
+            cause = setting_cause(unlike_settings(modules[0], modules[1]), names[0])
+            cause = cause or own_parameter_cause(modules[0], modules[1], *names)
+            if cause is not None:
+                return names[0], names[1], cause
+
     def _rows(self, link: Link) -> Iterator[Layer]:
         unit = link.unit
         names = " + ".join(unit.candidate), " + ".join(unit.reference)
@@ -273,7 +291,12 @@ class _Course:
                 found[count] = verdict_of(Outcome.UNDECIDED, text, torch.empty(0))
         before = [v for v in link.before.values() if v.outcome is not Outcome.IDENTICAL]
         if before:
-            yield Layer(*names, "input", worst_of(before), link.calls)
+            found_before = worst_of(before)
+            owner = self._owner(link) if found_before.outcome is Outcome.DIFFERENT else None
+            if owner is None:
+                yield Layer(*names, "input", found_before, link.calls)
+            else:
+                yield Layer(*owner[:2], "container", replace(found_before, cause=owner[2]), link.calls)
         own = list(link.own.values()) or [verdict_of(Outcome.IDENTICAL, "no results.", torch.empty(0))]
         verdict = worst_of(own)
         if link.parameters.verdict is not None:

@@ -54,3 +54,20 @@ def setting_cause(found: list[Setting], candidate: str) -> Cause | None:
     mend = "; ".join(f"{of}.{name} = {theirs!r}" for name, _, theirs in found)
     geometry = {"padding", "padding_mode", "output_padding"} & {name for name, _, _ in found}
     return Cause("setting-differs", setting_words(found), "" if geometry else mend)
+
+
+def own_parameter_cause(candidate: nn.Module, reference: nn.Module, c: str, r: str) -> Cause | None:
+    """The first parameter or buffer that two modules of one type hold themselves and in which they differ."""
+    if type(candidate) is not type(reference):
+        return None
+    mine = {**dict(candidate.named_parameters(recurse=False)), **dict(candidate.named_buffers(recurse=False))}
+    theirs = {**dict(reference.named_parameters(recurse=False)), **dict(reference.named_buffers(recurse=False))}
+    for name, right in theirs.items():
+        left = mine.get(name)
+        if left is None or left.shape != right.shape or left.is_meta or right.is_meta or name == "num_batches_tracked":
+            continue
+        wrong = int((left.detach().cpu() != right.detach().cpu()).sum())
+        if wrong:
+            fix = f"candidate.get_submodule({c!r}).{name}.data.copy_(reference.get_submodule({r!r}).{name})"
+            return Cause("parameter-differs", f"{name} differs in {wrong:,} of {right.numel():,} entries", fix)
+    return None

@@ -634,3 +634,34 @@ def test_another_type_that_gives_the_same_results_is_noted() -> None:
     found = diagnose(nn.Sequential(copy.deepcopy(old[0]), nn.ReLU()), old, torch.rand(3, 8))
     assert found.outcome is Outcome.IDENTICAL
     assert found.notes[0].startswith("1: is ReLU, and ReLU6 in the reference; the results are the same on these inputs")
+
+
+class NormAct(nn.BatchNorm2d):
+    """A batch norm with an activation inside, as timm has it."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width)
+        self.act = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(super().forward(x))
+
+
+@pytest.mark.parametrize("defect", ["eps", "weight", "act"])
+def test_what_a_module_around_others_computes_itself_is_named_by_it(defect: str) -> None:
+    old = nn.Sequential(nn.Conv2d(3, 4, 1), NormAct(4), nn.Conv2d(4, 2, 1)).eval()
+    new = copy.deepcopy(old)
+    with torch.no_grad():
+        if defect == "eps":
+            new[1].eps = 1e-3
+        elif defect == "weight":
+            new[1].weight[2] *= 1 + 2.0**-6
+        else:
+            new[1].act = nn.LeakyReLU()
+    first = diagnose(new, old, images()).first_difference
+    assert first is not None
+    assert first.candidate == ("1.act" if defect == "act" else "1")
+    if defect != "act":
+        assert first.cause is not None
+        exec(first.cause.fix, {"candidate": new, "reference": old})
+        assert diagnose(new, old, images()).outcome is Outcome.IDENTICAL
