@@ -26,8 +26,16 @@ def unlike_settings(candidate: nn.Module, reference: nn.Module) -> list[Setting]
     return [
         (name, mine[name], theirs[name])
         for name in names
-        if _is_plain(mine[name]) and _is_plain(theirs[name]) and mine[name] != theirs[name]
+        if _is_plain(mine[name]) and _is_plain(theirs[name]) and not _same(mine[name], theirs[name])
     ]
+
+
+def _same(mine: Any, theirs: Any) -> bool:
+    """Whether they say the same, also where one writes 2 and the other (2, 2)."""
+    for one, several in ((mine, theirs), (theirs, mine)):
+        if isinstance(several, tuple) and several and not isinstance(one, tuple):
+            return all(part == one for part in several)
+    return bool(mine == theirs)
 
 
 def _is_plain(value: Any) -> bool:

@@ -629,6 +629,13 @@ def test_results_without_a_finite_value_prove_nothing(x: Tensor) -> None:
     assert "no finite value" in found.explanation
 
 
+def test_a_size_written_twice_is_no_other_setting() -> None:
+    old = nn.Sequential(nn.Conv2d(3, 4, 1), nn.MaxPool2d((2, 2)))
+    new = nn.Sequential(copy.deepcopy(old[0]), nn.MaxPool2d(2))
+    found = diagnose(new, old, images())
+    assert (found.outcome, found.notes) == (Outcome.IDENTICAL, ())
+
+
 def test_another_type_that_gives_the_same_results_is_noted() -> None:
     old = nn.Sequential(nn.Linear(8, 4), nn.ReLU6())
     found = diagnose(nn.Sequential(copy.deepcopy(old[0]), nn.ReLU()), old, torch.rand(3, 8))
