@@ -32,6 +32,7 @@ class Cause:
       ``bias`` then have the layer's own shapes;
     - ``x`` and ``y``: the inputs ``(N, n)`` and the wrong outputs ``(N, O)``, where the outputs alone are known; of a
       convolution that slides over maps ``(N, C, *spatial)`` and ``(N, O, *positions)``;
+    - ``candidate`` and ``reference``: of models whose modules were built otherwise, the two models;
     - ``torch``.
 
     A line that ends in a call of ``torch.nn.functional`` computes the results again as the right layer does, where they

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from equiv.arguments import check_tensor, refusal
+from equiv.causes import Cause
 from equiv.errors import EquivError
 from equiv.models.diagnosis import Diagnosis, Layer, growth_words
 from equiv.models.layouts import fitted
@@ -21,6 +22,7 @@ from equiv.models.pairing import Pairs, paired
 from equiv.models.players import march
 from equiv.models.runs import Forced, Free, Leader, largest
 from equiv.models.sampling import same, verdict_of, worst_of
+from equiv.models.settings import own_parameter_cause, setting_cause, setting_words, unlike_settings
 from equiv.models.sides import Side
 from equiv.models.trees import equal, tensors
 from equiv.models.wide import Four, settled
@@ -134,6 +136,7 @@ class _Course:
         self.links: list[Link] = []
         self.pairs = Pairs()
         self.why = ""
+        self.proves = True
 
     def run(self) -> Diagnosis:
         first = {side.name: _results(side) for side in (self.reference, self.candidate)}
@@ -164,6 +167,7 @@ class _Course:
             return Diagnosis(Outcome.UNDECIDED, text)
         del first, again
         results = [tensors(forced.player.result), tensors(leader.player.result), tensors(free.player.result)]
+        self.proves = any(bool(t.isfinite().any()) for t in results[1])
         output = self._output(*results)
         return self._diagnosis(output)
 
@@ -246,9 +250,33 @@ class _Course:
             some = ", ".join(constant[:3]) + " and others" * (len(constant) > 3)
             tried = f"and of other values {self.why}" if self.why else "asked with other values as well"
             self.notes.append(f"The results of {some} are one value throughout and prove nothing: {tried}.")
+        if outcome is not Outcome.DIFFERENT and output.verdict.outcome is Outcome.IDENTICAL and not self.proves:
+            outcome = Outcome.UNDECIDED
+            text = (
+                "the results hold no finite value, so they prove nothing: pass inputs on which the reference has some."
+            )
+            return Diagnosis(outcome, text, tuple(rows), None)
+        self.notes += _unlike(self.links)
         left = [tuple(self.pairs.left.get(name, ())) for name in ("candidate", "reference")]
         text = _explained(outcome, rows, first)
         return Diagnosis(outcome, text, tuple(rows), first, (left[0], left[1]), tuple(self.notes))
+
+    def _owner(self, link: Link) -> tuple[str, str, Cause] | None:
+        """The modules around a pair whose own settings or parameters differ: the code before it may be theirs."""
+        names = [link.unit.candidate[0], link.unit.reference[0]]
+        while True:
+            names = [name.rpartition(".")[0] for name in names]
+            if not all(names):
+                return None
+            modules = [
+                side.modules.get(name) for side, name in zip((self.candidate, self.reference), names, strict=True)
+            ]
+            if modules[0] is None or modules[1] is None:
+                return None
+            cause = setting_cause(unlike_settings(modules[0], modules[1]), names[0])
+            cause = cause or own_parameter_cause(modules[0], modules[1], *names)
+            if cause is not None:
+                return names[0], names[1], cause
 
     def _rows(self, link: Link) -> Iterator[Layer]:
         unit = link.unit
@@ -263,13 +291,35 @@ class _Course:
                 found[count] = verdict_of(Outcome.UNDECIDED, text, torch.empty(0))
         before = [v for v in link.before.values() if v.outcome is not Outcome.IDENTICAL]
         if before:
-            yield Layer(*names, "input", worst_of(before), link.calls)
+            found_before = worst_of(before)
+            owner = self._owner(link) if found_before.outcome is Outcome.DIFFERENT else None
+            if owner is None:
+                yield Layer(*names, "input", found_before, link.calls)
+            else:
+                yield Layer(*owner[:2], "container", replace(found_before, cause=owner[2]), link.calls)
         own = list(link.own.values()) or [verdict_of(Outcome.IDENTICAL, "no results.", torch.empty(0))]
         verdict = worst_of(own)
         if link.parameters.verdict is not None:
             cause = link.parameters.verdict.cause or verdict.cause
             verdict = replace(link.parameters.verdict, max_ratio=verdict.max_ratio, cause=cause)
+        elif verdict.outcome is Outcome.DIFFERENT and verdict.cause is None:
+            verdict = replace(verdict, cause=setting_cause(link.settings, unit.candidate[0]))
         yield Layer(*names, unit.kind, verdict, link.calls, link.inherited, link.largest, link.size, link.words)
+
+
+def _unlike(links: Sequence[Link]) -> list[str]:
+    """Modules of other types or settings whose results were the same here, in one sentence."""
+    found = []
+    for link in links:
+        kinds = [type(module).__name__ for module in link.modules]
+        alone = all(verdict.outcome is Outcome.IDENTICAL for verdict in link.own.values())
+        if link.unit.kind == "module" and alone and (kinds[0] != kinds[1] or link.settings):
+            unlike = setting_words(link.settings) or f"is {kinds[0]}, and {kinds[1]} in the reference"
+            found.append(f"{link.unit.candidate[0]}: {unlike}")
+    if not found:
+        return []
+    more = f" ({counted(len(found) - 1, 'other module')} likewise)" if len(found) > 1 else ""
+    return [f"{found[0]}{more}; the results are the same on these inputs, which proves no others."]
 
 
 def _results(side: Side) -> list[Tensor]:

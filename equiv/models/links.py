@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from equiv.errors import EquivError
 from equiv.mapping import check_conv, check_conv_transpose, check_linear, is_conv1d, plain_form
 from equiv.models.layouts import Form, fitted, form_of, positions, reordered
-from equiv.models.pairing import Unit, is_affine
+from equiv.models.pairing import Unit, is_affine, is_lora
 from equiv.models.parameters import Parameters, compared
+from equiv.models.settings import Setting, unlike_settings
 from equiv.models.sides import Side
 from equiv.models.trees import equal
 from equiv.verdict import Verdict
@@ -35,6 +36,7 @@ class Link:
         order: How axes of the reference are exchanged in the candidate, where sizes alone do not say.
         places: Sizes of the positions of the candidate's input and of the reference's.
         words: The layout in words.
+        settings: What the two modules were built with, where that differs.
     """
 
     unit: Unit
@@ -51,6 +53,7 @@ class Link:
     order: tuple[int, ...] | None = None
     places: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
     words: str = ""
+    settings: list[Setting] = field(default_factory=list)
     calls: int = 0
     inherited: float | None = None
     largest: float | None = None
@@ -78,7 +81,7 @@ class Link:
         if a.shape != b.shape:
             return False
         apart = [float((a - rows).abs().max()) for rows in (b[:, columns], b)]
-        return apart[0] <= apart[1]
+        return apart[0] < apart[1] or (apart[0] == apart[1] and type(self.modules[0]) is not type(self.modules[1]))
 
     def _by_rows(self, source: Tensor, shape: torch.Size) -> tuple[Form, Form] | None:
         """The forms, where tensors go by rows from one to the other."""
@@ -158,12 +161,16 @@ def link_of(unit: Unit, candidate: Side, reference: Side) -> Link:
     link = Link(unit, modules)
     if unit.kind == "container":
         return link
+    lora = [is_lora(module) for module in modules]
+    if lora[0] != lora[1]:
+        link.chain = nn.Sequential(modules[lora.index(True)]), lora[0]
+        return link
     if len(unit.candidate) > 1 or len(unit.reference) > 1:
         of_candidate = len(unit.candidate) > len(unit.reference)
         side, names = (candidate, unit.candidate) if of_candidate else (reference, unit.reference)
         link.chain = nn.Sequential(*(side.modules[name] for name in names)), of_candidate
         return link
-    link.parameters = compared(*modules)
+    link.parameters, link.settings = compared(*modules), unlike_settings(*modules)
     if is_affine(modules[1]) and _is_plain(modules[1]):
         link.layer = modules[1]
     return link

@@ -51,6 +51,23 @@ def is_affine(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear | Conv | ConvTranspose) or is_conv1d(module)
 
 
+def is_lora(module: nn.Module) -> bool:
+    """Whether it is a layer of peft with low-rank parts beside it."""
+    return hasattr(module, "base_layer") and hasattr(module, "lora_A")
+
+
+def _lifted(candidate: Side, reference: Side, c: str, r: str) -> tuple[str, str]:
+    """The pair, or the whole LoRA in place of its base where the other side is a single layer: it may be merged."""
+    outer = [name.removesuffix(".base_layer") if name.endswith(".base_layer") else "" for name in (c, r)]
+    lora = [
+        name in side.seen and is_lora(side.modules[name])
+        for side, name in zip((candidate, reference), outer, strict=True)
+    ]
+    if lora == [True, False]:
+        return outer[0], r
+    return (c, outer[1]) if lora == [False, True] else (c, r)
+
+
 def paired(candidate: Side, reference: Side, match: Mapping[str, str] | None) -> Pairs:
     """The units of two sides that have been recorded, in the order of the reference's calls."""
     given = _given(candidate, reference, match)
@@ -60,6 +77,7 @@ def paired(candidate: Side, reference: Side, match: Mapping[str, str] | None) ->
         _by_parameters(candidate, reference, pairs, set(given))
         left = [_atoms(side, names) for side, names in ((candidate, pairs), (reference, pairs.values()))]
         pairs.update(_aligned(*left))
+    pairs = dict(pair if pair[0] in given else _lifted(candidate, reference, *pair) for pair in pairs.items())
     chains = _chained(candidate, reference, {(c,): (r,) for c, r in pairs.items()})
     found = [_unit(reference, *names) for names in chains.items()]
     found += _containers(candidate, reference, found)
@@ -122,14 +140,24 @@ def _by_name(candidate: Side, reference: Side, given: Mapping[str, str]) -> dict
 
 def _may_be(c: Seen, r: Seen) -> bool:
     sizes = [[math.prod(shape) for shape in shapes] for shapes in (c.outputs, r.outputs)]
-    if sizes[0] != sizes[1] or not sizes[0] or c.calls != r.calls:
+    if not sizes[0] or c.calls != r.calls:
         return False
+    if sizes[0] != sizes[1]:  # another stride or padding, where the weights are the same
+        return _is_twin(c.module, r.module) and len(sizes[0]) == len(sizes[1])
     if is_affine(c.module) and is_affine(r.module):
         return _weight(c.module).numel() == _weight(r.module).numel()
     if isinstance(c.module, nn.Identity) != isinstance(r.module, nn.Identity):
         return False
     held = [bool(_parameters(seen.module)) for seen in (c, r)]
     return held[0] == held[1] or not _is_simple(r if held[0] else c)  # a function may hold its weights elsewhere
+
+
+def _is_twin(c: nn.Module, r: nn.Module) -> bool:
+    """Whether they are convolutions of one type with the same weight."""
+    if type(c) is not type(r) or not isinstance(c, Conv | ConvTranspose):
+        return False
+    a, b = _weight(c), _weight(r)
+    return a.shape == b.shape and a.dtype == b.dtype and a.device == b.device and bool((a == b).all())
 
 
 def _is_simple(seen: Seen) -> bool:
@@ -300,7 +328,7 @@ def _size(shapes: tuple[tuple[int, ...], ...]) -> int:
 
 
 def _unit(reference: Side, c: Chain, r: Chain) -> Unit:
-    affine = len(c) > 1 or len(r) > 1 or is_affine(reference.modules[r[0]])
+    affine = len(c) > 1 or len(r) > 1 or is_affine(reference.modules[r[0]]) or is_lora(reference.modules[r[0]])
     return Unit(c, r, "layer" if affine else "module")
 
 

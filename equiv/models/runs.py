@@ -338,7 +338,8 @@ def _note(link: Link, count: int, part: str, mine: list[Any], theirs: list[Tenso
     if all(a.dtype == b.dtype and equal(a, b) for a, b in zip(mine, theirs, strict=False)):
         if theirs:
             found[count] = same(theirs[0])
-        return
+        if not (part == "y" and link.settings):  # equal bits here: float64 tells whether it is the same function
+            return
     link.pending.add((count, part))
 
 

@@ -46,10 +46,26 @@ class Computing(TorchDispatchMode):
         """The operation on what its tensors hold, in that format."""
         if func is not torch.ops.aten.view.dtype:
             args, kwargs = mapped((args, dict(kwargs or {})), lambda t: converted(t, self.dtype), self._named)
+        if func is _GROUPED and args[0].dtype == torch.float64:
+            return _grouped(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
 
     def _named(self, leaf: Any) -> Any:
         return self.dtype if isinstance(leaf, torch.dtype) and leaf in FLOATING else leaf
+
+
+_GROUPED = getattr(torch.ops.aten._grouped_mm, "default", None) if hasattr(torch.ops.aten, "_grouped_mm") else None
+
+
+def _grouped(a: Tensor, b: Tensor, offs: Tensor | None = None, bias: Tensor | None = None, **_: Any) -> Tensor:
+    """Products of groups of rows with one matrix each, as experts have them, which torch lacks in float64."""
+    if offs is None or a.ndim != 2 or b.ndim != 3:
+        raise NotImplementedError("grouped products of this kind in float64")
+    found, first = a.new_zeros(len(a), b.shape[-1]), 0
+    for matrix, end in zip(b, offs.tolist(), strict=True):
+        found[first:end] = a[first:end] @ matrix
+        first = end
+    return found if bias is None else found + bias
 
 
 class Alike(TorchFunctionMode):

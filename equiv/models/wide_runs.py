@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,10 +13,11 @@ from torch.utils._python_dispatch import _disable_current_modes
 from equiv.models.links import Link
 from equiv.models.runs import SKIP, Call, Follower, Given, Key, apart, instead_of, refilled, returned
 from equiv.models.sampling import verdict_of, worst_of
+from equiv.models.settings import setting_words
 from equiv.models.sides import Side
 from equiv.models.trees import once, tensors
 from equiv.models.wide import Alike, Computing, Four, converted, settled
-from equiv.verdict import Outcome
+from equiv.verdict import Outcome, Verdict
 
 
 class Wide(Follower):
@@ -26,6 +28,7 @@ class Wide(Follower):
     ) -> None:
         super().__init__(side, links, of_candidate=of_candidate)
         self.dtype, self.last, self.native = dtype, last, native
+        self.unneeded: set[Key] = set()
         self.substitutes = any(link.constant for link in links)
 
     def call(self, call: Callable[..., Any]) -> Any:
@@ -51,7 +54,9 @@ class Wide(Follower):
             if self.last:
                 self.settle(link, key[1], call, "x")
             if (key[1], "y") not in link.pending and len(tensors(call.own)) == len(call.y):
-                return SKIP
+                if len(link.unit.candidate if self.of_candidate else link.unit.reference) == 1:
+                    return SKIP
+                self.unneeded.add(key)  # a chain: its last module ends the call
             wide = once(lambda t: converted(t, self.dtype))
             source = [wide(t) for t in call.x]
             if self.of_candidate:
@@ -68,7 +73,8 @@ class Wide(Follower):
         if call is None:
             return result
         with _disable_current_modes():
-            if result is SKIP:
+            if result is SKIP or key in self.unneeded:
+                self.unneeded.discard(key)
                 result = call.own if self.of_candidate else call.result
             else:
                 own = [t.detach() for t in tensors(result)]
@@ -100,7 +106,8 @@ class Wide(Follower):
             for i, r in enumerate(theirs[: len(forced)]):
                 c, wide = forced[i], [w[i] if i < len(w) else None for w in wides]
                 if c is not None:
-                    verdicts.append(settled(_four(c, r, wide, native=self.native), _what(link, part)))
+                    verdict = settled(_four(c, r, wide, native=self.native), _what(link, part))
+                    verdicts.append(_by_settings(verdict, link, wide, r) if part == "y" else verdict)
             if verdicts:
                 found[count] = worst_of(verdicts)
             return
@@ -113,6 +120,17 @@ class Wide(Follower):
                 )
                 found[count] = verdict_of(Outcome.DIFFERENT, text, theirs[i])
                 return
+
+
+def _by_settings(verdict: Verdict, link: Link, wide: list[Tensor | None], like: Tensor) -> Verdict:
+    """What float64 sees and the models' format hardly does is no rounded constant where settings differ."""
+    a, b = wide
+    if a is None or b is None or not link.settings or verdict.outcome in (Outcome.ROUNDING, Outcome.DIFFERENT):
+        return verdict
+    if verdict.outcome is Outcome.IDENTICAL and not differ_in_float64(a, b, like):
+        return verdict
+    text = f"its result differs in float64 by up to {apart(a, b):.3g}, and {setting_words(link.settings)}."
+    return replace(verdict, outcome=Outcome.DIFFERENT, explanation=text)
 
 
 def _own(result: Any, forced: list[Tensor]) -> Any:

@@ -495,3 +495,190 @@ def test_the_report_fits_a_screen_and_json() -> None:
         assert all(len(line) <= 79 for line in lines if not line.startswith("fix "))
         assert json.loads(json.dumps(found.to_dict()))["outcome"] == found.outcome.value
     assert "blocks.4.fc2                     DIFFERENT" in str(diagnose(twin, MODEL, images()))
+
+
+class Folded(nn.Module):
+    """Two convolutions with batch norms around one activation that is called twice, and a path beside them."""
+
+    def __init__(self, *, adds: bool = True) -> None:
+        super().__init__()
+        self.conv1, self.bn1, self.conv2, self.bn2 = (
+            part for _ in range(2) for part in (nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4))
+        )
+        self.act, self.adds = nn.ReLU(), adds
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.bn2(self.conv2(self.act(self.bn1(self.conv1(x)))))
+        return self.act(y + x if self.adds else y)
+
+
+def test_a_lost_path_beside_folded_layers_is_found() -> None:
+    torch.manual_seed(0)
+    old = made(Folded)
+    new = copy.deepcopy(old)
+    for number in "12":
+        conv, norm = (new.get_submodule(kind + number) for kind in ("conv", "bn"))
+        setattr(new, f"conv{number}", nn.utils.fusion.fuse_conv_bn_eval(conv, norm))
+        setattr(new, f"bn{number}", nn.Identity())
+    x = torch.randn(2, 4, 6, 6, generator=torch.Generator().manual_seed(0))
+    assert diagnose(new, old, x).outcome is Outcome.ROUNDING
+    new.adds = False
+    found = diagnose(new, old, x)
+    assert found.outcome is Outcome.DIFFERENT
+    assert found.first_difference is not None
+    assert found.first_difference.candidate == "act"
+
+
+class ChannelsLast(nn.Module):
+    def __init__(self, like: nn.Sequential) -> None:
+        super().__init__()
+        self.conv, self.fc = copy.deepcopy(like[0]), copy.deepcopy(like[3])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.conv(x).relu().permute(0, 2, 3, 1).flatten(1))
+
+
+@pytest.mark.parametrize("defect", [None, "weight", "order"])
+def test_a_map_flattened_in_another_order_with_the_weight_in_that_order(defect: str | None) -> None:
+    torch.manual_seed(0)
+    old = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 4, 6)).eval()
+    new = ChannelsLast(old)
+    with torch.no_grad():
+        if defect != "order":
+            new.fc.weight.copy_(old[3].weight.view(6, 8, 4).transpose(1, 2).reshape(6, -1))
+        if defect == "weight":
+            new.fc.weight[2, 5] *= 1 + 2.0**-6
+    found = diagnose(new, old, images())
+    assert found.outcome in ((Outcome.DIFFERENT,) if defect else (Outcome.ROUNDING, Outcome.IDENTICAL))
+    if defect:
+        assert found.first_difference is not None
+        assert found.first_difference.candidate == "fc"
+
+
+def test_permuted_columns_of_a_layer_that_is_fed_one_value_throughout_are_a_defect() -> None:
+    torch.manual_seed(0)
+    old = nn.Sequential(nn.Linear(8, 3))
+    new = copy.deepcopy(old)
+    with torch.no_grad():
+        new[0].weight.copy_(old[0].weight.roll(1, 1))
+    assert diagnose(new, old, torch.ones(2, 8)).outcome is Outcome.DIFFERENT
+
+
+class Embedded(nn.Module):
+    def __init__(self, **settings: int) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 4, 3, **settings), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.conv(x).mean((2, 3)))
+
+
+def test_another_stride_is_named_where_sizes_differ() -> None:
+    torch.manual_seed(0)
+    old, new = Embedded(), Embedded(stride=2)
+    new.load_state_dict(old.state_dict())
+    first = diagnose(new, old, images()).first_difference
+    assert first is not None
+    assert first.candidate == "conv"
+    assert first.cause is not None
+    assert first.cause.sentence == "stride is (2, 2), and (1, 1) in the reference"
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        (nn.GELU("tanh"), nn.GELU()),
+        (nn.LayerNorm(16, eps=1e-3), nn.LayerNorm(16)),
+        (nn.LayerNorm(16, eps=1e-12), nn.LayerNorm(16)),
+    ],
+)
+def test_another_setting_is_found_in_every_format_and_its_mend_mends(
+    wrong: nn.Module, right: nn.Module, dtype: torch.dtype
+) -> None:
+    torch.manual_seed(0)
+    old = nn.Sequential(nn.Linear(8, 16), right, nn.Linear(16, 4)).to(dtype).eval()
+    new = nn.Sequential(*copy.deepcopy(old[:1]), copy.deepcopy(wrong).to(dtype), *copy.deepcopy(old[2:])).eval()
+    x = torch.randn(6, 8, generator=torch.Generator().manual_seed(0)).to(dtype)
+    first = diagnose(new, old, x).first_difference
+    assert first is not None
+    assert first.candidate == "1"
+    assert first.cause is not None
+    exec(first.cause.fix, {"candidate": new})
+    assert diagnose(new, old, x).outcome is Outcome.IDENTICAL
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_a_merged_lora_is_rounding_and_another_scale_is_not(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    peft = pytest.importorskip("peft")
+    base = nn.Sequential(nn.Linear(16, 32), nn.GELU(), nn.Linear(32, 4))
+    lora = peft.get_peft_model(base, peft.LoraConfig(r=4, target_modules=["0", "2"], init_lora_weights=False))
+    lora = lora.to(dtype).eval()
+    merged = copy.deepcopy(lora).merge_and_unload().eval()
+    x = torch.randn(5, 16, generator=torch.Generator().manual_seed(0)).to(dtype)
+    for pair in ((merged, lora), (lora, merged)):
+        assert diagnose(*pair, x).outcome is Outcome.ROUNDING
+    with torch.no_grad():
+        merged[2].weight += 0.5 * (merged[2].weight - lora.base_model.model[2].base_layer.weight)
+    first = diagnose(merged, lora, x).first_difference
+    assert first is not None
+    assert first.candidate == "2"
+
+
+@pytest.mark.parametrize("x", [torch.zeros(0, 8), torch.full((2, 8), torch.nan)])
+def test_results_without_a_finite_value_prove_nothing(x: Tensor) -> None:
+    torch.manual_seed(0)
+    old = nn.Sequential(nn.Linear(8, 4), nn.GELU())
+    new = nn.Sequential(copy.deepcopy(old[0]), nn.GELU("tanh"))
+    found = diagnose(new, old, x)
+    assert found.outcome is Outcome.UNDECIDED
+    assert "no finite value" in found.explanation
+
+
+def test_a_size_written_twice_is_no_other_setting() -> None:
+    torch.manual_seed(0)
+    old = nn.Sequential(nn.Conv2d(3, 4, 1), nn.MaxPool2d((2, 2)))
+    new = nn.Sequential(copy.deepcopy(old[0]), nn.MaxPool2d(2))
+    found = diagnose(new, old, images())
+    assert (found.outcome, found.notes) == (Outcome.IDENTICAL, ())
+
+
+def test_another_type_that_gives_the_same_results_is_noted() -> None:
+    torch.manual_seed(0)
+    old = nn.Sequential(nn.Linear(8, 16), nn.ReLU6())
+    found = diagnose(nn.Sequential(copy.deepcopy(old[0]), nn.ReLU()), old, torch.randn(3, 8))
+    assert found.outcome is Outcome.IDENTICAL
+    assert found.notes[0].startswith("1: is ReLU, and ReLU6 in the reference; the results are the same on these inputs")
+
+
+class NormAct(nn.BatchNorm2d):
+    """A batch norm with an activation inside, as timm has it."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width)
+        self.act = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(super().forward(x))
+
+
+@pytest.mark.parametrize("defect", ["eps", "weight", "act"])
+def test_what_a_module_around_others_computes_itself_is_named_by_it(defect: str) -> None:
+    torch.manual_seed(0)
+    old = nn.Sequential(nn.Conv2d(3, 4, 1), NormAct(4), nn.Conv2d(4, 2, 1)).eval()
+    new = copy.deepcopy(old)
+    with torch.no_grad():
+        if defect == "eps":
+            new[1].eps = 1e-3
+        elif defect == "weight":
+            new[1].weight[2] *= 1 + 2.0**-6
+        else:
+            new[1].act = nn.LeakyReLU()
+    first = diagnose(new, old, images()).first_difference
+    assert first is not None
+    assert first.candidate == ("1.act" if defect == "act" else "1")
+    if defect != "act":
+        assert first.cause is not None
+        exec(first.cause.fix, {"candidate": new, "reference": old})
+        assert diagnose(new, old, images()).outcome is Outcome.IDENTICAL
