@@ -495,3 +495,8 @@ def test_the_report_fits_a_screen_and_json() -> None:
         assert all(len(line) <= 79 for line in lines if not line.startswith("fix "))
         assert json.loads(json.dumps(found.to_dict()))["outcome"] == found.outcome.value
     assert "blocks.4.fc2                     DIFFERENT" in str(diagnose(twin, MODEL, images()))
+
+
+def test_results_without_entries_are_refused_as_they_prove_nothing():
+    with pytest.raises(equiv.EquivError, match="prove nothing; pass one sample or more"):
+        diagnose(nn.ReLU(), nn.GELU(), torch.zeros(0, 8))
