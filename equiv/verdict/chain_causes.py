@@ -310,8 +310,8 @@ def cannot_be_told(chain: Chain, verdict: Verdict, bound: Bound) -> str:
     return f" In {verdict.dtype} the rounding of folded parameters hides: {', '.join(words)}."
 
 
-def untold(chain: Chain, folded: float) -> list[str]:
-    """Mistakes with the factor of a batch norm that change it, but by no more than rounding may change a fold."""
+def untold(chain: Chain, folded: float, least: float = 0.0) -> list[str]:
+    """Mistakes with the factor of a batch norm that change it, by more than ``least`` but no more than rounding may."""
     found: dict[str, Any] = {}
     for link in chain:
         if not isinstance(link, Norm) or not link.scale.numel():
@@ -322,6 +322,6 @@ def untold(chain: Chain, folded: float) -> list[str]:
                 continue
             other = link.facts.factor(eps)
             apart = float(((other - right) / right).abs().nan_to_num(math.inf).amax())
-            if 0 < apart <= max(folded, NORM_ROUNDINGS * 2.0**-53):
+            if least < apart <= max(folded, NORM_ROUNDINGS * 2.0**-53):
                 found[name] = apart
     return list(found)

@@ -6,6 +6,7 @@ What results mean is the business of ``equiv.verdict.results``, what parameters 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -19,6 +20,7 @@ from equiv.errors import EquivError
 from equiv.mapping import Conv
 from equiv.numerics import Arithmetic, declared, format_of, one_hot_rows
 from equiv.verdict.arguments import Comparison
+from equiv.verdict.chain_causes import untold
 from equiv.verdict.chain_parameters import deviation
 from equiv.verdict.chains import bound_of, carried, shapes_of
 from equiv.verdict.links import (
@@ -79,7 +81,22 @@ def judged_as_chains(
         if not verdict.equivalent:
             words += "".join(f", the {side.name} (asked {side.asked})" for side in sides if side.asked)
             raise NotEquivalent(replace(verdict, explanation=f"{words}, {verdict.explanation}"))
+    if is_inexact(dtype):
+        _warn_of_untold(chain, shape, dtype)
     return True
+
+
+def _warn_of_untold(chain: Chain, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """Say which mistakes the verdict does not exclude though they would change folded parameters by several ulp."""
+    bound = bound_of(chain, shapes_of(chain, torch.zeros(1, *shape, dtype=dtype)), declared(dtype), dtype)
+    hidden = untold(chain, bound.folded, 2 * format_of(dtype).u)
+    if hidden:
+        warnings.warn(
+            f"equivalent up to rounding, but in {dtype_name(dtype)} the rounding of folded parameters may hide: "
+            f"{', '.join(hidden)}; to exclude that, fold and compare in float32 or float64, and convert afterwards",
+            UserWarning,
+            stacklevel=5,
+        )
 
 
 def _links(side: Any, name: str) -> Chain | None:

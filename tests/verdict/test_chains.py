@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "helpers"))
 
 import batch_norm_folds as folds
 
+pytestmark = pytest.mark.filterwarnings("ignore:equivalent up to rounding")  # folds in 16 bits
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
@@ -338,3 +339,18 @@ def test_a_pooled_chain_takes_the_shape_of_the_convolution_beside_it():
 def test_a_chain_of_nothing_is_refused_in_words():
     with pytest.raises(EquivError, match="feature_shape"):
         assert_equivalent(nn.Sequential(), nn.Sequential())
+
+
+def test_what_the_rounding_of_folded_parameters_may_hide_is_a_warning():
+    norm = drawn(nn.BatchNorm1d(8, eps=1e-5))
+    norm.running_var.fill_(6e-4)
+    chain = nn.Sequential(nn.Linear(6, 8), norm).eval().requires_grad_(False).bfloat16()
+    factor = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+    folded = copy.deepcopy(chain[0])
+    folded.weight.data = (folded.weight.double() * factor[:, None]).bfloat16()
+    folded.bias.data = ((folded.bias.double() - norm.running_mean) * factor + norm.bias).bfloat16()
+    with pytest.warns(
+        UserWarning, match="bfloat16 the rounding of folded parameters may hide: eps forgotten"
+    ) as caught:
+        assert_equivalent(folded, chain)
+    assert caught[0].filename == __file__
