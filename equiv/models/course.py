@@ -174,8 +174,13 @@ class _Course:
     def _check_results(self, mine: list[Tensor], theirs: list[Tensor]) -> None:
         shapes = [[tuple(t.shape) for t in some] for some in (mine, theirs)]
         fit = len(mine) == len(theirs) and all(fitted(a, b) is not None for a, b in zip(mine, theirs, strict=True))
-        if theirs and fit:
+        if theirs and fit and any(t.numel() for t in theirs):
             return
+        if theirs and fit:
+            raise EquivError(
+                f"inputs: expected some on which the models return something, got results of shapes {shapes[1]}, which "
+                "have no entries and prove nothing; pass one sample or more"
+            )
         got = [f"{counted(len(some), 'tensor')} {quoted(str(some), 150)}" for some in shapes]
         raise EquivError(
             f"candidate: expected results of the structure of the reference's, {got[1]}, got {got[0]}; return the same "

@@ -12,7 +12,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from equiv.arguments import check_choice, check_device, check_dtype, check_integer, check_shape, refusal
+from equiv.arguments import check_bool, check_choice, check_device, check_dtype, check_integer, check_shape, refusal
 from equiv.dtypes import is_inexact
 from equiv.mapping import CONVS, Conv
 from equiv.numerics import entry_range, exact_range, gradients_recorded
@@ -180,6 +180,7 @@ def _check(recipe: ConvolutionRecipe) -> None:
     for name in ("channels", "outputs"):
         if getattr(recipe, name) % recipe.groups:
             raise refusal(name, f"a multiple of groups={recipe.groups}", getattr(recipe, name), "pass one")
+    check_bool("bias", recipe.bias, "pass True or False")
     check_choice("style", recipe.style, STYLES, "see ConvolutionRecipe")
     check_choice("padding_mode", recipe.padding_mode, MODES, "see torch.nn.Conv2d")
     check_dtype("dtype", recipe.dtype)

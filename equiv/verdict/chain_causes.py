@@ -180,6 +180,27 @@ def _mistaken_sums(chain: Chain, i: int, link: Sum) -> Iterator[Mistaken]:
             yield Mistaken(Cause(name, words, fix), (*chain[:i], replace(link, parts=parts), *chain[i + 1 :]))
 
 
+def independent(chain: Chain, mistaken: Chain) -> float:
+    """In how many ways a mistake shows in channels of a batch norm; infinite for one that is none of a batch norm.
+
+    Where all channels have one variance, say, they share one factor, and its rounding too: they are one witness.
+
+    Example:
+        >>> from equiv.verdict.links import links_of
+        >>> chain = links_of(nn.BatchNorm1d(8).eval())
+        >>> [independent(chain, mistaken.chain) for mistaken in mistaken_chains(chain)][0]
+        1
+    """
+    for a, b in zip(chain, mistaken, strict=False):
+        if isinstance(a, Norm) and isinstance(b, Norm) and a is not b:
+            off = b.scale / a.scale - 1
+            if not bool((off.nan_to_num(1.0).abs() > 2.0**-40).any()):
+                off = b.shift - a.shift
+            off = off.nan_to_num(0.0, 0.0, 0.0)
+            return len(set((off / off.abs().amax().clamp(min=2.0**-1000) * 2**20).round().tolist()))
+    return math.inf
+
+
 def cause_in_chain(results: ChainResults, which: int, worst: int, arithmetic: Arithmetic | None) -> Cause | None:
     """The mistake under which one of two results, the first or the second, is what was seen; None if none is."""
     if arithmetic is None or not is_inexact(results.dtype):
@@ -222,7 +243,8 @@ def wrong_fold(results: ChainResults, which: int) -> Cause | None:
 
     Let ``r`` be what a channel's outputs differ from the exact ones, ``d`` what they would under the mistake. Rounding
     is not like ``d``: ``t = <r, d>/<d, d>`` is near 0 for a right fold, near 1 for a wrong one. It must be within 0.2
-    of 1 in 6 channels or more: all of those in which ``d`` stands clear of the noise in ``r``. A pattern, no bound.
+    of 1 in 6 channels or more: all of those in which ``d`` stands clear of the noise in ``r``. Channels that are alike
+    share their rounding, so 6 of them must differ in what the mistake does to them. A pattern, no bound.
     """
     chain = results.chain
     last = max((i for i, link in enumerate(chain) if isinstance(link, Norm)), default=None)
@@ -244,6 +266,8 @@ def wrong_fold(results: ChainResults, which: int) -> Cause | None:
     for cause, mistaken in mistaken_chains(chain):
         norm = mistaken[last]
         if not isinstance(norm, Norm) or mistaken[:last] != chain[:last] or mistaken[last + 1 :] != tail:
+            continue
+        if independent(chain, mistaken) < _CHANNELS:
             continue
         score = _explained(off, _channels(_run(tail, norm.map(x) - normed, constant=False)))
         if score is not None and (best is None or score < 0.9 * best[0]):
@@ -286,8 +310,8 @@ def cannot_be_told(chain: Chain, verdict: Verdict, bound: Bound) -> str:
     return f" In {verdict.dtype} the rounding of folded parameters hides: {', '.join(words)}."
 
 
-def untold(chain: Chain, folded: float) -> list[str]:
-    """Mistakes with the factor of a batch norm that change it, but by no more than rounding may change a fold."""
+def untold(chain: Chain, folded: float, least: float = 0.0) -> list[str]:
+    """Mistakes with the factor of a batch norm that change it, by more than ``least`` but no more than rounding may."""
     found: dict[str, Any] = {}
     for link in chain:
         if not isinstance(link, Norm) or not link.scale.numel():
@@ -298,6 +322,6 @@ def untold(chain: Chain, folded: float) -> list[str]:
                 continue
             other = link.facts.factor(eps)
             apart = float(((other - right) / right).abs().nan_to_num(math.inf).amax())
-            if 0 < apart <= max(folded, NORM_ROUNDINGS * 2.0**-53):
+            if least < apart <= max(folded, NORM_ROUNDINGS * 2.0**-53):
                 found[name] = apart
     return list(found)

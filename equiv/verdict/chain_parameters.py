@@ -19,7 +19,7 @@ from equiv.causes import Cause
 from equiv.mapping import Conv, ConvTranspose, geometry_of
 from equiv.numerics import format_of
 from equiv.text import counted
-from equiv.verdict.chain_causes import mistaken_chains
+from equiv.verdict.chain_causes import independent, mistaken_chains
 from equiv.verdict.chain_recipes import wrong_eps
 from equiv.verdict.chains import Bound, shapes_of
 from equiv.verdict.links import Affine, Chain, Norm, Reshape, as_wide, real_links
@@ -169,9 +169,15 @@ def deviation(chain: Chain, other: Chain, shape: tuple[int, ...], bound: Bound, 
         return None
     given, make = laid
     text = _outside(given, exact, bound, dtype)
-    found = [(mistaken.cause, make(mistaken.chain)) for mistaken in mistaken_chains(chain)]
+    mistakes = list(mistaken_chains(chain))
+    found = [(mistaken.cause, make(mistaken.chain)) for mistaken in mistakes]
     wrong = [(cause, fold) for cause, fold in found if fold is not None]
-    cause = _much_closer(given, exact, wrong, bound, dtype) or wrong_eps(chain, other, dtype)
+    shown = [
+        (mistaken.cause, fold)
+        for mistaken, (_, fold) in zip(mistakes, found, strict=True)
+        if fold is not None and independent(chain, mistaken.chain) >= CHANNELS
+    ]
+    cause = _much_closer(given, exact, shown, bound, dtype) or wrong_eps(chain, other, dtype)
     if text is not None:
         return Deviation(text, cause or _fitting(given, exact, wrong, bound, dtype))
     if cause is None:
@@ -251,12 +257,25 @@ def _rms(errors: Tensor) -> Tensor:
     return errors.square().mean(1).sqrt()
 
 
+def _not_nearest(given: Fold, exact: Fold, name: str, dtype: torch.dtype) -> Tensor:
+    """The channels that have a parameter which is not the nearest number to that of the exact fold."""
+    p, q = getattr(given, name), getattr(exact, name)
+    off: Tensor = q.to(dtype).to(q.dtype) != p
+    return off.transpose(0, exact.axis).flatten(1).any(1) if off.ndim > 1 else off
+
+
+def _witnesses(given: Fold, name: str, channels: Tensor) -> int:
+    """How many of these channels count: biases that are one number share their rounding."""
+    return len(set(given.bias[channels].tolist())) if name == "bias" else int(channels.sum())
+
+
 def _much_closer(
     given: Fold, exact: Fold, wrong: list[tuple[Cause, Fold]], bound: Bound, dtype: torch.dtype
 ) -> Cause | None:
     """The wrong formula whose parameters are much closer in several channels."""
     best: tuple[float, Cause] | None = None
     right, u = _errors(given, exact, dtype), format_of(dtype).u
+    unlike = {name: _not_nearest(given, exact, name, dtype) for name in right}
     for cause, fold in wrong:
         other = _errors(
             given, replace(fold, weight_size=exact.weight_size, bias_size=exact.bias_size, axis=exact.axis), dtype
@@ -266,7 +285,9 @@ def _much_closer(
         if not parts or most > 2 * (bound.folded + bound.merged + bound.reference):
             continue
         before, after = (torch.cat([errors[name].flatten() for name in parts]) for errors in (right, other))
-        closer = max(int((_rms(other[name]) * CLOSER < _rms(right[name])).sum()) for name in parts)
+        closer = max(
+            _witnesses(given, name, (_rms(other[name]) * CLOSER < _rms(right[name])) & unlike[name]) for name in parts
+        )
         size = float(before.square().mean().sqrt())
         ratio = float(after.square().mean().sqrt()) / size if size else math.inf
         if ratio < 1 / CLOSER and closer >= CHANNELS and size > u / 4:

@@ -77,7 +77,8 @@ def assert_equivalent(  # noqa: PLR0913 - the options are the interface
     take minutes, they are judged at the outputs where the two differ most and at others spread over all, and the
     verdict says at how many. A side may be an ``nn.Sequential`` of affine layers, see :func:`equiv.compare`: a layer
     into which it was folded is held against the exact fold parameter by parameter, and what the two compute against the
-    chain. A convolution whose dense layer would have more than 2^24 weights is judged as it slides, on fewer maps,
+    chain. What the rounding of folded parameters may hide, such as eps forgotten, is a ``UserWarning``. A
+    convolution whose dense layer would have more than 2^24 weights is judged as it slides, on fewer maps,
     where ``feature_shape`` is given; two of them are compared tap by tap, and one that has zeros for the taps that the
     other lacks is the same function of finite inputs. For all inputs and every weight, see :func:`equiv.certify`.
 

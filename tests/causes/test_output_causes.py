@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from generated_causes import settings_kept
 from hypothesis import given
 from hypothesis import strategies as st
 from planted import (
@@ -91,9 +92,8 @@ def test_a_planted_mistake_of_the_outputs_is_named_and_mended(key):
     if cause.fix.startswith("weight = "):  # the weight that the kernel multiplied with
         assert any(torch.equal(mended(cause, W, weight=w).weight, W) for w in wrong_orders())
     else:
-        kept = torch.backends.cuda.matmul.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision
-        right = mended(cause, W.double(), B.double(), x=X.double(), y=wrong).y
-        torch.backends.cuda.matmul.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision = kept
+        with settings_kept():
+            right = mended(cause, W.double(), B.double(), x=X.double(), y=wrong).y
         torch.testing.assert_close(right, EXACT, rtol=1e-12, atol=1e-12)
 
 

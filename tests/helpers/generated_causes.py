@@ -9,7 +9,8 @@ from __future__ import annotations
 import copy
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
@@ -140,11 +141,21 @@ def mended(case: Case, wrong: Wrong, cause: Cause, y: Tensor | None = None) -> b
         return False
     layer = case.layer if wrong.layer is None else wrong.layer
     y = (case(wrong.layer) if wrong.function is None else wrong.function(case.x)) if y is None else y
-    kept = torch.backends.cuda.matmul.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision
-    try:
+    with settings_kept():
         return _run(case, wrong, layer, y, cause.fix)
+
+
+@contextmanager
+def settings_kept() -> Iterator[None]:
+    """The settings of torch that a line of a cause may change are put back."""
+    backends = torch.backends
+    places = backends.cuda.matmul, backends.cudnn.conv, backends.mkldnn.matmul, backends.mkldnn.conv
+    kept = [place.fp32_precision for place in places]
+    try:
+        yield
     finally:
-        torch.backends.cuda.matmul.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision = kept
+        for place, precision in zip(places, kept, strict=True):
+            place.fp32_precision = precision
 
 
 def _run(case: Case, wrong: Wrong, layer: nn.Module, y: Tensor, fix: str) -> bool:

@@ -682,3 +682,8 @@ def test_what_a_module_around_others_computes_itself_is_named_by_it(defect: str)
         assert first.cause is not None
         exec(first.cause.fix, {"candidate": new, "reference": old})
         assert diagnose(new, old, images()).outcome is Outcome.IDENTICAL
+
+
+def test_results_without_entries_are_refused_as_they_prove_nothing():
+    with pytest.raises(equiv.EquivError, match="prove nothing; pass one sample or more"):
+        diagnose(nn.ReLU(), nn.GELU(), torch.zeros(0, 8))

@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "helpers"))
 
 import batch_norm_folds as folds
 
+pytestmark = pytest.mark.filterwarnings("ignore:equivalent up to rounding")  # folds in 16 bits
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
@@ -281,3 +282,75 @@ def _passes(layer: Any, chain: Any, shape: tuple[int, ...]) -> bool:
     except NotEquivalent:
         return False
     return True
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_folds_of_channels_that_are_alike_share_their_rounding_and_pass(dtype):
+    for seed in range(24):
+        g = torch.Generator().manual_seed(seed)
+        linear, norm = nn.Linear(8, 16), nn.BatchNorm1d(16)
+        with torch.no_grad():
+            linear.weight.copy_(torch.randn(16, 8, generator=g) * 0.3)
+            linear.bias.fill_(0.3)
+            for t, scale in ((norm.running_var, 1e-3), (norm.running_mean, 0.01), (norm.bias, 0.01)):
+                t.fill_(float(torch.rand((), generator=g)) * scale + 1e-6)
+            norm.weight.fill_(float(torch.rand((), generator=g)) + 0.5)
+        pair = linear.to(dtype).eval(), norm.to(dtype).eval()
+        chain = nn.Sequential(*pair)
+        var, mean, gamma, beta = (t.float() for t in (norm.running_var, norm.running_mean, norm.weight, norm.bias))
+        factor = gamma * torch.rsqrt(var + norm.eps)
+        folded = copy.deepcopy(linear)
+        folded.weight = nn.Parameter((linear.weight.float() * factor[:, None]).to(dtype))
+        folded.bias = nn.Parameter((linear.bias.float() * factor + (beta - mean * factor)).to(dtype))
+        assert_equivalent(folded, chain)
+
+
+def test_one_hot_inputs_are_no_larger_than_the_chain_takes():
+    norm, linear = nn.BatchNorm1d(6, affine=False).half().eval(), nn.Linear(6, 4).half().eval()
+    norm.running_var.fill_(1e-5)
+    factor = 1 / (norm.running_var.double() + norm.eps).sqrt()
+    folded = copy.deepcopy(linear)
+    folded.weight = nn.Parameter((linear.weight.double() * factor).half())
+    assert_equivalent(folded, nn.Sequential(norm, linear))
+
+
+def test_the_dense_layer_of_a_chain_on_maps_is_given_rows():
+    chain = nn.Sequential(nn.AvgPool2d(2), nn.Flatten(), nn.Linear(12, 5)).eval()
+    dense = nn.Linear(48, 5)
+    with torch.no_grad():
+        dense.bias.copy_(chain[2].bias)
+        wide = chain[2].weight.view(5, 3, 2, 2).repeat_interleave(2, 2).repeat_interleave(2, 3) / 4
+        dense.weight.copy_(wide.flatten(1))
+    assert_equivalent(dense, chain, feature_shape=(3, 4, 4))
+    dense.weight.data[2] *= 1.01
+    with pytest.raises(NotEquivalent):
+        assert_equivalent(dense, chain, feature_shape=(3, 4, 4))
+
+
+def test_a_pooled_chain_takes_the_shape_of_the_convolution_beside_it():
+    chain = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 5)).eval()
+    conv = nn.Conv2d(6, 5, 5)
+    with torch.no_grad():
+        conv.weight.copy_((chain[2].weight / 25).view(5, 6, 1, 1).expand(5, 6, 5, 5))
+        conv.bias.copy_(chain[2].bias)
+    assert_equivalent(conv, chain)
+
+
+def test_a_chain_of_nothing_is_refused_in_words():
+    with pytest.raises(EquivError, match="feature_shape"):
+        assert_equivalent(nn.Sequential(), nn.Sequential())
+
+
+def test_what_the_rounding_of_folded_parameters_may_hide_is_a_warning():
+    norm = drawn(nn.BatchNorm1d(8, eps=1e-5))
+    norm.running_var.fill_(6e-4)
+    chain = nn.Sequential(nn.Linear(6, 8), norm).eval().requires_grad_(False).bfloat16()
+    factor = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+    folded = copy.deepcopy(chain[0])
+    folded.weight.data = (folded.weight.double() * factor[:, None]).bfloat16()
+    folded.bias.data = ((folded.bias.double() - norm.running_mean) * factor + norm.bias).bfloat16()
+    with pytest.warns(
+        UserWarning, match="bfloat16 the rounding of folded parameters may hide: eps forgotten"
+    ) as caught:
+        assert_equivalent(folded, chain)
+    assert caught[0].filename == __file__
