@@ -70,6 +70,8 @@ def judged_as_chains(
     shape = _shape(chain, given, inputs[0], functions)
     for other in others:
         _same_dtype(other, dtype)
+        if given is None and not _takes_rows(other):
+            _takes(other, shape, dtype)
         if len(other) == 1 and _takes_rows(other) and len(shape) > 1:  # it is given the maps of the chain as rows
             other = (Reshape("flatten", nn.Flatten()), *other)
         _same_parameters(chain, other, shape, dtype)
@@ -161,6 +163,13 @@ def _shape(
         "feature_shape: expected (C, *spatial), the shape of a sample, got None, and none that the chain takes was "
         "found; pass it"
     )
+
+
+def _takes(chain: Chain, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    try:
+        shapes_of(chain, torch.zeros(1, *shape, dtype=dtype), "the chain")
+    except EquivError as error:
+        raise EquivError(f"{str(error).rpartition('; ')[0]}; pass feature_shape= if it takes maps") from error
 
 
 def _takes_rows(chain: Chain) -> bool:

@@ -626,8 +626,8 @@ def test_a_merged_lora_is_rounding_and_another_scale_is_not(dtype: torch.dtype) 
     assert first.candidate == "2"
 
 
-@pytest.mark.parametrize("x", [torch.zeros(0, 8), torch.full((2, 8), torch.nan)])
-def test_results_without_a_finite_value_prove_nothing(x: Tensor) -> None:
+def test_results_without_a_finite_value_prove_nothing() -> None:
+    x = torch.full((2, 8), torch.nan)
     torch.manual_seed(0)
     old = nn.Sequential(nn.Linear(8, 4), nn.GELU())
     new = nn.Sequential(copy.deepcopy(old[0]), nn.GELU("tanh"))
