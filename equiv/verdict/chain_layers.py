@@ -70,8 +70,7 @@ def judged_as_chains(
     shape = _shape(chain, given, inputs[0], functions)
     for other in others:
         _same_dtype(other, dtype)
-        if given is None and not _takes_rows(other):
-            _takes(other, shape, dtype)
+        _takes(other, shape, dtype, given)
         if len(other) == 1 and _takes_rows(other) and len(shape) > 1:  # it is given the maps of the chain as rows
             other = (Reshape("flatten", nn.Flatten()), *other)
         _same_parameters(chain, other, shape, dtype)
@@ -165,7 +164,10 @@ def _shape(
     )
 
 
-def _takes(chain: Chain, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+def _takes(chain: Chain, shape: tuple[int, ...], dtype: torch.dtype, given: tuple[int, ...] | None) -> None:
+    """Raise if no shape was given, and the one that was found is none that the other side takes."""
+    if given is not None or _takes_rows(chain):
+        return
     try:
         shapes_of(chain, torch.zeros(1, *shape, dtype=dtype), "the chain")
     except EquivError as error:

@@ -10,8 +10,9 @@ from torch.nn.functional import linear
 from torch.nn.utils.parametrizations import weight_norm
 
 pytest.importorskip("executorch")
+pytest.importorskip("torchao")
 name = "executorch.backends.qualcomm._passes.convert_linear_to_conv2d"
-passes = pytest.importorskip(name, exc_type=ImportError)  # it needs torchao
+passes = pytest.importorskip(name, exc_type=ImportError)
 
 from executorch.exir import EdgeCompileConfig, to_edge  # noqa: E402
 from executorch.exir.dialects._ops import ops  # noqa: E402

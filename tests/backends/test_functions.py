@@ -172,7 +172,9 @@ def test_a_convolution_of_maps_takes_no_rows_for_channels_or_lines(channels, out
     dense = equiv.conv_to_linear(conv, (channels, 4, 4))
     for function in (lambda x: conv(x), nn.Sequential(conv, nn.Flatten(-3))):
         for run in (certify, assert_equivalent):
-            with pytest.raises(EquivError, match=r"(got RuntimeError|refuses as).*; pass feature_shape= if it takes maps$"):
+            with pytest.raises(
+                EquivError, match=r"(got RuntimeError|refuses as).*; pass feature_shape= if it takes maps$"
+            ):
                 run(function, dense)
         assert certify(function, dense, feature_shape=(channels, 4, 4))
 

@@ -256,9 +256,9 @@ def test_a_merged_lora(dtype: torch.dtype) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("results", [False, True], ids=["parameters", "results"])
-def test_a_hundred_right_and_wrong_folds_are_told_apart(dtype: torch.dtype, results: bool) -> None:
+def test_right_and_wrong_folds_are_told_apart(dtype: torch.dtype, results: bool) -> None:
     names, ways = list(folds.WRONG), list(folds.RIGHT.values())
-    for seed in range(100):
+    for seed in range(30):  # benchmarks/folds.py tries a hundred
         pair, shape = folds.random_pair(seed, dtype)
         layers = [(True, pair, ways[seed % len(ways)](pair))]
         name = names[seed % len(names)]

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from equiv.laws.call import Call
+from equiv.laws.capabilities import NotServed
 from equiv.laws.checks.autograd import AROUND, around_backward, some_leaves
 from equiv.laws.checks.drawing import exact_cases, generator_of, integer_grad, rows_of
 from equiv.laws.checks.expected import (
@@ -218,7 +219,11 @@ def _forward_mode(trial: Trial, call: Call, rows: Tensor, weight: Tensor, turn: 
     dual: Any = forward_ad  # without types
     with dual.dual_level():
         along: dict[str, Any] = {name: dual.make_dual(given, given.clone())}
-        y = trial.run(replace(call, **along))
+        try:
+            y = trial.run(replace(call, **along))
+        except NotServed as refused:  # asking tries the input alone
+            trial.leave_out("forward_mode", call.form, refused.reason, how="found")
+            return
         tangent = dual.unpack_dual(y).tangent
     expected = call.bias.expand(len(rows), -1) if name == "bias" and call.bias is not None else whole(rows, weight)
     found = torch.zeros_like(expected) if tangent is None else tangent
