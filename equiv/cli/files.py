@@ -18,7 +18,7 @@ _KINDS = (".safetensors", ".pt", ".pth", ".bin")
 
 def _safetensors(option: str, path: str) -> Any:
     try:
-        import safetensors.torch
+        import safetensors.torch  # type: ignore[import-not-found, unused-ignore]
     except ImportError as error:
         raise MissingExtraError(
             f"{option}: expected the package safetensors for {shown(path)}, got none; run: pip install "
