@@ -83,10 +83,8 @@ def test_a_right_backend_is_asked_only_what_it_serves_and_passes(name: str, law:
     assert bool(trial.tally) != any(all(f"{part}" in said for part in one.split(", ")) for one in left)
     assert bool(trial.tally) or trial.not_asked
     assert {entry.law for entry in trial.not_asked} <= {law, ""}  # empty: of every law
-    found = {entry.what for entry in trial.not_asked if entry.how == "found"}
-    assert found <= {"forward_mode"}  # which none of them declares, and an autograd.Function lacks
-    assert {entry.dtype for entry in trial.not_asked} <= {"float32"}
-    assert {entry.what for entry in trial.not_asked} - found <= set(declared)
+    assert {(entry.dtype, entry.how) for entry in trial.not_asked} <= {("float32", "declared")}
+    assert {entry.what for entry in trial.not_asked} <= set(declared)
 
 
 @pytest.mark.parametrize(

@@ -20,17 +20,16 @@ _VECTORS = (1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129,
 _FAR = (32767, 32768, 32769, 65535, 65536, 65537)
 _LARGE = (511, 512, 513, 1023, 1024, 1025, 2047, 2048, 2049, 4096, 4097, *_FAR, *(32769, 65537) * 3)
 _WORK, _DEEP_WORK = 2**18, 2**21
-_EXTREMES = st.sampled_from(  # n, O, rows of one case in six
+_EXTREMES = st.sampled_from(  # n, O, rows of one case in twelve
     [
         *((32769, 1, 2), (65537, 1, 1), (65537, 1, 1)),
         *((2, 4097, 17), (1, 65537, 1), (1, 65537, 1)),
         *((1, 2, 32769), (1, 1, 65537), (2, 1, 65537)),
         *((512, 512, 1), (512, 513, 1), (513, 512, 1)),
-        *((1, 1024, 1024), (3, 1025, 1024)),
     ]
 )
 _LONG = 2**14
-_HOW_FAR = st.sampled_from(["near"] * 5 + ["far"])
+_HOW_FAR = st.sampled_from(["near"] * 11 + ["far"])
 _ORDERS = st.sampled_from([("n", "out", "rows"), ("out", "rows", "n"), ("rows", "n", "out")])
 
 

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from equiv.laws.call import Call
-from equiv.laws.capabilities import NotServed
 from equiv.laws.checks.autograd import AROUND, around_backward, some_leaves
 from equiv.laws.checks.drawing import exact_cases, generator_of, integer_grad, rows_of
 from equiv.laws.checks.expected import (
@@ -56,7 +53,7 @@ _REACHES = (
 
 @law(7, "gradients", draw=partial(exact_cases, backward=True), kinds=("float", "complex"), reaches=_REACHES)
 def gradients(trial: Trial, case: Case) -> None:
-    """Gradients of all forms agree, to second order and in forward mode, also for broadcast incoming gradients.
+    """Gradients of all forms agree, to second order, and also for broadcast incoming gradients.
 
     Integers as large as all sums allow take turns as input, weight and incoming gradient: no bit of them may be lost.
     Whatever tensors need gradients, whether they are leaves, and what else autograd is asked meanwhile changes nothing.
@@ -84,7 +81,6 @@ def gradients(trial: Trial, case: Case) -> None:
         _scaled_and_special(trial, call, exact, case, grad, turn)
         if goes_back(trial, call.form, order=2):
             _second_order(trial, call, rows, weight, case.seed, grad, large)
-        _forward_mode(trial, call, rows, weight, turn)
         if call.form != "linear" and len(rows):
             # Without a batch dimension kernels take another path back.
             one = replace(call, input=call.input[0])
@@ -207,29 +203,6 @@ def _second_order(trial: Trial, call: Call, x: Tensor, weight: Tensor, seed: int
     condition = f"second order: the derivative of <gradient of the {through}, its signs> with respect to the"
     trial.same(call, again.reshape(wanted.shape), wanted, f"{condition} {other}", gradient=(f"{other} again", grad))
     trial.same(call, incoming, wanted_g, f"{condition} incoming gradient", gradient=("incoming", grad))
-
-
-def _forward_mode(trial: Trial, call: Call, rows: Tensor, weight: Tensor, turn: int) -> None:
-    """Along a tensor itself the result changes by its part: ``x @ W.T`` for input and weight, the bias for the bias."""
-    if not len(rows) or not trial.asks("forward_mode", call.form):
-        return
-    names = [name for name in GRADIENT_NAMES if getattr(call, name) is not None]
-    name = names[turn % len(names)]
-    given = getattr(call, name).detach()
-    dual: Any = forward_ad  # without types
-    with dual.dual_level():
-        along: dict[str, Any] = {name: dual.make_dual(given, given.clone())}
-        try:
-            y = trial.run(replace(call, **along))
-        except NotServed as refused:  # asking tries the input alone
-            trial.leave_out("forward_mode", call.form, refused.reason, how="found")
-            return
-        tangent = dual.unpack_dual(y).tangent
-    expected = call.bias.expand(len(rows), -1) if name == "bias" and call.bias is not None else whole(rows, weight)
-    found = torch.zeros_like(expected) if tangent is None else tangent
-    trial.same(
-        call, found, expected, f"forward mode: the derivative along the {name}", gradient=(f"{name} forward", given)
-    )
 
 
 def _both_signs(t: Tensor) -> Tensor:

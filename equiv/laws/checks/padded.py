@@ -66,7 +66,7 @@ def convolution(trial: Trial, case: Convolution) -> None:
         _as_dense(trial, case, expected)
     if goes_back(trial, "full"):
         gradients(trial, case, call, windows, condition)
-        if case.seed % 4 == 3 and case.dtype.is_floating_point:
+        if case.seed % 4 == 3 and case.dtype in (torch.float32, torch.float64):  # 16-bit ones may be summed in 16 bits
             gradients_on_values(trial, case, call, windows, condition)
         if case.seed % 4 == 0 and case.dtype.is_floating_point and goes_back(trial, "full", order=2):
             second_order(trial, case, call, windows, condition)
