@@ -38,8 +38,8 @@ class Capabilities:
         groups: The keyword ``groups`` of ``conv``, several groups of channels.
         gradient_order: 0 for results that carry no gradients, 1, or 2 where gradients can be differentiated again.
         forward_mode: Forward-mode differentiation.
-        transforms: torch's own machinery: vmap, compile, export, modules. None is no: nobody but the backend knows
-            whether torch's modules call its kernels.
+        transforms: torch's own machinery: vmap, compile, autocast, meta, export. None is no: nobody but the backend
+            knows whether its functions are meant for that.
         concurrent: Calls from several threads at once. None is yes.
         deterministic: The same call gives the same bits every time.
         arithmetic: What the envelopes of the results follow: an ``Arithmetic``; ``"measured"``, what each call is found

@@ -83,7 +83,7 @@ class Diagnosis:
     @property
     def equivalent(self) -> bool:
         """True for ``IDENTICAL`` and ``ROUNDING``."""
-        return self.outcome in (Outcome.IDENTICAL, Outcome.ROUNDING)
+        return self.outcome.equivalent
 
     def __bool__(self) -> bool:
         """Whether they are ``equivalent``."""

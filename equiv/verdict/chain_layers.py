@@ -38,6 +38,7 @@ from equiv.verdict.links import (
 )
 from equiv.verdict.outcome import NotEquivalent, Outcome, Verdict
 from equiv.verdict.results import compare_chain
+from equiv.verdict.sides import asked, run
 
 _ROWS, _ONE_HOTS = 32, 256
 _ENTRIES = 2**21  # of a batch of inputs
@@ -76,11 +77,11 @@ def judged_as_chains(
         _same_parameters(chain, other, shape, dtype)
     sides = _sides(functions, shape)
     for words, x in _to_try(chain, shape, dtype, inputs):
-        actual, expected = (_run(side, x) for side in sides)
+        actual, expected = (run(side, x) for side in sides)
         rows = Comparison(actual, expected, x.view(-1, *shape), actual, None, *judged)
         verdict = compare_chain(rows, chain)
         if not verdict.equivalent:
-            words += "".join(f", the {side.name} (asked {side.asked})" for side in sides if side.asked)
+            words += "".join(f", the {side.name}{asked(side)}" for side in sides if side.asked)
             raise NotEquivalent(replace(verdict, explanation=f"{words}, {verdict.explanation}"))
     if is_inexact(dtype):
         _warn_of_untold(chain, shape, dtype)
@@ -212,17 +213,6 @@ def _sides(functions: tuple[Any, Any], shape: tuple[int, ...]) -> tuple[Function
     named = zip(("candidate", "reference"), functions, strict=True)
     left, right = (Function(name, f, of_map, as_map=len(shape) > 1) for name, f in named)
     return left, right
-
-
-def _run(side: Function, x: Tensor) -> Tensor:
-    y = side.run(x)
-    if y.dtype != x.dtype:
-        text = (
-            f"the {side.name} returns {dtype_name(y.dtype)} for an input of {dtype_name(x.dtype)}: another "
-            "arithmetic, not the same function."
-        )
-        raise NotEquivalent(Verdict(Outcome.DIFFERENT, text, dtype_name(y.dtype), tuple(y.shape)))
-    return y
 
 
 def _largest(chain: Chain, shape: tuple[int, ...], dtype: torch.dtype, probes: Tensor) -> int:

@@ -44,6 +44,7 @@ from equiv.verdict.outcome import Entry, NotEquivalent, Outcome, Verdict
 from equiv.verdict.probes import rounding_probes
 from equiv.verdict.results import Mismatch, compare_rows, compare_sliding
 from equiv.verdict.same_taps import difference_of
+from equiv.verdict.sides import asked, run
 from equiv.verdict.sliding_layers import check_dense, is_large, maps_to_try
 
 _ONE_HOTS = 256
@@ -124,8 +125,8 @@ def assert_equivalent(  # noqa: PLR0913 - the options are the interface
     given = None if feature_shape is None else check_feature_shape(feature_shape)
     shape = given or _kernel_shape(candidate, reference)
     named, as_map = (("candidate", candidate), ("reference", reference)), given is not None
-    asked = (candidate, reference), given, (input, seed), (arithmetic, tolerances)
-    if judged_as_chains(*asked, gradients=gradients) or _judged_sliding(*asked, gradients):
+    question = (candidate, reference), given, (input, seed), (arithmetic, tolerances)
+    if judged_as_chains(*question, gradients=gradients) or _judged_sliding(*question, gradients):
         return
     left, right = (_side(Function(name, f, shape, as_map=as_map)) for name, f in named)
     layer = right.dense if right.dense is not None else left.dense
@@ -242,19 +243,12 @@ class _Side:
 
     def run(self, x: Tensor) -> Tensor:
         """Its results for rows ``(N, n)``, as rows where they are one for each."""
-        y = self.function.run(x)
-        if y.dtype != x.dtype:
-            text = (
-                f"the {self.name}{self.asked} returns {dtype_name(y.dtype)} for an input of {dtype_name(x.dtype)}: "
-                "another arithmetic, not the same function."
-            )
-            raise NotEquivalent(Verdict(Outcome.DIFFERENT, text, dtype_name(y.dtype), tuple(y.shape)))
-        return y
+        return run(self.function, x)
 
     @property
     def asked(self) -> str:
         """How a function is asked, for a sentence about it; empty if in the usual way."""
-        return f" (asked {self.function.asked})" if self.function.asked else ""
+        return asked(self.function)
 
 
 def _kernel_shape(candidate: object, reference: object) -> tuple[int, ...] | None:

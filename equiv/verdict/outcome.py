@@ -24,6 +24,11 @@ class Outcome(Enum):
     UNDECIDED = "undecided"
     """Right kernels may disagree here, or too little is known to tell."""
 
+    @property
+    def equivalent(self) -> bool:
+        """True for ``IDENTICAL`` and ``ROUNDING``."""
+        return self in (Outcome.IDENTICAL, Outcome.ROUNDING)
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -80,7 +85,7 @@ class Verdict:
     @property
     def equivalent(self) -> bool:
         """True for ``IDENTICAL`` and ``ROUNDING``."""
-        return self.outcome in (Outcome.IDENTICAL, Outcome.ROUNDING)
+        return self.outcome.equivalent
 
     def __bool__(self) -> bool:
         """Whether it is ``equivalent``."""

@@ -133,3 +133,114 @@ def test_a_recipe_builds_the_same_again_and_prints_as_its_call() -> None:
     assert torch.equal(made.weight, again.weight)
     assert made.module.groups == made.recipe.groups
     assert tuple(made.module(made.x).shape[2:]) == made.recipe.positions
+
+
+# --- what is tried beside the result ----------------------------------------------------------------------------------
+
+
+class Steps(Kernels):
+    """torch's convolutions, to be wrong in one way."""
+
+    def __init__(self) -> None:
+        super().__init__(conv1d=self.run, conv2d=self.run, conv3d=self.run, name="steps")
+        self.kept: dict[Any, Any] = {}
+
+    def run(self, x: Tensor, w: Tensor, b: Tensor | None = None, **options: Any) -> Tensor:
+        raise NotImplementedError
+
+
+class Plan(Steps):
+    """Finds its dilation by the shapes alone: another dilation before it is used again, where it fits."""
+
+    def run(self, x: Tensor, w: Tensor, b: Tensor | None = None, **options: Any) -> Tensor:
+        conv = CONVS[w.ndim - 3]
+        y = conv(x, w, b, **options)
+        plan = self.kept.setdefault((x.shape, w.shape, *(options.get(key) for key in ("stride", "padding"))), options)
+        again = conv(x, w, b, **{**options, "dilation": plan["dilation"]})
+        return again if again.shape == y.shape else y
+
+
+class Patches(Steps):
+    """Patches of 14 x 14 and more one after another by columns."""
+
+    def run(self, x: Tensor, w: Tensor, b: Tensor | None = None, **options: Any) -> Tensor:
+        y = CONVS[w.ndim - 3](x, w, b, **options)
+        square = w.ndim == 4 and y.shape[-1] == y.shape[-2] and options["stride"] == tuple(w.shape[2:])
+        return y.transpose(-1, -2).contiguous() if square and w.shape[-1] >= 14 else y
+
+
+class Tf32(Steps):
+    """Factors of ten bits where channels and outputs are multiples of 32."""
+
+    def run(self, x: Tensor, w: Tensor, b: Tensor | None = None, **options: Any) -> Tensor:
+        if w.shape[0] % 32 == w.shape[1] % 32 == 0 and x.dtype == torch.float32:
+            kept = (t.detach().view(torch.int32).bitwise_and(-(2**13)).view(torch.float32) for t in (x, w))
+            x, w = (t + (short - t.detach()) for t, short in zip((x, w), kept, strict=True))
+        return CONVS[w.ndim - 3](x, w, b, **options)
+
+
+class Twofold(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, t: Tensor) -> Tensor:
+        return t.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return grads[0] * 2
+
+
+class Strided(torch.autograd.Function):
+    """Right, but for second derivatives through the input gradient, which are twice as large."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w: Tensor, b: Tensor | None, options: dict[str, Any]) -> Tensor:
+        ctx.save_for_backward(x, w)
+        ctx.options, ctx.has_bias = options, b is not None
+        return CONVS[w.ndim - 3](x, w, b, **options)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,), (x, w), rank = grads, ctx.saved_tensors, ctx.saved_tensors[1].ndim - 2
+        options = {"stride": (1,) * rank, "padding": (0,) * rank, "dilation": (1,) * rank, "groups": 1, **ctx.options}
+        batch = grad if x.ndim == w.ndim else grad[None]
+        steps = (options["stride"], options["padding"], options["dilation"], False, [0] * rank, options["groups"])
+        given = x if x.ndim == w.ndim else x[None]
+        of_x, of_w, _ = torch.ops.aten.convolution_backward(batch, given, w, None, *steps, [True, True, False])
+        bias = batch.transpose(0, 1).flatten(1).sum(1) if ctx.has_bias else None
+        return Twofold.apply(of_x.view(x.shape)), of_w, bias, None
+
+
+class SecondOrder(Steps):
+    def run(self, x: Tensor, w: Tensor, b: Tensor | None = None, **options: Any) -> Tensor:
+        return Strided.apply(x, w, b, options)
+
+
+class Saturates(Steps):
+    """The bias gradient of float32 is summed in steps of 2^-10 of its size."""
+
+    def run(self, x: Tensor, w: Tensor, b: Tensor | None = None, **options: Any) -> Tensor:
+        class Rounded(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx: Any, t: Tensor) -> Tensor:
+                return t.clone()
+
+            @staticmethod
+            def backward(ctx: Any, *grads: Tensor) -> Tensor:
+                return grads[0].half().float()
+
+        return CONVS[w.ndim - 3](x, w, b if b is None else Rounded.apply(b), **options)
+
+
+@pytest.mark.parametrize(
+    ("kernels", "says"),
+    [
+        (Plan, "after a call on a map"),
+        (Patches, "stride (14, 14)"),
+        (Tf32, "exact is"),
+        (SecondOrder, "second order"),
+        (Saturates, "gradient of the bias"),
+    ],
+)
+def test_what_is_wrong_beside_the_result_is_found(kernels: type[Steps], says: str) -> None:
+    found = [tried(kernels(), examples=160, seed=seed).failure for seed in (0, 1)]
+    assert any(each is not None and says in each.note for each in found)

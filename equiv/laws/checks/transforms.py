@@ -333,7 +333,10 @@ def _autocast(trial: Trial, case: Case, form: str, lower: torch.dtype, *, record
     trial.holds(y.dtype in (lower, torch.float32), form, f"returns {dtype_name(y.dtype)} {under}", call)
     trial.same(call, y.reshape(len(x), len(weight)).float(), whole(x, weight, bias).float(), under)
     if recording and len(x):
-        found = torch.autograd.grad(y.reshape(len(x), -1)[-1, -1], (given, module.weight))
+        try:
+            found = torch.autograd.grad(y.reshape(len(x), -1)[-1, -1], (given, module.weight))
+        except Exception as error:
+            raise raised(error, call, where=f"in the backward pass {under}") from error
         for name, actual, wanted in zip(GRADIENT_NAMES, found, (wide[1][-1], wide[0][-1]), strict=False):
             last = actual.reshape(len(x) if name == "input" else len(weight), -1)[-1]
             trial.same(call, last, wanted, under, gradient=(name, y.detach()))
