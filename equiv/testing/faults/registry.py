@@ -128,7 +128,6 @@ class UnknownName(EquivError, KeyError):  # noqa: N818 - an EquivError that a Ma
 
 
 SURVIVORS = {
-    "second-order-doubled-stride": "the laws differentiate twice at a stride of 1 alone",
     "complex-nan-swallowed": "IEEE 754 leaves complex products with NaN open: right kernels differ there",
     "wrong-after-another-dtype": "each item runs in one dtype",
 }

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from equiv.testing.faults.build import Faults
-from equiv.testing.faults.ids import BOUNDARIES, FREE_PARAMETERS, GRADIENTS, LAYOUT
+from equiv.testing.faults.ids import BOUNDARIES, CONVOLUTION, FREE_PARAMETERS, GRADIENTS, LAYOUT
 from equiv.testing.faults.kernel import Kernel, KernelCall
 from equiv.testing.faults.tools import applied, last_off, through, watched
 
@@ -69,7 +69,7 @@ fault("second-order-doubled-with-bias", "second order x bias", profile="gate")(
     "The derivative of the gradient of the input is twice the right one where a bias requires a gradient.",
     "textbook: the double backward pass, of a layer with bias",
 ).where(lambda c: _records(c) and c.bias is not None and c.bias.requires_grad, _doubled_through("x"))
-fault("second-order-doubled-stride", "second order x stride", profile="deep", laws=(FREE_PARAMETERS, GRADIENTS))(
+fault("second-order-doubled-stride", "second order x stride", profile="gate", laws=(CONVOLUTION,))(
     "The derivative of the gradient of the input of a convolution with a stride above 1 is twice the right one.",
     "textbook: the double backward pass, of a transposed convolution",
 ).where(lambda c: _records(c) and c.is_conv and max(c.stride) > 1, _doubled_through("x"))
