@@ -13,14 +13,14 @@ def cases(few: int, many: int):
     return pytest.mark.parametrize("count", [few, pytest.param(many, marks=pytest.mark.slow)])
 
 
-@cases(2, 12)
+@cases(2, 8)
 @pytest.mark.parametrize("key", MISTAKES)
 def test_a_named_mistake_is_recognised_and_mended(key, count):
     found = tried(MISTAKES[key], count)
     assert (found.cases, found.failures) == (count, [])
 
 
-@cases(2, 12)
+@cases(2, 8)
 @pytest.mark.parametrize("key", UNNAMED)
 def test_what_no_mistake_explains_has_no_name(key, count):
     assert unnamed(key, UNNAMED[key], count).failures == []

@@ -242,5 +242,6 @@ class Saturates(Steps):
     ],
 )
 def test_what_is_wrong_beside_the_result_is_found(kernels: type[Steps], says: str) -> None:
-    found = [tried(kernels(), examples=160, seed=seed).failure for seed in (0, 1)]
-    assert any(each is not None and says in each.note for each in found)
+    found = tried(kernels(), examples=160, seed=0).failure
+    assert found is not None
+    assert says in found.note

@@ -98,7 +98,7 @@ def tried(backend: Any, examples: int) -> laws.Result:
 
 @pytest.mark.parametrize("backend", [Own, Opaque])
 def test_right_functions_keep_it(backend: type[Own]) -> None:
-    found = tried(backend(), 8)
+    found = tried(backend(), 4)
     assert found.failure is None, found.failure.render()
     assert found.coverage["transform"]["vmap over weights"] > 0
 

@@ -124,11 +124,3 @@ def test_what_is_no_reach_is_refused() -> None:
     wrong: Any = ["kernel"]
     with pytest.raises(EquivError, match=r"reaches: expected a list of equiv\.laws\.Reach"):
         law(98, "wrong", draw=lambda context: cases(), reaches=wrong)
-
-
-@pytest.mark.slow
-def test_the_gate_reaches_every_condition_that_laws_declare() -> None:
-    asked = items([TorchEager()], dtypes=["float32", "bfloat16", "complex64", "uint8"])  # one of each kind, and 16 bits
-    results = [run_item(item, profile="gate").to_dict() for item in asked]
-    run = Run.of(Request(profile="gate"), results, planned=[item.id for item in asked], jobs=1, seconds=1)
-    assert run.not_reached_by_law == {}
