@@ -11,6 +11,7 @@ from equiv.dtypes import dtype_name
 from equiv.numerics import Arithmetic, Assessment, subnormals_kept
 from equiv.verdict.arguments import Comparison
 from equiv.verdict.blocks import assess_both
+from equiv.verdict.entries import entry_of, outcome_of
 from equiv.verdict.explanation import explained
 from equiv.verdict.outcome import Entry, Outcome, Verdict
 from equiv.verdict.rounding import held_to_nearest
@@ -35,8 +36,7 @@ def beside_exact(rows: Comparison, arithmetic: Arithmetic, *, exactly: bool) -> 
         total = rows.actual.numel()
         counts = {"identical": same, "different": outside, "undecided": undecided}
         counts |= {"rounding": total - sum(counts.values()), "total": total}
-        order = (Outcome.DIFFERENT, Outcome.UNDECIDED, Outcome.ROUNDING)
-        outcome = next((one for one in order if counts[one.value]), Outcome.IDENTICAL)
+        outcome = outcome_of(counts)
         verdict = Verdict(outcome, "", dtype_name(rows.actual.dtype), tuple(rows.actual.shape), counts)
         verdict = replace(verdict, max_ratio=found.max_ratio, arithmetic=arithmetic.name)
         if outcome is not Outcome.IDENTICAL:
@@ -48,11 +48,5 @@ def _furthest(rows: Comparison, found: Assessment, arithmetic: Arithmetic) -> En
     score = torch.where(found.inside, found.ratio, found.ratio + 1).nan_to_num(math.inf, math.inf)
     score = torch.where(found.undecided & found.inside, found.ratio.new_tensor(0.5), score)
     at = divmod(int(score.flatten().argmax()), rows.actual.shape[1])
-    actual, exact, size = rows.actual[at].item(), found.exact[at].item(), float(found.magnitude[at])
     right = found.exact[at].to(rows.actual.dtype).item()
-    entry = Entry(at, actual, right, exact, found.lower[at].item(), found.upper[at].item(), float(found.ratio[at]))
-    entry = replace(entry, magnitude=size, terms=int(found.terms[at]))
-    if not (arithmetic.u * size > 0 and math.isfinite(size)):
-        return entry
-    cancelled = math.log2(size / abs(exact)) if exact and math.isfinite(abs(exact)) else None
-    return replace(entry, error_in_uS=abs(actual - exact) / (arithmetic.u * size), bits_cancelled=cancelled)
+    return entry_of(at, at, rows, found, right, arithmetic)

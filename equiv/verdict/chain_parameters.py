@@ -22,6 +22,7 @@ from equiv.text import counted
 from equiv.verdict.chain_causes import independent, mistaken_chains
 from equiv.verdict.chain_recipes import wrong_eps
 from equiv.verdict.chains import Bound, shapes_of
+from equiv.verdict.entries import index_in
 from equiv.verdict.links import Affine, Chain, Norm, Reshape, as_wide, real_links
 
 _DENSE = 2**22  # entries of the dense layer of a chain up to which it is computed
@@ -225,22 +226,13 @@ def _outside(given: Fold, exact: Fold, bound: Bound, dtype: torch.dtype) -> str 
         wrong = ~(off <= allowed) & ~((p == q) | (p.isnan() & q.isnan()))
         if bool(wrong.any()):
             share_of = (off / allowed).nan_to_num(math.inf, math.inf)
-            index = tuple(_index(int(share_of.masked_fill(~wrong, -1.0).argmax()), p.shape))
+            index = index_in(int(share_of.masked_fill(~wrong, -1.0).argmax()), p.shape)
             said.append(
                 f"{int(wrong.sum()):,} of {counted(p.numel(), 'entry', 'entries')} of the {name} are not what the "
                 f"chain may be folded to; the furthest, {name}{list(index)}, is {p[index].item():.9g}, the exact fold "
                 f"{q[index].item():.9g}, which rounding may move by {float(allowed[index]):.2g}"
             )
     return "; ".join(said) + "." if said else None
-
-
-def _index(flat: int, shape: torch.Size) -> list[int]:
-    """Where a flat entry stands."""
-    index = []
-    for size in reversed(shape):
-        flat, place = divmod(flat, size)
-        index.append(place)
-    return index[::-1]
 
 
 def _errors(given: Fold, exact: Fold, dtype: torch.dtype) -> dict[str, Tensor]:

@@ -21,6 +21,7 @@ from equiv.text import quoted
 from equiv.verdict.arguments import Alternatives, Comparison, on_cpu
 from equiv.verdict.beside_exact import beside_exact
 from equiv.verdict.blocks import at_outputs, outputs_to_judge
+from equiv.verdict.entries import index_in
 from equiv.verdict.gradient_forms import Form, bias_form, cause_of_gradient, input_form, slides, weight_forms
 from equiv.verdict.outcome import NotEquivalent, Outcome, Verdict
 from equiv.verdict.parameters import Held, Side, held_by, layer_with
@@ -255,18 +256,10 @@ def _placed(verdict: Verdict, form: Form, found: tuple[Tensor, _Arranged], run: 
     if entry is not None:
         row, column = entry.index
         places = torch.arange(gradient.numel(), device="cpu").view(gradient.shape)
-        index = _index(int(form.part(arranged(places))[row, column]), tuple(gradient.shape))
+        index = index_in(int(form.part(arranged(places))[row, column]), tuple(gradient.shape))
         entry, where = replace(entry, index=index), f", most at {list(index)}"
     text = verdict.explanation.replace("outputs", "entries").replace("output ", "entry ")
     text = f"{probe.words}, the {run.side.name}'s gradient of the {form.of} is not that of the layer{where}: {text}"
     text += f" Not asked: {run.left_out}." if run.left_out else ""
     cause = cause_of_gradient(form, on_cpu(form.part(arranged(gradient))), len(probe.grad))
     return replace(verdict, explanation=text, worst=entry, shape=tuple(gradient.shape), cause=cause)
-
-
-def _index(flat: int, shape: tuple[int, ...]) -> tuple[int, ...]:
-    index = []
-    for size in reversed(shape):
-        flat, place = divmod(flat, size)
-        index.append(place)
-    return tuple(reversed(index))

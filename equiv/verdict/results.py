@@ -35,6 +35,7 @@ from equiv.verdict.blocks import assess_both, cause_of_outputs
 from equiv.verdict.chain_causes import cannot_be_told, cause_in_chain, wrong_fold
 from equiv.verdict.chains import ChainResults, bound_of
 from equiv.verdict.conditions import apart, condition_words, conditions_of
+from equiv.verdict.entries import entry_of, index_in, outcome_of
 from equiv.verdict.explanation import blamed, explained, without_layer
 from equiv.verdict.links import Chain, is_chain, links_of
 from equiv.verdict.outcome import Entry, Outcome, Verdict
@@ -342,7 +343,7 @@ def _verdict(
     counts = _counts(same & ~outside & ~breaks, outside | breaks, undecided & ~breaks)
     ratio = torch.maximum(found.ratio, other.ratio)
     verdict = Verdict(
-        _outcome(counts),
+        outcome_of(counts),
         "",
         dtype_name(y.dtype),
         shape,
@@ -363,13 +364,6 @@ def _verdict(
     return replace(verdict, explanation=f"{text} {arithmetic.note}" if arithmetic and arithmetic.note else text)
 
 
-def _outcome(counts: dict[str, int]) -> Outcome:
-    for outcome in (Outcome.DIFFERENT, Outcome.UNDECIDED, Outcome.ROUNDING):
-        if counts[outcome.value]:
-            return outcome
-    return Outcome.IDENTICAL
-
-
 def _counts(same: Tensor, different: Tensor, undecided: Tensor) -> dict[str, int]:
     total = same.numel()
     found = {"identical": int(same.sum()), "different": int(different.sum()), "undecided": int(undecided.sum())}
@@ -377,26 +371,9 @@ def _counts(same: Tensor, different: Tensor, undecided: Tensor) -> dict[str, int
 
 
 def _entry(flat: int, rows: Comparison, shape: tuple[int, ...], found: Assessment) -> Entry:
-    """Everything known about one output."""
     at = divmod(flat, rows.actual.shape[1])
-    actual, exact, arithmetic = rows.actual[at].item(), found.exact[at].item(), rows.arithmetic
-    entry = Entry(
-        _index(flat, shape, rows.actual.shape[1]),
-        actual,
-        rows.expected[at].item(),
-        exact,
-        found.lower[at].item(),
-        found.upper[at].item(),
-        float(found.ratio[at]),
-    )
-    if arithmetic is None:
-        return entry
-    size = float(found.magnitude[at])
-    entry = replace(entry, magnitude=size, terms=int(found.terms[at]))
-    if not (arithmetic.u * size > 0 and math.isfinite(size)):
-        return entry
-    cancelled = math.log2(size / abs(exact)) if exact and math.isfinite(abs(exact)) else None
-    return replace(entry, error_in_uS=abs(actual - exact) / (arithmetic.u * size), bits_cancelled=cancelled)
+    index = _index(flat, shape, rows.actual.shape[1])
+    return entry_of(at, index, rows, found, rows.expected[at].item(), rows.arithmetic)
 
 
 def _index(flat: int, shape: tuple[int, ...], outputs: int) -> tuple[int, ...]:
@@ -404,11 +381,7 @@ def _index(flat: int, shape: tuple[int, ...], outputs: int) -> tuple[int, ...]:
     kept = trimmed(shape) or (1,)
     if outputs == 1 and len(kept) == 1 < len(shape):
         kept = (*kept, 1)
-    index = []  # torch.unravel_index imports a second's worth of modules
-    for size in reversed(kept):
-        flat, place = divmod(flat, size)
-        index.append(place)
-    return tuple(reversed(index))
+    return index_in(flat, kept)
 
 
 def _shapes_differ(actual: Tensor, expected: Tensor) -> Verdict:
@@ -428,7 +401,7 @@ def _without_layer(actual: Tensor, expected: Tensor, tolerances: tuple[float, fl
     wrong = breaks | (~same if integers else torch.zeros_like(same))
     counts = _counts(same & ~wrong, wrong, ~same & ~wrong)
     shape = tuple(actual.shape)
-    verdict = Verdict(_outcome(counts), "", dtype_name(y.dtype), shape, counts, conditions=conditions)
+    verdict = Verdict(outcome_of(counts), "", dtype_name(y.dtype), shape, counts, conditions=conditions)
     if verdict.outcome is not Outcome.IDENTICAL:
         flat = int(torch.where(same, -1.0, apart(y, e)).argmax())
         verdict = replace(verdict, worst=Entry(_index(flat, shape, 0), y[flat].item(), e[flat].item()))

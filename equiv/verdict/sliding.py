@@ -20,6 +20,7 @@ from equiv.numerics import Arithmetic, same_bits
 from equiv.verdict.arguments import Comparison, Maps, on_cpu
 from equiv.verdict.as_dense import AsDense
 from equiv.verdict.blocks import cause_of_outputs
+from equiv.verdict.entries import index_in
 from equiv.verdict.patches import Box, Patches
 from equiv.verdict.screen import Screen
 from equiv.verdict.sums import Block, Inputs, Judge, block_of, judge_of
@@ -187,7 +188,7 @@ class Place(NamedTuple):
 
 def place_of(maps: Maps, flat: int) -> Place:
     """Where an output stands."""
-    sample, channel, *position = _position(flat, tuple(maps.actual.shape))
+    sample, channel, *position = index_in(flat, tuple(maps.actual.shape))
     return Place(sample, channel, tuple(position), channel // maps.weight.shape[1])
 
 
@@ -277,14 +278,6 @@ def _some_places(maps: Maps, patches: Patches, worst: Place) -> tuple[Tensor, Te
     count = math.prod(patches.positions)
     chosen = {(worst.sample, worst.position)}
     for flat in range(0, count * len(maps.input), -(-count * len(maps.input) // (_COLUMNS - 1))):
-        chosen.add((flat // count, _position(flat % count, patches.positions)))
+        chosen.add((flat // count, index_in(flat % count, patches.positions)))
     picked = torch.tensor([(sample, *position) for sample, position in sorted(chosen)], device="cpu")
     return picked[:, 0], picked[:, 1:]
-
-
-def _position(flat: int, sizes: tuple[int, ...]) -> tuple[int, ...]:
-    places = []
-    for size in sizes[::-1]:
-        flat, place = divmod(flat, size)
-        places.append(place)
-    return tuple(places[::-1])
