@@ -330,6 +330,7 @@ def known_defect(call: Call, gradient: str | None, incoming: Tensor | None = Non
     """The finding that covers this call of torch's CPU kernels, or None; ``incoming`` is that of the gradient."""
     if call.input.device.type != "cpu":
         return None
+    gradient = None if gradient == "incoming" else gradient  # what is differentiated by it is a convolution of the map
     if gradient is None and _one_column_of_any(call):
         return "one-column-of-strided-windows"
     if gradient is None and _padded_depth_of_one(call):

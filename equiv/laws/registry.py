@@ -66,6 +66,8 @@ class Law:
         weight: Multiplies the profile's number of examples.
         needs_torch: Whether it is about torch's own machinery: modules, autograd, compile.
         reaches: The conditions that it meets in a full run, beside those of all cases.
+        every: Beside ``draw``, strategies that each get some of the cases, where there are enough for all of them:
+            what is drawn is clustered, and what must be met in every run is listed.
     """
 
     id: str
@@ -79,6 +81,14 @@ class Law:
     weight: float
     needs_torch: bool
     reaches: tuple[Reach, ...] = ()
+    every: Callable[[Context], Sequence[SearchStrategy[Any]]] | None = None
+
+    def drawn(self, context: Context, examples: int) -> list[tuple[SearchStrategy[Any], int]]:
+        """Strategies, and how many of the cases each gets: three quarters of them go to those of :attr:`every`."""
+        listed = self.every(context) if self.every else ()
+        share = 3 * examples // (4 * len(listed)) if listed else 0
+        found = [(self.draw(context), examples - share * len(listed))]
+        return found + [(one, share) for one in listed if share]
 
     def try_on(self, trial: Trial, case: Any) -> None:
         """:attr:`check`, where anything that a check stumbles over in what a backend returned breaks the law too.
@@ -153,6 +163,7 @@ def law(  # noqa: PLR0913 - what a law is, all by name
     weight: float = 1.0,
     needs_torch: bool = False,
     reaches: Sequence[Reach] = (),
+    every: Callable[[Context], Sequence[SearchStrategy[Any]]] | None = None,
 ) -> Callable[[Check], Check]:
     """Register a check as a law: its name becomes the id, the first paragraph of its docstring the sentence.
 
@@ -167,6 +178,8 @@ def law(  # noqa: PLR0913 - what a law is, all by name
     check_choices("kinds", kinds, ("float", "complex", "integer"))
     if not callable(draw):
         raise refusal("draw", "a function from a Context to a strategy", draw, "see equiv.strategies.cases")
+    if every is not None and not callable(every):
+        raise refusal("every", "a function from a Context to strategies", every, "leave it out")
     if not isinstance(reaches, (list, tuple)) or not all(isinstance(one, Reach) for one in reaches):
         raise refusal("reaches", "a list of equiv.laws.Reach", reaches, 'pass [Reach("transform", ("vmap",))]')
 
@@ -175,7 +188,7 @@ def law(  # noqa: PLR0913 - what a law is, all by name
             raise refusal("check", "a function of a trial and a case", check, "decorate the function that checks")
         sentence = " ".join((check.__doc__ or "").split("\n\n")[0].split())
         about = (check.__name__, number, title, sentence, forms, kinds)
-        new = Law(*about, draw, check, weight, needs_torch, tuple(reaches))
+        new = Law(*about, draw, check, weight, needs_torch, tuple(reaches), every)
         ordered = sorted((*LAWS.values(), new), key=lambda law: law.number)
         LAWS.clear()
         LAWS.update((law.id, law) for law in ordered)

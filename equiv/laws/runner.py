@@ -14,6 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import seed as with_seed
 from hypothesis.errors import Flaky, Unsatisfiable
+from hypothesis.strategies import SearchStrategy
 
 from equiv.arguments import check_choice, check_integer, check_words, refusal
 from equiv.backends import capabilities_of
@@ -161,7 +162,7 @@ def run_item(
         forms, refused = served_forms(item.backend, item.forms, item.dtype)
         search = _Search(item, Trial(item.backend, item.dtype, forms, chosen.deep, measured))
         if forms and not search.stored(cases):
-            search.drawn(chosen.settings(max_examples=examples), seed)
+            search.drawn(chosen, examples, seed)
         seconds = time.perf_counter() - start
         attempt = Attempt(chosen.name, examples, seed, arithmetic)
         failure = _failure(search, attempt, keeps=chosen.database)
@@ -245,19 +246,23 @@ class _Search:
                     break
         return self.is_stored
 
-    def drawn(self, how: settings, seed: int) -> None:
+    def drawn(self, profile: Profile, examples: int, seed: int) -> None:
         """Try cases that Hypothesis draws, and shrink the first that breaks the law."""
-        item = self.item
+        device = torch.device(self.item.backend.device)
+        context = Context(self.item.dtype, device, self.trial.deep, _ranks(self.trial), _largest(self.trial))
+        for part, (strategy, count) in enumerate(self.item.law.drawn(context, examples)):
+            if self.found is None:
+                self._run(strategy, profile.settings(max_examples=count), seed, part)
 
+    def _run(self, strategy: SearchStrategy[Any], how: settings, seed: int, part: int) -> None:
         def check(case: Any) -> None:
             self.check(case)
 
         # The database keeps items apart by the name of the function.
-        check.__name__ = check.__qualname__ = item.id.replace("-", "_").replace(".", "_")
-        device = torch.device(item.backend.device)
-        context = Context(item.dtype, device, self.trial.deep, _ranks(self.trial), _largest(self.trial))
-        seeded = with_seed(zlib.crc32(f"{seed}:{item.id}".encode()))(check)
-        run = how(given(item.law.draw(context))(seeded))  # the settings outermost: a seed takes their database away
+        id = self.item.id + (f".{part}" if part else "")
+        check.__name__ = check.__qualname__ = id.replace("-", "_").replace(".", "_")
+        seeded = with_seed(zlib.crc32(f"{seed}:{id}".encode()))(check)
+        run = how(given(strategy)(seeded))  # the settings outermost: a seed takes their database away
         try:
             with repeatable():
                 run()
@@ -268,7 +273,7 @@ class _Search:
                 raise
             self.unsteady = True
         except Unsatisfiable as error:  # pragma: no cover - the strategies never reject
-            raise EquivError(f"{item.id}: no case could be drawn") from error
+            raise EquivError(f"{self.item.id}: no case could be drawn") from error
 
 
 def _ranks(trial: Trial) -> tuple[int, ...]:

@@ -27,6 +27,7 @@ from equiv.strategies.case import CONTIGUOUS as CONTIGUOUS
 from equiv.strategies.case import Case, Recipe, build_case, cases
 from equiv.strategies.case import plainer as plainer
 from equiv.strategies.convolution import Convolution, ConvolutionRecipe, build_convolution, convolutions
+from equiv.strategies.convolution import like as like
 from equiv.strategies.dtype import ALL, devices, dtypes
 from equiv.strategies.dtype import devices_present as devices_present
 from equiv.strategies.dtype import served as served
@@ -42,6 +43,7 @@ from equiv.strategies.shapes import (
 )
 from equiv.strategies.shapes import factorisations as factorisations
 from equiv.strategies.tensor import build_layer, layers, register_tensors, tensors
+from equiv.strategies.traffic import SLIDING as SLIDING
 from equiv.strategies.values import FINITE_KINDS, INTEGER_KINDS, KINDS, Values, Window, kinds_for
 
 __all__ = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,9 @@ from equiv.mapping import CONVS, Conv
 from equiv.numerics import entry_range, exact_range, gradients_recorded
 from equiv.strategies.lazy import lazy
 from equiv.strategies.shapes import Shape, spatial_ranks
+from equiv.strategies.sliding import draw_on_map, draw_sliding
 from equiv.strategies.tensor import draw_seed
+from equiv.strategies.traffic import Sliding
 from equiv.strategies.words import pretty_repr, short_repr
 
 STYLES = ("dense", "wide", "signs")
@@ -249,69 +251,20 @@ class _Plan:
     device: str
     ranks: tuple[int, ...]
     max_work: int
-
-
-_KERNELS = {1: (1, 2, 3, 3, 3, 4, 5, 7), 2: (1, 2, 3, 3, 3, 4, 5, 7), 3: (1, 2, 3)}
-_OF_FAMILY = {"first layer": (7, 3), "wide": (3, 3, 3, 1), "depthwise": (3, 3, 5, 2, 7)}
-_FAMILIES = ("one group", "groups", "depthwise", "wide", "first layer", "patches")
-_PATCHES = {1: (2, 4, 8, 14, 16, 32), 2: (2, 14, 16, 4, 14, 16, 8), 3: (2, 4)}
-_ARRANGED = ("freely", "freely", "same size", "plainly")
-
-
-def _channels(draw: st.DrawFn, family: str) -> tuple[int, int, int]:
-    """Channels, outputs and groups."""
-    if family == "depthwise":
-        groups = draw(st.sampled_from((2, 3, 4, 7, 8, 9, 12, 16, 17, 24, 32)))
-        return groups, groups * draw(st.sampled_from((1, 1, 2, 3))), groups
-    if family == "wide":
-        return draw(st.sampled_from((32, 16, 17, 24, 32, 64))), draw(st.sampled_from((32, 8, 16, 17, 32, 64))), 1
-    if family in ("first layer", "patches"):
-        return 3, draw(st.sampled_from((2, 4, 8, 16))), 1
-    groups = draw(st.sampled_from((2, 3, 4, 8))) if family == "groups" else 1
-    return groups * draw(st.sampled_from(range(1, 9))), groups * draw(st.sampled_from(range(1, 9))), groups
-
-
-def _steps(draw: st.DrawFn, family: str, rank: int) -> dict[str, Shape]:
-    """Kernel, stride, dilation and padding, and by how many entries the padded map is larger than the kernel."""
-    if family == "patches":
-        edge, more = draw(st.sampled_from(_PATCHES[rank])), draw(st.sampled_from((0, 1)))
-        fixed = {"kernel": edge, "stride": edge, "dilation": 1, "padding": 0, "extra": edge + more}
-        return {name: (value,) * rank for name, value in fixed.items()}
-    table = {
-        "kernel": st.sampled_from(_OF_FAMILY.get(family, _KERNELS[rank]) if rank < 3 else _KERNELS[rank]),
-        "stride": st.sampled_from((1, 2, 2, 3) if family != "first layer" else (2, 1, 4)),
-        "dilation": st.sampled_from((1, 1, 1, 2, 3)),
-        "padding": st.sampled_from((0, 1, 1, 2, 3, 3, 4)),
-        "extra": st.sampled_from(range(7) if family != "wide" else (0, 0, 1)),
-    }
-    drawn = {name: tuple(draw(each) for _ in range(rank)) for name, each in table.items()}
-    if draw(st.booleans()):  # what most layers have: one number for all dimensions
-        drawn = {name: each[:1] * rank if name != "extra" else each for name, each in drawn.items()}
-    arranged = draw(st.sampled_from(_ARRANGED))
-    if arranged == "same size":
-        drawn["padding"] = tuple(e * (k - 1) // 2 for k, e in zip(drawn["kernel"], drawn["dilation"], strict=True))
-        drawn["extra"] = tuple(more + p for more, p in zip(drawn["extra"], drawn["padding"], strict=True))
-    elif arranged == "plainly":
-        drawn |= {"stride": (1,) * rank, "dilation": (1,) * rank, "padding": (0,) * rank}
-    return drawn
+    layer: Sliding | None = None
 
 
 def _drawn(draw: st.DrawFn, plan: _Plan) -> Convolution:
-    rank, family = draw(st.sampled_from(plan.ranks + (2,) * (2 in plan.ranks))), draw(st.sampled_from(_FAMILIES))
-    channels, outputs, groups = _channels(draw, family)
-    drawn = _steps(draw, family, rank)
+    if plan.layer is not None:
+        return _built(draw, plan, *draw_on_map(draw, plan.layer, max_work=plan.max_work), "zeros")
+    rank = draw(st.sampled_from(plan.ranks + (2,) * (2 in plan.ranks)))
     mode = draw(st.sampled_from(("zeros",) * 9 + MODES[1:]))
-    axes = zip(drawn["kernel"], drawn["dilation"], drawn["padding"], drawn["extra"], strict=True)
-    size = tuple(max(e * (k - 1) + 1 + more - 2 * p, 1 if mode == "zeros" else p + 1) for k, e, p, more in axes)
-    samples = draw(st.sampled_from((1, 2, 2, 3, 5, 17)))
-    steps = {name: drawn[name] for name in ("kernel", "stride", "padding", "dilation")}
-    sizes: dict[str, Any] = {"size": size, "groups": groups, "padding_mode": mode, **steps}
-    plain = ConvolutionRecipe(channels, outputs, **sizes)
-    if groups == 1 and draw(st.sampled_from(range(6))) == 5:  # an exchange of the two does not change the shape
-        outputs = plain.positions[0]
-    work = math.prod(plain.positions) * channels // groups * math.prod(plain.kernel)
-    outputs = groups * max(1, min(outputs // groups, plan.max_work // (work * groups)))
-    samples = max(1, min(samples, plan.max_work // (work * outputs)))
+    drawn = draw_sliding(draw, rank, padded_with_zeros=mode == "zeros", max_work=plan.max_work)
+    return _built(draw, plan, *drawn, mode)
+
+
+def _built(draw: st.DrawFn, plan: _Plan, layer: Sliding, size: Shape, mode: str) -> Convolution:
+    channels, outputs, kernel, stride, padding, dilation, groups = layer
     rest: dict[str, Any] = {
         "bias": draw(st.booleans()),
         "style": draw(st.sampled_from(STYLES)),
@@ -319,7 +272,20 @@ def _drawn(draw: st.DrawFn, plan: _Plan) -> Convolution:
         "dtype": plan.dtype,
         "device": plan.device,
     }
-    return build_convolution(ConvolutionRecipe(channels, outputs, samples=samples, **sizes, **rest))
+    steps = size, kernel, stride, padding, dilation, groups
+    plain = ConvolutionRecipe(channels, outputs, *steps, padding_mode=mode, **rest)
+    if groups == 1 and plan.layer is None and draw(st.sampled_from(range(6))) == 5:
+        plain = replace(plain, outputs=plain.positions[0])  # an exchange of the two does not change the shape
+    work = math.prod(plain.positions) * channels // groups * math.prod(kernel)
+    outputs = groups * max(1, min(plain.outputs // groups, plan.max_work // (work * groups)))
+    samples = max(1, min(draw(st.sampled_from((1, 2, 2, 3, 5, 17))), plan.max_work // (work * outputs)))
+    return build_convolution(replace(plain, outputs=outputs, samples=samples))
+
+
+def like(layer: Sliding, *, dtype: torch.dtype, device: torch.device, max_work: int) -> st.SearchStrategy[Convolution]:
+    """Convolutions with the steps of ``layer``, one of ``SLIDING``, on small maps that are padded with zeros."""
+    plan = _Plan(dtype, str(device), (len(layer.kernel),), max_work, layer)
+    return lazy(like, {"layer": layer}, lambda: partial(_drawn, plan=plan))
 
 
 def convolutions(
@@ -334,7 +300,9 @@ def convolutions(
     Kernel, stride, padding (more than half the kernel among it) and dilation differ between dimensions, or are those of
     layers that keep the size of a map, or plain; channels lie in one group, in several, or each in its own (depthwise,
     also with several outputs for each); 3 channels with a kernel of 7, 16 to 64 channels, and patches (kernel and
-    stride are the same) come as often. A quarter of the maps is padded in another mode than with zeros.
+    stride are the same) come as often. Every other one is a convolution of a network (ResNet, ConvNeXt, Whisper and
+    their neighbours: ``SLIDING`` in ``equiv.strategies.traffic``) on a small map, its channels halved until they fit.
+    A quarter of the maps is padded in another mode than with zeros.
 
     Args:
         dtype: of all tensors.

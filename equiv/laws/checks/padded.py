@@ -21,13 +21,19 @@ from equiv.laws.reach import EXACT_GRADIENTS, Reach, leaves, sizes
 from equiv.laws.registry import Context, law
 from equiv.laws.trial import Trial
 from equiv.mapping import conv_to_linear
-from equiv.strategies import Convolution, ConvolutionRecipe, build_convolution, convolutions
+from equiv.strategies import SLIDING, Convolution, ConvolutionRecipe, build_convolution, convolutions, like
 
+_WORK = 2**19  # products of a call
 _DENSE_ENTRIES = 2**14  # of the dense layer that a convolution is
 
 
 def _drawn(context: Context) -> SearchStrategy[Convolution]:
-    return convolutions(dtype=context.dtype, device=context.device, spatial_dims=context.ranks, max_work=2**16)
+    return convolutions(dtype=context.dtype, device=context.device, spatial_dims=context.ranks, max_work=_WORK)
+
+
+def _of_networks(context: Context) -> list[SearchStrategy[Convolution]]:
+    options: dict[str, Any] = {"dtype": context.dtype, "device": context.device, "max_work": _WORK}
+    return [like(layer, **options) for rank in context.ranks for layer in SLIDING[rank]]
 
 
 _REACHES = (
@@ -39,7 +45,7 @@ _REACHES = (
 )
 
 
-@law(16, "convolution", draw=_drawn, forms=("full",), weight=2, reaches=_REACHES)
+@law(16, "convolution", draw=_drawn, forms=("full",), weight=2.25, reaches=_REACHES, every=_of_networks)
 def convolution(trial: Trial, case: Convolution) -> None:
     """A convolution with stride, padding, dilation and groups is the dense layer that it is, at every position.
 
