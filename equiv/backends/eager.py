@@ -56,7 +56,12 @@ class TorchEager:
         dims = weight.ndim - 2
         added = padding if isinstance(padding, str) else _each(padding, dims)
         module = _conv(dims, bias is not None, _each(stride, dims), added, _each(dilation, dims), groups)
-        return _call(module, input, weight, bias)
+        try:
+            return _call(module, input, weight, bias)
+        except RuntimeError as error:
+            if _is_unserved(error, input):
+                raise NotImplementedError(str(error)) from error
+            raise
 
     def __repr__(self) -> str:
         return f"TorchEager({str(self.device)!r})"
@@ -100,6 +105,12 @@ def _call(module: nn.Module, input: Tensor, weight: Tensor, bias: Tensor | None)
     """The module's own computation on these parameters, in a twin of it: no other thread sees what it holds."""
     # functional_call would look for tied parameters, which takes 30 us.
     return cast(Tensor, shallow(module, _parameters={"weight": weight, "bias": bias})(input))
+
+
+def _is_unserved(error: RuntimeError, input: Tensor) -> bool:
+    """Whether cuDNN says that it has no kernel for integers, where other devices of torch say NotImplementedError."""
+    integers = not (input.is_floating_point() or input.is_complex())
+    return integers and input.is_cuda and "unable to find an engine" in str(error)
 
 
 def _each(value: int | Sequence[int], dims: int) -> tuple[int, ...]:

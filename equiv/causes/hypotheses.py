@@ -244,7 +244,7 @@ def _moved(y: Outputs) -> Iterator[Found]:
         else:
             hit = torch.stack([_alike(row, e, bound) for row in a])  # hit[i, j]: a_i may be e_j
             index, source = _assignment(hit), next(iter(hit.all(0).nonzero().flatten().tolist()), None)
-        if index is not None:
+        if index is not None and not torch.equal(index, torch.arange(count)):
             cause = _named(f"{name}-permuted", moved=in_words(index), undo=undone(index, dim))
             yield Found(cause, distance(e[index]))
         if source is not None:
