@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -52,6 +53,8 @@ DTYPES_OF = {
     "reduced sums off": ("float16", "bfloat16"),
 }
 """Likewise the dtypes."""
+
+MEASURED = ("operands", "operand_rounding", "accumulator", "accumulator_rounding", "reduction", "flushes_inputs")
 
 FLOATS = ("float32", "float16", "bfloat16", "float64")
 SHAPES = (
@@ -178,8 +181,14 @@ def _cudnn() -> Any:
     return version()
 
 
+def _fact(text: str, name: str) -> str:
+    """What a printed measurement says of one thing, without its reason."""
+    line = re.search(rf"^ *{name} +(.*)$", text, re.MULTILINE)
+    return line[1].split(" (")[0] if line else "?"
+
+
 def table(found: dict[str, Any]) -> str:
-    """Counts by setting, then every law that did not hold with its first lines."""
+    """Laws by setting and dtype; then what was measured, and where it was the same."""
     lines = ["| setting | dtype | laws that hold | broken |", "|---|---|---:|---|"]
     groups: dict[tuple[str, str], Counter[str]] = {}
     broken: dict[tuple[str, str], list[str]] = {}
@@ -190,10 +199,12 @@ def table(found: dict[str, Any]) -> str:
             broken.setdefault(place, []).append(f"`{one['law']}`")
     for place, counts in groups.items():
         lines.append(f"| {place[0]} | {place[1]} | {counts['holds']} | {', '.join(sorted(broken.get(place, [])))} |")
-    lines += ["", "| setting | dtype | form | n | measured |", "|---|---|---|---:|---|"]
+    alike: dict[tuple[str, ...], list[str]] = {}
     for one in found["measured"]:
-        n = torch.Size(one["features"]).numel()
-        lines.append(f"| {one['setting']} | {one['dtype']} | {one['form']} | {n} | {one['measured'].splitlines()[0]} |")
+        facts = (one["dtype"], *(_fact(one["measured"], name) for name in MEASURED))
+        alike.setdefault(facts, []).append(f"{one['setting']}: {one['form']} n={torch.Size(one['features']).numel()}")
+    lines += ["", f"| dtype | {' | '.join(MEASURED)} | where |", "|---" * (len(MEASURED) + 2) + "|"]
+    lines += [f"| {' | '.join(facts)} | {'; '.join(sorted(set(where)))} |" for facts, where in alike.items()]
     return "\n".join(lines)
 
 
