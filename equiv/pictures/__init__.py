@@ -15,10 +15,25 @@ if TYPE_CHECKING:
     from equiv.pictures.canvas import Picture as Picture
     from equiv.pictures.canvas import png as png
     from equiv.pictures.canvas import svg as svg
+    from equiv.pictures.forms import of_forms as of_forms
+    from equiv.pictures.layers import of_diagnosis as of_diagnosis
+    from equiv.pictures.matrices import of_counterexample as of_counterexample
+    from equiv.pictures.orders import of_measured as of_measured
+    from equiv.pictures.outputs import of_verdict as of_verdict
+    from equiv.pictures.weights import of_certificate as of_certificate
 
-_HOME = {"Picture": "canvas", "png": "canvas", "svg": "canvas"}
+_NAMES = {
+    "canvas": ("Picture", "png", "svg"),
+    "forms": ("of_forms",),
+    "layers": ("of_diagnosis",),
+    "matrices": ("of_counterexample",),
+    "orders": ("of_measured",),
+    "outputs": ("of_verdict",),
+    "weights": ("of_certificate",),
+}
+_HOME = {name: module for module, names in _NAMES.items() for name in names}
 
-__all__ = ["Picture", "png", "svg"]
+__all__ = [*sorted(_HOME)]
 
 
 def __getattr__(name: str) -> Any:
