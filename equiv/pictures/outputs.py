@@ -25,6 +25,7 @@ _CLOSE = {
 
 _LINE_HEIGHT = 1.95
 _SPARE = 3.0  # how far beyond the results what assert_close accepts is followed
+_FAR = Fraction(10**6)  # places beyond are no longer told apart
 _LINEAR = 20.0  # beyond so many units the line has a decade for each tick
 
 
@@ -69,7 +70,7 @@ class _Line:
             return math.nan if value is None else float(value)
         steps = (Fraction(value) - self.centre) / self.unit
         if not self.decades or abs(steps) <= 1:
-            return float(steps)
+            return float(min(max(steps, -_FAR), _FAR))
         return (1 if steps > 0 else -1) * (1 + _log10(abs(steps)))
 
 
@@ -199,7 +200,7 @@ def _band(axes: Axes, line: _Line, ends: Iterable[Any], rows: tuple[float, float
     """What lies between two values, infinities among them, as a rectangle that is seen however narrow it is."""
     from matplotlib.patches import Rectangle
 
-    far = 1e3
+    far = float(_FAR)
     low, high = (min(max(line.place(end), -far), far) for end in ends)
     if not math.isnan(low + high):
         axes.add_patch(Rectangle((low, rows[0]), high - low, rows[1] - rows[0], **look))
