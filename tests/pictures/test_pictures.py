@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from html import escape
 from xml.etree import ElementTree
 
 import pytest
@@ -57,11 +58,6 @@ def found():
     return findings()
 
 
-def texts(picture):
-    """What can be read in an SVG."""
-    return [part.text or "" for part in ElementTree.fromstring(svg(picture)).iter(f"{SVG}text")]
-
-
 def test_every_finding_has_a_picture_that_says_what_it_shows(found, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)  # importing it fails: no figure is kept anywhere
     for name, finding in found.items():
@@ -76,10 +72,11 @@ def test_every_finding_has_a_picture_that_says_what_it_shows(found, monkeypatch)
 
 
 def test_pictures_are_the_same_whatever_the_caller_set_and_change_none_of_it(found) -> None:
-    before = {name: svg(finding.plot()) for name, finding in found.items()}
+    drawn = [found["verdict"], found["counterexample"]]
+    before = [svg(finding.plot()) for finding in drawn]
     with matplotlib.rc_context({"text.usetex": True, "font.size": 30, "svg.fonttype": "path", "axes.grid": True}):
         kept = dict(matplotlib.rcParams)
-        after = {name: svg(finding.plot()) for name, finding in found.items()}
+        after = [svg(finding.plot()) for finding in drawn]
         assert dict(matplotlib.rcParams) == kept
     assert after == before
 
@@ -91,7 +88,8 @@ def test_pictures_are_drawn_from_several_threads(found) -> None:
 
 
 def test_nothing_in_a_page_bears_the_same_name_twice_with_another_meaning(found) -> None:
-    page = ElementTree.fromstring("<body>" + "".join(svg(finding.plot()) for finding in found.values()) + "</body>")
+    drawn = [svg(found[name].plot()) for name in ("verdict", "counterexample", "diagnosis")]
+    page = ElementTree.fromstring(f"<body>{''.join(drawn)}</body>")
     named = [(part.get("id"), ElementTree.tostring(part)) for part in page.iter() if part.get("id")]
     assert len({name for name, _ in named}) == len(set(named))
     written = ElementTree.tostring(page, encoding="unicode")
@@ -109,19 +107,21 @@ def test_names_are_shown_as_they_are_called() -> None:
     with torch.no_grad():
         other[0].bias[0] += 1
     found = equiv.diagnose(other, model, torch.ones(2, 8))
-    seen = texts(found.plot())
+    written = svg(found.plot())
+    assert "<script>" not in written
+    seen = [part.text for part in ElementTree.fromstring(written).iter(f"{SVG}text")]
     assert names[0][:30] in seen
     assert names[1] in seen
     assert "漢字\\x1b[31m" in seen
-    assert "<script>" not in svg(found.plot())
 
 
 def test_a_notebook_shows_the_picture_and_the_report(found) -> None:
-    for finding in found.values():
-        page = finding._repr_html_()
-        assert "<svg" in page
-        assert str(finding).splitlines()[0].split(":")[0].split("(")[0] in page
-    assert found["verdict"].plot()._repr_html_() == svg(found["verdict"].plot())
+    for name in ("certificate", "measured"):
+        page = found[name]._repr_html_()
+        assert svg(found[name].plot()) in page
+        assert f"<pre>{escape(str(found[name]))}</pre>" in page
+    assert all(type(finding)._repr_html_ for finding in found.values())
+    assert found["certificate"].plot()._repr_html_() == svg(found["certificate"].plot())
 
 
 def test_without_matplotlib_a_notebook_shows_the_report_and_plot_names_the_extra(found, monkeypatch) -> None:
@@ -164,6 +164,6 @@ def test_the_style_is_left_when_drawing_fails() -> None:
 
 
 def test_the_three_forms_show_the_same_numbers() -> None:
-    seen = texts(of_forms())
+    seen = [part.get_text() for part in of_forms().texts] + [part.get_text() for part in of_forms().axes[0].texts]
     assert [seen.count(str(number)) for number in range(8)] == [3] * 8
     assert {"linear", "full", "pointwise", "weight (3, 8)", "weight (3, 2, 2, 2)", "weight (3, 8, 1, 1)"} <= set(seen)
