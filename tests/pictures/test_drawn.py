@@ -232,7 +232,7 @@ def test_the_program_of_the_page_about_pictures_runs(tmp_path, monkeypatch) -> N
     monkeypatch.chdir(tmp_path)
     (program,) = re.findall(r"```python\n(.*?)```", DRAWN.with_suffix(".md").read_text(encoding="utf-8"), re.DOTALL)
     exec(program, {})
-    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".pdf", ".png", ".svg"]
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".png", ".svg"]
 
 
 def test_the_pictures_of_the_readme_are_those_that_the_code_draws() -> None:
