@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.colors import Colormap
 
 BLACK, GREY, PALE, WHITE = "#1a1a1a", "#767676", "#dfe6ec", "#ffffff"
-BLUE, GREEN, RED, YELLOW = "#56b4e9", "#009e73", "#d55e00", "#f0e442"  # of Okabe and Ito's palette
+BLUE, GREEN, RED, YELLOW = "#56b4e9", "#a6dcc6", "#d55e00", "#f0e442"  # of Okabe and Ito's palette, green paler
 
 OUTCOMES = {
     "identical": (GREEN, "", "s"),

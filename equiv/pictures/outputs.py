@@ -150,7 +150,7 @@ def _draw_part(axes: Axes, part: _Part) -> None:
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     for lane, (_, words) in zip(lanes, rows, strict=True):
-        axes.text(1.015, lane, words, transform=axes.get_yaxis_transform(), va="center", fontsize=8)
+        axes.text(1.03, lane, words, transform=axes.get_yaxis_transform(), va="center", fontsize=8)
     _ticks(axes, line, (low, high))
     axes.set_xlabel(line.words, fontsize=8)
     axes.set_title(f"The {part.name}" + ", which decides" * (part.exact is not None), fontsize=8.5, pad=4)
