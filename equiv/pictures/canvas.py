@@ -8,7 +8,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 from equiv.errors import EquivError, MissingExtraError
@@ -20,6 +20,9 @@ except ModuleNotFoundError as error:  # pragma: no cover - needs an environment 
     raise MissingExtraError(
         "equiv.pictures: expected the package matplotlib, got none; pip install 'torch-equiv[plot]'"
     ) from error
+
+if TYPE_CHECKING:
+    from matplotlib.backend_bases import RendererBase
 
 _LOCK = threading.RLock()  # matplotlib's settings are global
 _SVG = "http://www.w3.org/2000/svg"
@@ -51,6 +54,11 @@ class Picture(Figure):
     """
 
     alt: str = ""
+
+    def draw(self, renderer: RendererBase) -> None:
+        """In our style, whoever asks for it."""
+        with our_style():
+            super().draw(renderer)
 
     def _repr_html_(self) -> str:
         return svg(self)

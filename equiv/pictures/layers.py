@@ -60,7 +60,8 @@ def _draw(axes: Axes, values: Sequence[float | None], outcomes: Sequence[str] | 
     high = max(low + 1, min(high, 12))
     places = [_place(value, low, high) for value in values]
     rows = range(len(values))
-    axes.hlines(rows, low - 2, places, color=GREY, linewidth=0.5, zorder=1)
+    ends = [(end, row) for row in rows for end in (low - 2.0, places[row], math.nan)]
+    axes.plot(*zip(*ends, strict=True), color=GREY, linewidth=0.5, zorder=1)
     if outcomes is None:
         axes.plot(places, rows, ".-", color=BLACK, linewidth=1.0, markersize=4)
     for name, (colour, _, marker) in OUTCOMES.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import cmath
+import math
 import textwrap
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +37,16 @@ def power_of_ten(exponent: int) -> str:
     return f"{10**exponent:,}" if 0 <= exponent <= 3 else "10" + str(exponent).translate(_RAISED)
 
 
+def size_of(value: Any) -> Any:
+    """The absolute value; infinite where that of a complex number overflows.
+
+    Example:
+        >>> size_of(-3), size_of(3 + 4j), size_of(complex(1.7e308, 1.7e308))
+        (3, 5.0, inf)
+    """
+    return math.hypot(value.real, value.imag) if isinstance(value, complex) else abs(value)
+
+
 def number(value: Any, digits: int = 9) -> str:
     """A value in few characters; None is unknown.
 
@@ -49,7 +59,7 @@ def number(value: Any, digits: int = 9) -> str:
     if isinstance(value, complex):
         return f"{number(value.real, digits)}{'' if value.imag < 0 else '+'}{number(value.imag, digits)}j"
     if isinstance(value, float):
-        return "NaN" if cmath.isnan(value) else f"{value:.{digits}g}".replace("inf", "infinity")
+        return "NaN" if math.isnan(value) else f"{value:.{digits}g}".replace("inf", "infinity")
     return str(value) if len(str(value)) < 24 else f"{str(value)[:12]}... ({len(str(value))} digits)"
 
 

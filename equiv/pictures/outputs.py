@@ -9,7 +9,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from equiv.pictures.canvas import Picture, our_style
-from equiv.pictures.marks import BLACK, BLUE, GREY, OUTCOMES, PALE, RED, WHITE, Sheet, number, power_of_ten
+from equiv.pictures.marks import BLACK, BLUE, GREY, OUTCOMES, PALE, RED, WHITE, Sheet, number, power_of_ten, size_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -95,10 +95,10 @@ def _parts(entry: Any, dtype: str) -> list[_Part]:
     """The output; of a complex one the real and the imaginary part."""
     numbers: tuple[Any, ...] = (entry.exact, entry.lower, entry.upper, entry.actual, entry.expected)
     rtol, atol = _CLOSE.get(dtype, (0.0, 0.0))
-    tolerance = atol + rtol * abs(entry.expected)
-    accepts = entry.actual == entry.expected or bool(abs(entry.actual - entry.expected) <= tolerance < math.inf)
+    tolerance = atol + rtol * size_of(entry.expected)
+    accepts = entry.actual == entry.expected or bool(size_of(entry.actual - entry.expected) <= tolerance < math.inf)
     digits = 15 if dtype in ("float64", "complex128") else 9
-    at = f"output [{', '.join(map(str, entry.index))}]"
+    at = f"output [{', '.join(map(str, entry.index))}]" if entry.index else "output"
     if not any(isinstance(value, complex) for value in numbers):
         return [_Part(at, digits, tolerance, accepts, *numbers)]
     halves = {"real": "real", "imaginary": "imag"}

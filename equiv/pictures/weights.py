@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from equiv.pictures.canvas import Picture, our_style
-from equiv.pictures.marks import BLACK, GREY, Sheet, number, shades
+from equiv.pictures.marks import BLACK, GREY, Sheet, number, shades, size_of
 from equiv.text import counted
 
 if TYPE_CHECKING:
@@ -92,10 +92,11 @@ def _size(a: Any, b: Any) -> float:
         >>> _size(1.0, 1.01) > _size(1.0, 1.0001), _size(1.0, float("nan"))
         (True, 0.0)
     """
-    largest = max(abs(a), abs(b))
-    if not math.isfinite(abs(a) + abs(b)) or not largest:
+    sizes = size_of(a), size_of(b)
+    largest = max(sizes)
+    if not largest or not all(map(math.isfinite, sizes)):
         return 0.0
-    return math.log10(max(10**_SMALLEST, min(1.0, abs(a / largest - b / largest))))
+    return math.log10(max(10**_SMALLEST, min(1.0, size_of(a / largest - b / largest))))
 
 
 def _alt(certificate: Any, head: str) -> str:

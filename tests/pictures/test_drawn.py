@@ -104,6 +104,8 @@ def test_complex_integers_and_nothing_at_all_are_drawn() -> None:
         *seen
     }
     assert "NaN" in seen
+    large = Entry((), complex(1.7e308, 1.7e308), complex(-1.7e308, 0), 0j, -1 - 1j, 1 + 1j)
+    assert "The output, real part, which decides" in texts(verdict_of(large, "complex128").plot())
     whole = Entry((0,), 2**63 - 1, -(2**63), 2**63 - 1, 2**63 - 1, 2**63 - 1)
     assert "9223372036854775807" in texts(verdict_of(whole, "int64").plot())
     for verdict in (
