@@ -33,7 +33,7 @@ _NAMES = {
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 
-__all__ = [*sorted(_HOME)]
+__all__ = ["png", "svg"]
 
 
 def __getattr__(name: str) -> Any:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
+from equiv.arguments import check_number, check_words, refusal
 from equiv.errors import EquivError, MissingExtraError
 
 try:
@@ -29,6 +30,7 @@ _SVG = "http://www.w3.org/2000/svg"
 _XLINK = "http://www.w3.org/1999/xlink"
 _LEFT_OUT = (f"{{{_SVG}}}metadata", f"{{{_SVG}}}style")  # the second would hold for all of a page of HTML
 _ROOT_STYLE = "max-width:100%;height:auto;stroke-linejoin:round;stroke-linecap:butt"
+_FINEST, _FINER = 1200, "pass the pixels in an inch, such as 200"
 _SETTINGS: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans", "Verdana"],  # the first comes with matplotlib; both are wide
@@ -82,19 +84,19 @@ def svg(figure: Figure, *, alt: str | None = None) -> str:
         alt: What it shows, in words, for those who do not see it. By default what the picture itself says.
 
     Raises:
-        EquivError: ``figure`` is none.
+        EquivError: ``figure`` is none, or ``alt`` no text.
 
     Example:
         >>> text = svg(Picture(figsize=(1, 1)), alt="an empty square")
         >>> text[:39], 'aria-label="an empty square"' in text
         ('<svg xmlns="http://www.w3.org/2000/svg"', True)
     """
+    text = getattr(figure, "alt", "") if alt is None else check_words("alt", alt, "say what the figure shows")
     root = ElementTree.fromstring(_printed(_checked(figure), "svg", metadata={"Date": None}))
     for parent in list(root.iter()):
         for part in list(parent):
             if part.tag in _LEFT_OUT:
                 parent.remove(part)
-    text = alt if alt is not None else getattr(figure, "alt", "")
     root.attrib.update({"role": "img", "aria-label": text, "style": _ROOT_STYLE})
     _drop_names(root)
     ElementTree.register_namespace("", _SVG)
@@ -107,16 +109,19 @@ def png(figure: Figure, *, dpi: float = 144) -> bytes:
 
     Args:
         figure: Any figure of matplotlib's.
-        dpi: Pixels in an inch.
+        dpi: Pixels in an inch, 1 to 1200.
 
     Raises:
-        EquivError: ``figure`` is none.
+        EquivError: ``figure`` is none, or another ``dpi``.
 
     Example:
         >>> png(Picture(figsize=(1, 1)))[1:4]
         b'PNG'
     """
-    return _printed(_checked(figure), "png", dpi=dpi)
+    pixels = check_number("dpi", dpi, most=_FINEST, advice=_FINER)
+    if pixels < 1:
+        raise refusal("dpi", f"a number from 1 to {_FINEST}", dpi, _FINER)
+    return _printed(_checked(figure), "png", dpi=pixels)
 
 
 def _checked(figure: Figure) -> Figure:

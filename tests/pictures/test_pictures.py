@@ -6,6 +6,7 @@ import io
 import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from html import escape
 from xml.etree import ElementTree
 
@@ -72,13 +73,22 @@ def test_every_finding_has_a_picture_that_says_what_it_shows(found, monkeypatch)
     assert png(picture).startswith(b"\x89PNG")
 
 
+def saved_by_the_caller(finding) -> bytes:
+    target = io.BytesIO()
+    finding.plot().savefig(target, format="png", dpi=50)
+    return target.getvalue()
+
+
 def test_pictures_are_the_same_whatever_the_caller_set_and_change_none_of_it(found) -> None:
     drawn = [found["verdict"], found["counterexample"]]
     before = [svg(finding.plot()) for finding in drawn]
-    with matplotlib.rc_context({"text.usetex": True, "font.size": 30, "svg.fonttype": "path", "axes.grid": True}):
+    worst = found["verdict"].worst
+    verdict = replace(found["verdict"], worst=replace(worst, actual=worst.exact))  # near: its ticks are made late
+    saved = saved_by_the_caller(verdict)
+    with matplotlib.rc_context({"text.usetex": True, "font.size": 30, "xtick.color": "red", "axes.grid": True}):
         kept = dict(matplotlib.rcParams)
         after = [svg(finding.plot()) for finding in drawn]
-        found["certificate"].plot().savefig(io.BytesIO(), format="png")  # not by TeX
+        assert saved_by_the_caller(verdict) == saved
         assert dict(matplotlib.rcParams) == kept
     assert after == before
 
@@ -141,6 +151,12 @@ def test_without_matplotlib_a_notebook_shows_the_report_and_plot_names_the_extra
 def test_an_alt_text_may_be_given_and_is_escaped() -> None:
     text = svg(Picture(figsize=(1, 1)), alt='a "b" <c>')
     assert ElementTree.fromstring(text).get("aria-label") == 'a "b" <c>'
+
+
+@pytest.mark.parametrize("dpi", [0, -1, 1e9, float("nan"), "fine", None])
+def test_pixels_that_cannot_be_are_refused(dpi) -> None:
+    with pytest.raises(equiv.EquivError, match=r"^dpi: expected "):
+        png(Picture(figsize=(1, 1)), dpi=dpi)
 
 
 @pytest.mark.parametrize("write", [svg, png])
