@@ -98,7 +98,7 @@ def _parts(entry: Any, dtype: str) -> list[_Part]:
     tolerance = atol + rtol * size_of(entry.expected)
     accepts = entry.actual == entry.expected or bool(size_of(entry.actual - entry.expected) <= tolerance < math.inf)
     digits = 15 if dtype in ("float64", "complex128") else 9
-    at = f"output [{', '.join(map(str, entry.index))}]" if entry.index else "output"
+    at = f"entry [{', '.join(map(str, entry.index))}]" if entry.index else "entry"
     if not any(isinstance(value, complex) for value in numbers):
         return [_Part(at, digits, tolerance, accepts, *numbers)]
     halves = {"real": "real", "imaginary": "imag"}

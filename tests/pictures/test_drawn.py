@@ -100,12 +100,10 @@ def test_no_value_stops_the_picture() -> None:
 def test_complex_integers_and_nothing_at_all_are_drawn() -> None:
     entry = Entry((1, 2), complex(1, NAN), 1 + 2j, 1 + 2j, 0.9 + 1.9j, 1.1 + 2.1j)
     seen = texts(verdict_of(entry, "complex64").plot())
-    assert {"The output [1, 2], real part, which decides", "The output [1, 2], imaginary part, which decides"} <= {
-        *seen
-    }
+    assert {"The entry [1, 2], real part, which decides", "The entry [1, 2], imaginary part, which decides"} <= {*seen}
     assert "NaN" in seen
     large = Entry((), complex(1.7e308, 1.7e308), complex(-1.7e308, 0), 0j, -1 - 1j, 1 + 1j)
-    assert "The output, real part, which decides" in texts(verdict_of(large, "complex128").plot())
+    assert "The entry, real part, which decides" in texts(verdict_of(large, "complex128").plot())
     whole = Entry((0,), 2**63 - 1, -(2**63), 2**63 - 1, 2**63 - 1, 2**63 - 1)
     assert "9223372036854775807" in texts(verdict_of(whole, "int64").plot())
     for verdict in (
