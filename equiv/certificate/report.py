@@ -78,6 +78,10 @@ class Certificate:
 
         Raises:
             MissingExtraError: matplotlib is not installed (extra ``plot``).
+
+        Example:
+            >>> Certificate(True, "random", 3, 1e-9, "equivalent", "No bit differs.").plot().alt
+            'EQUIVALENT. No bit differs.'
         """
         from equiv.pictures import of_certificate
 

@@ -115,6 +115,10 @@ class Diagnosis:
 
         Raises:
             MissingExtraError: matplotlib is not installed (extra ``plot``).
+
+        Example:
+            >>> Diagnosis(Outcome.IDENTICAL, "No layers.").plot().alt[:21]
+            'IDENTICAL: No layers.'
         """
         from equiv.pictures import of_diagnosis
 

@@ -152,6 +152,11 @@ class Counterexample:
 
         Raises:
             MissingExtraError: matplotlib is not installed (extra ``plot``).
+
+        Example:
+            >>> picture = counterexample(nn.Linear(4, 4), (1, 2, 2)).plot()
+            >>> picture.alt[:15], len(picture.axes)
+            ('NOT EQUIVALENT:', 3)
         """
         from equiv.pictures import of_counterexample
 

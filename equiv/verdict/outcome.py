@@ -109,6 +109,10 @@ class Verdict:
 
         Raises:
             MissingExtraError: matplotlib is not installed (extra ``plot``).
+
+        Example:
+            >>> Verdict(Outcome.IDENTICAL, "both results are empty.", "float32", (0, 3)).plot().alt
+            'IDENTICAL: both results are empty.'
         """
         from equiv.pictures import of_verdict
 

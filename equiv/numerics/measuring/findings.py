@@ -219,6 +219,12 @@ class Measured:
 
         Raises:
             MissingExtraError: matplotlib is not installed (extra ``plot``).
+
+        Example:
+            >>> from equiv.numerics import measure
+            >>> found = measure(torch.nn.functional.linear, dtype=torch.float32, rows=1, out_features=1, in_features=2)
+            >>> found.plot().alt[:39]
+            'ORDER OF SUMMATION: sequential, depth 1'
         """
         from equiv.pictures import of_measured
 
