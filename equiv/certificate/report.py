@@ -5,11 +5,15 @@ from __future__ import annotations
 import math
 import textwrap
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from equiv.causes import Cause
 from equiv.certificate.sides import Difference
+from equiv.pictures import in_notebook
 from equiv.text import counted
+
+if TYPE_CHECKING:
+    from equiv.pictures import Picture
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,27 @@ class Certificate:
             {name: _json(value) for name, value in difference._asdict().items()} for difference in self.differences
         ]
         return {**found, "scope": dict(self.scope), "cause": self.cause and asdict(self.cause)}
+
+    def plot(self) -> Picture:
+        """Which weights differ, by input and output.
+
+        Returns:
+            A :class:`matplotlib.figure.Figure` outside pyplot, with a description in ``.alt``;
+            ``.savefig("certificate.svg")`` writes it.
+
+        Raises:
+            MissingExtraError: matplotlib is not installed (extra ``plot``).
+
+        Example:
+            >>> Certificate(True, "random", 3, 1e-9, "equivalent", "No bit differs.").plot().alt
+            'EQUIVALENT. No bit differs.'
+        """
+        from equiv.pictures import of_certificate
+
+        return of_certificate(self)
+
+    def _repr_html_(self) -> str:
+        return in_notebook(self)
 
     def __str__(self) -> str:
         """A report of at most 79 columns; the line of code that mends a cause may be longer."""

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import textwrap
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from equiv.causes import Cause
+from equiv.pictures import in_notebook
 from equiv.text import counted, plain_json
 from equiv.verdict import Outcome, Verdict
+
+if TYPE_CHECKING:
+    from equiv.pictures import Picture
 
 _SHOWN = 14  # rows on one screen
 
@@ -101,6 +105,27 @@ class Diagnosis:
             "unpaired": {"candidate": list(self.unpaired[0]), "reference": list(self.unpaired[1])},
             "notes": list(self.notes),
         }
+
+    def plot(self) -> Picture:
+        """The error of each pair of layers against its bound, and how far the models part when run freely.
+
+        Returns:
+            A :class:`matplotlib.figure.Figure` outside pyplot, with a description in ``.alt``;
+            ``.savefig("diagnosis.svg")`` writes it.
+
+        Raises:
+            MissingExtraError: matplotlib is not installed (extra ``plot``).
+
+        Example:
+            >>> Diagnosis(Outcome.IDENTICAL, "No layers.").plot().alt[:21]
+            'IDENTICAL: No layers.'
+        """
+        from equiv.pictures import of_diagnosis
+
+        return of_diagnosis(self)
+
+    def _repr_html_(self) -> str:
+        return in_notebook(self)
 
     def __str__(self) -> str:
         """One screen of at most 79 columns, but for a fix, which is one line of code."""

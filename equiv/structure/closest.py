@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,18 @@ Readout = Literal["positions", "sum", "mean"]
 
 _BLOCK = 2**20  # entries of W held in float64 at a time
 _SVD_ENTRIES, _SVD_SIDE = 2**16, 256  # up to here the SVD of R is computed; above, Krylov steps
+
+
+_WINDOW = 64  # rows and columns that a picture shows
+
+
+class Window(NamedTuple):
+    """The part of both dense matrices from ``row`` and ``column`` on, at most 64 x 64: W and T(K) as stored."""
+
+    row: int
+    column: int
+    layer: Tensor
+    conv: Tensor
 
 
 class FlattenedLayer:
@@ -183,6 +195,19 @@ class FlattenedLayer:
     def output_index(self, row: int) -> tuple[int, ...]:
         """Where a row of W stands in what the readout returns."""
         return (row // self.hw, *self.position(row % self.hw)) if self.readout == "positions" else (row,)
+
+    def window(self, row: int, column: int) -> Window:
+        """What lies around an entry."""
+        top, left = (max(0, min(at - _WINDOW // 2, size - _WINDOW)) for at, size in ((row, self.out), (column, self.n)))
+        rows = torch.arange(top, min(self.out, top + _WINDOW))[:, None]
+        columns = torch.arange(left, min(self.n, left + _WINDOW))
+        if self.readout == "positions":
+            zero = torch.zeros((), dtype=self.dtype)
+            same = rows % self.hw == columns % self.hw
+            conv = torch.where(same, self.k[rows // self.hw, columns // self.hw], zero)
+        else:
+            conv = self.k[rows, columns // self.hw]
+        return Window(top, left, self.w[rows, columns], conv / self.hw if self.readout == "mean" else conv)
 
     def position(self, p: int) -> tuple[int, ...]:
         """The position with the number p."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from textwrap import fill
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -24,9 +24,13 @@ from equiv.arguments import check_choice
 from equiv.dtypes import DTYPES, dtype_name, dtype_names, is_inexact
 from equiv.errors import EquivError
 from equiv.mapping import CONVS, Conv, FeatureShape, check_feature_shape, check_linear, check_product
-from equiv.structure.closest import FlattenedLayer, Readout, distances
+from equiv.pictures import in_notebook
+from equiv.structure.closest import FlattenedLayer, Readout, Window, distances
 from equiv.structure.snippet import WIDTH, Scalar, picture, shortest, snippet_bias, snippet_equivalent, snippet_weight
 from equiv.text import counted, plain_json
+
+if TYPE_CHECKING:
+    from equiv.pictures import Picture
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -64,6 +68,8 @@ class Counterexample:
         gap_inf: the largest gain of R for inputs of unit max-norm: its largest row 1-norm.
         worst_input_inf: attains gap_inf; None where R = 0.
         picture: both dense matrices as text, for at most 8 x 8 entries; else empty.
+        entry: row and column of the entry of W that the witness reads; None where it reads none.
+        window: both dense matrices around that entry, at most 64 x 64.
     """
 
     equivalent: bool
@@ -94,6 +100,8 @@ class Counterexample:
     gap_inf: float
     worst_input_inf: Tensor | None
     picture: str
+    entry: tuple[int, int] | None
+    window: Window = field(repr=False)
     _snippet: str = field(repr=False)
 
     def __str__(self) -> str:
@@ -135,6 +143,28 @@ class Counterexample:
             ]
         return "\n".join(fill(line, width, subsequent_indent="  ") for line in lines)
 
+    def plot(self) -> Picture:
+        """Both dense matrices around the entry that the witness reads, which is framed.
+
+        Returns:
+            A :class:`matplotlib.figure.Figure` outside pyplot, with a description in ``.alt``;
+            ``.savefig("counterexample.svg")`` writes it.
+
+        Raises:
+            MissingExtraError: matplotlib is not installed (extra ``plot``).
+
+        Example:
+            >>> picture = counterexample(nn.Linear(4, 4), (1, 2, 2)).plot()
+            >>> picture.alt[:15], len(picture.axes)
+            ('NOT EQUIVALENT:', 3)
+        """
+        from equiv.pictures import of_counterexample
+
+        return of_counterexample(self)
+
+    def _repr_html_(self) -> str:
+        return in_notebook(self)
+
     def snippet(self) -> str:
         """Python source that needs torch and equiv only, rebuilds the witness and asserts the difference.
 
@@ -144,7 +174,7 @@ class Counterexample:
 
     def to_dict(self) -> dict[str, Any]:
         """The findings as JSON-safe values; a complex number is a string such as ``(1-3j)``. Tensors are left out."""
-        left_out = {"conv", "witness", "worst_input_2", "worst_input_inf", "_snippet"}
+        left_out = {"conv", "witness", "worst_input_2", "worst_input_inf", "window", "_snippet"}
         found: dict[str, Any] = {"dtype": dtype_name(self.conv.weight.dtype)}
         for name, value in vars(self).items():
             if name not in left_out:
@@ -193,6 +223,7 @@ def counterexample(linear: nn.Linear, feature_shape: FeatureShape, *, readout: R
 @torch.no_grad()
 def _counterexample(linear: nn.Linear, shape: tuple[int, ...], how: Readout) -> Counterexample:
     layer = FlattenedLayer(linear, shape, how)
+    entry = layer.first_difference()
     return Counterexample(
         feature_shape=shape,
         readout=how,
@@ -205,7 +236,9 @@ def _counterexample(linear: nn.Linear, shape: tuple[int, ...], how: Readout) -> 
         dense_entries=layer.o * layer.hw * linear.in_features,
         dense_nonzeros=layer.o * layer.c * layer.hw,
         picture=picture(layer),
-        **_findings(layer),
+        entry=entry,
+        window=layer.window(*(entry or (0, 0))),
+        **_findings(layer, entry),
         **distances(layer),
     )
 
@@ -257,9 +290,8 @@ def _check_values(layer: nn.Linear) -> None:
             )
 
 
-def _findings(layer: FlattenedLayer) -> dict[str, Any]:
+def _findings(layer: FlattenedLayer, entry: tuple[int, int] | None) -> dict[str, Any]:
     """The verdict, the witness and the reason."""
-    entry = layer.first_difference()
     if entry is not None:
         return _weight_findings(layer, *entry)
     b, kb, reach = layer.b, layer.kb, layer.reach

@@ -6,10 +6,14 @@ import math
 import textwrap
 from dataclasses import asdict, dataclass, field
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from equiv.causes import Cause
+from equiv.pictures import in_notebook
 from equiv.text import counted, plain_json
+
+if TYPE_CHECKING:
+    from equiv.pictures import Picture
 
 
 class Outcome(Enum):
@@ -95,6 +99,27 @@ class Verdict:
         """The verdict in JSON's types; numbers that JSON lacks become strings."""
         found: dict[str, Any] = plain_json(asdict(self))
         return {**found, "outcome": self.outcome.value, "equivalent": self.equivalent}
+
+    def plot(self) -> Picture:
+        """Counts of outputs, and the one that decides: exact value, envelope, both results, ``assert_close``'s band.
+
+        Returns:
+            A :class:`matplotlib.figure.Figure` outside pyplot, with a description in ``.alt``;
+            ``.savefig("verdict.svg")`` writes it.
+
+        Raises:
+            MissingExtraError: matplotlib is not installed (extra ``plot``).
+
+        Example:
+            >>> Verdict(Outcome.IDENTICAL, "both results are empty.", "float32", (0, 3)).plot().alt
+            'IDENTICAL: both results are empty.'
+        """
+        from equiv.pictures import of_verdict
+
+        return of_verdict(self)
+
+    def _repr_html_(self) -> str:
+        return in_notebook(self)
 
     def __str__(self) -> str:
         """The report: outcome, explanation, the entry that decides, the likely cause and its fix.

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import right_numerics
+import right_pictures
 import torch
 from hypothesis import HealthCheck, Phase, find, settings
 from right_layer import Use, bias, conv, layer, linear, projection, weight, x, y
@@ -28,6 +29,7 @@ FACES = (
     "equiv.mapping",
     "equiv.models",
     "equiv.numerics",
+    *right_pictures.FACES,
     "equiv.report",
     "equiv.strategies",
     "equiv.structure",
@@ -500,6 +502,7 @@ USES = (
         },
     ),
     Use("equiv.testing.faults.inject", faults.inject, lambda: {"name": "bias-doubled"}),
+    *right_pictures.USES,
     Use("equiv.report.check_target", report.check_target, lambda: {"target": "-", "option": "--json"}),
     Use("equiv.report.check_targets", report.check_targets, lambda: {"targets": {"json": "-"}}),
     Use("equiv.report.ratio_text", report.ratio_text, lambda: {"ratio": 0.5}),

@@ -10,7 +10,7 @@ import math
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
 
@@ -18,6 +18,10 @@ from equiv.dtypes import dtype_name
 from equiv.numerics.arithmetic import Arithmetic, accumulator_of
 from equiv.numerics.formats import Format, format_of
 from equiv.numerics.measuring.fprev import Order
+from equiv.pictures import in_notebook
+
+if TYPE_CHECKING:
+    from equiv.pictures import Picture
 
 T = TypeVar("T")
 
@@ -205,6 +209,29 @@ class Measured:
                 value = {**order, "terms_probed": len(value.places), "sequence": list(value.sequence)}
             found[name] = {"value": value, "evidence": finding.evidence}
         return found
+
+    def plot(self) -> Picture:
+        """The order of summation as a tree.
+
+        Returns:
+            A :class:`matplotlib.figure.Figure` outside pyplot, with a description in ``.alt``;
+            ``.savefig("order.svg")`` writes it.
+
+        Raises:
+            MissingExtraError: matplotlib is not installed (extra ``plot``).
+
+        Example:
+            >>> from equiv.numerics import measure
+            >>> found = measure(torch.nn.functional.linear, dtype=torch.float32, rows=1, out_features=1, in_features=2)
+            >>> found.plot().alt[:39]
+            'ORDER OF SUMMATION: sequential, depth 1'
+        """
+        from equiv.pictures import of_measured
+
+        return of_measured(self)
+
+    def _repr_html_(self) -> str:
+        return in_notebook(self)
 
     def __str__(self) -> str:
         rows, outputs, n = self.size
