@@ -90,19 +90,6 @@ class Diagnosis:
         """Whether they are ``equivalent``."""
         return self.equivalent
 
-    def to_dict(self) -> dict[str, Any]:
-        """The diagnosis in JSON's types; numbers that JSON lacks become strings."""
-        first = self.first_difference
-        return {
-            "outcome": self.outcome.value,
-            "equivalent": self.equivalent,
-            "explanation": self.explanation,
-            "first_difference": None if first is None else first.to_dict(),
-            "layers": [layer.to_dict() for layer in self.layers],
-            "unpaired": {"candidate": list(self.unpaired[0]), "reference": list(self.unpaired[1])},
-            "notes": list(self.notes),
-        }
-
     def to_html(self, *, about: Mapping[str, str] | None = None) -> str:
         """The diagnosis as one self-contained page of HTML: the table of layers can be searched, filtered and sorted.
 
@@ -125,6 +112,19 @@ class Diagnosis:
         from equiv.models.page import page_of
 
         return page_of(self, about)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The diagnosis in JSON's types; numbers that JSON lacks become strings."""
+        first = self.first_difference
+        return {
+            "outcome": self.outcome.value,
+            "equivalent": self.equivalent,
+            "explanation": self.explanation,
+            "first_difference": None if first is None else first.to_dict(),
+            "layers": [layer.to_dict() for layer in self.layers],
+            "unpaired": {"candidate": list(self.unpaired[0]), "reference": list(self.unpaired[1])},
+            "notes": list(self.notes),
+        }
 
     def __str__(self) -> str:
         """One screen of at most 79 columns, but for a fix, which is one line of code."""

@@ -92,11 +92,6 @@ class Verdict:
         """Whether it is ``equivalent``."""
         return self.equivalent
 
-    def to_dict(self) -> dict[str, Any]:
-        """The verdict in JSON's types; numbers that JSON lacks become strings."""
-        found: dict[str, Any] = plain_json(asdict(self))
-        return {**found, "outcome": self.outcome.value, "equivalent": self.equivalent}
-
     def to_html(self, *, about: Mapping[str, str] | None = None) -> str:
         """The verdict as one self-contained page of HTML, with its picture where matplotlib is installed.
 
@@ -116,6 +111,11 @@ class Verdict:
         from equiv.verdict.page import page_of
 
         return page_of(self, about)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The verdict in JSON's types; numbers that JSON lacks become strings."""
+        found: dict[str, Any] = plain_json(asdict(self))
+        return {**found, "outcome": self.outcome.value, "equivalent": self.equivalent}
 
     def __str__(self) -> str:
         """The report: outcome, explanation, the entry that decides, the likely cause and its fix.
