@@ -53,7 +53,7 @@ class Finding:
 
     Attributes:
         title: What was looked at, such as ``Two models``.
-        outcome: One of ``identical``, ``rounding``, ``different``, ``undecided``: its word and its colour.
+        outcome: Such as ``identical`` or ``not certified``: its word, and its colour in ``page.css``.
         explanation: One paragraph.
         facts: Names and texts.
         cause: What mends it: ``name``, ``sentence`` and ``fix``; None where none is known.

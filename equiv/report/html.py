@@ -6,6 +6,7 @@ The template is ``run.html`` of ``equiv.pages``.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from equiv.errors import EquivError
@@ -75,16 +76,29 @@ def _choices(found: Mapping[str, Any]) -> dict[str, list[str]]:
 
 
 def _picture(failure: Mapping[str, Any]) -> Picture | None:
-    """The wrong value on a number line, beside the exact one and the envelope; None for what is no real number."""
-    try:
-        actual, exact = float(failure["actual"]), float(failure["expected"])
-        lower, upper = map(float, failure["envelope"] or (exact, exact))
-    except (KeyError, TypeError, ValueError):
+    """The wrong value on a number line, beside the exact one and the envelope; None for what is about no number."""
+    texts = (failure.get("actual"), failure.get("expected"), *(failure.get("envelope") or ()))
+    numbers = [number_of(text) for text in texts if text]
+    if len(numbers) != len(texts) or None in numbers:
         return None
+    actual, exact, lower, upper = (*numbers, *numbers[1:] * 2)[:4]
     where = tuple(failure.get("where") or ())
     worst = Entry(where, actual, exact, exact, lower, upper, failure.get("ratio"))
     shown = Verdict(Outcome.DIFFERENT, failure["summary"], failure["dtype"], (), worst=worst)
     return picture_of(shown)
+
+
+def number_of(text: str) -> int | float | complex | None:
+    """The number that a text of a failure stands for; None where it is none.
+
+    Example:
+        >>> [number_of(text) for text in ("9007199254740993", "2.5", "inf", "(1-3j)", "shape (2,)")]
+        [9007199254740993, 2.5, inf, (1-3j), None]
+    """
+    for kind in (int, float, complex):
+        with suppress(ValueError):
+            return kind(text)
+    return None
 
 
 def _arithmetic(run: Run) -> dict[str, Any]:

@@ -128,6 +128,42 @@ def test_a_verdict_has_its_numbers_and_its_mend() -> None:
         verdict.to_html(about=3)  # type: ignore[arg-type]
 
 
+def test_a_certificate_has_the_weights_that_differ() -> None:
+    layer = nn.Linear(3, 2)
+    other = equiv.linear_to_pointwise_conv(layer)
+    with torch.no_grad():
+        other.weight[1, 2] += 1
+    certificate = equiv.certify(other, layer)
+    page = read(certificate.to_html())
+    assert payload(page) == json.loads(json.dumps(certificate.to_dict()))
+    assert page.all("title")[0].text == "NOT CERTIFIED: Two maps, for all inputs"
+    (row,) = rows_of(page.all("table")[0])
+    (found,) = certificate.differences
+    assert [cell.words for cell in row] == ["1", "2", str(found.candidate), str(found.reference)]
+    assert "EQUIVALENT" in read(equiv.certify(layer, layer).to_html()).all("title")[0].text
+
+
+def test_a_measurement_has_a_line_for_each_property() -> None:
+    def halved(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        return nn.functional.linear(x.bfloat16().float(), weight, bias)
+
+    measured = equiv.numerics.measure(halved, rows=1, out_features=2, in_features=4, dtype=torch.float32)
+    page = read(measured.to_html(about={"kernel": "<halved>"}))
+    assert "<halved>" in page.words
+    assert page.all("title")[0].text == "WEAKER THAN DECLARED: The arithmetic of a kernel"
+    told = {row[0].words: row[2].words for row in rows_of(page.all("table")[0])}
+    found = {name: one["evidence"] for name, one in measured.to_dict().items() if isinstance(one, dict)}
+    assert told == {name: " ".join(text.split()) for name, text in found.items()}
+
+
+def test_pictures_are_part_of_the_page(diagnosis: Diagnosis, page: Node) -> None:
+    pytest.importorskip("matplotlib", reason="needs matplotlib: pip install 'torch-equiv[plot]'")
+    pytest.importorskip("equiv.pictures", reason="needs equiv.pictures")
+    (image,) = page.all("img")
+    assert image.attributes["src"].startswith("data:image/svg+xml;base64,")
+    assert image.attributes["alt"] == diagnosis.plot().alt  # type: ignore[attr-defined]
+
+
 def test_a_missing_package_is_named_by_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     verdict = equiv.compare(torch.ones(2), torch.ones(2))
     monkeypatch.setitem(sys.modules, "jinja2", None)
