@@ -144,11 +144,11 @@ def test_names_are_shown_as_they_are_called(where: str) -> None:
 def test_a_failure_about_a_number_has_a_picture() -> None:
     pytest.importorskip("matplotlib", reason="needs matplotlib: pip install 'torch-equiv[plot]'")
     pytest.importorskip("equiv.pictures", reason="needs equiv.pictures")
-    (image,) = read(html_of(made_run(1, 1))).all("img")
+    (image,) = read(html_of(made_run(2, 1))).all("img")
     assert image.attributes["src"].startswith("data:image/svg+xml;base64,")
     assert "2.5" in image.attributes["alt"]
-    assert read(html_of(made_run(1, 1, actual="(2+1j)", expected="(2-1j)", envelope=None))).all("img")
-    assert not read(html_of(made_run(1, 1, actual="", expected="", envelope=None))).all("img")
+    assert read(html_of(made_run(2, 1, actual="(2+1j)", expected="(2-1j)", envelope=None))).all("img")
+    assert not read(html_of(made_run(2, 1, actual="", expected="", envelope=None))).all("img")
 
 
 def test_a_run_without_items_has_a_page() -> None:
