@@ -94,6 +94,7 @@ def test_layers_are_shown_as_they_are_called(diagnosis: Diagnosis, page: Node) -
     assert page.all("title")[0].text == "DIFFERENT: Two models compared"
     assert not UNSEEN.search(page.text)
     assert not UNSEEN.search(str(diagnosis))
+    assert not UNSEEN.search(str(equiv.to_pointwise(nn.ModuleDict({NAMES[2]: nn.Linear(4, 4)})).equiv_report))
     assert [name for name in SHOWN[:3] if name not in str(diagnosis)] == []
 
 

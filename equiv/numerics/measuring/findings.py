@@ -20,6 +20,7 @@ from equiv.numerics.arithmetic import Arithmetic, accumulator_of
 from equiv.numerics.formats import Format, format_of
 from equiv.numerics.measuring.fprev import Order
 from equiv.pages import Cell, Table, finding_page, picture_of
+from equiv.text import visible
 
 T = TypeVar("T")
 
@@ -251,7 +252,7 @@ class Measured:
             )
         for text in self.agrees_with():
             lines += textwrap.wrap(text, 79, initial_indent="  weaker than declared ", subsequent_indent=" " * 23)
-        return "\n".join(lines)
+        return visible("\n".join(lines))
 
     def _findings(self) -> list[tuple[str, Finding[Any]]]:
         pairs = [(field.name, getattr(self, field.name)) for field in fields(self)]
