@@ -27,6 +27,7 @@ OPTIONS = {
     "case": ("JSON", "a case to try before any is drawn, as a failure prints it"),
     "witnesses": ("DIR", "write the program of each failure into a folder, as ITEM.py"),
     "report": ("FILE.json", "write all results to a file as they come (docs/report.md); - for standard output"),
+    "html": ("FILE.html", "write a page of all results to a file at the end; - for standard output"),
     "xfails": ("FILE", "items that are expected to fail, one a line: exact-*-float16-*  # reason"),
 }
 

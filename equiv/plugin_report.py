@@ -31,47 +31,49 @@ _STOPPED = {
 _RESULTS = pytest.StashKey[list[dict[str, Any]]]()
 
 
-def check_report(target: str, *, option: str = "--equiv-report") -> None:
-    """Leave pytest with exit code 2 before anything is run if the report cannot be written."""
-    from equiv.report import check_target, is_stdout
+def check_reports(targets: Mapping[str, str], *, options: Mapping[str, str]) -> None:
+    """Leave pytest with exit code 2 before anything is run if a report, by format, cannot be written."""
+    from equiv.report import check_targets, is_stdout
     from equiv.text import shown
 
-    folder = os.path.dirname(os.path.abspath(target))
     try:
-        if not is_stdout(target) and (os.path.isdir(target) or not os.path.isdir(folder)):
-            raise EquivError(
-                f"{option}: expected a file in a folder that exists, or - for standard output, got "
-                f"{shown(target, 120)}; create the folder, or name a file in one"
-            )
-        check_target(target, option=option)
+        for name, target in targets.items():
+            folder = os.path.dirname(os.path.abspath(target))
+            if not is_stdout(target) and (os.path.isdir(target) or not os.path.isdir(folder)):
+                raise EquivError(
+                    f"{options[name]}: expected a file in a folder that exists, or - for standard output, got "
+                    f"{shown(target, 120)}; create the folder, or name a file in one"
+                )
+        check_targets(targets, options=options)
     except EquivError as error:
         pytest.exit(str(error), returncode=_UNWRITTEN)
 
 
 class Reporting:
-    """One object for each run, so that runs inside runs stay apart. ``target`` is None for a run without a report."""
+    """One object for each run, so that runs inside runs stay apart. ``targets`` are files of reports by format."""
 
-    def __init__(self, config: pytest.Config, target: str | None, asking: Asking) -> None:
+    def __init__(self, config: pytest.Config, targets: Mapping[str, str], asking: Asking) -> None:
         from equiv.report import Journal, Request
 
-        self.config, self.target, self.asking = config, target, asking
+        self.config, self.targets, self.asking = config, targets, asking
         self.is_worker = hasattr(config, "workerinput")
         self.planned: dict[str, str] = {}
         self.untold = self.is_worker
         asked = {field.name: getattr(options, field.name) for field in fields(Request) if hasattr(options, field.name)}
         self.journal = Journal(
             Request(**asked),
-            {} if target is None or self.is_worker else {"json": target},
+            {} if self.is_worker else targets,
             jobs=int(getattr(config.option, "numprocesses", None) or 1),
-            option="--equiv-report",
+            options={"json": "--equiv-report", "html": "--equiv-html"},
         )
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionstart(self) -> None:
-        """Where the report goes to standard output, pytest itself writes to standard error."""
+        """Where a report goes to standard output, pytest itself writes to standard error."""
         from equiv.report import is_stdout
 
-        if is_stdout(self.target) and not self.is_worker and self.config.pluginmanager.hasplugin("terminalreporter"):
+        taken = any(map(is_stdout, self.targets.values()))
+        if taken and not self.is_worker and self.config.pluginmanager.hasplugin("terminalreporter"):
             self.config.get_terminal_writer()._file = sys.stderr
 
     # -- what is planned ---------------------------------------------------------------------------------------------
@@ -192,9 +194,11 @@ class Reporting:
         if self.journal.problem is not None:
             terminalreporter.line(str(self.journal.problem), red=True)
         elif self.journal.kept:
-            terminalreporter.line(f"no law has run, so it stays as it was: {self.target}")
-        elif self.target is not None and not is_stdout(self.target):
-            terminalreporter.line(f"every result: {self.journal.paths[0]}")
+            terminalreporter.line(f"no law has run, so it stays as it was: {', '.join(self.targets.values())}")
+        else:
+            for path in self.journal.paths:
+                if not is_stdout(path):
+                    terminalreporter.line(f"every result: {path}")
 
 
 def _why(report: pytest.TestReport) -> str:

@@ -19,7 +19,7 @@ from equiv.errors import EquivError
 from equiv.plugin_again import Again
 from equiv.plugin_asked import Asking, law_of
 from equiv.plugin_options import OPTIONS, given, is_used, kind_of_ini, read_options
-from equiv.plugin_report import Reporting, check_report
+from equiv.plugin_report import Reporting, check_reports
 from equiv.plugin_xfails import XfailsOfRun, pin, refuse_settings
 
 _BEFORE = pytest.StashKey[dict[str, Any]]()
@@ -69,11 +69,12 @@ def _configure(config: pytest.Config) -> None:
         _use_one_thread()
     config.stash[_BEFORE] = {field.name: getattr(options, field.name) for field in fields(options)}
     read_options(config, asked)
-    report = asked["report"]
-    if report.text is not None and not hasattr(config, "workerinput"):
-        check_report(report.text, option=report.where)
+    reports = {name: asked[key] for name, key in (("json", "report"), ("html", "html")) if asked[key].text is not None}
+    targets = {name: str(one.text) for name, one in reports.items()}
+    if not hasattr(config, "workerinput"):
+        check_reports(targets, options={name: one.where for name, one in reports.items()})
     config.pluginmanager.register(_Run(config), "equiv-run")
-    config.pluginmanager.register(Reporting(config, report.text, asking), "equiv-report")
+    config.pluginmanager.register(Reporting(config, targets, asking), "equiv-report")
     if options.xfails:
         config.pluginmanager.register(XfailsOfRun(str(asked["xfails"].text)), "equiv-xfails")
 

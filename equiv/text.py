@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from typing import Any
@@ -47,8 +48,23 @@ def quoted(text: str | BaseException, limit: int = 500) -> str:
         text = _message(text)
     head = text[: 8 * limit]  # enough to fill the line, however large the message
     line = re.sub(r"[ \t\r\n\f\v]+", " ", head).strip()
-    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    line = visible(line)
     return line if len(line) <= limit and len(head) == len(text) else line[: limit - 3] + "..."
+
+
+def visible(text: str) -> str:
+    r"""Text with lines and tabs as they are and every other character that is not printed shown escaped.
+
+    Among them are control characters, half surrogates, and those that turn the direction of writing.
+
+    Example:
+        >>> print(visible("a\nb\x1b[31m\u202ec"))
+        a
+        b\x1b[31m\u202ec
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
 
 
 def first_line(error: BaseException, limit: int = 120) -> str:
@@ -84,3 +100,31 @@ def plain_json(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     return value if value is None or isinstance(value, (bool, int, str)) else str(value)
+
+
+def json_lines(payload: dict[str, Any]) -> str:
+    """JSON with a line for each key, and for each entry of a list or dict that is its value.
+
+    Example:
+        >>> print(json_lines({"ids": ["a", "b"], "worst": float("inf")}), end="")
+        {
+          "ids": [
+            "a",
+            "b"
+          ],
+          "worst": "inf"
+        }
+    """
+    lines = [f'  "{key}": {_entries(value)}' for key, value in plain_json(payload).items()]
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def _entries(value: Any) -> str:
+    if isinstance(value, list | dict) and len(value) > 1:
+        if isinstance(value, dict):
+            lines = [f"{json.dumps(key)}: {json.dumps(entry, allow_nan=False)}" for key, entry in value.items()]
+        else:
+            lines = [json.dumps(entry, allow_nan=False) for entry in value]
+        start, end = "{}" if isinstance(value, dict) else "[]"
+        return start + "\n    " + ",\n    ".join(lines) + "\n  " + end
+    return json.dumps(value, allow_nan=False)

@@ -23,7 +23,7 @@ from equiv import strategies as est
 from equiv.backends import Capabilities, TorchEager
 from equiv.causes import name_cause
 from equiv.cli import main
-from equiv.plugin_report import check_report
+from equiv.plugin_report import check_reports
 
 pytest_plugins = ["pytester"]
 
@@ -583,8 +583,8 @@ def test_a_report_that_cannot_be_written_ends_pytest_before_anything_is_run(
 ) -> None:
     pytester.makepyfile("def test_it(): print('it ran')")
     if "\0" in target:  # no command line can hold it: only an ini option, or a call
-        with pytest.raises(pytest.exit.Exception, match="null byte") as caught:
-            check_report(target)
+        with pytest.raises(pytest.exit.Exception, match=r"^--equiv-html: .*null byte") as caught:
+            check_reports({"html": target}, options={"html": "--equiv-html"})
         assert caught.value.returncode == 2
         return
     done = pytester.runpytest_subprocess("-s", "--equiv-report", target)

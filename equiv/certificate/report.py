@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import textwrap
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from equiv.causes import Cause
 from equiv.certificate.sides import Difference
 from equiv.pictures import in_notebook
-from equiv.text import counted
+from equiv.text import counted, visible
 
 if TYPE_CHECKING:
     from equiv.pictures import Picture
@@ -60,6 +61,20 @@ class Certificate:
     def __bool__(self) -> bool:
         """Whether the two maps are equivalent."""
         return self.equivalent
+
+    def to_html(self, *, about: Mapping[str, str] | None = None) -> str:
+        """The certificate as one self-contained page of HTML, with its picture where matplotlib is installed.
+
+        Args:
+            about: What was compared, by name: it stands at the head of the page.
+
+        Raises:
+            EquivError: ``about`` is no mapping of words.
+            MissingExtraError: jinja2 is not installed.
+        """
+        from equiv.certificate.page import page_of
+
+        return page_of(self, about)
 
     def to_dict(self) -> dict[str, Any]:
         """The certificate in JSON's types, without its state; complex values, infinities and NaN become strings."""
@@ -111,7 +126,7 @@ class Certificate:
             lines += [f"  and {rest:,} more"] if rest > 0 else []
         if self.scope:
             lines += _wrapped("scope", ", ".join(f"{name} {value}" for name, value in self.scope.items()))
-        return "\n".join(lines)
+        return visible("\n".join(lines))
 
 
 def _wrapped(label: str, text: str) -> list[str]:

@@ -17,6 +17,10 @@ Json = Annotated[
     str | None, typer.Option("--json", metavar="FILE", help="Also write everything to this file; - for stdout.")
 ]
 
+Html = Annotated[
+    str | None, typer.Option("--html", metavar="FILE", help="Also write a page of HTML to this file; - for stdout.")
+]
+
 
 def demo(
     section: Annotated[
@@ -83,6 +87,7 @@ def verify(  # noqa: PLR0913 - each is an option of the command
     ] = None,
     full: Annotated[bool, typer.Option("--full", help="One row for each law, form and dtype.")] = False,
     json: Json = None,
+    html: Html = None,
 ) -> int:
     """Try to break every law on every form and dtype. Exit code 1 if one is broken."""
     from equiv import parsing
@@ -115,7 +120,7 @@ def verify(  # noqa: PLR0913 - each is an option of the command
     if backend and device:
         raise EquivError(f"--device: expected none with --backend, got {', '.join(device)}; a backend has its own")
     backends = {text: load_backend("--backend", text) for text in backend or ()}
-    targets = {name: target for name, target in {"json": json}.items() if target is not None}
+    targets = {name: target for name, target in {"json": json, "html": html}.items() if target is not None}
     check_targets(targets)
     return command.verify(request, jobs=processes, full=full, targets=targets, limits=limits, backends=backends)
 
@@ -236,19 +241,20 @@ def diagnose(  # noqa: PLR0913 - each is an option of the command
     device: Device = "cpu",
     evaluate: Evaluation = None,
     json: Json = None,
+    html: Html = None,
 ) -> int:
     """Say whether two models compute the same, and where they first part. Exit code 1 unless they do.
 
     Their code runs, because you name it.
     """
     from equiv.cli import diagnose as command
-    from equiv.report import check_target
+    from equiv.report import check_targets
 
     setting = _setting(input, seed, dtype, device, evaluate)
     pairs = command.parse_match("--match", match or ())
-    if json is not None:
-        check_target(json)
-    return command.diagnose(new, old, setting, weights=(weights_new, weights_old), match=pairs, json=json)
+    targets = {name: target for name, target in {"json": json, "html": html}.items() if target is not None}
+    check_targets(targets)
+    return command.diagnose(new, old, setting, weights=(weights_new, weights_old), match=pairs, targets=targets)
 
 
 def convert(  # noqa: PLR0913 - each is an option of the command

@@ -21,7 +21,7 @@ from equiv.cli.watched import working
 from equiv.cli.weights import load_weights
 from equiv.dtypes import FLOATS
 from equiv.errors import EquivError
-from equiv.report import STDOUT, write_json
+from equiv.report import is_stdout, write_json, write_text
 from equiv.report.terminal import Page
 from equiv.text import quoted
 
@@ -100,7 +100,13 @@ def as_options(**names: str) -> Iterator[None]:
 
 
 def diagnose(
-    new: str, old: str, setting: Setting, *, weights: tuple[str | None, str | None], match: Mapping[str, str], json: Any
+    new: str,
+    old: str,
+    setting: Setting,
+    *,
+    weights: tuple[str | None, str | None],
+    match: Mapping[str, str],
+    targets: Mapping[str, str],
 ) -> int:
     """Load both, compare them, write and say what was found; the exit code."""
     with working("loading"):
@@ -111,13 +117,16 @@ def diagnose(
         given = setting.draw(models[1], models[0])
     with working("comparing"), as_options():
         found = equiv.diagnose(models[0].call, models[1].call, *given, match=match or None)
-    if json is not None:
+    told = {name: model.sentence for name, model in zip(("new", "old"), models, strict=True)}
+    told["in"] = inputs.sentence(setting.inputs, given, setting.seed)
+    if "json" in targets:
         heads = {name: model.to_dict() for name, model in zip(("new", "old"), models, strict=True)}
-        write_json({**heads, **setting.to_dict(given), **found.to_dict()}, json)
-    if json != STDOUT:
+        write_json({**heads, **setting.to_dict(given), **found.to_dict()}, targets["json"])
+    if "html" in targets:
+        write_text(found.to_html(about=told), targets["html"], option="--html")
+    if not any(map(is_stdout, targets.values())):
         page = Page()
-        heading = [f"{name}: {model.sentence}" for name, model in zip(("new", "old"), models, strict=True)]
-        page.lines([*heading, f"in: {inputs.sentence(setting.inputs, given, setting.seed)}"], hanging="     ")
+        page.lines([f"{name}: {text}" for name, text in told.items()], hanging="     ")
         say(page, str(found))
     return OK if found.equivalent else BROKEN
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from equiv.text import counted, plain_json
+from equiv.text import counted, plain_json, visible
 
 _SHOWN = 12  # lines of each part on one screen
 
@@ -97,7 +97,7 @@ class Conversion:
             lines += [f"{len(self.left_alone):,} left alone", *_lines(_layer_key(row) for row in self.left_alone)]
         if self.products is not None:
             lines += self._product_lines(self.products)
-        return "\n".join([*lines, *self.notes])
+        return visible("\n".join([*lines, *self.notes]))
 
     def _product_lines(self, products: tuple[Product, ...]) -> list[str]:
         ran = sum(row.count for row in products if row.converted)

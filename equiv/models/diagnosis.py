@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from equiv.causes import Cause
 from equiv.pictures import in_notebook
-from equiv.text import counted, plain_json
+from equiv.text import counted, plain_json, visible
 from equiv.verdict import Outcome, Verdict
 
 if TYPE_CHECKING:
@@ -93,6 +94,29 @@ class Diagnosis:
         """Whether they are ``equivalent``."""
         return self.equivalent
 
+    def to_html(self, *, about: Mapping[str, str] | None = None) -> str:
+        """The diagnosis as one self-contained page of HTML: the table of layers can be searched, filtered and sorted.
+
+        A picture of it is there where matplotlib is installed.
+
+        Args:
+            about: What was compared, by name, such as ``{"candidate": "mine.py"}``: it stands at the head of the page.
+
+        Raises:
+            EquivError: ``about`` is no mapping of words.
+            MissingExtraError: jinja2 is not installed.
+
+        Example:
+            >>> import torch, equiv
+            >>> model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU())
+            >>> page = equiv.diagnose(equiv.to_pointwise(model), model, torch.ones(1, 2)).to_html()
+            >>> "<title>IDENTICAL: Two models compared</title>" in page
+            True
+        """
+        from equiv.models.page import page_of
+
+        return page_of(self, about)
+
     def to_dict(self) -> dict[str, Any]:
         """The diagnosis in JSON's types; numbers that JSON lacks become strings."""
         first = self.first_difference
@@ -137,7 +161,7 @@ class Diagnosis:
             lines += [
                 "",
                 *textwrap.wrap(
-                    f"{_place(first)}{f' ({first.words})' * bool(first.words)}: {first.verdict.explanation}", 79
+                    f"{place_of(first)}{f' ({first.words})' * bool(first.words)}: {first.verdict.explanation}", 79
                 )[:6],
             ]
             if first.cause is not None:
@@ -149,10 +173,11 @@ class Diagnosis:
                 lines += textwrap.wrap(f"Without counterpart in the {side}'s layers: {some}", 79)
         for note in self.notes:
             lines += textwrap.wrap(note, 79)
-        return "\n".join(lines)
+        return visible("\n".join(lines))
 
 
-def _place(layer: Layer) -> str:
+def place_of(layer: Layer) -> str:
+    """Where in the candidate a row is, in words."""
     name = layer.candidate or "the model"
     return {"input": f"the code before {name}", "output": "the code after the last layer"}.get(layer.kind, name)
 

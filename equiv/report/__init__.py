@@ -1,16 +1,19 @@
-"""What a run of laws found, for people and for programs: one model of it, from which text and JSON are made.
+"""What a run of laws found, for people and for programs: one model of it, from which text, JSON and HTML are made.
 
 ``equiv.report.terminal``, which needs rich, is imported by itself.
 """
 
+from equiv.environment import Environment
 from equiv.report.asked import not_asked_lines as not_asked_lines
 from equiv.report.files import STDOUT, check_target
 from equiv.report.files import is_stdout as is_stdout
 from equiv.report.files import write_bytes as write_bytes
+from equiv.report.files import write_text as write_text
 from equiv.report.formats import FORMATS, check_targets, schema, write_json, write_run
+from equiv.report.formats import html_of as html_of
 from equiv.report.formats import json_of as json_of
 from equiv.report.journal import Journal as Journal
-from equiv.report.model import OUTCOMES, Environment, Item, NotAsked, Request, Row, Run, Tally
+from equiv.report.model import OUTCOMES, Item, NotAsked, Request, Row, Run, Tally
 from equiv.report.plain import ratio_text, summary_lines, table_lines
 
 __all__ = [

@@ -1,7 +1,8 @@
 """The formats that findings are written in.
 
-A format of a whole run is a function from it to text in ``FORMATS``; its option is in ``equiv.cli.commands``. JSON is
-such that every parser reads it: numbers that JSON lacks become strings, complex ones such as ``"(1-3j)"``.
+A format of a whole run is a function from it to text in ``FORMATS``; its option is in ``equiv.cli.commands``. One that
+takes long, or needs more packages, is made once at the end of a run: ``AT_END``. JSON is such that every parser reads
+it: numbers that JSON lacks become strings, complex ones such as ``"(1-3j)"``.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from importlib.resources import files
 from typing import Any
 
 from equiv.errors import EquivError
-from equiv.report.files import check_target, write_text
+from equiv.pages import check_installed
+from equiv.report.files import STDOUT, check_target, is_stdout, place_of, write_text
 from equiv.report.model import Run
-from equiv.text import plain_json, quoted, shown
+from equiv.text import json_lines, plain_json, quoted, shown
 
 
 def schema() -> dict[str, Any]:
@@ -62,29 +64,46 @@ def _json_text(payload: Any) -> str:
 
 def json_of(run: Run) -> str:
     """A run as JSON: one line for each item and each row of the table."""
-    lines = [f'  "{key}": {_value(value)}' for key, value in plain_json(run.to_dict()).items()]
-    return "{\n" + ",\n".join(lines) + "\n}\n"
+    return json_lines(run.to_dict())
 
 
-def _value(value: Any) -> str:
-    if isinstance(value, list | dict) and len(value) > 1:
-        if isinstance(value, dict):
-            lines = [f"{json.dumps(key)}: {json.dumps(entry, allow_nan=False)}" for key, entry in value.items()]
-        else:
-            lines = [json.dumps(entry, allow_nan=False) for entry in value]
-        start, end = "{}" if isinstance(value, dict) else "[]"
-        return start + "\n    " + ",\n    ".join(lines) + "\n  " + end
-    return json.dumps(value, allow_nan=False)
+def html_of(run: Run) -> str:
+    """A run as a page of HTML.
+
+    Raises:
+        MissingExtraError: jinja2 is not installed.
+    """
+    from equiv.report.html import page_of
+
+    return page_of(run)
 
 
-FORMATS: dict[str, Callable[[Run], str]] = {"json": json_of}
+FORMATS: dict[str, Callable[[Run], str]] = {"json": json_of, "html": html_of}
 """What a run is in each format, by the name of its option."""
 
+AT_END = {"html"}
+"""The formats that are not written while a run goes on."""
 
-def check_targets(targets: Mapping[str, str]) -> None:
-    """:func:`check_target` for the files, by format."""
+
+def check_targets(targets: Mapping[str, str], *, options: Mapping[str, str] | None = None) -> None:
+    """:func:`check_target` for the files, by format; ``options`` are what messages call them if not ``--`` and that.
+
+    Raises:
+        EquivError: A file that cannot be written, or two formats for one target.
+        MissingExtraError: A format needs a package that is not installed.
+    """
+    taken: dict[str, str] = {}
     for name, target in by_format(targets):
-        check_target(target, option=f"--{name}")
+        option = (options or {}).get(name, f"--{name}")
+        check_target(target, option=option)
+        if name == "html":
+            check_installed(option)
+        place = STDOUT if is_stdout(target) else place_of(target)
+        if place in taken:
+            raise EquivError(
+                f"{option}: expected another file than that of {taken[place]}, got {shown(target)}; name two"
+            )
+        taken[place] = option
 
 
 def by_format(targets: object) -> list[tuple[str, str]]:

@@ -6,10 +6,11 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from equiv.environment import Environment
 from equiv.errors import EquivError
 from equiv.report.files import STDOUT, is_special, is_stdout, not_writable, place_of, write_text
-from equiv.report.formats import FORMATS, by_format
-from equiv.report.model import Environment, Item, NotAsked, Request, Run
+from equiv.report.formats import AT_END, FORMATS, by_format
+from equiv.report.model import Item, NotAsked, Request, Run
 from equiv.text import shown
 
 
@@ -18,14 +19,15 @@ class Journal:
 
     A file is replaced after every result, with ``complete: false`` until all planned items have one: a process that is
     killed leaves a report of all that it had found. What a file held before the run stays there until the first result;
-    a new one gets the plan. Standard output, pipes and devices get the report once, at the end.
+    a new one gets the plan. Standard output, pipes and devices get the report once, at the end, and so does a file of a
+    format of ``AT_END``.
 
     Args:
         request: What was asked for.
         targets: Files by format, such as ``{"json": "run.json"}``; relative ones are taken from the working directory
             of this moment. Empty for a run without a report.
         jobs: Processes.
-        option: What messages call the target, instead of ``--`` and the format.
+        options: What messages call the targets, by format, instead of ``--`` and the format.
 
     Attributes:
         items: What has come of the run so far.
@@ -44,7 +46,9 @@ class Journal:
         'incomplete'
     """
 
-    def __init__(self, request: Request, targets: Mapping[str, str], *, jobs: int = 1, option: str = "") -> None:
+    def __init__(
+        self, request: Request, targets: Mapping[str, str], *, jobs: int = 1, options: Mapping[str, str] | None = None
+    ) -> None:
         if not isinstance(request, Request):
             raise EquivError(f"request: expected an equiv.report.Request, got {shown(request)}; pass what was asked")
         self.planned: list[str] = []
@@ -53,7 +57,7 @@ class Journal:
         self.problem: EquivError | None = None
         self._request, self._jobs = request, jobs
         self.kept = False
-        self._options = {name: option or f"--{name}" for name, _ in by_format(targets)}
+        self._options = {name: (options or {}).get(name, f"--{name}") for name, _ in by_format(targets)}
         self._targets = {name: _place(target, self._options[name]) for name, target in targets.items()}
         self._written: set[str] = set()
         self._environment: Environment | None = None
@@ -112,7 +116,7 @@ class Journal:
         self.problem, self.kept = None, False
         for name, target in self._targets.items():
             once = is_stdout(target) or is_special(target)
-            if once and again:
+            if again and (once or name in AT_END):
                 continue
             if not (run.items or once or name in self._written) and _holds_something(target):
                 self.kept = True

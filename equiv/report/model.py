@@ -6,14 +6,13 @@ loads neither torch nor hypothesis.
 
 from __future__ import annotations
 
-import platform
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from equiv.environment import Environment
 from equiv.report.reached import Coverage, Missed, expected_conditions, missed_by_law
 
 SCHEMA = 3
@@ -24,34 +23,6 @@ OUTCOMES = ("holds", "broken", "expected", "not asked", "not run")
 
 Place = tuple[str, str, str, str]
 """Law, form, dtype and backend of results; empty where they vary."""
-
-
-@dataclass(frozen=True)
-class Environment:
-    """The versions of a run, the system, and its CPU: the widest vector instructions that torch uses."""
-
-    equiv: str
-    torch: str
-    hypothesis: str | None
-    python: str
-    platform: str
-    cpu: str
-
-    @classmethod
-    def here(cls) -> Environment:
-        """That of this process."""
-        import torch
-
-        import equiv
-
-        return cls(
-            equiv=equiv.__version__,
-            torch=torch.__version__,
-            hypothesis=_version("hypothesis"),
-            python=platform.python_version(),
-            platform=platform.platform(),
-            cpu=torch.backends.cpu.get_cpu_capability(),
-        )
 
 
 @dataclass(frozen=True)
@@ -394,25 +365,24 @@ def _row(place: Place, group: list[tuple[Item, Tally]]) -> Row:
 
 def _in_order() -> Callable[[Row], tuple[Any, ...]]:
     """The key by which rows are sorted: laws by number, then forms, dtypes and backends."""
+    laws, forms, dtypes = in_order()
+    return lambda row: (laws.get(row.law, -1), forms.get(row.form, -1), dtypes.get(row.dtype, -1), row.backend)
+
+
+def in_order() -> tuple[dict[str, int], dict[str, int], dict[str, int]]:
+    """The places of laws, forms and dtypes in their order."""
     from equiv.backends import FORMS
     from equiv.dtypes import BY_NAME
     from equiv.laws import LAWS
 
     laws, forms, dtypes = ({name: number for number, name in enumerate(names)} for names in (LAWS, FORMS, BY_NAME))
-    return lambda row: (laws.get(row.law, -1), forms.get(row.form, -1), dtypes.get(row.dtype, -1), row.backend)
+    return laws, forms, dtypes
 
 
 def _parts(name: str) -> list[str]:
     """Law, form, dtype and backend of the id of an item; only the last may hold a hyphen."""
     parts = name.split("-", 3)
     return parts + [""] * (4 - len(parts))
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def _as_numbers(pair: tuple[str, int]) -> tuple[int, str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, overload
 
 from equiv.laws import Result
-from equiv.report import NotAsked, Run, json_of
+from equiv.report import NotAsked, Run, html_of, json_of
 from equiv.text import counted
 
 
@@ -68,3 +68,11 @@ class Results(Sequence[Result]):
     def to_json(self) -> str:
         """The report as JSON, the same as ``equiv verify --json`` writes."""
         return json_of(self.run)
+
+    def to_html(self) -> str:
+        """The report as one page of HTML, the same as ``equiv verify --html`` writes.
+
+        Raises:
+            MissingExtraError: jinja2 is not installed.
+        """
+        return html_of(self.run)

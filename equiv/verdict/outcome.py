@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import textwrap
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from equiv.causes import Cause
 from equiv.pictures import in_notebook
-from equiv.text import counted, plain_json
+from equiv.text import counted, plain_json, visible
 
 if TYPE_CHECKING:
     from equiv.pictures import Picture
@@ -95,6 +96,26 @@ class Verdict:
         """Whether it is ``equivalent``."""
         return self.equivalent
 
+    def to_html(self, *, about: Mapping[str, str] | None = None) -> str:
+        """The verdict as one self-contained page of HTML, with its picture where matplotlib is installed.
+
+        Args:
+            about: What was compared, by name: it stands at the head of the page.
+
+        Raises:
+            EquivError: ``about`` is no mapping of words.
+            MissingExtraError: jinja2 is not installed.
+
+        Example:
+            >>> import torch, equiv
+            >>> page = equiv.compare(torch.ones(2), torch.ones(2)).to_html(about={"candidate": "<mine>"})
+            >>> "<title>IDENTICAL: Two results compared</title>" in page, "&lt;mine&gt;" in page
+            (True, True)
+        """
+        from equiv.verdict.page import page_of
+
+        return page_of(self, about)
+
     def to_dict(self) -> dict[str, Any]:
         """The verdict in JSON's types; numbers that JSON lacks become strings."""
         found: dict[str, Any] = plain_json(asdict(self))
@@ -133,7 +154,7 @@ class Verdict:
         if self.cause is not None:
             lines += textwrap.wrap(f"  {'cause':<12} {self.cause.sentence}", 79, subsequent_indent=" " * 15)
             lines += [f"  {'fix':<12} {self.cause.fix}"] if self.cause.fix else []
-        return "\n".join(lines)
+        return visible("\n".join(lines))
 
 
 class NotEquivalent(AssertionError):  # noqa: N818 - a finding, not a malfunction: it reads as one in a test's output
@@ -147,23 +168,24 @@ class NotEquivalent(AssertionError):  # noqa: N818 - a finding, not a malfunctio
 def _entry_lines(entry: Entry) -> list[str]:
     rows = [
         ("worst at", f"[{', '.join(map(str, entry.index))}]"),
-        ("actual", _number(entry.actual)),
-        ("expected", _number(entry.expected)),
+        ("actual", number_text(entry.actual)),
+        ("expected", number_text(entry.expected)),
     ]
     if entry.exact is not None:
-        rows.append(("exact", _number(entry.exact)))
+        rows.append(("exact", number_text(entry.exact)))
     if entry.magnitude is not None:
-        lower, upper = _number(entry.lower), _number(entry.upper)
+        lower, upper = number_text(entry.lower), number_text(entry.upper)
         if len(lower) + len(upper) > 60:
             rows += [("envelope", f"[{lower},"), ("", f" {upper}]")]
         else:
             rows.append(("envelope", f"[{lower}, {upper}]"))
         rows.append(("", f"{counted(entry.terms or 0, 'term')} of total size {entry.magnitude:.6g}"))
-        rows.append(("error", ", ".join(_error_words(entry))))
+        rows.append(("error", ", ".join(error_words(entry))))
     return [f"  {name:<12} {value}".rstrip() for name, value in rows]
 
 
-def _error_words(entry: Entry) -> list[str]:
+def error_words(entry: Entry) -> list[str]:
+    """How far an entry is from the exact value, in each unit that tells something."""
     words = [] if entry.ratio is None else [share_words(entry.ratio)]
     if entry.error_in_uS is not None and entry.error_in_uS <= _MANY:
         words.append(f"{entry.error_in_uS:.3g} u*S")
@@ -172,7 +194,8 @@ def _error_words(entry: Entry) -> list[str]:
     return words
 
 
-def _number(value: Any) -> str:
+def number_text(value: Any) -> str:
+    """A Python number in nine digits, as reports show it."""
     if isinstance(value, complex):
         return f"{value.real:.9g}{value.imag:+.9g}j"
     return f"{value:.9g}" if isinstance(value, float) else str(value)

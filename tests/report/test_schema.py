@@ -9,6 +9,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+from html_texts import read, rows_of
 
 from equiv.backends import TorchEager
 from equiv.cli import main
@@ -91,8 +92,13 @@ def test_the_three_front_ends_give_one_layout(
     layout: dict[str, Any], pytester: pytest.Pytester, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytester.makepyfile(test_suite=SUITE)
-    pytester.runpytest_inprocess("--equiv-report", "out.json", "--equiv-examples", "10", "--equiv-seed", "1")
+    files = ("--equiv-report", "out.json", "--equiv-html", "out.html")
+    done = pytester.runpytest_inprocess(*files, "--equiv-examples", "10", "--equiv-seed", "1")
+    done.stdout.fnmatch_lines(["every result: */out.json", "every result: */out.html"])
     by_pytest = checked((pytester.path / "out.json").read_text(), layout)
+    rows = rows_of(read((pytester.path / "out.html").read_text()).all("table", id="all-items")[0])
+    told = [(row[0].words, row[1].words.lower()) for row in rows]
+    assert told == [(item["item"], item["outcome"]) for item in by_pytest["items"]]
     assert {item["item"]: (item["outcome"], item["expected"], item["reason"]) for item in by_pytest["items"]} == {
         "exact-all-complex64-adds.one": ("expected", "bug 17", ""),
         "exact-all-int8-adds.one": ("broken", None, ""),

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
 
+from equiv import pages
 from equiv.dtypes import dtype_name
 from equiv.numerics.arithmetic import Arithmetic, accumulator_of
 from equiv.numerics.formats import Format, format_of
@@ -22,6 +23,8 @@ from equiv.pictures import in_notebook
 
 if TYPE_CHECKING:
     from equiv.pictures import Picture
+from equiv.pages import Cell, Table, finding_page, picture_of
+from equiv.text import visible
 
 T = TypeVar("T")
 
@@ -190,6 +193,39 @@ class Measured:
         if self.infinity_spreads.value and not base.infinity_spreads:
             yield f"an infinite input spreads ({self.infinity_spreads.evidence})"
 
+    def to_html(self, *, about: Mapping[str, str] | None = None) -> str:
+        """What was measured as one self-contained page of HTML, with its picture where matplotlib is installed.
+
+        Args:
+            about: What was measured, by name: it stands at the head of the page.
+
+        Raises:
+            EquivError: ``about`` is no mapping of words.
+            MissingExtraError: jinja2 is not installed.
+        """
+        weaker = self.agrees_with()
+        rows, outputs, n = self.size
+        sizes = {"in_features": f"{n:,}", "out_features": f"{outputs:,}", "rows": f"{rows:,}"}
+        return finding_page(
+            pages.Finding(
+                title="The arithmetic of a kernel",
+                outcome="weaker than declared" if weaker else "as declared",
+                explanation=self.subject,
+                payload=self.to_dict(),
+                facts={"dtype": dtype_name(self.dtype), **sizes, "calls": f"{self.calls:,}"},
+                notes=[f"Weaker than declared: {text}." for text in weaker],
+                tables=[self._table()],
+                picture=picture_of(self),
+            ),
+            about=about,
+        )
+
+    def _table(self) -> Table:
+        words = [(name, "" if one.value is None else _text(one.value), one.evidence) for name, one in self._findings()]
+        lines = [("", [*map(Cell, line)]) for line in words]
+        note = "What small probes found; empty where they cannot tell."
+        return Table("Properties", note, ("property", "value", "evidence"), lines, left=3)
+
     def to_dict(self) -> dict[str, Any]:
         """All findings in JSON's types: ``{name: {"value", "evidence"}}``, sizes, dtypes, and the discrepancies."""
         found: dict[str, Any] = {
@@ -243,7 +279,7 @@ class Measured:
             )
         for text in self.agrees_with():
             lines += textwrap.wrap(text, 79, initial_indent="  weaker than declared ", subsequent_indent=" " * 23)
-        return "\n".join(lines)
+        return visible("\n".join(lines))
 
     def _findings(self) -> list[tuple[str, Finding[Any]]]:
         pairs = [(field.name, getattr(self, field.name)) for field in fields(self)]
