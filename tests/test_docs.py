@@ -13,6 +13,8 @@ ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("docs", "examples", "benchmarks", ".github")
 PAGES = sorted([*ROOT.glob("*.md"), *(page for room in ROOMS for page in (ROOT / room).rglob("*.md"))])
 
+SLOW = ("docs/guides/test-my-kernel.md",)
+
 FENCE = re.compile(r"^(?P<fence>```+|~~~+)(?P<info>[^\n]*)\n(?P<code>.*?)^(?P=fence)\s*$", re.MULTILINE | re.DOTALL)
 NOT_RUN = re.compile(r"<!-- not run: .+ -->\s*\Z")
 LINK = re.compile(
@@ -43,7 +45,7 @@ def _python(text: str) -> list[tuple[int, str]]:
 def _run(text: str, filename: str, scratch: Path) -> None:
     """Run a page's blocks in one namespace, from top to bottom; ``>>>`` as doctests, tests through pytest."""
     namespace: dict[str, object] = {"__name__": "__main__"}
-    plain = ""
+    blocks: list[str] = []
     for line, code in _python(text):
         if code.lstrip().startswith(">>>"):
             example = doctest.DocTestParser().get_doctest(code, namespace, filename, filename, line)
@@ -53,10 +55,10 @@ def _run(text: str, filename: str, scratch: Path) -> None:
             namespace.update(example.globs)
         else:  # blank lines in front, so that a traceback names the line of the page
             exec(compile("\n" * line + code, filename, "exec"), namespace)
-            plain += code
-    if re.search(r"^\s*def test_", plain, re.MULTILINE):
+            blocks.append(code)
+    if tests := [i for i, code in enumerate(blocks, 1) if re.search(r"^\s*def test_", code, re.MULTILINE)]:
         file = scratch / "test_page.py"
-        file.write_text(plain, encoding="utf-8")
+        file.write_text("".join(blocks[: tests[-1]]), encoding="utf-8")
         # The same cases each time: what a page shows wraps torch, whose own defects some random cases meet.
         options = ["-q", "-p", "no:cacheprovider", "--equiv-seed", "0", "--rootdir", str(scratch)]
         command = [sys.executable, "-m", "pytest", *options, str(file)]
@@ -81,7 +83,13 @@ def test_no_merge_was_left_half_done(page: Path) -> None:
     assert not re.search(r"^(<{7} |={7}$|>{7} )", page.read_text(encoding="utf-8"), re.MULTILINE)
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if _python(p.read_text(encoding="utf-8"))], ids=_name)
+def _with_python() -> list[object]:
+    """The pages that have Python; those that take seconds, as they start pytest, run with the slow tests."""
+    pages = [page for page in PAGES if _python(page.read_text(encoding="utf-8"))]
+    return [pytest.param(page, marks=pytest.mark.slow if _name(page) in SLOW else ()) for page in pages]
+
+
+@pytest.mark.parametrize("page", _with_python(), ids=_name)
 def test_python_of_the_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     _run(page.read_text(encoding="utf-8"), str(page), tmp_path)
