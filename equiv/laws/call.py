@@ -112,6 +112,10 @@ class Mismatch:
         ratio: How many times the error is its envelope, or None.
         gradient: What it is the gradient of, and for which incoming gradient; None for a result.
         results: All results and their exact values, ``(N, O)``, where a cause can be looked for in them.
+
+    Example:
+        >>> Mismatch(actual=0.0, expected=1.0, index=(0, 3)).index
+        (0, 3)
     """
 
     actual: Any
@@ -145,6 +149,17 @@ class Broken(AssertionError):  # noqa: N818 - what it says is that a law is brok
         kind: What is wrong in one word; see :class:`equiv.laws.Failure`.
 
     A pickle or deep copy holds no gradients and, where the error or a tensor can only live in this process, not those.
+
+    Example:
+        >>> import torch
+        >>> from equiv.backends import TorchEager
+        >>> from equiv.laws import Trial
+        >>> trial = Trial(TorchEager(), torch.float32, ("linear",))
+        >>> try:
+        ...     trial.holds(False, "linear", "returns a result that shares memory with an input")
+        ... except Broken as error:
+        ...     print(error.form, error.note)
+        linear returns a result that shares memory with an input
     """
 
     def __init__(

@@ -71,6 +71,14 @@ class Diagnosis:
         unpaired: Names of layers with parameters that have no counterpart, of the candidate and of the reference. They
             are judged as code between the pairs.
         notes: What else is worth knowing, a sentence each.
+
+    Example:
+        >>> import torch
+        >>> from equiv import diagnose
+        >>> old, new = torch.nn.Linear(4, 2), torch.nn.Linear(4, 2)
+        >>> diagnosis = diagnose(torch.nn.Sequential(new), torch.nn.Sequential(old), torch.randn(3, 4))
+        >>> diagnosis.equivalent, diagnosis.first_difference.candidate
+        (False, '0')
     """
 
     outcome: Outcome

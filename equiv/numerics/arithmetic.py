@@ -25,7 +25,12 @@ from equiv.numerics.roundings import Rounding
 from equiv.numerics.surroundings import flushing_is_on
 
 OPS = ("linear", "full", "pointwise", "grad_input", "grad_weight", "grad_bias", "any")
-"""What a kernel carries out: a form of a layer, a gradient, or ``any`` where that is not known."""
+"""What a kernel carries out: a form of a layer, a gradient, or ``any`` where that is not known.
+
+Example:
+    >>> "grad_weight" in OPS
+    True
+"""
 
 ACCUMULATORS = {
     torch.float64: torch.float64,

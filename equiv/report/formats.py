@@ -78,11 +78,20 @@ def _value(value: Any) -> str:
 
 
 FORMATS: dict[str, Callable[[Run], str]] = {"json": json_of}
-"""What a run is in each format, by the name of its option."""
+"""What a run is in each format, by the name of its option.
+
+Example:
+    >>> "json" in FORMATS
+    True
+"""
 
 
 def check_targets(targets: Mapping[str, str]) -> None:
-    """:func:`check_target` for the files, by format."""
+    """:func:`check_target` for the files, by format.
+
+    Example:
+        >>> check_targets({"json": "-"})
+    """
     for name, target in by_format(targets):
         check_target(target, option=f"--{name}")
 
@@ -100,6 +109,16 @@ def write_run(run: Run, targets: Mapping[str, str]) -> None:
 
     Raises:
         EquivError: A file cannot be written.
+
+    Example:
+        >>> import json, pathlib, tempfile
+        >>> from equiv.backends import TorchEager
+        >>> from equiv.testing import check_backend
+        >>> run = check_backend(TorchEager(), laws=["exact"], dtypes=["int8"], examples=2, seed=0).run
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_run(run, {"json": f"{folder}/laws.json"})
+        ...     json.loads(pathlib.Path(folder, "laws.json").read_text())["planned"]
+        ['exact-all-int8-eager.cpu']
     """
     if not isinstance(run, Run):
         raise EquivError(f"run: expected an equiv.report.Run, got {shown(run)}; pass what Run.of returns")

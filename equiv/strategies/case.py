@@ -77,6 +77,11 @@ class Case:
         feature_shape, batch_shape, dtype, device, seed: as in the recipe.
         recipe: what ``build_case`` makes the same case from.
         layouts: ``"x"``, ``"weight"``, ``"bias"``, ``"grad"`` -> ``Layout``, drawn independently, not applied here.
+
+    Example:
+        >>> case = build_case(Recipe((2, 1, 1), 3, (5,), x=Values("distinct"), weight=Values("constant")))
+        >>> tuple(case.weight.shape), tuple(case.x.shape)
+        ((3, 2), (5, 2))
     """
 
     weight: torch.Tensor

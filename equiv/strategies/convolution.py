@@ -92,6 +92,12 @@ class Convolution:
         bias: (O,) or None.
         grad: an incoming gradient (N, O, *positions); None for integers.
         recipe: what ``build_convolution`` makes the same from.
+
+    Example:
+        >>> from hypothesis import find
+        >>> smallest = find(convolutions(), lambda c: c.weight.shape[0] >= 2)
+        >>> smallest.weight.shape[0]
+        2
     """
 
     x: Tensor

@@ -64,6 +64,14 @@ class Counterexample:
         gap_inf: the largest gain of R for inputs of unit max-norm: its largest row 1-norm.
         worst_input_inf: attains gap_inf; None where R = 0.
         picture: both dense matrices as text, for at most 8 x 8 entries; else empty.
+
+    Example:
+        >>> from equiv import counterexample
+        >>> found = counterexample(torch.nn.Linear(8, 8), (2, 2, 2))
+        >>> found.equivalent, found.layer_weights, found.conv_weights
+        (False, 64, 4)
+        >>> int(found.witness.count_nonzero())
+        1
     """
 
     equivalent: bool

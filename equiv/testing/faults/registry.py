@@ -65,6 +65,11 @@ class Variant:
         title: How it computes; one sentence.
         source: Where it is in use, or the textbook.
         dtypes: Words of the dtypes in which it differs from torch's own kernels, or is most likely to.
+
+    Example:
+        >>> from equiv.testing import faults
+        >>> "float32" in faults.VARIANTS["pairwise"].dtypes
+        True
     """
 
     name: str
