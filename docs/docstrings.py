@@ -7,7 +7,7 @@ from pathlib import Path
 import griffe
 
 sys.path.append(str(Path(__file__).parent))
-from hooks import public_names
+from hooks import public_names, target_of
 
 ROLE = re.compile(r":(?:py:)?(?:func|class|mod|meth|attr|data|exc|obj):`~?(?P<name>[\w.]+)`")
 
@@ -17,7 +17,8 @@ class Docstrings(griffe.Extension):
 
     def __init__(self) -> None:
         names = public_names()
-        self._paths = {name: f"{package}.{name}" for package in sorted(names, reverse=True) for name in names[package]}
+        places = [(package, name) for package in sorted(names, reverse=True) for name in names[package]]
+        self._paths = {name: target_of(package, name, f"{package}.{name}") for package, name in places}
 
     def on_object(self, *, obj: griffe.Object, **kwargs: object) -> None:  # noqa: ARG002 - griffe passes more
         """Change one object's docstring."""

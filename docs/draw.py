@@ -204,7 +204,7 @@ def same_weights() -> Figure:
     for axes, matrix, title in zip(
         figure.subplots(1, 3), (w, conv, w - conv), ("the layer", "the 1x1 convolution", "the difference"), strict=True
     ):
-        image = axes.imshow(matrix, cmap="PuOr", vmin=-1, vmax=1)
+        image = axes.imshow(matrix.numpy(), cmap="PuOr", vmin=-1, vmax=1)
         for place, value in zip(torch.nonzero(torch.ones(8, 8)), matrix.flatten(), strict=True):
             if value == 0:
                 axes.plot(place[1], place[0], ".", color=GREY, ms=2)

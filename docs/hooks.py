@@ -97,8 +97,34 @@ def _entries(package: str) -> str:
     """One directive of mkdocstrings for each name, under the shortest path that users import it from."""
     top = set(public_names()["equiv"])
     names = sorted(public_names()[package], key=lambda name: (name[0].isupper(), name.lower()))
-    paths = [f"equiv.{name}" if name in top else f"{package}.{name}" for name in names]
-    return "\n\n".join(f"::: {path}" for path in paths if path not in public_names())
+    paths = {name: f"equiv.{name}" if name in top else f"{package}.{name}" for name in names}
+    return "\n\n".join(_entry(package, name, path) for name, path in paths.items() if path not in public_names())
+
+
+def _entry(package: str, name: str, path: str) -> str:
+    """A directive. A function in a module of its own name is found by its whole path alone."""
+    target = target_of(package, name, path)
+    if target == path:
+        return f"::: {path}"
+    return f"::: {target}\n    options:\n      heading: {path}\n      toc_label: {name}"
+
+
+def target_of(package: str, name: str, path: str) -> str:
+    """The path by which mkdocstrings finds a public name."""
+    home = home_of(package, name)
+    return f"{home}.{name}" if home.endswith(f".{name}") else path
+
+
+def home_of(package: str, name: str) -> str:
+    """The module that defines a name of a package's face."""
+    face = EQUIV.parent.joinpath(*package.split("."), "__init__.py")
+    if not face.exists():
+        return package
+    for statement in ast.parse(face.read_text(encoding="utf-8")).body:
+        from_another = isinstance(statement, ast.ImportFrom) and statement.module != package
+        if from_another and any(alias.name == name for alias in statement.names):
+            return home_of(statement.module, name)
+    return package
 
 
 def _packages_without_page() -> list[str]:

@@ -21,7 +21,14 @@ _NO_MEMORY = r"not enough memory|can't allocate memory|cannot allocate memory|ou
 
 @dataclass
 class Tally:
-    """How often one form was judged, and how: numbers of comparisons, and the largest error over its envelope."""
+    """How often one form was judged, and how: numbers of comparisons, and the largest error over its envelope.
+
+    Example:
+        >>> tally = Tally()
+        >>> tally.count("rounding", 0.25)
+        >>> tally.judged, tally.rounding, tally.max_ratio
+        (1, 1, 0.25)
+    """
 
     judged: int = 0
     identical: int = 0
@@ -50,6 +57,13 @@ class Call:
         dilation: Of a convolution; empty for 1.
         padding: Of a convolution, zeros at both ends of each dimension; empty for none.
         groups: Of a convolution.
+
+    Example:
+        >>> import torch
+        >>> from equiv.backends import TorchEager
+        >>> call = Call("full", torch.ones(1, 1, 2, 2), torch.ones(3, 1, 2, 2), None)
+        >>> call.result(TorchEager()).shape
+        torch.Size([1, 3, 1, 1])
     """
 
     form: str

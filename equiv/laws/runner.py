@@ -64,6 +64,14 @@ class Result:
         not_reached: Per condition, the values that the law declares to reach and did not in this item.
         raised: What the backend raised in the smallest case, in this process alone: no copy and no JSON has it.
         expected: Why the law was expected to be broken, or None if it was not.
+
+    Example:
+        >>> from equiv.backends import TorchEager
+        >>> from equiv.laws import items
+        >>> (item,) = items([TorchEager()], laws=["exact"], dtypes=["int8"])
+        >>> result = run_item(item, examples=2, seed=0)
+        >>> result.item, result.outcome, result.failure
+        ('exact-all-int8-eager.cpu', 'holds', None)
     """
 
     item: str

@@ -28,6 +28,14 @@ class Layer:
         largest: Largest difference of its result on the reference's input.
         size: Largest absolute value of the reference's result.
         words: How the types and layouts differ, such as ``Conv2d for Linear, (2, 5, 8) as (2, 8, 5, 1)``.
+
+    Example:
+        >>> import torch
+        >>> from equiv import diagnose
+        >>> old, new = torch.nn.Linear(4, 2), torch.nn.Linear(4, 2)
+        >>> layer = diagnose(torch.nn.Sequential(new), torch.nn.Sequential(old), torch.randn(3, 4)).layers[0]
+        >>> layer.candidate, layer.reference, layer.verdict.outcome.name
+        ('0', '0', 'DIFFERENT')
     """
 
     candidate: str

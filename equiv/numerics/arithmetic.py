@@ -82,6 +82,10 @@ class Arithmetic:
             :class:`equiv.numerics.Rounding` or None; None where none of them is. A :class:`Reference` rounds them so,
             and leaves ``relative`` to those who cannot.
         results: How the accumulator is rounded before it becomes a result of dtype ``output``; None where it is not.
+
+    Example:
+        >>> declared(torch.bfloat16).u == 2.0**-24, declared(torch.bfloat16).flushes_inputs
+        (True, True)
     """
 
     name: str

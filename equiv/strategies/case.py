@@ -45,6 +45,11 @@ class Recipe:
         dtype: of all three.
         device: of all three.
         layouts: those to try x, weight, bias and the incoming gradient in.
+
+    Example:
+        >>> recipe = Recipe((2, 1, 1), 3, (5,), x=Values("distinct"), weight=Values("constant"))
+        >>> tuple(build_case(recipe).weight.shape)
+        (3, 2)
     """
 
     feature_shape: Shape

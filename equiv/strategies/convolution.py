@@ -46,6 +46,11 @@ class ConvolutionRecipe:
         seed: of the values.
         dtype: of all tensors.
         device: of all tensors.
+
+    Example:
+        >>> recipe = ConvolutionRecipe(channels=2, outputs=3, size=(5, 5), kernel=(3, 3))
+        >>> tuple(build_convolution(recipe).weight.shape)
+        (3, 2, 3, 3)
     """
 
     channels: int

@@ -28,6 +28,11 @@ class Fault:
         profile: The profile in which the laws must find it: ``dev``, ``gate`` or ``deep``.
         dtypes: Words of the dtypes in which it shows.
         laws: Ids of the laws that are expected to find it, the likeliest first.
+
+    Example:
+        >>> from equiv.testing import faults
+        >>> faults.FAULTS["bias-doubled"].profile
+        'dev'
     """
 
     name: str
