@@ -1,5 +1,8 @@
-// A search field above the tables of a page with more than 40 rows: words that a row must have, in any order.
+// Names and keys for what the theme leaves without, and a search field above the tables of a page with more than 40
+// rows: words that a row must have, in any order.
 document.addEventListener("DOMContentLoaded", () => {
+  document.querySelector(".md-search").ariaLabel = "Search";
+  document.querySelectorAll(".md-typeset__scrollwrap").forEach((wide) => (wide.tabIndex = 0)); // by keyboard, too
   const rows = [...document.querySelectorAll(".md-content table tbody tr")];
   const first = document.querySelector(".md-content table");
   if (rows.length <= 40) return;
