@@ -1,9 +1,12 @@
 """What the documentation says can be followed: links lead somewhere, and its Python runs."""
 
 import doctest
+import json
 import re
+import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -93,6 +96,40 @@ def _with_python() -> list[object]:
 def test_python_of_the_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     _run(page.read_text(encoding="utf-8"), str(page), tmp_path)
+
+
+def _blocks(page: Path, *kinds: str) -> list[str]:
+    text = page.read_text(encoding="utf-8")
+    found = [match for match in FENCE.finditer(text) if not NOT_RUN.search(text[: match.start()])]
+    return [match["code"] for match in found if match["info"].strip() in kinds]
+
+
+def _lines(page: Path, command: str) -> list[list[str]]:
+    """The lines of a page's shell blocks that run a command, in words; not those of a transcript, with ``$``."""
+    lines = "".join(_blocks(page, "", "console", "sh", "bash")).splitlines()
+    return [shlex.split(line, comments=True) for line in lines if line.startswith(command)]
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if p.parent != ROOT and _lines(p, "equiv ")], ids=_name)
+def test_commands_of_the_page_run(page: Path) -> None:
+    from equiv.cli import main
+
+    assert [main(words[1:]) for words in _lines(page, "equiv ")] == [0] * len(_lines(page, "equiv "))
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if _lines(p, "python benchmarks/")], ids=_name)
+def test_scripts_of_the_page_have_the_options_that_it_names(page: Path) -> None:
+    for _, script, *words in _lines(page, "python benchmarks/"):
+        code = "".join(part.read_text(encoding="utf-8") for part in (ROOT / script, ROOT / "benchmarks" / "_common.py"))
+        assert [word for word in words if word.startswith("--") and f'"{word}"' not in code] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_name)
+def test_data_on_the_page_can_be_read(page: Path) -> None:
+    for code in _blocks(page, "json"):
+        json.loads(code)
+    for code in _blocks(page, "toml"):
+        tomllib.loads(code)
 
 
 def test_the_checks_above_can_fail(tmp_path: Path) -> None:
