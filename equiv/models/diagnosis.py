@@ -17,6 +17,14 @@ _SHOWN = 14  # rows on one screen
 class Layer:
     """One pair of modules, or the code before one.
 
+    Example:
+        >>> import torch
+        >>> from equiv import diagnose
+        >>> old, new = torch.nn.Linear(4, 2), torch.nn.Linear(4, 2)
+        >>> layer = diagnose(torch.nn.Sequential(new), torch.nn.Sequential(old), torch.randn(3, 4)).layers[0]
+        >>> layer.candidate, layer.reference, layer.verdict.outcome.name
+        ('0', '0', 'DIFFERENT')
+
     Attributes:
         candidate: Qualified name in the candidate, several of a chain joined by ``+``; empty of the whole model.
         reference: The same in the reference.
@@ -28,14 +36,6 @@ class Layer:
         largest: Largest difference of its result on the reference's input.
         size: Largest absolute value of the reference's result.
         words: How the types and layouts differ, such as ``Conv2d for Linear, (2, 5, 8) as (2, 8, 5, 1)``.
-
-    Example:
-        >>> import torch
-        >>> from equiv import diagnose
-        >>> old, new = torch.nn.Linear(4, 2), torch.nn.Linear(4, 2)
-        >>> layer = diagnose(torch.nn.Sequential(new), torch.nn.Sequential(old), torch.randn(3, 4)).layers[0]
-        >>> layer.candidate, layer.reference, layer.verdict.outcome.name
-        ('0', '0', 'DIFFERENT')
     """
 
     candidate: str

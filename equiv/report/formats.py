@@ -78,20 +78,11 @@ def _value(value: Any) -> str:
 
 
 FORMATS: dict[str, Callable[[Run], str]] = {"json": json_of}
-"""What a run is in each format, by the name of its option.
-
-Example:
-    >>> "json" in FORMATS
-    True
-"""
+"""What a run is in each format, by the name of its option."""
 
 
 def check_targets(targets: Mapping[str, str]) -> None:
-    """:func:`check_target` for the files, by format.
-
-    Example:
-        >>> check_targets({"json": "-"})
-    """
+    """:func:`check_target` for the files, by format."""
     for name, target in by_format(targets):
         check_target(target, option=f"--{name}")
 

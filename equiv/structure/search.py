@@ -33,6 +33,14 @@ from equiv.text import counted, plain_json
 class Counterexample:
     """What :func:`counterexample` found. Sizes are counts, distances are in units of the weights, in float64.
 
+    Example:
+        >>> from equiv import counterexample
+        >>> found = counterexample(torch.nn.Linear(8, 8), (2, 2, 2))
+        >>> found.equivalent, found.layer_weights, found.conv_weights
+        (False, 64, 4)
+        >>> int(found.witness.count_nonzero())
+        1
+
     Attributes:
         equivalent: the layer is a 1x1 convolution (with the readout), entry by entry, for all inputs.
         feature_shape: (C, *spatial), the map that was flattened.
@@ -64,14 +72,6 @@ class Counterexample:
         gap_inf: the largest gain of R for inputs of unit max-norm: its largest row 1-norm.
         worst_input_inf: attains gap_inf; None where R = 0.
         picture: both dense matrices as text, for at most 8 x 8 entries; else empty.
-
-    Example:
-        >>> from equiv import counterexample
-        >>> found = counterexample(torch.nn.Linear(8, 8), (2, 2, 2))
-        >>> found.equivalent, found.layer_weights, found.conv_weights
-        (False, 64, 4)
-        >>> int(found.witness.count_nonzero())
-        1
     """
 
     equivalent: bool
