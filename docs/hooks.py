@@ -25,7 +25,11 @@ CPUs where it does and does not show, and what `equiv` does where it meets it. A
 these: a comparison that fails on one of them is counted as undecided, and named.
 """
 RUNTIMES = "torch|executorch|openvino|onnxruntime|jax|ncnn|tvm|litert|iree|tinygrad"
-WHERE = re.compile(rf"\b(?:{RUNTIMES})\b[^.;,]*?\d[\w.]*", re.IGNORECASE)
+WHERE = re.compile(rf"\b((?:{RUNTIMES})\b[^.;,]*?\d[\w.]*)", re.IGNORECASE)
+SHOWS = re.compile(r"^\| shows \|(.+)\|$", re.MULTILINE)
+FOUND = re.compile(r"(?:^## How it was found\n\n|^Found )(?:By |by )?((?:[^.`]|`[^`]*`|\.(?!\s))+)", re.MULTILINE)
+REPORT = r"https://github\.com/(?P<place>[\w.-]+/[\w.-]+)/(?:issues|pull)/(?P<number>\d+)"
+UPSTREAM = re.compile(rf"^## Upstream\n\n(?:.|\n)*?(?:{REPORT}|(?P<words>[Tt]o be filed at [\w./-]*\w))", re.MULTILINE)
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -67,14 +71,25 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def findings_index() -> str:
-    """A table of the pages in docs/findings: the title and the versions that the page names first."""
-    rows = []
-    for page in sorted((ROOT / "docs" / "findings").glob("*.md")):
-        text = page.read_text(encoding="utf-8")
-        title = text.partition("\n")[0].removeprefix("# ")
-        where = WHERE.search(text.partition("\n")[2])
-        rows.append(f"| [{title}]({page.name}) | {where[0] if where else ''} |")
-    return "\n".join([FINDINGS, "| finding | seen with |", "|---|---|", *rows, ""])
+    """A table of the pages in docs/findings: title, where it shows, how it was found, whom it is reported to."""
+    rows = [_finding(page) for page in sorted((ROOT / "docs" / "findings").glob("*.md"))]
+    return "\n".join([FINDINGS, "| finding | shows with | found by | upstream |", "|---|---|---|---|", *rows, ""])
+
+
+def _finding(page: Path) -> str:
+    """One row, from the page's sections or, where it has none, from its first words."""
+    title, _, text = page.read_text(encoding="utf-8").partition("\n")
+    cells = [found[1] if found else "" for found in (SHOWS.search(text) or WHERE.search(text), FOUND.search(text))]
+    cells = [f"[{title.removeprefix('# ')}]({page.name})", *(" ".join(cell.split()) for cell in cells)]
+    return f"| {' | '.join([*cells, _upstream(UPSTREAM.search(text))])} |"
+
+
+def _upstream(found: re.Match[str] | None) -> str:
+    if not found:
+        return ""
+    if found["words"]:
+        return f"t{found['words'][1:]}"
+    return f"[{found['place']}#{found['number']}]({found[0][found[0].index('https://') :]})"
 
 
 def public_names() -> dict[str, list[str]]:

@@ -161,3 +161,14 @@ def test_the_pictures_of_the_story_are_what_their_script_draws(tmp_path: Path) -
         assert len(numbers[0]) == len(numbers[1])
         apart = [abs(float(a) - float(b)) for a, b in zip(*numbers, strict=True)]
         assert max(apart) < 0.5, old.name
+
+
+def test_the_index_of_findings_reads_the_parts_of_a_page(tmp_path: Path) -> None:
+    from hooks import _finding, findings_index
+
+    page = tmp_path / "a.md"
+    text = "# A title\n\n| shows | torch 2.13.0, any CPU |\n\n## How it was found\n\nBy the law `exact`. Then more.\n"
+    page.write_text(f"{text}\n## Upstream\n\nSee https://github.com/pytorch/pytorch/issues/7.\n", encoding="utf-8")
+    link = "[pytorch/pytorch#7](https://github.com/pytorch/pytorch/issues/7)"
+    assert _finding(page) == f"| [A title](a.md) | torch 2.13.0, any CPU | the law `exact` | {link} |"
+    assert findings_index().count(".md) |") == len(list((ROOT / "docs" / "findings").glob("*.md")))

@@ -1,11 +1,11 @@
-// Names and keys for what the theme leaves without, and a search field above the tables of a page with more than 40
+// Names and keys for what the theme leaves without, and a search field above the tables of a page with more than 25
 // rows: words that a row must have, in any order.
 document.addEventListener("DOMContentLoaded", () => {
   document.querySelector(".md-search").ariaLabel = "Search";
   document.querySelectorAll(".md-typeset__scrollwrap").forEach((wide) => (wide.tabIndex = 0)); // by keyboard, too
   const rows = [...document.querySelectorAll(".md-content table tbody tr")];
   const first = document.querySelector(".md-content table");
-  if (rows.length <= 40) return;
+  if (rows.length <= 25) return;
   const texts = rows.map((row) => row.textContent.toLowerCase());
   const find = document.createElement("div");
   find.className = "find";
