@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("docs", "examples", "benchmarks", ".github")
 PAGES = sorted([*ROOT.glob("*.md"), *(page for room in ROOMS for page in (ROOT / room).rglob("*.md"))])
 
-SLOW = ("docs/guides/test-my-kernel.md",)
+SLOW = ("docs/guides/convert-my-model.md", "docs/guides/test-my-kernel.md")
 
 FENCE = re.compile(r"^(?P<fence>```+|~~~+)(?P<info>[^\n]*)\n(?P<code>.*?)^(?P=fence)\s*$", re.MULTILINE | re.DOTALL)
 NOT_RUN = re.compile(r"<!-- not run: .+ -->\s*\Z")
@@ -87,7 +87,7 @@ def test_no_merge_was_left_half_done(page: Path) -> None:
 
 
 def _with_python() -> list[object]:
-    """The pages that have Python; those that take seconds, as they start pytest, run with the slow tests."""
+    """The pages that have Python; those that take seconds run with the slow tests."""
     pages = [page for page in PAGES if _python(page.read_text(encoding="utf-8"))]
     return [pytest.param(page, marks=pytest.mark.slow if _name(page) in SLOW else ()) for page in pages]
 
