@@ -24,6 +24,7 @@ What the laws and verdicts found in torch and in runtimes. Each page has a small
 CPUs where it does and does not show, and what `equiv` does where it meets it. A right kernel must not be blamed for
 these: a comparison that fails on one of them is counted as undecided, and named.
 """
+WIDE = ("faults.md", "findings/index.md", "power.md", "strangers.md")  # tables that need the whole window
 RUNTIMES = "torch|executorch|openvino|onnxruntime|jax|ncnn|tvm|litert|iree|tinygrad"
 WHERE = re.compile(rf"\b((?:{RUNTIMES})\b[^.;,]*?\d[\w.]*)", re.IGNORECASE)
 SHOWS = re.compile(r"^\| shows \|(.+)\|$", re.MULTILINE)
@@ -52,6 +53,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Write entries of the reference out, and let links to what is no page lead to the repository."""
+    if page.file.src_uri in WIDE:
+        page.meta["hide"] = ["navigation", "toc"]
     markdown = NAMES.sub(lambda mark: "\n".join(map(_entries, mark["packages"].split())), markdown)
 
     def mended(link: re.Match[str]) -> str:
