@@ -59,6 +59,10 @@ class Arithmetic:
     are not zero, ``S`` the sum of their magnitudes, ``U`` what underflow may take. The result is ``acc`` rounded to
     ``output``.
 
+    Example:
+        >>> declared(torch.bfloat16).u == 2.0**-24, declared(torch.bfloat16).flushes_inputs
+        (True, True)
+
     Attributes:
         name: What messages call it.
         output: Dtype of the result (for complex, of its parts).
@@ -82,10 +86,6 @@ class Arithmetic:
             :class:`equiv.numerics.Rounding` or None; None where none of them is. A :class:`Reference` rounds them so,
             and leaves ``relative`` to those who cannot.
         results: How the accumulator is rounded before it becomes a result of dtype ``output``; None where it is not.
-
-    Example:
-        >>> declared(torch.bfloat16).u == 2.0**-24, declared(torch.bfloat16).flushes_inputs
-        (True, True)
     """
 
     name: str
