@@ -1,12 +1,16 @@
 """What the documentation says can be followed: links lead somewhere, and its Python runs."""
 
+import ast
 import doctest
+import importlib
 import json
 import re
 import shlex
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -132,6 +136,28 @@ def test_data_on_the_page_can_be_read(page: Path) -> None:
         tomllib.loads(code)
 
 
+def _strings_below_values(source: str) -> Iterator[tuple[int, str]]:
+    """The strings right below assignments of a module, which pytest's doctests do not see, and their lines."""
+    for before, after in pairwise(ast.parse(source).body):
+        below = isinstance(before, (ast.Assign, ast.AnnAssign)) and isinstance(after, ast.Expr)
+        if below and isinstance(after.value, ast.Constant) and isinstance(after.value.value, str):
+            yield after.lineno - 1, after.value.value
+
+
+def test_examples_of_values_run() -> None:
+    package = Path(importlib.import_module("equiv").__file__ or "").parent
+    runner, tried = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS), 0
+    for path in sorted(package.rglob("*.py")):
+        for line, text in _strings_below_values(path.read_text(encoding="utf-8")):
+            if ">>>" in text:
+                place = ".".join(path.relative_to(package.parent).with_suffix("").parts).removesuffix(".__init__")
+                names = dict(vars(importlib.import_module(place)))
+                example = doctest.DocTestParser().get_doctest(text, names, f"{place}:{line}", str(path), line)
+                assert not runner.run(example).failed, place
+                tried += 1
+    assert tried > 20
+
+
 def test_the_checks_above_can_fail(tmp_path: Path) -> None:
     assert _links("[a](b.md#c) ![d](e.png 'f') `[g](h)`\n```\n[i](j)\n```\n[k]: l.md\n") == ["b.md#c", "e.png", "l.md"]
     assert ABSOLUTE_PATH.findall("see /home/me/x.py") == ["/home/me/x.py"]
@@ -141,6 +167,7 @@ def test_the_checks_above_can_fail(tmp_path: Path) -> None:
         "page",
         tmp_path,
     )
+    assert list(_strings_below_values('x = 1\n"""One."""\ny = 2\n')) == [(1, "One.")]
     with pytest.raises(ZeroDivisionError):
         _run("```python\n1 / 0\n```\n", "page", tmp_path)
     with pytest.raises(pytest.fail.Exception, match="Expected"):
