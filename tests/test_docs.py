@@ -115,10 +115,15 @@ def _lines(page: Path, command: str) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if p.parent != ROOT and _lines(p, "equiv ")], ids=_name)
-def test_commands_of_the_page_run(page: Path) -> None:
+def test_commands_of_the_page_run(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One that names a file of the reader's is asked for its help, which has the options."""
     from equiv.cli import main
 
-    assert [main(words[1:]) for words in _lines(page, "equiv ")] == [0] * len(_lines(page, "equiv "))
+    for _, command, *words in _lines(page, "equiv "):
+        files = [word for word in words if re.search(r"\.py\b|/", word)]
+        assert main([command, *(["--help"] if files else words)]) == 0
+        shown = capsys.readouterr().out
+        assert not files or [word for word in words if word.startswith("--") and word not in shown] == []
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if _lines(p, "python benchmarks/")], ids=_name)
