@@ -58,6 +58,11 @@ def kind_of(dtype: torch.dtype) -> str:
 class Law:
     """One sentence that holds for every right implementation, and the function that checks it.
 
+    Example:
+        >>> from equiv.laws import LAWS
+        >>> LAWS["exact"].number, LAWS["exact"].sentence
+        (2, 'On integer probes all forms give the same bits, and they are the exact integer result.')
+
     Attributes:
         id: Stable name, part of every item's id.
         number: Its place in the list of laws.
@@ -70,11 +75,6 @@ class Law:
         weight: Multiplies the profile's number of examples.
         needs_torch: Whether it is about torch's own machinery: modules, autograd, compile.
         reaches: The conditions that it meets in a full run, beside those of all cases.
-
-    Example:
-        >>> from equiv.laws import LAWS
-        >>> LAWS["exact"].number, LAWS["exact"].sentence
-        (2, 'On integer probes all forms give the same bits, and they are the exact integer result.')
     """
 
     id: str
