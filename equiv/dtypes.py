@@ -12,10 +12,39 @@ from collections.abc import Iterable
 import torch
 
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+"""The floating-point dtypes that Linear and the convolutions of torch serve.
+
+Example:
+    >>> import torch
+    >>> torch.bfloat16 in FLOATS
+    True
+"""
+
 COMPLEX = (torch.complex64, torch.complex128)
+"""The complex dtypes.
+
+Example:
+    >>> import torch
+    >>> torch.complex64 in COMPLEX
+    True
+"""
+
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+"""The integer dtypes, in which every right kernel gives the same bits.
+
+Example:
+    >>> import torch
+    >>> torch.int8 in INTEGERS
+    True
+"""
+
 DTYPES = FLOATS + COMPLEX + INTEGERS
-"""Every dtype that both Linear and the convolutions of torch serve; strategies shrink towards the first."""
+"""Every dtype that both Linear and the convolutions of torch serve; strategies shrink towards the first.
+
+Example:
+    >>> DTYPES[0]
+    torch.float32
+"""
 
 WIDE_UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)
 """Dtypes of weights that can be mapped, but that no kernel of torch computes in."""

@@ -1,9 +1,16 @@
 """What the documentation says can be followed: links lead somewhere, and its Python runs."""
 
+import ast
 import doctest
+import importlib
+import json
 import re
+import shlex
 import subprocess
 import sys
+import tomllib
+from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -12,6 +19,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("docs", "examples", "benchmarks", ".github")
 PAGES = sorted([*ROOT.glob("*.md"), *(page for room in ROOMS for page in (ROOT / room).rglob("*.md"))])
+
+SLOW = ("docs/guides/convert-my-model.md", "docs/guides/test-my-kernel.md")
 
 FENCE = re.compile(r"^(?P<fence>```+|~~~+)(?P<info>[^\n]*)\n(?P<code>.*?)^(?P=fence)\s*$", re.MULTILINE | re.DOTALL)
 NOT_RUN = re.compile(r"<!-- not run: .+ -->\s*\Z")
@@ -43,7 +52,7 @@ def _python(text: str) -> list[tuple[int, str]]:
 def _run(text: str, filename: str, scratch: Path) -> None:
     """Run a page's blocks in one namespace, from top to bottom; ``>>>`` as doctests, tests through pytest."""
     namespace: dict[str, object] = {"__name__": "__main__"}
-    plain = ""
+    blocks: list[str] = []
     for line, code in _python(text):
         if code.lstrip().startswith(">>>"):
             example = doctest.DocTestParser().get_doctest(code, namespace, filename, filename, line)
@@ -53,10 +62,10 @@ def _run(text: str, filename: str, scratch: Path) -> None:
             namespace.update(example.globs)
         else:  # blank lines in front, so that a traceback names the line of the page
             exec(compile("\n" * line + code, filename, "exec"), namespace)
-            plain += code
-    if re.search(r"^\s*def test_", plain, re.MULTILINE):
+            blocks.append(code)
+    if tests := [i for i, code in enumerate(blocks, 1) if re.search(r"^\s*def test_", code, re.MULTILINE)]:
         file = scratch / "test_page.py"
-        file.write_text(plain, encoding="utf-8")
+        file.write_text("".join(blocks[: tests[-1]]), encoding="utf-8")
         # The same cases each time: what a page shows wraps torch, whose own defects some random cases meet.
         options = ["-q", "-p", "no:cacheprovider", "--equiv-seed", "0", "--rootdir", str(scratch)]
         command = [sys.executable, "-m", "pytest", *options, str(file)]
@@ -81,10 +90,77 @@ def test_no_merge_was_left_half_done(page: Path) -> None:
     assert not re.search(r"^(<{7} |={7}$|>{7} )", page.read_text(encoding="utf-8"), re.MULTILINE)
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if _python(p.read_text(encoding="utf-8"))], ids=_name)
+def _with_python() -> list[object]:
+    """The pages that have Python; those that take seconds run with the slow tests."""
+    pages = [page for page in PAGES if _python(page.read_text(encoding="utf-8"))]
+    return [pytest.param(page, marks=pytest.mark.slow if _name(page) in SLOW else ()) for page in pages]
+
+
+@pytest.mark.parametrize("page", _with_python(), ids=_name)
 def test_python_of_the_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     _run(page.read_text(encoding="utf-8"), str(page), tmp_path)
+
+
+def _blocks(page: Path, *kinds: str) -> list[str]:
+    text = page.read_text(encoding="utf-8")
+    found = [match for match in FENCE.finditer(text) if not NOT_RUN.search(text[: match.start()])]
+    return [match["code"] for match in found if match["info"].strip() in kinds]
+
+
+def _lines(page: Path, command: str) -> list[list[str]]:
+    """The lines of a page's shell blocks that run a command, in words; not those of a transcript, with ``$``."""
+    lines = "".join(_blocks(page, "", "console", "sh", "bash")).splitlines()
+    return [shlex.split(line, comments=True) for line in lines if line.startswith(command)]
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if p.parent != ROOT and _lines(p, "equiv ")], ids=_name)
+def test_commands_of_the_page_run(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One that names a file of the reader's is asked for its help, which has the options."""
+    from equiv.cli import main
+
+    for _, command, *words in _lines(page, "equiv "):
+        files = [word for word in words if re.search(r"\.py\b|/", word)]
+        assert main([command, *(["--help"] if files else words)]) == 0
+        shown = capsys.readouterr().out
+        assert not files or [word for word in words if word.startswith("--") and word not in shown] == []
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if _lines(p, "python benchmarks/")], ids=_name)
+def test_scripts_of_the_page_have_the_options_that_it_names(page: Path) -> None:
+    for _, script, *words in _lines(page, "python benchmarks/"):
+        code = "".join(part.read_text(encoding="utf-8") for part in (ROOT / script, ROOT / "benchmarks" / "_common.py"))
+        assert [word for word in words if word.startswith("--") and f'"{word}"' not in code] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_name)
+def test_data_on_the_page_can_be_read(page: Path) -> None:
+    for code in _blocks(page, "json"):
+        json.loads(code)
+    for code in _blocks(page, "toml"):
+        tomllib.loads(code)
+
+
+def _strings_below_values(source: str) -> Iterator[tuple[int, str]]:
+    """The strings right below assignments of a module, which pytest's doctests do not see, and their lines."""
+    for before, after in pairwise(ast.parse(source).body):
+        below = isinstance(before, (ast.Assign, ast.AnnAssign)) and isinstance(after, ast.Expr)
+        if below and isinstance(after.value, ast.Constant) and isinstance(after.value.value, str):
+            yield after.lineno - 1, after.value.value
+
+
+def test_examples_of_values_run() -> None:
+    package = Path(importlib.import_module("equiv").__file__ or "").parent
+    runner, tried = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS), 0
+    for path in sorted(package.rglob("*.py")):
+        for line, text in _strings_below_values(path.read_text(encoding="utf-8")):
+            if ">>>" in text:
+                place = ".".join(path.relative_to(package.parent).with_suffix("").parts).removesuffix(".__init__")
+                names = dict(vars(importlib.import_module(place)))
+                example = doctest.DocTestParser().get_doctest(text, names, f"{place}:{line}", str(path), line)
+                assert not runner.run(example).failed, place
+                tried += 1
+    assert tried > 20
 
 
 def test_the_checks_above_can_fail(tmp_path: Path) -> None:
@@ -96,6 +172,7 @@ def test_the_checks_above_can_fail(tmp_path: Path) -> None:
         "page",
         tmp_path,
     )
+    assert list(_strings_below_values('x = 1\n"""One."""\ny = 2\n')) == [(1, "One.")]
     with pytest.raises(ZeroDivisionError):
         _run("```python\n1 / 0\n```\n", "page", tmp_path)
     with pytest.raises(pytest.fail.Exception, match="Expected"):

@@ -15,7 +15,12 @@ from equiv.numerics import Arithmetic
 from equiv.text import quoted
 
 FORMS = ("linear", "full", "pointwise")
-"""The forms of one layer: a Linear, a convolution as large as the map, a 1x1 convolution over all features."""
+"""The forms of one layer: a Linear, a convolution as large as the map, a 1x1 convolution over all features.
+
+Example:
+    >>> FORMS
+    ('linear', 'full', 'pointwise')
+"""
 
 
 @dataclass(frozen=True, kw_only=True)

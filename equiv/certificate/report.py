@@ -42,6 +42,14 @@ class Certificate:
         assumed: What the certificate rests on and no finite number of inputs proves, such as "affine as far as 3,012
             probes show" of functions; empty between plain layers.
         cause: The mistake that turns the reference into the candidate, if one is known that does; else None.
+
+    Example:
+        >>> import torch
+        >>> from equiv import certify, linear_to_full_conv
+        >>> layer = torch.nn.Linear(4, 2)
+        >>> certificate = certify(linear_to_full_conv(layer, (1, 2, 2)), layer)
+        >>> certificate.equivalent, certificate.method, certificate.error_probability
+        (True, 'deterministic', 0.0)
     """
 
     equivalent: bool

@@ -21,7 +21,14 @@ _NO_MEMORY = r"not enough memory|can't allocate memory|cannot allocate memory|ou
 
 @dataclass
 class Tally:
-    """How often one form was judged, and how: numbers of comparisons, and the largest error over its envelope."""
+    """How often one form was judged, and how: numbers of comparisons, and the largest error over its envelope.
+
+    Example:
+        >>> tally = Tally()
+        >>> tally.count("rounding", 0.25)
+        >>> tally.judged, tally.rounding, tally.max_ratio
+        (1, 1, 0.25)
+    """
 
     judged: int = 0
     identical: int = 0
@@ -50,6 +57,13 @@ class Call:
         dilation: Of a convolution; empty for 1.
         padding: Of a convolution, zeros at both ends of each dimension; empty for none.
         groups: Of a convolution.
+
+    Example:
+        >>> import torch
+        >>> from equiv.backends import TorchEager
+        >>> call = Call("full", torch.ones(1, 1, 2, 2), torch.ones(3, 1, 2, 2), None)
+        >>> call.result(TorchEager()).shape
+        torch.Size([1, 3, 1, 1])
     """
 
     form: str
@@ -112,6 +126,10 @@ class Mismatch:
         ratio: How many times the error is its envelope, or None.
         gradient: What it is the gradient of, and for which incoming gradient; None for a result.
         results: All results and their exact values, ``(N, O)``, where a cause can be looked for in them.
+
+    Example:
+        >>> Mismatch(actual=0.0, expected=1.0, index=(0, 3)).index
+        (0, 3)
     """
 
     actual: Any
@@ -145,6 +163,17 @@ class Broken(AssertionError):  # noqa: N818 - what it says is that a law is brok
         kind: What is wrong in one word; see :class:`equiv.laws.Failure`.
 
     A pickle or deep copy holds no gradients and, where the error or a tensor can only live in this process, not those.
+
+    Example:
+        >>> import torch
+        >>> from equiv.backends import TorchEager
+        >>> from equiv.laws import Trial
+        >>> trial = Trial(TorchEager(), torch.float32, ("linear",))
+        >>> try:
+        ...     trial.holds(False, "linear", "returns a result that shares memory with an input")
+        ... except Broken as error:
+        ...     print(error.form, error.note)
+        linear returns a result that shares memory with an input
     """
 
     def __init__(

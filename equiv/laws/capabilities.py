@@ -28,6 +28,10 @@ class NotAsked:
         dtype: The dtype's name; empty for all.
         reason: In words: what the backend declared, or raised when it was asked.
         how: ``declared`` or ``found``.
+
+    Example:
+        >>> NotAsked("gradient_order", "mine", law="gradients", reason="the backend declares gradient_order=0").how
+        'declared'
     """
 
     what: str

@@ -28,6 +28,10 @@ class Profile:
         database: Whether failing cases are kept in ``.hypothesis/`` of the folder that the process was started in, and
             tried first next time.
         deep: Whether the sizes go beyond 1024, to 32767 and 65536 with their neighbours.
+
+    Example:
+        >>> PROFILES["gate"].derandomize, PROFILES["gate"].database
+        (True, False)
     """
 
     name: str
@@ -62,6 +66,12 @@ PROFILES = {
         Profile("deep", 600, derandomize=False, database=True, deep=True),
     )
 }
+"""The profiles by name.
+
+Example:
+    >>> sorted(PROFILES)
+    ['deep', 'dev', 'gate']
+"""
 
 
 def profile_of(name: str | Profile) -> Profile:

@@ -54,6 +54,10 @@ class Reach:
         dtypes: Names of the only dtypes in which they are met; empty for all of the kinds.
         needs: Capabilities, one of which a backend may lack and then is not asked; nobody expects the values then.
         forms: The forms that meet them, one of which is enough; empty for any.
+
+    Example:
+        >>> Reach("transform", ("vmap", "compile"), kinds=("float",)).values
+        ('vmap', 'compile')
     """
 
     condition: str

@@ -26,6 +26,10 @@ class Context:
     """What a law's strategy is made for.
 
     ``ranks`` are those of maps that the backend serves, ``largest`` the entries of the largest tensor; None for any.
+
+    Example:
+        >>> Context(torch.bfloat16, torch.device("cpu"), deep=False).kind
+        'float'
     """
 
     dtype: torch.dtype
@@ -53,6 +57,11 @@ def kind_of(dtype: torch.dtype) -> str:
 @dataclass(frozen=True)
 class Law:
     """One sentence that holds for every right implementation, and the function that checks it.
+
+    Example:
+        >>> from equiv.laws import LAWS
+        >>> LAWS["exact"].number, LAWS["exact"].sentence
+        (2, 'On integer probes all forms give the same bits, and they are the exact integer result.')
 
     Attributes:
         id: Stable name, part of every item's id.
@@ -150,7 +159,13 @@ def _form_of(trial: Trial) -> str:
 
 
 LAWS: dict[str, Law] = {}
-"""Every law by id, in the order of their numbers."""
+"""Every law by id, in the order of their numbers.
+
+Example:
+    >>> from equiv.laws import LAWS
+    >>> list(LAWS)[:2]
+    ['forward', 'exact']
+"""
 
 
 def law(  # noqa: PLR0913 - what a law is, all by name
@@ -169,6 +184,19 @@ def law(  # noqa: PLR0913 - what a law is, all by name
 
     Raises:
         EquivError: An argument of the wrong kind, a form or a kind that there is not, or what is no function.
+
+    Example:
+        >>> from equiv.laws import LAWS
+        >>> from equiv.strategies import cases
+        >>> @law(99, "zero", draw=lambda context: cases(dtype=context.dtype, bias=False, layouts=False))
+        ... def zero_gives_zero(trial, case):
+        ...     '''The zero input gives zero where there is no bias.'''
+        ...     for call in trial.calls(torch.zeros_like(case.x), case.weight, None, case.feature_shape):
+        ...         y = trial.run(call)
+        ...         trial.same(call, y, torch.zeros_like(y))
+        >>> LAWS["zero_gives_zero"].sentence
+        'The zero input gives zero where there is no bias.'
+        >>> del LAWS["zero_gives_zero"]  # a law stays until it is taken back
     """
     check_integer("number", number, least=0)
     check_words("title", title)

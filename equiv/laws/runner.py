@@ -65,6 +65,14 @@ class Result:
         not_reached: Per condition, the values that the law declares to reach and did not in this item.
         raised: What the backend raised in the smallest case, in this process alone: no copy and no JSON has it.
         expected: Why the law was expected to be broken, or None if it was not.
+
+    Example:
+        >>> from equiv.backends import TorchEager
+        >>> from equiv.laws import items
+        >>> (item,) = items([TorchEager()], laws=["exact"], dtypes=["int8"])
+        >>> result = run_item(item, examples=2, seed=0)
+        >>> result.item, result.outcome, result.failure
+        ('exact-all-int8-eager.cpu', 'holds', None)
     """
 
     item: str
@@ -109,7 +117,13 @@ case_listeners: list[Callable[[Any], None]] = []
 """Called with every case before the law is tried on it; a worker process says here what it is about to do."""
 
 listeners: list[Callable[[Result], None]] = []
-"""Called with every result; the pytest plugin and progress displays listen here."""
+"""Called with every result; the pytest plugin and progress displays listen here.
+
+Example:
+    >>> def tell(result): print(result.item)
+    >>> listeners.append(tell)
+    >>> listeners.remove(tell)
+"""
 
 
 @gradients_recorded()
@@ -145,6 +159,13 @@ def run_item(
     Raises:
         EquivError: No item, an unknown profile or arithmetic, a number of examples below 1, a seed below 0, or a text
             that holds no case.
+
+    Example:
+        >>> from equiv.backends import TorchEager
+        >>> from equiv.laws import items
+        >>> (item,) = items([TorchEager()], laws=["exact"], dtypes=["int8"])
+        >>> run_item(item, examples=2, seed=0).outcome
+        'holds'
     """
     if not isinstance(item, Item):
         raise refusal("item", "an equiv.laws.Item", item, "pass one of equiv.laws.items([backend])")

@@ -19,7 +19,15 @@ from equiv.text import shown
 
 @dataclass(frozen=True)
 class Item:
-    """One law on one backend in one dtype: what a test suite runs as a test of its own."""
+    """One law on one backend in one dtype: what a test suite runs as a test of its own.
+
+    Example:
+        >>> from equiv.backends import TorchEager
+        >>> from equiv.laws import items
+        >>> (item,) = items([TorchEager()], laws=["exact"], dtypes=["int8"])
+        >>> item.id, item.law.title
+        ('exact-all-int8-eager.cpu', 'exact')
+    """
 
     law: Law
     forms: tuple[str, ...]
@@ -44,7 +52,14 @@ class Item:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be run, and what is not asked of the backends since they declare that they do not serve it."""
+    """What is to be run, and what is not asked of the backends since they declare that they do not serve it.
+
+    Example:
+        >>> from equiv.backends import TorchEager
+        >>> both = plan([TorchEager()], laws=["exact"], dtypes=["int8"])
+        >>> len(both.items), both.not_asked
+        (1, ())
+    """
 
     items: tuple[Item, ...]
     not_asked: tuple[NotAsked, ...]

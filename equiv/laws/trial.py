@@ -53,6 +53,15 @@ class Trial:
         results: What the backend has returned so far.
         watch: Of torch's global state, from the first case on.
         results: Which of the results that it has returned are still held by somebody.
+
+    Example:
+        >>> from equiv.backends import TorchEager
+        >>> trial = Trial(TorchEager(), torch.float32, ("linear", "full"))
+        >>> x, weight = torch.ones(2, 4), torch.ones(3, 4)
+        >>> for call in trial.calls(x, weight, None, (1, 2, 2)):
+        ...     trial.same(call, trial.run(call), torch.full((2, 3), 4.0))
+        >>> {form: tally.identical for form, tally in trial.tally.items()}
+        {'linear': 1, 'full': 1}
     """
 
     backend: Backend

@@ -16,7 +16,21 @@ from torch.nn.modules.utils import _single
 from equiv.arguments import as_integer, check_choice, check_integer, refusal
 
 Conv: TypeAlias = nn.Conv1d | nn.Conv2d | nn.Conv3d
+"""A convolution module of one to three spatial dimensions.
+
+Example:
+    >>> isinstance(nn.Conv2d(1, 1, 1), Conv)
+    True
+"""
+
 ConvTranspose: TypeAlias = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
+"""A transposed convolution module of one to three spatial dimensions.
+
+Example:
+    >>> isinstance(nn.ConvTranspose2d(1, 1, 1), ConvTranspose)
+    True
+"""
+
 CONVS: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 """The convolution modules by their number of spatial dimensions."""
 CONV_TRANSPOSES: dict[int, Any] = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}

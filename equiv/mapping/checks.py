@@ -18,6 +18,12 @@ from equiv.mapping.attributes import Conv, ConvTranspose, rank_of
 from equiv.text import shown
 
 FeatureShape: TypeAlias = Sequence[SupportsIndex]
+"""``(C, *spatial)`` with one to three spatial dimensions.
+
+Example:
+    >>> shape: FeatureShape = (512, 7, 7)
+"""
+
 Size2: TypeAlias = tuple[SupportsIndex, SupportsIndex]
 Size3: TypeAlias = tuple[SupportsIndex, SupportsIndex, SupportsIndex]
 Size4: TypeAlias = tuple[SupportsIndex, SupportsIndex, SupportsIndex, SupportsIndex]

@@ -24,6 +24,13 @@ class ConvertedLayer:
         reason: Why it was left alone; empty where it was converted.
         also: Its other names, where it is one module in several places.
         calls: How often it ran in its new form in the example; None without one.
+
+    Example:
+        >>> import torch
+        >>> from equiv import to_pointwise
+        >>> (layer,) = to_pointwise(torch.nn.Sequential(torch.nn.Linear(4, 2))).report.converted
+        >>> layer.name, layer.kind, layer.shape
+        ('0', 'Linear', (2, 4))
     """
 
     name: str
@@ -50,6 +57,14 @@ class Product:
         count: How often it ran.
         converted: Whether it is the convolution of a converted layer.
         reason: Why it is no such convolution; empty where it is.
+
+    Example:
+        >>> import torch
+        >>> from equiv import to_pointwise
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 2))
+        >>> (product,) = to_pointwise(model, example_inputs=torch.randn(3, 4)).report.products
+        >>> product.module, product.converted
+        ('0', True)
     """
 
     module: str
@@ -75,6 +90,13 @@ class Conversion:
         left_alone: Layers that were not, each with its reason.
         products: Every matrix product and convolution that ran in the example; None without one.
         notes: What else changed, a sentence each.
+
+    Example:
+        >>> import torch
+        >>> from equiv import to_pointwise
+        >>> report = to_pointwise(torch.nn.Sequential(torch.nn.Linear(4, 2), torch.nn.ReLU())).report
+        >>> report.target, [layer.name for layer in report.converted]
+        ('1x1 convolution', ['0'])
     """
 
     target: str

@@ -22,6 +22,14 @@ _SHOWN = 14  # rows on one screen
 class Layer:
     """One pair of modules, or the code before one.
 
+    Example:
+        >>> import torch
+        >>> from equiv import diagnose
+        >>> old, new = torch.nn.Linear(4, 2), torch.nn.Linear(4, 2)
+        >>> layer = diagnose(torch.nn.Sequential(new), torch.nn.Sequential(old), torch.randn(3, 4)).layers[0]
+        >>> layer.candidate, layer.reference, layer.verdict.outcome.name
+        ('0', '0', 'DIFFERENT')
+
     Attributes:
         candidate: Qualified name in the candidate, several of a chain joined by ``+``; empty of the whole model.
         reference: The same in the reference.
@@ -76,6 +84,14 @@ class Diagnosis:
         unpaired: Names of layers with parameters that have no counterpart, of the candidate and of the reference. They
             are judged as code between the pairs.
         notes: What else is worth knowing, a sentence each.
+
+    Example:
+        >>> import torch
+        >>> from equiv import diagnose
+        >>> old, new = torch.nn.Linear(4, 2), torch.nn.Linear(4, 2)
+        >>> diagnosis = diagnose(torch.nn.Sequential(new), torch.nn.Sequential(old), torch.randn(3, 4))
+        >>> diagnosis.equivalent, diagnosis.first_difference.candidate
+        (False, '0')
     """
 
     outcome: Outcome

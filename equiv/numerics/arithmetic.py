@@ -25,7 +25,12 @@ from equiv.numerics.roundings import Rounding
 from equiv.numerics.surroundings import flushing_is_on
 
 OPS = ("linear", "full", "pointwise", "grad_input", "grad_weight", "grad_bias", "any")
-"""What a kernel carries out: a form of a layer, a gradient, or ``any`` where that is not known."""
+"""What a kernel carries out: a form of a layer, a gradient, or ``any`` where that is not known.
+
+Example:
+    >>> "grad_weight" in OPS
+    True
+"""
 
 ACCUMULATORS = {
     torch.float64: torch.float64,
@@ -53,6 +58,10 @@ class Arithmetic:
     ``s`` is the exact sum of an output, ``acc`` what the kernel has in its accumulator, ``K`` the number of terms that
     are not zero, ``S`` the sum of their magnitudes, ``U`` what underflow may take. The result is ``acc`` rounded to
     ``output``.
+
+    Example:
+        >>> declared(torch.bfloat16).u == 2.0**-24, declared(torch.bfloat16).flushes_inputs
+        (True, True)
 
     Attributes:
         name: What messages call it.

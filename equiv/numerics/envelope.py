@@ -66,6 +66,13 @@ class Judgement:
             share.
         lower: Smallest right output.
         upper: Largest right output.
+
+    Example:
+        >>> from equiv.numerics import declared, exact_affine, judge
+        >>> x, weight = torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0]])
+        >>> found = judge(torch.tensor([[12.0]]), exact_affine(x, weight), declared(torch.float32))
+        >>> found.inside.item(), found.lower.item() <= 11 <= found.upper.item()
+        (False, True)
     """
 
     inside: Tensor

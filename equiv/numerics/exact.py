@@ -65,6 +65,11 @@ class Exact:
         factors: The largest magnitude of a factor of each output (broadcasts); None where all are below
             ``SMALL_FACTORS``.
         reach: No output's ``S * (1 + 2*K*u)`` is larger, for any ``u`` up to 2^-8; infinite where that is not known.
+
+    Example:
+        >>> exact = exact_affine(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, -4.0]]))
+        >>> exact.value.item(), exact.magnitude.item()
+        (-5.0, 11.0)
     """
 
     value: Tensor

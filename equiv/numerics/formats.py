@@ -31,6 +31,11 @@ class Format:
         min_normal: Smallest positive normal value.
         min_subnormal: Smallest positive value, written nu in the bounds.
         overflow: Smallest magnitude that rounds to infinity (float16: 65520).
+
+    Example:
+        >>> from equiv.numerics import format_of
+        >>> format_of(torch.bfloat16).precision, format_of(torch.float16).max
+        (8, 65504.0)
     """
 
     dtype: torch.dtype

@@ -35,6 +35,13 @@ class Assessment:
         magnitude: ``S``, the sum of the terms' magnitudes, float64; zeros for integers.
         terms: ``K``, the number of terms that are not zero, float64; zeros for integers. A complex term counts
             once, though it is several real products.
+
+    Example:
+        >>> from equiv.numerics import assess, declared
+        >>> x, weight = torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0]])
+        >>> found = assess(torch.tensor([[12.0]]), x, weight, None, declared(torch.float32))
+        >>> found.inside.item(), found.exact.item()
+        (False, 11.0)
     """
 
     inside: Tensor

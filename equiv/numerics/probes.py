@@ -35,6 +35,10 @@ STYLES = ("sparse", "signs", "dense", "address", "one_hot")
 ``sparse``: few non-zero inputs, large weights; ``signs``: inputs are -1 or 1, weights as large as fits; ``dense``: both
 of middle size; ``address``: each weight's value encodes its place (``o * n + i``, shifted, as far as the dtype has
 that many values); ``one_hot``: each row selects one weight.
+
+Example:
+    >>> STYLES[0]
+    'sparse'
 """
 
 

@@ -13,7 +13,12 @@ from equiv.errors import EquivError
 from equiv.text import quoted, shown
 
 STDOUT = "-"
-"""The target that stands for standard output."""
+"""The target that stands for standard output.
+
+Example:
+    >>> STDOUT
+    '-'
+"""
 
 _OUTPUTS = (STDOUT, "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 _MOST_LINKS = 40  # as Linux itself
@@ -29,6 +34,9 @@ def check_target(target: str, *, option: str = "--json") -> None:
 
     Raises:
         EquivError: The path is a folder, is write-protected, or no file can be made beside it.
+
+    Example:
+        >>> check_target("-")  # standard output can always be written
     """
     if is_stdout(_checked(target, option)):
         return

@@ -119,6 +119,16 @@ def write_run(run: Run, targets: Mapping[str, str]) -> None:
 
     Raises:
         EquivError: A file cannot be written.
+
+    Example:
+        >>> import json, pathlib, tempfile
+        >>> from equiv.backends import TorchEager
+        >>> from equiv.testing import check_backend
+        >>> run = check_backend(TorchEager(), laws=["exact"], dtypes=["int8"], examples=2, seed=0).run
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_run(run, {"json": f"{folder}/laws.json"})
+        ...     json.loads(pathlib.Path(folder, "laws.json").read_text())["planned"]
+        ['exact-all-int8-eager.cpu']
     """
     if not isinstance(run, Run):
         raise EquivError(f"run: expected an equiv.report.Run, got {shown(run)}; pass what Run.of returns")

@@ -19,7 +19,12 @@ SCHEMA = 3
 """The version of the layout of :meth:`Run.to_dict`, which ``schema.json`` and docs/report.md describe."""
 
 OUTCOMES = ("holds", "broken", "expected", "not asked", "not run")
-"""What an item can come to. ``expected``: broken, and said beforehand to be."""
+"""What an item can come to. ``expected``: broken, and said beforehand to be.
+
+Example:
+    >>> "not asked" in OUTCOMES
+    True
+"""
 
 Place = tuple[str, str, str, str]
 """Law, form, dtype and backend of results; empty where they vary."""
@@ -31,6 +36,10 @@ class Request:
 
     None stands for all laws, forms and dtypes, for the profile's number of examples, and for a seed of its own for each
     item.
+
+    Example:
+        >>> Request(laws=("exact",), dtypes=("int8",), profile="gate").devices
+        ('cpu',)
     """
 
     devices: tuple[str, ...] = ("cpu",)
@@ -68,6 +77,10 @@ class NotAsked:
         dtype: The dtype's name; empty for all.
         reason: In words.
         how: ``declared`` by the backend, or ``found`` out by asking it.
+
+    Example:
+        >>> NotAsked("gradient_order", "mine", law="gradients", reason="the backend declares gradient_order=0").how
+        'declared'
     """
 
     what: str
@@ -163,6 +176,14 @@ class Row:
     ``items`` counts what was added up and ``broken`` those whose law does not hold, but for expected failures;
     ``cases`` is what they tried, the same for all forms. Then results by outcome, as in :class:`Tally`. ``worst`` is
     the largest error as a fraction of its envelope, ``worst_dtype`` the dtype in which it occurred.
+
+    Example:
+        >>> from equiv.backends import TorchEager
+        >>> from equiv.testing import check_backend
+        >>> run = check_backend(TorchEager(), laws=["exact"], dtypes=["int8"], examples=2, seed=0).run
+        >>> (row,) = run.rows("law", "dtype")
+        >>> row.law, row.dtype, row.different
+        ('exact', 'int8', 0)
     """
 
     law: str
@@ -195,6 +216,13 @@ class Run:
         left_out: What was not asked of any item.
         stopped: ``interrupted`` or ``error`` where the run did not come to its own end.
         exit_code: Of its process, once that is known.
+
+    Example:
+        >>> from equiv.backends import TorchEager
+        >>> from equiv.testing import check_backend
+        >>> run = check_backend(TorchEager(), laws=["exact"], dtypes=["int8"], examples=2, seed=0).run
+        >>> run.planned, [item.outcome for item in run.items]
+        (('exact-all-int8-eager.cpu',), ['holds'])
     """
 
     request: Request

@@ -17,7 +17,15 @@ _FEW = 24  # values that were not reached; a run of some laws or dtypes misses m
 
 
 def summary_lines(run: Run) -> list[str]:
-    """A table by law, the coverage of conditions and the totals; lines of at most 79 columns."""
+    """A table by law, the coverage of conditions and the totals; lines of at most 79 columns.
+
+    Example:
+        >>> from equiv.backends import TorchEager
+        >>> from equiv.testing import check_backend
+        >>> lines = summary_lines(check_backend(TorchEager(), laws=["exact"], dtypes=["int8"], examples=2, seed=0).run)
+        >>> max(map(len, lines)) < 80
+        True
+    """
     if not isinstance(run, Run):
         raise EquivError(f"run: expected an equiv.report.Run, got {shown(run)}; pass what Run.of returns")
     rows = run.rows("law")

@@ -45,6 +45,11 @@ class Recipe:
         dtype: of all three.
         device: of all three.
         layouts: those to try x, weight, bias and the incoming gradient in.
+
+    Example:
+        >>> recipe = Recipe((2, 1, 1), 3, (5,), x=Values("distinct"), weight=Values("constant"))
+        >>> tuple(build_case(recipe).weight.shape)
+        (3, 2)
     """
 
     feature_shape: Shape
@@ -77,6 +82,11 @@ class Case:
         feature_shape, batch_shape, dtype, device, seed: as in the recipe.
         recipe: what ``build_case`` makes the same case from.
         layouts: ``"x"``, ``"weight"``, ``"bias"``, ``"grad"`` -> ``Layout``, drawn independently, not applied here.
+
+    Example:
+        >>> case = build_case(Recipe((2, 1, 1), 3, (5,), x=Values("distinct"), weight=Values("constant")))
+        >>> tuple(case.weight.shape), tuple(case.x.shape)
+        ((3, 2), (5, 2))
     """
 
     weight: torch.Tensor

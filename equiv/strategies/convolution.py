@@ -48,6 +48,11 @@ class ConvolutionRecipe:
         seed: of the values.
         dtype: of all tensors.
         device: of all tensors.
+
+    Example:
+        >>> recipe = ConvolutionRecipe(channels=2, outputs=3, size=(5, 5), kernel=(3, 3))
+        >>> tuple(build_convolution(recipe).weight.shape)
+        (3, 2, 3, 3)
     """
 
     channels: int
@@ -94,6 +99,12 @@ class Convolution:
         bias: (O,) or None.
         grad: an incoming gradient (N, O, *positions); None for integers.
         recipe: what ``build_convolution`` makes the same from.
+
+    Example:
+        >>> from hypothesis import find
+        >>> smallest = find(convolutions(), lambda c: c.weight.shape[0] >= 2)
+        >>> smallest.weight.shape[0]
+        2
     """
 
     x: Tensor

@@ -15,6 +15,14 @@ from equiv.strategies.fills import FLOAT8
 from equiv.strategies.lazy import lazy
 
 ALL = DTYPES
+"""Every dtype that the strategies of layers draw; the same as ``equiv.numerics.DTYPES``.
+
+Example:
+    >>> import torch
+    >>> torch.uint8 in ALL
+    True
+"""
+
 
 _FAMILIES = {"float": FLOATS, "complex": COMPLEX, "integer": INTEGERS, "bool": (torch.bool,), "float8": FLOAT8}
 _UNSERVED = ("bool", "float8")  # families that no layer of torch computes in

@@ -28,6 +28,13 @@ LAYOUTS = (
     "conj",
     "neg",
 )
+"""The kinds of memory layout, the plainest first; see :class:`Layout`.
+
+Example:
+    >>> LAYOUTS[0]
+    'contiguous'
+"""
+
 _DTYPES = {"conj": COMPLEX, "neg": tuple(dtype.to_real() for dtype in COMPLEX)}  # where torch has these lazy views
 _LEAST_DIMS = {"permuted": 2, "channels_last": 3, "step": 1, "padded": 1, "odd_strides": 1, "broadcast": 1}
 _SCATTER = 7919  # spreads the variants that are drawn over the permutations of a rank above 5

@@ -17,7 +17,16 @@ T = TypeVar("T")
 
 
 class StrategyArgumentError(EquivError, InvalidArgument):
-    """An argument of a strategy that it cannot serve: an ``EquivError``, and Hypothesis's ``InvalidArgument``."""
+    """An argument of a strategy that it cannot serve: an ``EquivError``, and Hypothesis's ``InvalidArgument``.
+
+    Example:
+        >>> from equiv.strategies import tensors
+        >>> try:
+        ...     tensors((2,), kinds=["colourful"]).validate()
+        ... except StrategyArgumentError as error:
+        ...     print("colourful" in str(error))
+        True
+    """
 
 
 class _Lazy(st.SearchStrategy[T]):

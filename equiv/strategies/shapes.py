@@ -36,6 +36,13 @@ BOUNDARIES = tuple(
         | {5, 6, 11, 13, 14, 19, 37, 61, 104, 105, 106, 113, 251, 509, 1021, 4093, 32749}
     )
 )
+"""The sizes at which kernels change: powers of two, three times these, their neighbours, and primes.
+
+Example:
+    >>> 65 in BOUNDARIES, 70 in BOUNDARIES
+    (True, False)
+"""
+
 _NEAR_REAL = {size + step for size in SIZES for step in (-1, 1)}
 _BETWEEN = {*range(1, 257), 1000, *range(257, 1024, 27)}  # every size up to 256, and residues of every kind beyond
 _OFTEN = {*BOUNDARIES, *SIZES}

@@ -46,8 +46,29 @@ KINDS = (
     "near_overflow",
     "specials",
 )
+"""The kinds of values, the simplest first; see :class:`Values`.
+
+Example:
+    >>> KINDS[:2]
+    ('zeros', 'one_hot')
+"""
+
 INTEGER_KINDS = ("zeros", "one_hot", "constant", "small_integers", "distinct", "wide")
+"""The kinds of values that integers may have.
+
+Example:
+    >>> "subnormal" in INTEGER_KINDS
+    False
+"""
+
 FINITE_KINDS = KINDS[: KINDS.index("near_overflow")]
+"""The kinds of finite values whose sums stay far from overflow.
+
+Example:
+    >>> "near_overflow" in FINITE_KINDS
+    False
+"""
+
 BOOL_KINDS = ("zeros", "one_hot", "constant", "small_integers")
 FLOAT8_KINDS = tuple(kind for kind in KINDS if kind not in ("cancelling", "subnormal", "near_overflow"))
 DRAWABLE = (*DTYPES, torch.bool, *FLOAT8)

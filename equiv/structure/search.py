@@ -37,6 +37,14 @@ if TYPE_CHECKING:
 class Counterexample:
     """What :func:`counterexample` found. Sizes are counts, distances are in units of the weights, in float64.
 
+    Example:
+        >>> from equiv import counterexample
+        >>> found = counterexample(torch.nn.Linear(8, 8), (2, 2, 2))
+        >>> found.equivalent, found.layer_weights, found.conv_weights
+        (False, 64, 4)
+        >>> int(found.witness.count_nonzero())
+        1
+
     Attributes:
         equivalent: the layer is a 1x1 convolution (with the readout), entry by entry, for all inputs.
         feature_shape: (C, *spatial), the map that was flattened.

@@ -18,6 +18,13 @@ class Results(Sequence[Result]):
     Attributes:
         results: They themselves.
         run: The same as an :class:`equiv.report.Run`: what the report is made from.
+
+    Example:
+        >>> from equiv.backends import TorchEager
+        >>> from equiv.testing import check_backend
+        >>> results = check_backend(TorchEager(), laws=["exact"], dtypes=["int8"], examples=2, seed=0)
+        >>> results.holds, len(results), results[0].outcome
+        (True, 1, 'holds')
     """
 
     results: tuple[Result, ...]

@@ -45,6 +45,18 @@ class LawBroken(AssertionError):  # noqa: N818 - what it says is that a law is b
     Attributes:
         result: The same as data.
         with_program: Whether the message has the program that fails in it; the pytest plugin shows that by itself.
+
+    Example:
+        >>> from equiv.testing import Kernels
+        >>> def zeros(input, weight, bias=None):
+        ...     return torch.zeros(*input.shape[:-1], len(weight))
+        >>> mine = Kernels(linear=zeros, name="mine")
+        >>> (check,) = checks(mine, laws=["exact"], dtypes=["float32"], seed=0)
+        >>> try:
+        ...     check()
+        ... except LawBroken as error:
+        ...     print(error.result.failure.actual)
+        0.0
     """
 
     def __init__(self, result: Result) -> None:
@@ -75,6 +87,11 @@ class Check:
         skipped: Why it is not run, where the options of pytest leave no item at all and this one stands for them.
         not_asked: What its backends declare not to serve, so that there is no item for it.
         limits: Of a worker process to run it in; None for what the pytest options say, by default this process.
+
+    Example:
+        >>> (check,) = checks(TorchEager(), laws=["exact"], dtypes=["int8"])
+        >>> check.id
+        'exact-all-int8-eager.cpu'
     """
 
     item: Item
@@ -144,6 +161,10 @@ def devices_under_test() -> tuple[TorchEager, ...]:
 
     Raises:
         EquivError: A device that is not present.
+
+    Example:
+        >>> [backend.name for backend in devices_under_test()]
+        ['eager.cpu']
     """
     return tuple(TorchEager(device) for device in options.devices)
 

@@ -18,7 +18,14 @@ if TYPE_CHECKING:
 
 
 class Outcome(Enum):
-    """What a comparison found."""
+    """What a comparison found.
+
+    Example:
+        >>> import torch
+        >>> from equiv import compare
+        >>> compare(torch.ones(2), torch.ones(2)).outcome is Outcome.IDENTICAL
+        True
+    """
 
     IDENTICAL = "identical"
     """Bit for bit the same (a NaN equals a NaN)."""
@@ -41,6 +48,14 @@ class Entry:
 
     ``magnitude`` is the sum of the sizes of its ``terms`` non-zero terms; ``error_in_uS`` the error of ``actual`` in
     units of unit roundoff times that sum; ``bits_cancelled`` is ``log2(magnitude / |exact|)``.
+
+    Example:
+        >>> import torch
+        >>> from equiv import compare
+        >>> x, weight = torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0]])
+        >>> entry = compare(torch.tensor([[12.0]]), x @ weight.T, input=x, weight=weight).worst
+        >>> entry.index, entry.actual, entry.exact, entry.terms
+        ((0, 0), 12.0, 11.0, 2)
     """
 
     index: tuple[int, ...]
@@ -74,6 +89,14 @@ class Verdict:
         arithmetic: The arithmetic that the envelope belongs to, in words.
         conditions: Tolerances that the caller asked for in addition, each with what came of it.
         cause: The likely mistake, with the line of code that mends it, if one fits.
+
+    Example:
+        >>> import torch
+        >>> from equiv import compare
+        >>> x, weight = torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0]])
+        >>> verdict = compare(torch.tensor([[12.0]]), x @ weight.T, input=x, weight=weight)
+        >>> verdict.outcome.name, verdict.equivalent, verdict.counts["different"]
+        ('DIFFERENT', False, 1)
     """
 
     outcome: Outcome
@@ -158,7 +181,18 @@ class Verdict:
 
 
 class NotEquivalent(AssertionError):  # noqa: N818 - a finding, not a malfunction: it reads as one in a test's output
-    """Two layers are not shown to be the same function. ``verdict`` holds the evidence."""
+    """Two layers are not shown to be the same function. ``verdict`` holds the evidence.
+
+    Example:
+        >>> import torch
+        >>> from equiv import assert_equivalent
+        >>> layer, other = torch.nn.Linear(4, 2), torch.nn.Linear(4, 2)
+        >>> try:
+        ...     assert_equivalent(other, layer)
+        ... except NotEquivalent as error:
+        ...     print(error.verdict.outcome.name)
+        DIFFERENT
+    """
 
     def __init__(self, verdict: Verdict) -> None:
         super().__init__(str(verdict))

@@ -35,7 +35,14 @@ _ORDERS = st.sampled_from([("n", "out", "rows"), ("out", "rows", "n"), ("rows", 
 
 @dataclass(frozen=True)
 class SizedCase:
-    """A layer and an input by their sizes, with the probe that fills them; prints as what it is."""
+    """A layer and an input by their sizes, with the probe that fills them; prints as what it is.
+
+    Example:
+        >>> from equiv.laws import check_case
+        >>> sizes = {"batch_shape": (3,), "in_features": 33, "out_features": 2, "feature_shape": (33, 1, 1)}
+        >>> how = {"bias": True, "style": "sparse", "seed": 0, "dtype": torch.float32, "device": "cpu"}
+        >>> check_case("boundaries", SizedCase(**sizes, **how))
+    """
 
     batch_shape: tuple[int, ...]
     in_features: int

@@ -38,6 +38,14 @@ class Pool:
     pickle, such as of a local class, whose class is in the script that runs, or whose module cannot be imported in the
     worker, is inherited by a worker that is forked from this process and uses one thread; that works on Linux, for
     backends on the CPU.
+
+    Example:
+        >>> from equiv.backends import TorchEager
+        >>> from equiv.laws import items
+        >>> with Pool(Limits(timeout=60)) as pool:
+        ...     planned = items([TorchEager()], laws=["exact"], dtypes=["int8"])
+        ...     [result.outcome for _, result in pool.run(planned, examples=2)]
+        ['holds']
     """
 
     def __init__(self, limits: Limits | None = None, *, jobs: int = 1) -> None:
@@ -171,7 +179,11 @@ def shared_pool(limits: Limits) -> Pool:
 
 @atexit.register
 def close_shared_pool() -> None:
-    """End the worker that was kept."""
+    """End the worker that was kept.
+
+    Example:
+        >>> close_shared_pool()  # nothing happens where there is none
+    """
     while _shared:
         with suppress(OSError, EquivError):
             _shared.popitem()[1].close()
@@ -190,6 +202,14 @@ def run_isolated(item: Item, limits: Limits, **how: Any) -> Result:
 
     Raises:
         EquivError: As ``run_item``; a backend that cannot get into another process, or no process.
+
+    Example:
+        >>> from equiv.backends import TorchEager
+        >>> from equiv.laws import Limits, items
+        >>> (item,) = items([TorchEager()], laws=["exact"], dtypes=["int8"])
+        >>> run_isolated(item, Limits(timeout=60), examples=2).outcome
+        'holds'
+        >>> close_shared_pool()
     """
     if not isinstance(item, Item):
         raise refusal("item", "an equiv.laws.Item", item, "pass one of equiv.laws.items([backend])")

@@ -21,6 +21,10 @@ class Attempt:
         seed: That they were drawn from.
         arithmetic: What envelopes follow.
         case: As text, where the seed may not find it: it was kept from a run before, or may have been.
+
+    Example:
+        >>> Attempt(profile="gate", examples=80, seed=0).arithmetic
+        'declared'
     """
 
     profile: str

@@ -49,6 +49,16 @@ class Failure:
         attempt: What the run was given that found it.
         stored: The case as one line of JSON, which ``run_item(..., first=[it])`` tries first; None for a case of a
             class that equiv does not know.
+
+    Example:
+        >>> import torch
+        >>> from equiv.testing import Kernels, check_backend
+        >>> def zeros(input, weight, bias=None):
+        ...     return torch.zeros(*input.shape[:-1], len(weight))
+        >>> mine = Kernels(linear=zeros, name="mine")
+        >>> (failure,) = [result.failure for result in check_backend(mine, laws=["exact"], dtypes=["float32"], seed=0)]
+        >>> failure.law, failure.form, failure.actual
+        ('exact', 'linear', '0.0')
     """
 
     law: str

@@ -36,6 +36,10 @@ class Finding(Generic[T]):
     Attributes:
         value: The property; None where the probes cannot tell.
         evidence: The observation behind it, in words.
+
+    Example:
+        >>> Finding(24, "(1 + 2^-23) * 1 keeps its last bit").value
+        24
     """
 
     value: T | None
@@ -76,6 +80,13 @@ class Measured:
         order: The order of summation.
         declared: The arithmetic that was expected, and that stands in where nothing was found.
         calls: How often the kernel was called.
+
+    Example:
+        >>> from equiv.numerics import measure
+        >>> run = torch.nn.functional.linear
+        >>> found = measure(run, dtype=torch.float64, rows=1, out_features=1, in_features=4)
+        >>> found.operands.value, found.agrees_with()
+        (53, ())
     """
 
     subject: str

@@ -41,6 +41,18 @@ class Order:
         places: Which features were probed.
         nodes: The tree over ``places``; see :data:`Nodes`.
         total: Number of features of the layer; ``places`` is a sample of them where it is shorter.
+
+    Example:
+        >>> import torch
+        >>> from equiv.numerics import measure
+        >>> def in_order(x, weight, bias):
+        ...     total = torch.zeros(len(x), len(weight))
+        ...     for column, weights in zip(x.unbind(1), weight.unbind(1), strict=True):
+        ...         total = total + column[:, None] * weights
+        ...     return total if bias is None else total + bias
+        >>> found = measure(in_order, dtype=torch.float32, rows=1, out_features=1, in_features=8)
+        >>> found.order.value.kind
+        'sequential'
     """
 
     kind: str

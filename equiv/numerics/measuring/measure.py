@@ -129,7 +129,11 @@ def _measured(bench: Bench, expected: Arithmetic, subject: str, order_limit: int
 
 
 def forget() -> None:
-    """Drop every measurement that was kept under a ``key``: to be called after a kernel was replaced."""
+    """Drop every measurement that was kept under a ``key``: to be called after a kernel was replaced.
+
+    Example:
+        >>> forget()  # the next measurement of every kernel is a new one
+    """
     _cache.clear()
 
 

@@ -45,13 +45,28 @@ from equiv.testing.faults.registry import Fault, Variant
 from equiv.testing.faults.search import find
 
 FAULTS: Mapping[str, Fault] = registry.FAULTS
-"""Every fault by name. Names are stable; a missing one raises an EquivError with near ones."""
+"""Every fault by name. Names are stable; a missing one raises an EquivError with near ones.
+
+Example:
+    >>> FAULTS["channels-last-input"].source
+    'pytorch/pytorch#32395, forward'
+"""
 
 SURVIVORS: Mapping[str, str] = registry.SURVIVORS
-"""The faults that no law finds yet, and why."""
+"""The faults that no law finds yet, and why.
+
+Example:
+    >>> set(SURVIVORS) <= set(FAULTS)
+    True
+"""
 
 VARIANTS: Mapping[str, Variant] = registry.VARIANTS
-"""Every legal variant by name."""
+"""Every legal variant by name.
+
+Example:
+    >>> "pairwise" in VARIANTS
+    True
+"""
 
 
 def inject(name: str) -> AbstractContextManager[None]:

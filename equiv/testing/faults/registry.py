@@ -28,6 +28,11 @@ class Fault:
         profile: The profile in which the laws must find it: ``dev``, ``gate`` or ``deep``.
         dtypes: Words of the dtypes in which it shows.
         laws: Ids of the laws that are expected to find it, the likeliest first.
+
+    Example:
+        >>> from equiv.testing import faults
+        >>> faults.FAULTS["bias-doubled"].profile
+        'dev'
     """
 
     name: str
@@ -65,6 +70,11 @@ class Variant:
         title: How it computes; one sentence.
         source: Where it is in use, or the textbook.
         dtypes: Words of the dtypes in which it differs from torch's own kernels, or is most likely to.
+
+    Example:
+        >>> from equiv.testing import faults
+        >>> "float32" in faults.VARIANTS["pairwise"].dtypes
+        True
     """
 
     name: str
