@@ -104,6 +104,22 @@ def test_the_checks_above_can_fail(tmp_path: Path) -> None:
         _run("```python\ndef test_x():\n    assert False\n```\n", "page", tmp_path)
 
 
+REPOSITORY = "https://github.com/torch-equiv/torch-equiv"
+RAW = "https://raw.githubusercontent.com/torch-equiv/torch-equiv/main/"
+
+
+def test_the_readme_fits_and_its_links_work_on_a_package_index() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) < 150
+    links = _links(text)
+    assert [link for link in links if not link.startswith("https://")] == []
+    files = [link.removeprefix(RAW) for link in links if link.startswith(RAW)]
+    files += [re.sub(rf"^{REPOSITORY}/(blob|tree)/main/", "", link) for link in links if link.startswith(REPOSITORY)]
+    assert len(files) > 10
+    drawn = (ROOT / "docs" / "pictures").is_dir()
+    assert [file for file in files if not (ROOT / file).exists() and (drawn or "pictures" not in file)] == []
+
+
 def test_the_failure_in_the_readme_is_what_the_example_prints() -> None:
     """Up to values and seeds: the words, the sizes of the witness and the program."""
     command = [
