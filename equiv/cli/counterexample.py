@@ -11,7 +11,9 @@ from typing import Any, Literal, cast
 from torch import nn
 
 from equiv.arguments import refusal
+from equiv.cli.diagnose import as_options
 from equiv.cli.layers import drawn_layer, loaded_layer
+from equiv.cli.watched import working
 from equiv.dtypes import dtype_name, is_inexact
 from equiv.errors import EquivError
 from equiv.parsing import parse_dtype, parse_integer, parse_name
@@ -121,7 +123,8 @@ def load(shape: tuple[int, ...], typed: Mapping[str, str | None], *, weights: st
 
 def show(chosen: Chosen, shape: tuple[int, ...], *, readout: Readout | None, json: str | None) -> None:
     """Search, write the findings as JSON, and say them."""
-    found = counterexample(chosen.linear, shape, readout=readout)
+    with working("searching"), as_options(linear="--weights"):
+        found = counterexample(chosen.linear, shape, readout=readout)
     if json is not None:
         write_json({**found.to_dict(), **chosen.source, "snippet": found.snippet()}, json)
     if json != STDOUT:

@@ -29,8 +29,8 @@ def drawn_layer(n: int, out: int, *, dtype: torch.dtype, seed: int) -> nn.Linear
     """``Linear(n, out)`` as ``torch.manual_seed(seed)`` makes it, from a generator of its own; integers are small.
 
     Example:
-        >>> drawn_layer(4, 2, dtype=torch.float32, seed=123).weight[0].tolist()[0]
-        -0.20390...
+        >>> round(drawn_layer(4, 2, dtype=torch.float32, seed=123).weight[0, 0].item(), 4)  # as in the book's notebook
+        -0.2039
     """
     generator = torch.Generator().manual_seed(seed)
     if is_inexact(dtype):

@@ -65,14 +65,23 @@ def test_a_counterexample_of_weights_in_a_file(run: Runner, tmp_path: Path, suff
         (["5x1x1", "--weights", "{}"], "expected a layer over the 5 numbers of MAP"),
         (["5x1x1", "--weights", "{}"], "a (3, 4), b (2, 4)"),
         (["1x2x2", "--weights", "{}"], "expected one layer over 4 numbers, got a, b; choose with --layer NAME"),
-        (["1x2x2", "--weights", "{}", "--layer", "c"], "--layer: expected a layer of"),
+        (["1x2x2", "--weights", "{}", "--layer", "x"], "--layer: expected a layer of"),
         (["1x2x2", "--weights", "{}", "--layer", "a", "--readout", "positions"], "--readout: expected sum or mean"),
+        (["1x3x3", "--weights", "{}"], "--weights: expected finite values, got"),
         (["1x2x2", "--weights", "none.pt"], "--weights: expected a file of tensors, got 'none.pt'"),
     ],
 )
 def test_weights_that_are_no_layer_over_the_map(run: Runner, tmp_path: Path, words: list[str], message: str) -> None:
     path = tmp_path / "w.pt"
-    torch.save({"a.weight": torch.ones(3, 4), "b.weight": torch.ones(2, 4), "n.weight": torch.ones(3)}, path)
+    torch.save(
+        {
+            "a.weight": torch.ones(3, 4),
+            "b.weight": torch.ones(2, 4),
+            "n.weight": torch.ones(3),
+            "c.weight": torch.full((2, 1, 3, 3), torch.nan),
+        },
+        path,
+    )
     code, out, err = run("counterexample", *(word.format(path) for word in words))
     assert (code, out) == (2, "")
     assert message in err
