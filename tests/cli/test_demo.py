@@ -18,6 +18,11 @@ def _rounded(values: torch.Tensor) -> list[float]:
     return [round(value, 4) for value in values.flatten().tolist()]
 
 
+def _sections(text: str) -> list[str]:
+    """The numbers of the sections that are told, by their headings."""
+    return re.findall(r"^(\d)\. [^\n]+\n-+$", text, re.MULTILINE)
+
+
 def test_the_layer_of_seed_123_has_the_weights_of_the_notebook() -> None:
     assert [_rounded(row) for row in worked.seed_123().layer.weight] == [
         [-0.2039, 0.0166, -0.2483, 0.1886],
@@ -137,7 +142,7 @@ def test_the_one_by_one_convolution_on_the_map_is_another_function() -> None:
 def test_the_command_tells_all_four_sections(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["demo"]) == 0
     text = capsys.readouterr().out
-    assert re.findall(r"^(\d)\. ", text, re.MULTILINE) == ["1", "2", "3", "4"]
+    assert _sections(text) == ["1", "2", "3", "4"]
     assert text.count("-0.4775, -2.1469") == 4
     assert text.count("14.9000, 19.0000") == 3
     assert "There is no mistake to find." in " ".join(text.split())
@@ -146,7 +151,7 @@ def test_the_command_tells_all_four_sections(capsys: pytest.CaptureFixture[str])
 
 def test_one_section_is_told_alone(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["demo", "--section", "3"]) == 0
-    assert re.findall(r"^(\d)\. ", capsys.readouterr().out, re.MULTILINE) == ["3"]
+    assert _sections(capsys.readouterr().out) == ["3"]
 
 
 @pytest.mark.parametrize("section", ["1", "2", "3", "4"])
@@ -175,7 +180,7 @@ def test_a_reader_at_a_terminal_is_waited_for(
     monkeypatch.setattr("typer.getchar", lambda: next(pressed))
     assert main(["demo"]) == 0
     text = capsys.readouterr().out.replace("\r", "\n")
-    assert re.findall(r"^(\d)\. ", text, re.MULTILINE) == list("1234"[:last])
+    assert _sections(text) == list("1234"[:last])
     assert text.count("-- any key: section") == len(keys)
 
 
