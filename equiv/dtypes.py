@@ -76,6 +76,10 @@ def dtype_names(dtypes: Iterable[torch.dtype]) -> str:
 BY_NAME = {dtype_name(dtype): dtype for dtype in DTYPES}
 """The members of ``DTYPES`` by name, in the same order."""
 
+_SHORT = ("half", "float", "double", "cfloat", "cdouble", "short", "int", "long")
+OTHER_NAMES = {name: dtype_name(getattr(torch, name)) for name in _SHORT}
+"""The second names that torch has for some of them, such as ``half`` for ``float16``."""
+
 
 def is_inexact(dtype: torch.dtype) -> bool:
     """Whether arithmetic in it rounds: floating and complex dtypes. Integers are exact modulo ``2**bits``.

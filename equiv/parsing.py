@@ -6,8 +6,10 @@ import difflib
 import re
 from collections.abc import Iterable
 
+import torch
+
 from equiv.arguments import check_device, refusal
-from equiv.dtypes import BY_NAME
+from equiv.dtypes import BY_NAME, OTHER_NAMES
 from equiv.errors import EquivError
 
 
@@ -47,14 +49,29 @@ def parse_name(option: str, text: str, allowed: Iterable[str]) -> str:
     return chosen[0]
 
 
-def parse_dtypes(option: str, texts: Iterable[str]) -> list[str]:
-    """The names of dtypes in an option, as torch prints them or without ``torch.``.
+def parse_dtypes(option: str, texts: Iterable[str], allowed: Iterable[str] = BY_NAME) -> list[str]:
+    """The names of dtypes in an option, by any name that torch has for them, with or without ``torch.``.
 
     Example:
-        >>> parse_dtypes("--dtype", ["torch.float32,int8"])
-        ['float32', 'int8']
+        >>> parse_dtypes("--dtype", ["torch.float32,int8", "half"])
+        ['float32', 'int8', 'float16']
     """
-    return parse_names(option, [text.replace("torch.", "") for text in texts], BY_NAME)
+    return parse_names(option, map(_dtype_of, _entries(option, texts)), allowed)
+
+
+def parse_dtype(option: str, text: str, allowed: Iterable[str] = BY_NAME) -> torch.dtype:
+    """The one dtype in an option; see :func:`parse_dtypes`.
+
+    Example:
+        >>> parse_dtype("--dtype", "long")
+        torch.int64
+    """
+    return BY_NAME[parse_name(option, ",".join(map(_dtype_of, _entries(option, [text]))), allowed)]
+
+
+def _dtype_of(entry: str) -> str:
+    name = entry.removeprefix("torch.")
+    return OTHER_NAMES.get(name.lower(), name)
 
 
 def parse_devices(option: str, texts: Iterable[str], advice: str) -> list[str]:

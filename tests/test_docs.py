@@ -23,7 +23,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *(page for room in ROOMS for page in (ROOT /
 SLOW = ("docs/guides/convert-my-model.md", "docs/guides/test-my-kernel.md")
 
 FENCE = re.compile(r"^(?P<fence>```+|~~~+)(?P<info>[^\n]*)\n(?P<code>.*?)^(?P=fence)\s*$", re.MULTILINE | re.DOTALL)
-NOT_RUN = re.compile(r"<!-- not run: .+ -->\s*\Z")
+NOT_RUN = re.compile(r"<!-- (not run|own process): .+ -->\s*\Z")  # the latter: test_findings_pages.py
 LINK = re.compile(
     r"!?\[[^\]]*\]\(\s*<?([^)\s>]+)>?[^)]*\)|(?:src|href)=\"([^\"]+)\"|^\[[^\]]+\]:\s*(\S+)", re.MULTILINE
 )
@@ -179,6 +179,22 @@ def test_the_checks_above_can_fail(tmp_path: Path) -> None:
         _run("```python\n>>> 1 + 1\n3\n```\n", "page", tmp_path)
     with pytest.raises(AssertionError, match="1 failed"):
         _run("```python\ndef test_x():\n    assert False\n```\n", "page", tmp_path)
+
+
+REPOSITORY = "https://github.com/torch-equiv/torch-equiv"
+RAW = "https://raw.githubusercontent.com/torch-equiv/torch-equiv/main/"
+
+
+def test_the_readme_fits_and_its_links_work_on_a_package_index() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) < 150
+    links = _links(text)
+    assert [link for link in links if not link.startswith("https://")] == []
+    files = [link.removeprefix(RAW) for link in links if link.startswith(RAW)]
+    files += [re.sub(rf"^{REPOSITORY}/(blob|tree)/main/", "", link) for link in links if link.startswith(REPOSITORY)]
+    assert len(files) > 10
+    drawn = (ROOT / "docs" / "pictures").is_dir()
+    assert [file for file in files if not (ROOT / file).exists() and (drawn or "pictures" not in file)] == []
 
 
 def test_the_failure_in_the_readme_is_what_the_example_prints() -> None:

@@ -16,10 +16,9 @@ from equiv.text import quoted
 
 app = typer.Typer(
     name="equiv",
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )
 
 # typer may bring its own click: the base of its errors is found through the one that it exports.
@@ -47,7 +46,7 @@ def _equiv(
 
 
 for _command in COMMANDS.values():
-    app.command()(_command)
+    app.command(short_help=_command.__doc__.splitlines()[0])(_command)  # or it would be cut to one line
 
 
 def run(arguments: list[str]) -> int:

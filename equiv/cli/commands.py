@@ -12,6 +12,7 @@ import typer
 
 LARGEST_SEED = 2**32 - 1
 _MANY = "May be repeated, or hold commas."
+_WEIGHTS = " a .safetensors or .pt file of a state_dict; nothing in it is run."
 
 Json = Annotated[
     str | None, typer.Option("--json", metavar="FILE", help="Also write everything to this file; - for stdout.")
@@ -24,7 +25,7 @@ Html = Annotated[
 
 def demo(
     section: Annotated[
-        str | None, typer.Option("--section", metavar="1..4", help="Show one section instead of all.")
+        str | None, typer.Option("--section", metavar="1..4", help="Show one section instead of all, without a pause.")
     ] = None,
 ) -> None:
     """Show when a convolution is a fully connected layer, and when it is not, in four short sections."""
@@ -42,7 +43,8 @@ def verify(  # noqa: PLR0913 - each is an option of the command
         list[str] | None, typer.Option("--form", metavar="FORMS", help="linear, full, pointwise. All if not given.")
     ] = None,
     dtype: Annotated[
-        list[str] | None, typer.Option("--dtype", metavar="DTYPES", help="Such as float32,int8. All if not given.")
+        list[str] | None,
+        typer.Option("--dtype", metavar="DTYPES", help="Such as float32,int8 or half. All if not given."),
     ] = None,
     device: Annotated[
         list[str] | None, typer.Option("--device", metavar="DEVICES", help="Such as cuda:0. cpu if not given.")
@@ -125,11 +127,31 @@ def verify(  # noqa: PLR0913 - each is an option of the command
     return command.verify(request, jobs=processes, full=full, targets=targets, limits=limits, backends=backends)
 
 
-def counterexample(
+def counterexample(  # noqa: PLR0913 - each is an option of the command
     feature_map: Annotated[str, typer.Argument(metavar="MAP", help="Channels and 1 to 3 spatial sizes: 3x4x4.")],
-    outputs: Annotated[str, typer.Option("--out", metavar="N", help="Outputs of the fully connected layer.")] = "8",
-    seed: Annotated[str, typer.Option("--seed", metavar="N", help="Seed of the layer's weights.")] = "0",
-    dtype: Annotated[str, typer.Option("--dtype", metavar="NAME", help="Dtype of the layer.")] = "float32",
+    outputs: Annotated[
+        str | None,
+        typer.Option("--out", metavar="N", help="Outputs of the fully connected layer. 8 if not given."),
+    ] = None,
+    seed: Annotated[
+        str | None,
+        typer.Option(
+            "--seed",
+            metavar="N",
+            help="The layer is the Linear that torch makes after manual_seed(N). 0 if not given.",
+        ),
+    ] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option("--dtype", metavar="NAME", help="Dtype of the layer, such as half. float32 if not given."),
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option("--weights", metavar="FILE", help="A layer of your own:" + _WEIGHTS)
+    ] = None,
+    layer: Annotated[
+        str | None,
+        typer.Option("--layer", metavar="NAME", help="Which layer of FILE, such as fc, where several take such a map."),
+    ] = None,
     readout: Annotated[
         str | None,
         typer.Option(
@@ -140,19 +162,18 @@ def counterexample(
 ) -> None:
     """Show the smallest input that tells a flattened layer from a 1x1 convolution, and what the latter really is."""
     from equiv.cli import counterexample as command
-    from equiv.dtypes import BY_NAME
-    from equiv.parsing import parse_integer, parse_name
     from equiv.report import check_target
 
     shape = command.parse_shape("MAP", feature_map)
-    out = parse_integer("--out", outputs, least=1, most=2**24)
-    drawn = parse_integer("--seed", seed, least=0, most=LARGEST_SEED)
-    chosen = BY_NAME[parse_name("--dtype", dtype.replace("torch.", ""), BY_NAME)]
-    how = None if readout is None else command.parse_readout("--readout", readout, shape, out, chosen)
-    command.check_size("MAP", feature_map, shape, out)
+    drawn = {"--out": outputs, "--seed": seed, "--dtype": dtype}
+    if weights is None:
+        found = command.draw(shape, drawn, layer=layer)
+    else:
+        found = command.load(shape, drawn, weights=weights, layer=layer)
+    how = None if readout is None else command.parse_readout("--readout", readout, shape, found.linear)
     if json is not None:
         check_target(json)
-    command.show(shape, out, dtype=chosen, seed=drawn, readout=how, json=json)
+    command.show(found, shape, readout=how, json=json)
 
 
 def env(
@@ -200,7 +221,6 @@ _MODEL = (
     "without arguments, as a class or a function whose arguments all have defaults."
 )
 _ONNX = " Or a file.onnx."
-_WEIGHTS = " A .safetensors or .pt file of a state_dict; nothing in it is run."
 
 
 def _setting(input: list[str] | None, seed: str, dtype: str | None, device: str, evaluate: bool | None) -> Any:
@@ -210,7 +230,7 @@ def _setting(input: list[str] | None, seed: str, dtype: str | None, device: str,
     from equiv.cli.inputs import parse_input
     from equiv.dtypes import BY_NAME, is_inexact
     from equiv.errors import EquivError
-    from equiv.parsing import parse_integer, parse_name
+    from equiv.parsing import parse_dtype, parse_integer
 
     if not input:
         raise EquivError("--input: expected an input of the models, got none; name a shape such as 16x5x256")
@@ -218,7 +238,7 @@ def _setting(input: list[str] | None, seed: str, dtype: str | None, device: str,
     return Setting(
         inputs=tuple(parse_input("--input", text) for text in input),
         seed=parse_integer("--seed", seed, least=0, most=LARGEST_SEED),
-        dtype=None if dtype is None else BY_NAME[parse_name("--dtype", dtype.replace("torch.", ""), floats)],
+        dtype=None if dtype is None else parse_dtype("--dtype", dtype, floats),
         device=check_device("--device", device),
         evaluate=evaluate,
     )
@@ -229,7 +249,7 @@ def diagnose(  # noqa: PLR0913 - each is an option of the command
     old: Annotated[str, typer.Argument(metavar="OLD", help="The model that is right, named in the same way.")],
     input: Inputs = None,
     weights_new: Annotated[
-        str | None, typer.Option("--weights-new", metavar="FILE", help="Weights of NEW." + _WEIGHTS)
+        str | None, typer.Option("--weights-new", metavar="FILE", help="Weights of NEW:" + _WEIGHTS)
     ] = None,
     weights_old: Annotated[str | None, typer.Option("--weights-old", metavar="FILE", help="Weights of OLD.")] = None,
     match: Annotated[
@@ -274,7 +294,7 @@ def convert(  # noqa: PLR0913 - each is an option of the command
         typer.Option("--out", metavar="FILE", help="Write the state_dict here: .safetensors, .pt, .pth or .bin."),
     ] = None,
     weights: Annotated[
-        str | None, typer.Option("--weights", metavar="FILE", help="Weights of MODEL." + _WEIGHTS)
+        str | None, typer.Option("--weights", metavar="FILE", help="Weights of MODEL:" + _WEIGHTS)
     ] = None,
     only: Annotated[
         list[str] | None,

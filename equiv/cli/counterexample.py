@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Literal, cast
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, cast
 
-import torch
 from torch import nn
 
 from equiv.arguments import refusal
+from equiv.cli.diagnose import as_options
+from equiv.cli.layers import drawn_layer, loaded_layer
+from equiv.cli.watched import working
 from equiv.dtypes import dtype_name, is_inexact
 from equiv.errors import EquivError
-from equiv.parsing import parse_name
+from equiv.parsing import parse_dtype, parse_integer, parse_name
 from equiv.report import STDOUT, write_json
 from equiv.report.terminal import Page
 from equiv.structure import Counterexample, counterexample
-from equiv.text import counted
+from equiv.text import counted, quoted, shown
 
 Readout = Literal["positions", "sum", "mean"]
 _READOUTS = ("positions", "sum", "mean")
@@ -51,9 +55,9 @@ def parse_shape(argument: str, text: str) -> tuple[int, ...]:
     return sizes
 
 
-def parse_readout(option: str, text: str, shape: tuple[int, ...], outputs: int, dtype: torch.dtype) -> Readout:
+def parse_readout(option: str, text: str, shape: tuple[int, ...], linear: nn.Linear) -> Readout:
     """How the map of the convolution is read, if that fits the outputs and the dtype of the layer."""
-    name = parse_name(option, text, _READOUTS)
+    name, outputs, dtype = parse_name(option, text, _READOUTS), linear.out_features, linear.weight.dtype
     positions = math.prod(shape[1:])
     if name == "positions" and outputs % positions:
         advice = (
@@ -67,42 +71,64 @@ def parse_readout(option: str, text: str, shape: tuple[int, ...], outputs: int, 
     return cast(Readout, name)
 
 
-def check_size(argument: str, text: str, shape: tuple[int, ...], outputs: int) -> None:
-    """Refuse a layer that is too large to be searched while somebody waits."""
+@dataclass(frozen=True)
+class Chosen:
+    """The layer in question."""
+
+    linear: nn.Linear
+    sentence: str
+    """Where its weights come from."""
+    source: dict[str, Any]
+    """The same for a report."""
+
+
+def draw(shape: tuple[int, ...], typed: Mapping[str, str | None], *, layer: str | None = None) -> Chosen:
+    """The layer of ``--out``, ``--seed`` and ``--dtype``.
+
+    Raises:
+        EquivError: One of them cannot be served, or the layer is too large to be searched while somebody waits.
+    """
+    if layer is not None:
+        raise EquivError(f"--layer: expected a file to find it in, got {shown(layer)} alone; name it with --weights")
+    plain = {"--out": "8", "--seed": "0", "--dtype": "float32"}
+    given = plain | {option: value for option, value in typed.items() if value is not None}
+    out = parse_integer("--out", given["--out"], least=1, most=2**24)
+    seed = parse_integer("--seed", given["--seed"], least=0, most=2**32 - 1)
+    dtype = parse_dtype("--dtype", given["--dtype"])
     n = math.prod(shape)
-    if n * outputs > _MOST_WEIGHTS:
+    if n * out > _MOST_WEIGHTS:
         raise EquivError(
-            f"{argument}: expected a layer of at most {_MOST_WEIGHTS:,} weights, got {text} with "
-            f"{n:,} x {outputs:,}; choose a smaller map or a smaller --out"
+            f"MAP: expected a layer of at most {_MOST_WEIGHTS:,} weights, got {'x'.join(map(str, shape))} with "
+            f"{n:,} x {out:,}; choose a smaller map or a smaller --out"
         )
+    how = f"as torch.manual_seed({seed}) makes it" if is_inexact(dtype) else f"small integers of seed {seed}"
+    return Chosen(drawn_layer(n, out, dtype=dtype, seed=seed), f"{dtype_name(dtype)}, {how}.", {"seed": seed})
 
 
-def show(
-    shape: tuple[int, ...], outputs: int, *, dtype: torch.dtype, seed: int, readout: Readout | None, json: str | None
-) -> None:
+def load(shape: tuple[int, ...], typed: Mapping[str, str | None], *, weights: str, layer: str | None) -> Chosen:
+    """The layer of a file.
+
+    Raises:
+        EquivError: Options of a drawn layer are given, or the file has no layer over such a map.
+    """
+    for option, given in typed.items():
+        if given is not None:
+            raise EquivError(
+                f"{option}: expected none with --weights, got {shown(given)}; the file has a layer of its own"
+            )
+    linear, name = loaded_layer("--weights", weights, math.prod(shape), layer)
+    said = f"{dtype_name(linear.weight.dtype)}, {quoted(name, 100)} of {quoted(weights, 200)}."
+    return Chosen(linear, said, {"weights": weights, "name": name})
+
+
+def show(chosen: Chosen, shape: tuple[int, ...], *, readout: Readout | None, json: str | None) -> None:
     """Search, write the findings as JSON, and say them."""
-    found = counterexample(_random_layer(math.prod(shape), outputs, dtype, seed), shape, readout=readout)
+    with working("searching"), as_options(linear="--weights"):
+        found = counterexample(chosen.linear, shape, readout=readout)
     if json is not None:
-        write_json({**found.to_dict(), "seed": seed, "snippet": found.snippet()}, json)
+        write_json({**found.to_dict(), **chosen.source, "snippet": found.snippet()}, json)
     if json != STDOUT:
-        _say(found, f"{dtype_name(dtype)}, random weights of seed {seed}.")
-
-
-def _random_layer(n: int, out: int, dtype: torch.dtype, seed: int) -> nn.Linear:
-    """A layer with random weights and biases from an explicit generator; small integers for integer dtypes."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def parameter(*size: int) -> nn.Parameter:
-        if is_inexact(dtype):
-            wide = torch.complex128 if dtype.is_complex else torch.float64
-            values = torch.randn(size, generator=generator, dtype=wide) / math.sqrt(n)
-        else:
-            values = torch.randint(0 if not dtype.is_signed else -9, 10, size, generator=generator)
-        return nn.Parameter(values.to(dtype), requires_grad=False)
-
-    layer = nn.Linear(n, out, device="meta")
-    layer.weight, layer.bias = parameter(out, n), parameter(out)
-    return layer
+        _say(found, chosen.sentence)
 
 
 def _say(found: Counterexample, weights: str) -> None:

@@ -13,14 +13,13 @@ from torch import Tensor
 
 from equiv.arguments import check_memory, refusal
 from equiv.cli.files import read_tensors
-from equiv.dtypes import BY_NAME, dtype_name, is_inexact
+from equiv.dtypes import dtype_name, is_inexact
 from equiv.errors import EquivError
-from equiv.parsing import parse_integer, parse_name
+from equiv.parsing import parse_dtype, parse_integer
 from equiv.text import quoted, shown
 
 _EXPECTED = "a shape such as 16x5x256 or 2x16:int64:1000, or a file of tensors (.pt, .safetensors, .npy)"
 _FILES = (".pt", ".pth", ".safetensors", ".npy")
-_OTHER_NAMES = {"float": "float32", "double": "float64", "half": "float16", "long": "int64", "int": "int32"}
 _HIGH = 10  # of integers: small enough for the embeddings that there are
 
 
@@ -48,8 +47,7 @@ def parse_input(option: str, text: str) -> Spec:
         raise refusal(option, _EXPECTED, text[:100], "write whole numbers with an x between them")
     dtype = None
     if rest:
-        name = rest[0].replace("torch.", "")
-        dtype = BY_NAME[parse_name(option, _OTHER_NAMES.get(name.lower(), name), BY_NAME)]
+        dtype = parse_dtype(option, rest[0])
     high = _HIGH
     if len(rest) == 2:
         if dtype is None or is_inexact(dtype):

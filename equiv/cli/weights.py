@@ -23,7 +23,7 @@ def load_weights(option: str, path: str, model: Model) -> None:
         EquivError: It is no module, or names or shapes do not fit.
     """
     module = model.need_module(option)
-    state = _without_prefix(_state(option, path, read_tensors(option, path)), module)
+    state = _without_prefix(state_of(option, path, read_tensors(option, path)), module)
     problem = _problem(module, state)
     reshaped = _reshaped(module, state) if problem else {}
     if reshaped:
@@ -48,8 +48,12 @@ def _reshaped(module: nn.Module, state: dict[str, Any]) -> dict[str, Tensor]:
     return found
 
 
-def _state(option: str, path: str, found: Any) -> dict[str, Any]:
-    """The state in what a file holds."""
+def state_of(option: str, path: str, found: Any) -> dict[str, Any]:
+    """The state in what a file holds.
+
+    Raises:
+        EquivError: It holds none.
+    """
     if isinstance(found, Mapping) and not any(isinstance(value, Tensor) for value in found.values()):
         found = next((found[name] for name in _INSIDE if isinstance(found.get(name), Mapping)), found)
     if not isinstance(found, Mapping) or not all(isinstance(name, str) for name in found):

@@ -5,7 +5,6 @@ Letters are those of docs/numerics.md. Nothing reads or sets torch's global rand
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -13,6 +12,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from equiv.cli.layers import drawn_layer, linear_of
 from equiv.mapping import linear_to_full_conv, linear_to_pointwise_conv, to_channels, to_feature_map
 from equiv.numerics import Reference, declared, same_bits
 from equiv.structure import Counterexample, counterexample
@@ -55,22 +55,11 @@ def seed_123() -> Example:
 def two_by_two() -> Example:
     """Weights 1.1 to 1.8 and biases 1.9 and 2.0 on the map [[1, 2], [3, 4]], with ReLU."""
     weight = torch.tensor([[1.1, 1.2, 1.3, 1.4], [1.5, 1.6, 1.7, 1.8]])
-    return _example(_layer(weight, torch.tensor([1.9, 2.0])), nn.ReLU())
+    return _example(linear_of(weight, torch.tensor([1.9, 2.0])), nn.ReLU())
 
 
 def _seed_123_layer() -> nn.Linear:
-    generator = torch.Generator().manual_seed(123)  # of its own: the global one belongs to all threads
-    weight = nn.init.kaiming_uniform_(torch.empty(2, 4), a=math.sqrt(5), generator=generator)
-    return _layer(weight, torch.empty(2).uniform_(-0.5, 0.5, generator=generator))
-
-
-def _layer(weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    """A layer with these parameters; nothing is drawn on the way, as the constructor would."""
-    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
-    linear.weight = nn.Parameter(weight, requires_grad=False)
-    if bias is not None:
-        linear.bias = nn.Parameter(bias, requires_grad=False)
-    return linear
+    return drawn_layer(4, 2, dtype=torch.float32, seed=123)
 
 
 @torch.no_grad()
@@ -123,7 +112,25 @@ def width(n: int, *, scale: float = 1.0, zeros: bool = False) -> Width:
 def _normal_layer(n: int, scale: float) -> tuple[nn.Linear, Tensor]:
     generator = torch.Generator().manual_seed(DRAW_SEED)
     weight = torch.randn(64, n, generator=generator) * scale
-    return _layer(weight, None), torch.randn(32, n, generator=generator)
+    return linear_of(weight, None), torch.randn(32, n, generator=generator)
+
+
+def two_orders(a: float, b: float, c: float) -> tuple[float, float]:
+    """``(a + b) + c`` and ``(a + c) + b`` in float32.
+
+    Example:
+        >>> two_orders(1e8, 1.0, -1e8)
+        (0.0, 1.0)
+    """
+    x, y, z = torch.tensor([a, b, c])
+    return float((x + y) + z), float((x + z) + y)
+
+
+@torch.no_grad()
+def overflowing(a: float, b: float, c: float) -> Verdict:
+    """The two orders of a sum of three, as the results of one layer that are compared."""
+    found = torch.tensor([two_orders(a, b, c)]).T
+    return compare(found[:1], found[1:], input=torch.tensor([[a, b, c]]), layer=linear_of(torch.ones(1, 3), None))
 
 
 @dataclass(frozen=True)
@@ -176,7 +183,7 @@ def networks(activation: str, fill: float) -> Networks:
     g, apart = h, torch.zeros(h.shape, dtype=torch.float64)
     steps, measured = [], 0.0
     for number, (n, out) in enumerate(pairwise(LAYERS)):
-        linear = _layer(torch.full((out, n), fill), torch.full((out,), fill))
+        linear = linear_of(torch.full((out, n), fill), torch.full((out,), fill))
         conv = linear_to_pointwise_conv(linear)
         y, z = linear(h), _over_samples(conv, g)
         verdict = compare(_over_samples(conv, h), y, input=h, layer=linear)

@@ -1,4 +1,4 @@
-"""Text on a terminal or in a pipe: paragraphs, tables, code.
+"""Text on a terminal or in a pipe: paragraphs, tables, code, and the words for what was found in colour.
 
 Everything is ASCII, so that no console's encoding can spoil it. Colour and weight are rich's business, which leaves
 them out in a pipe and where ``NO_COLOR`` is set; width is that of the terminal, else of ``COLUMNS``, else 80.
@@ -16,7 +16,16 @@ from rich.text import Text
 from equiv.report.plain import table_lines
 
 NARROWEST, WIDEST = 20, 10_000  # columns, whatever COLUMNS says
-WIDEST_PROSE = 88  # longer lines are hard to read, however wide the terminal is
+WIDEST_PROSE = 120  # longer lines are hard to read, however wide the terminal is
+STYLES = {
+    "IDENTICAL": "green",
+    "EQUIVALENT": "green",
+    "ROUNDING": "cyan",
+    "UNDECIDED": "yellow",
+    "DIFFERENT": "red",
+    "NOT EQUIVALENT": "red",
+}
+"""The colours of the words that say what was found, wherever they stand; the word says it without its colour."""
 
 
 class _Console(Console):
@@ -75,7 +84,10 @@ class Page:
 
     def verbatim(self, text: str, *, indent: str = "") -> None:
         """Text as it stands, indented and never wrapped. An empty line follows."""
-        self.console.print(textwrap.indent(text.rstrip("\n"), indent), soft_wrap=True)
+        coloured = Text(textwrap.indent(text.rstrip("\n"), indent))
+        for word, style in STYLES.items():
+            coloured.highlight_regex(rf"\b{word}\b", style)
+        self.console.print(coloured, soft_wrap=True)
         self.console.print()
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1, gap: int = 2) -> None:

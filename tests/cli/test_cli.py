@@ -39,7 +39,7 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 def _process(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     kept = {**os.environ, "COLUMNS": "80", "OMP_NUM_THREADS": "1", **environment}
     return subprocess.run(
-        [sys.executable, "-m", "equiv.cli", *arguments], capture_output=True, text=True, env=kept, timeout=120
+        [sys.executable, "-m", "equiv", *arguments], capture_output=True, text=True, env=kept, timeout=120
     )
 
 
@@ -115,6 +115,24 @@ def test_every_command_has_help_in_80_columns(run: Runner, command: tuple[str, .
     assert (code, err) == (0, "")
     assert out.startswith("Usage: equiv")
     assert max(map(len, out.splitlines())) <= 80
+
+
+def test_the_list_of_commands_is_not_cut(run: Runner) -> None:
+    for columns in (80, 120):
+        said = " ".join(run("--help", columns=columns)[1].split())
+        assert [name for name, command in COMMANDS.items() if (command.__doc__ or "").splitlines()[0] not in said] == []
+    assert 100 < max(map(len, run("verify", "--help", columns=120)[1].splitlines())) <= 120
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_is_told_how_to_complete(shell: str) -> None:
+    shown = _process("--help", _EQUIV_COMPLETE=f"source_{shell}")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert f"_EQUIV_COMPLETE=complete_{shell}" in shown.stdout
+    words = {"COMP_WORDS": "equiv counter", "COMP_CWORD": "1", "_TYPER_COMPLETE_ARGS": "equiv counter"}
+    if shell == "fish":
+        words["_TYPER_COMPLETE_FISH_ACTION"] = "get-args"
+    assert "counterexample" in _process(_EQUIV_COMPLETE=f"complete_{shell}", **words).stdout
 
 
 def test_no_command_shows_the_help(run: Runner) -> None:
@@ -605,4 +623,4 @@ def test_the_legend_of_a_table_explains_its_columns(run: Runner, fake: Any) -> N
 
 def test_a_counterexample_has_eight_outputs_where_none_are_asked_for(run: Runner) -> None:
     assert run("counterexample", "3x4x4") == run("counterexample", "3x4x4", "--out", "8")
-    assert "[default: 8]" in run("counterexample", "--help")[1]
+    assert "8 if not given" in run("counterexample", "--help")[1]

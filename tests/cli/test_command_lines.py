@@ -28,9 +28,11 @@ LONGEST = 1000
 OPTIONS = [
     *[("demo", name) for name in ("--section",)],
     *[("verify", f"--{name}") for name in ("law", "form", "dtype", "device", "profile", "examples", "arithmetic")],
-    *[("verify", f"--{name}") for name in ("seed", "case", "jobs", "json", "html", "timeout", "memory")],
-    ("verify", "--backend"),
-    *[("counterexample 2x2x2", f"--{name}") for name in ("out", "seed", "dtype", "readout", "json")],
+    *[("verify", f"--{name}") for name in ("seed", "case", "jobs", "json", "html", "timeout", "memory", "backend")],
+    *[
+        ("counterexample 2x2x2", f"--{name}")
+        for name in ("out", "seed", "dtype", "weights", "layer", "readout", "json")
+    ],
     *[(DIAGNOSE, f"--{name}") for name in ("input", "weights-new", "weights-old", "match", "seed", "dtype", "device")],
     *[(CONVERT, f"--{name}") for name in ("to", "input", "out", "weights", "only", "seed", "dtype", "device", "json")],
     *[(DIAGNOSE, f"--{name}") for name in ("json", "html")],

@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 
-from equiv.cli import main, worked
+from equiv.cli import demo, main, worked
 from equiv.verdict import Outcome
 
 
@@ -16,6 +16,11 @@ def story() -> dict[str, worked.Networks]:
 
 def _rounded(values: torch.Tensor) -> list[float]:
     return [round(value, 4) for value in values.flatten().tolist()]
+
+
+def _sections(text: str) -> list[str]:
+    """The numbers of the sections that are told, by their headings."""
+    return re.findall(r"^(\d)\. [^\n]+\n-+$", text, re.MULTILINE)
 
 
 def test_the_layer_of_seed_123_has_the_weights_of_the_notebook() -> None:
@@ -137,7 +142,7 @@ def test_the_one_by_one_convolution_on_the_map_is_another_function() -> None:
 def test_the_command_tells_all_four_sections(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["demo"]) == 0
     text = capsys.readouterr().out
-    assert re.findall(r"^(\d)\. ", text, re.MULTILINE) == ["1", "2", "3", "4"]
+    assert _sections(text) == ["1", "2", "3", "4"]
     assert text.count("-0.4775, -2.1469") == 4
     assert text.count("14.9000, 19.0000") == 3
     assert "There is no mistake to find." in " ".join(text.split())
@@ -146,4 +151,72 @@ def test_the_command_tells_all_four_sections(capsys: pytest.CaptureFixture[str])
 
 def test_one_section_is_told_alone(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["demo", "--section", "3"]) == 0
-    assert re.findall(r"^(\d)\. ", capsys.readouterr().out, re.MULTILINE) == ["3"]
+    assert _sections(capsys.readouterr().out) == ["3"]
+
+
+@pytest.mark.parametrize("section", ["1", "2", "3", "4"])
+def test_a_section_has_at_most_60_lines_of_80_columns(
+    section: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["demo", "--section", section]) == 0
+    lines = capsys.readouterr().out.split("Next\n----")[0].splitlines()
+    assert 20 < len(lines) <= 60
+    assert max(map(len, lines)) <= 80
+
+
+def test_a_wide_terminal_is_used(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    assert main(["demo", "--section", "1"]) == 0
+    assert 110 < max(map(len, capsys.readouterr().out.splitlines())) <= 120
+
+
+@pytest.mark.parametrize(("keys", "last"), [("q", 1), ("x\rq", 3), ("   ", 4)])
+def test_a_reader_at_a_terminal_is_waited_for(
+    keys: str, last: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pressed = iter(keys)
+    monkeypatch.setattr(demo, "_is_watched", lambda: True)
+    monkeypatch.setattr("typer.getchar", lambda: next(pressed))
+    assert main(["demo"]) == 0
+    text = capsys.readouterr().out.replace("\r", "\n")
+    assert _sections(text) == list("1234"[:last])
+    assert text.count("-- any key: section") == len(keys)
+
+
+def test_words_for_what_was_found_have_their_colour(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert main(["demo", "--section", "1"]) == 0
+    text = capsys.readouterr().out
+    for word, colour in {"IDENTICAL": 32, "ROUNDING": 36, "DIFFERENT": 31, "UNDECIDED": 33}.items():
+        assert f"\x1b[{colour}m{word}\x1b[0m" in text
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert main(["demo", "--section", "1"]) == 0
+    assert "\x1b[3" not in capsys.readouterr().out
+
+
+def test_every_word_is_met_before_it_is_used(capsys: pytest.CaptureFixture[str]) -> None:
+    """What a word means stands where it is first written, beside these words."""
+    assert main(["demo"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    meanings = {
+        "envelope": "an interval that no right result leaves, its envelope",
+        "pointwise:": "pointwise: another convolution",
+        "verdict": "A verdict knows the layer and the input",
+        "UNDECIDED": "UNDECIDED right results can lie anywhere",
+        "apart,": "how far do the two come apart,",
+        "of bound": "that of bound, the most that right networks can differ",
+        "witness": "is called a witness",
+        "K (x) I": "along a diagonal of 4, written K (x) I",
+    }
+    for word, meaning in meanings.items():
+        assert text.index(meaning) + meaning.index(word) == text.index(word), word
+
+
+def test_three_numbers_in_two_orders() -> None:
+    assert worked.two_orders(1e8, 1.0, -1e8) == (0.0, 1.0)
+    assert worked.overflowing(3e38, 3e38, -3e38).outcome is Outcome.UNDECIDED
