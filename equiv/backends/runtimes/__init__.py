@@ -1,0 +1,12 @@
+"""The backends that equiv ships: one module each, which imports its runtime when it is first used.
+
+The table is what ``pyproject.toml`` declares as entry points of the group ``equiv.backends``; it is here too so that
+they are found in a checkout that has not been installed.
+"""
+
+from __future__ import annotations
+
+SHIPPED = {
+    "numpy": "equiv.backends.runtimes.numpy:NumPy",
+}
+"""Names and, as ``module:class``, where they are."""
