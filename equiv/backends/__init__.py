@@ -13,6 +13,10 @@ from equiv.backends.measuring import measure_form
 from equiv.backends.plugins import Plugin as Plugin
 from equiv.backends.plugins import load_backend
 from equiv.backends.plugins import plugins as plugins
+from equiv.backends.runtimes.base import defect_of as defect_of
+from equiv.backends.runtimes.base import laid_by as laid_by
+from equiv.backends.runtimes.base import runs_torch as runs_torch
+from equiv.backends.runtimes.base import setting_of as setting_of
 from equiv.backends.twins import Twin as Twin
 from equiv.backends.twins import shallow as shallow
 

@@ -7,6 +7,10 @@ they are found in a checkout that has not been installed.
 from __future__ import annotations
 
 SHIPPED = {
+    "torch": "equiv.backends.runtimes.eager:Eager",
+    "torch.compile": "equiv.backends.runtimes.compiled:Compiled",
     "numpy": "equiv.backends.runtimes.numpy:NumPy",
+    "onnxruntime": "equiv.backends.runtimes.onnxruntime:OnnxRuntime",
+    "openvino": "equiv.backends.runtimes.openvino:OpenVino",
 }
 """Names and, as ``module:class``, where they are."""

@@ -3,14 +3,36 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from equiv.arguments import check_device
+from equiv.backends.eager import TorchEager
 from equiv.backends.parameters import check_parameters, parameters_of
+
+
+@dataclass(frozen=True)
+class Defect:
+    """A defect of a runtime that is written down, and the calls whose results it spoils.
+
+    A result that is wrong is excused where the defect covers the call, and shows on this machine in a call of its own.
+
+    Attributes:
+        finding: Its page under ``docs/findings/``.
+        spoils: Whether it covers a call, which has ``form``, ``input``, ``weight`` and ``bias``, ``steps`` for stride
+            and dilation, ``padding`` and ``groups``.
+        shows: Whether a small call of fixed values goes wrong in this backend.
+    """
+
+    finding: str
+    spoils: Callable[[Any], bool]
+    shows: Callable[[Any], bool]
 
 
 class Runtime:
@@ -24,6 +46,8 @@ class Runtime:
         title: The first part of its name.
         needs: Packages by the name that is imported, each with the name of its distribution.
         extra: Of torch-equiv, which brings them.
+        defects: Of the runtime, those that are written down.
+        torchs: Whether results are those of torch's own kernels, and so have torch's known defects.
         arguments: The parameters of this instance, by name.
 
     Args:
@@ -35,15 +59,30 @@ class Runtime:
     """
 
     title: ClassVar[str]
+    defects: ClassVar[Sequence[Defect]] = ()
+    torchs: ClassVar[bool] = False
     needs: ClassVar[Mapping[str, str]] = {}
     extra: ClassVar[str] = ""
 
     def __init__(self, /, on: str | torch.device = "cpu", **arguments: Any) -> None:
         self.arguments = check_parameters(type(self), arguments)
         self.device = check_device("device", on)
+        words = (f"{name}_{value}" for name, value in self._chosen.items())
+        self.name = ".".join([self.title, *(re.sub(r"\W", "_", word, flags=re.ASCII) for word in words)])
+
+    @property
+    def _chosen(self) -> dict[str, Any]:
+        """The parameters that differ from their defaults."""
         usual = {name: default for name, (_, default) in parameters_of(type(self)).items()}
-        others = [f"{name}_{value}" for name, value in self.arguments.items() if value != usual[name]]
-        self.name = ".".join([self.title, *(re.sub(r"\W", "_", word, flags=re.ASCII) for word in others)])
+        return {name: value for name, value in self.arguments.items() if value != usual[name]}
+
+    def setting(self) -> AbstractContextManager[object]:
+        """What is set while the runtime computes."""
+        return nullcontext()
+
+    def laid(self, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Input and weight of a call in the layout in which torch's kernels get them."""
+        return x, weight
 
     def __eq__(self, other: object) -> bool:
         return type(other) is type(self) and vars(other)["arguments"] == self.arguments
@@ -55,5 +94,33 @@ class Runtime:
         return partial(type(self), **self.arguments), ()
 
     def __repr__(self) -> str:
-        given = ", ".join(f"{name}={value!r}" for name, value in self.arguments.items())
+        given = ", ".join(f"{name}={value!r}" for name, value in self._chosen.items())
         return f"{type(self).__name__}({given})"
+
+
+def runs_torch(backend: object) -> bool:
+    """Whether results of a backend are those of torch's own kernels."""
+    return type(backend) is TorchEager or (isinstance(backend, Runtime) and backend.torchs)
+
+
+def setting_of(backend: object) -> AbstractContextManager[object]:
+    """What is set while a backend computes, where equiv ships it."""
+    return backend.setting() if isinstance(backend, Runtime) else nullcontext()
+
+
+def laid_by(backend: object, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Input and weight in the layout in which torch's kernels get them from a backend."""
+    return backend.laid(x, weight) if isinstance(backend, Runtime) else (x, weight)
+
+
+def defect_of(backend: object, call: Any) -> str | None:
+    """The finding that covers a call of a backend that equiv ships, if it shows on this machine; or None."""
+    if not isinstance(backend, Runtime):
+        return None
+    met = (one for one in backend.defects if one.spoils(call))
+    return next((one.finding for one in met if _shows(one, backend)), None)
+
+
+@cache
+def _shows(defect: Defect, backend: Runtime) -> bool:
+    return defect.shows(backend)

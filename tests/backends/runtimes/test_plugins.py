@@ -114,7 +114,7 @@ def test_the_extra_is_named(monkeypatch):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("numpi", "expected one of numpy.*, got 'numpi'; did you mean 'numpy'?"),
+        ("numpi", "expected one of .*numpy.*, got 'numpi'; did you mean 'numpy'?"),
         ("numpy?", None),
         ("numpy?level", "write parameters as name=value"),
         ("numpy?level=1", "expected no parameters, got 'level'; leave it out"),
@@ -136,3 +136,10 @@ def test_an_instance_is_its_parameters():
     backend = load_backend("numpy")
     assert pickle.loads(pickle.dumps(backend)) == backend
     assert hash(backend) == hash(load_backend("numpy"))
+
+
+def test_parameters_that_are_not_the_default_are_in_the_name_and_the_repr():
+    backend = load_backend("torch?memory_format=channels_last&mkldnn=no")
+    assert backend.name == "torch.memory_format_channels_last.mkldnn_False"
+    assert repr(backend) == "Eager(memory_format='channels_last', mkldnn=False)"
+    assert load_backend("torch").name == "torch"
