@@ -9,6 +9,10 @@ from __future__ import annotations
 SHIPPED = {
     "torch": "equiv.backends.runtimes.eager:Eager",
     "torch.compile": "equiv.backends.runtimes.compiled:Compiled",
+    "torch.export": "equiv.backends.runtimes.exported:Exported",
+    "torch.aotinductor": "equiv.backends.runtimes.aotinductor:AOTInductor",
+    "torch.vmap": "equiv.backends.runtimes.vmapped:Vmapped",
+    "torch.autocast": "equiv.backends.runtimes.autocast:Autocast",
     "numpy": "equiv.backends.runtimes.numpy:NumPy",
     "onnxruntime": "equiv.backends.runtimes.onnxruntime:OnnxRuntime",
     "openvino": "equiv.backends.runtimes.openvino:OpenVino",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -48,6 +49,7 @@ class Runtime:
         extra: Of torch-equiv, which brings them.
         defects: Of the runtime, those that are written down.
         torchs: Whether results are those of torch's own kernels, and so have torch's known defects.
+        slow: Whether a program takes seconds to build, so that `equiv backends` asks it only by name.
         arguments: The parameters of this instance, by name.
 
     Args:
@@ -61,6 +63,7 @@ class Runtime:
     title: ClassVar[str]
     defects: ClassVar[Sequence[Defect]] = ()
     torchs: ClassVar[bool] = False
+    slow: ClassVar[bool] = False
     needs: ClassVar[Mapping[str, str]] = {}
     extra: ClassVar[str] = ""
 
@@ -96,6 +99,31 @@ class Runtime:
     def __repr__(self) -> str:
         given = ", ".join(f"{name}={value!r}" for name, value in self._chosen.items())
         return f"{type(self).__name__}({given})"
+
+
+def saturating(finding: str) -> tuple[Defect, ...]:
+    """The defect of linear layers in 8 bits that cut sums of two products to 16 bits, as CPUs without VNNI do it.
+
+    It is looked for in int8 and uint8 each on its own.
+    """
+    return tuple(
+        Defect(finding, partial(_is_linear_of, dtype), partial(_saturates, dtype))
+        for dtype in (torch.int8, torch.uint8)
+    )
+
+
+def _is_linear_of(dtype: torch.dtype, call: Any) -> bool:
+    return bool(call.form == "linear" and call.input.dtype == dtype)
+
+
+def _saturates(dtype: torch.dtype, backend: Any) -> bool:
+    limits = torch.iinfo(dtype)
+    for x, weight in itertools.product((limits.min, limits.max), repeat=2):
+        rows = (torch.full((1, 64), value, dtype=dtype) for value in (x, weight))
+        exact = torch.tensor([[64 * x * weight]]).to(dtype)
+        if not torch.equal(backend.linear(*rows), exact):
+            return True
+    return False
 
 
 def runs_torch(backend: object) -> bool:

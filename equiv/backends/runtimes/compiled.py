@@ -32,6 +32,7 @@ class Compiled(LayerRuntime):
 
     title = "torch.compile"
     torchs = True
+    slow = True
     capabilities = Capabilities(gradient_order=1, forward_mode=False, concurrent=False)
 
     def __init__(self, *, backend: Literal["inductor", "aot_eager"] = "inductor", dynamic: bool = True) -> None:

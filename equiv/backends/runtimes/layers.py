@@ -94,6 +94,16 @@ class Layer:
         return replace(self, input=(0,) * len(self.input), weight=(0,) * len(self.weight))
 
     @property
+    def has_open_batch(self) -> bool:
+        """Whether the first size of the input is a number of samples above 1, which a graph can leave open."""
+        return len(self.input) > max(1, self.dims + 1) and self.input[0] != 1 and not self.is_empty
+
+    @property
+    def of_any_batch(self) -> Layer:
+        """The same with the first size of the input left out, where it can be left open."""
+        return replace(self, input=(-1, *self.input[1:])) if self.has_open_batch else self
+
+    @property
     def is_empty(self) -> bool:
         """Whether some tensor has no entries."""
         return 0 in (math.prod(self.input), math.prod(self.weight), math.prod(self.result))

@@ -12,9 +12,29 @@ from torch import Tensor
 
 from equiv.backends.capabilities import Capabilities
 from equiv.backends.runtimes.arrays import ArrayRuntime, Layer, Program
+from equiv.backends.runtimes.base import Defect, saturating
 from equiv.backends.runtimes.graphs import is_integer, onnx_model
 
 _LEVELS = {"off": "DISABLE_ALL", "basic": "ENABLE_BASIC", "extended": "ENABLE_EXTENDED", "all": "ENABLE_ALL"}
+
+
+def _has_no_columns(call: Any) -> bool:
+    """A linear layer of int8 or uint8 without inputs."""
+    return _is_int8_linear(call) and call.weight.shape[1] == 0
+
+
+def _is_int8_linear(call: Any) -> bool:
+    return call.form == "linear" and call.input.dtype in (torch.int8, torch.uint8)
+
+
+def _keeps_stale_memory(backend: Any) -> bool:
+    """Whether a product over no columns is what was in memory: the result before it, of the same size."""
+    ones = torch.ones(8, 1, dtype=torch.int8)
+    for _ in range(2):
+        backend.linear(7 * ones, ones)
+        if backend.linear(ones[:, :0], ones[:, :0]).any():
+            return True
+    return False
 
 
 class OnnxRuntime(ArrayRuntime):
@@ -42,6 +62,10 @@ class OnnxRuntime(ArrayRuntime):
     needs: ClassVar[Mapping[str, str]] = {"onnx": "onnx", "onnxruntime": "onnxruntime"}
     extra = "onnxruntime"
     capabilities = Capabilities(gradient_order=0, forward_mode=False)
+    defects = (
+        Defect("onnxruntime-matmulinteger-without-columns", _has_no_columns, _keeps_stale_memory),
+        *saturating("onnxruntime-matmulinteger-saturates"),
+    )
 
     def __init__(
         self,

@@ -2,18 +2,49 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor
 
 from equiv.backends.capabilities import Capabilities
 from equiv.backends.runtimes.arrays import ArrayRuntime, Layer, Program
+from equiv.backends.runtimes.base import Defect, saturating
 from equiv.backends.runtimes.graphs import is_integer, onnx_model
+
+_DOUBLE = (torch.float64,)
+_INTEGERS = (torch.int16, torch.int32, torch.int64)
+
+
+def _is_cut(dtypes: tuple[torch.dtype, ...], backend: Any) -> bool:
+    """Whether a number that float32 does not hold does not come through a layer of weight 1, or is a sum of 256."""
+    for dtype in dtypes:
+        number = torch.tensor([[2**24 + 1 if dtype != torch.int16 else 2**14 + 1]], dtype=dtype)
+        weight = torch.ones(1, 1, dtype=dtype)
+        if dtype == torch.int16:
+            number, weight = number.expand(1, 2049), weight.expand(1, 2049)  # an odd sum above 2**25
+        exact = (number.double() * weight.double()).sum(1, keepdim=True).long().to(dtype)
+        if not torch.equal(backend.linear(number, weight), exact):
+            return True
+    return False
+
+
+def leaves_float32(dtypes: tuple[torch.dtype, ...], call: Any) -> bool:
+    """Whether a call in one of these dtypes has a value, or may have a sum, that float32 does not hold."""
+    if call.input.dtype not in dtypes:
+        return False
+    values = [one.detach().double() for one in (call.input, call.weight, call.bias) if one is not None and one.numel()]
+    if any(bool((one != one.float()).any() | (one != one.round()).any()) for one in values):
+        return True  # NaN is no number that float32 holds
+    largest = [float(one.abs().amax()) for one in values]
+    sums: float = math.prod(call.weight.shape[1:]) * math.prod(largest[:2]) + sum(largest[2:])
+    return sums > 2**24
 
 
 class OpenVino(ArrayRuntime):
@@ -38,7 +69,11 @@ class OpenVino(ArrayRuntime):
     title = "openvino"
     needs: ClassVar[Mapping[str, str]] = {"onnx": "onnx", "openvino": "openvino"}
     extra = "openvino"
-    capabilities = Capabilities(gradient_order=0, forward_mode=False)
+    defects = (
+        Defect("openvino-float64-in-float32", partial(leaves_float32, _DOUBLE), partial(_is_cut, _DOUBLE)),
+        Defect("openvino-integers-in-float32", partial(leaves_float32, _INTEGERS), partial(_is_cut, _INTEGERS)),
+        *saturating("openvino-matmulinteger-saturates"),
+    )
 
     def __init__(
         self,
@@ -51,6 +86,22 @@ class OpenVino(ArrayRuntime):
     ) -> None:
         super().__init__(precision=precision, shapes=shapes, weights=weights, opset=opset, threads=threads)
         self.holds_weights = weights == "constant"
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """A hint of 16 bits makes a layer of float32 one of that dtype, which is served in its place."""
+        narrow = self._narrow
+        return Capabilities(gradient_order=0, forward_mode=False, dtypes=None if narrow is None else [narrow])
+
+    @property
+    def _narrow(self) -> torch.dtype | None:
+        """The 16-bit dtype that float32 is computed in by the hint or by default."""
+        hint = self.arguments["precision"]
+        if hint == "default":
+            hint = str(_core().get_property("CPU", "INFERENCE_PRECISION_HINT").get_type_name())
+        return {"bfloat16": torch.bfloat16, "bf16": torch.bfloat16, "float16": torch.float16, "f16": torch.float16}.get(
+            hint
+        )
 
     def key(self, layer: Layer) -> Layer:
         """Graphs of dense layers serve all sizes, those of convolutions any input."""
@@ -82,9 +133,15 @@ class OpenVino(ArrayRuntime):
         return config if hint is None else {**config, "INFERENCE_PRECISION_HINT": hint}
 
     def _run(self, layer: Layer, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if self._narrow is not None:
+            wide = replace(layer, dtype=torch.float32)
+            return super()._run(wide, x.float(), weight.float(), None if bias is None else bias.float()).to(layer.dtype)
         if not is_integer(layer):
             return super()._run(layer, x, weight, bias)
-        return super()._run(layer, x, weight, None if bias is None else bias.int()).to(layer.dtype)  # modulo 256
+        y = super()._run(layer, x, weight, None if bias is None else bias.int())
+        if x.ndim == 1 and y.ndim == 2:
+            raise NotImplementedError("MatMulInteger of a vector is a matrix, docs/findings/openvino-vectors.md")
+        return y.to(layer.dtype)  # modulo 256
 
 
 @cache
