@@ -15,7 +15,7 @@ from torch import Tensor
 
 from equiv.backends.capabilities import Capabilities
 from equiv.backends.runtimes.arrays import ArrayRuntime, Layer, Program
-from equiv.backends.runtimes.base import Defect, saturating
+from equiv.backends.runtimes.base import Defect
 from equiv.backends.runtimes.graphs import is_integer, onnx_model
 
 _DOUBLE = (torch.float64,)
@@ -72,7 +72,6 @@ class OpenVino(ArrayRuntime):
     defects = (
         Defect("openvino-float64-in-float32", partial(leaves_float32, _DOUBLE), partial(_is_cut, _DOUBLE)),
         Defect("openvino-integers-in-float32", partial(leaves_float32, _INTEGERS), partial(_is_cut, _INTEGERS)),
-        *saturating("openvino-matmulinteger-saturates"),
     )
 
     def __init__(

@@ -61,6 +61,8 @@ def _over_samples(layer: Layer) -> Program:
 
     def run(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         y: Tensor = torch.vmap(lambda sample: function(sample, weight, bias, **steps))(x)
+        if y.ndim != x.ndim and not len(x):
+            raise NotImplementedError("vmap over no samples, see docs/findings/vmap-of-convolutions-over-no-samples.md")
         return y
 
     return run
