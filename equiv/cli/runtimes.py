@@ -26,6 +26,9 @@ from equiv.text import counted, quoted
 TIMEOUT = 120.0
 """Seconds that a backend has to answer."""
 
+METHOD = "spawn"
+"""How the processes start."""
+
 _SHAPE, _BATCH, _OUTPUTS = (2, 4, 4), (4, 4), 64
 _ABILITIES = ("empty_batches", "single_samples", "layouts", "stride", "dilation", "padding", "groups")
 
@@ -76,7 +79,7 @@ def _facts(plugin: Plugin) -> dict[str, Any]:
 
 def _ask(text: str) -> dict[str, Any]:
     """What a backend serves and computes in, found out in another process; or how that ended."""
-    context: Any = multiprocessing.get_context("spawn")
+    context: Any = multiprocessing.get_context(METHOD)
     here, there = context.Pipe(duplex=False)
     process = context.Process(target=_answer, args=(text, there), daemon=True)
     process.start()
@@ -103,13 +106,17 @@ def _ended(code: int | None) -> str:
 def _answer(text: str, link: Any) -> None:
     """In the other process."""
     try:
-        backend = load_backend(text)
-        found = {"backend": backend.name, "serves": _serves(backend), "computes_in": _computes_in(backend)}
+        found = facts_of(load_backend(text))
     except EquivError as error:
         found = {"problem": quoted(error)}
     except Exception as error:
         found = {"problem": f"it raises {type(error).__name__}: {quoted(error, 300)}"}
     link.send(found)
+
+
+def facts_of(backend: Backend) -> dict[str, Any]:
+    """What a backend serves and computes in."""
+    return {"backend": backend.name, "serves": _serves(backend), "computes_in": _computes_in(backend)}
 
 
 def _serves(backend: Backend) -> dict[str, Any]:
