@@ -1,7 +1,7 @@
 """Cases a second of backends against bare calls of the same runtime, in the same run and in turns.
 
-A case is a dense layer or the convolution that it is, of one of three sizes. Through the backend it goes from tensors to a
-tensor; the bare call runs the same kept program on what that takes. Building programs is timed apart.
+A case is a dense layer or the convolution that it is, of one of three sizes. Through the backend it goes from tensors
+to a tensor; the bare call runs the same kept program on what that takes. Building programs is timed apart.
 
     python benchmarks/runtimes.py numpy onnxruntime openvino
 """
