@@ -10,9 +10,9 @@ from equiv.backends.eager import conv_kernel as conv_kernel
 from equiv.backends.functions import Function as Function
 from equiv.backends.measuring import identity as identity
 from equiv.backends.measuring import measure_form
-from equiv.backends.plugins import Plugin as Plugin
-from equiv.backends.plugins import load_backend
-from equiv.backends.plugins import plugins as plugins
+from equiv.backends.named import Plugin as Plugin
+from equiv.backends.named import load_backend
+from equiv.backends.named import plugins as plugins
 from equiv.backends.runtimes.base import defect_of as defect_of
 from equiv.backends.runtimes.base import laid_by as laid_by
 from equiv.backends.runtimes.base import runs_torch as runs_torch

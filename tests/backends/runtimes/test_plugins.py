@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from equiv.backends import load_backend, plugins
-from equiv.backends.plugins import Plugin
+from equiv.backends.named import Plugin
 from equiv.backends.runtimes import SHIPPED
 from equiv.errors import EquivError, MissingExtraError
 
