@@ -45,8 +45,8 @@ def _equiv(
         typer.echo(context.get_help())
 
 
-for _command in COMMANDS.values():
-    app.command(short_help=_command.__doc__.splitlines()[0])(_command)  # or it would be cut to one line
+for _name, _command in COMMANDS.items():
+    app.command(_name, short_help=_command.__doc__.splitlines()[0])(_command)  # or it would be cut to one line
 
 
 def run(arguments: list[str]) -> int:

@@ -11,7 +11,7 @@ from equiv.backends import Backend
 from equiv.cli import BROKEN, OK, USAGE, code_of_stop, run_laws
 from equiv.errors import EquivError
 from equiv.laws import Failure, Item, Limits, Result, command_of
-from equiv.report import Journal, NotAsked, Request, Run, is_stdout, not_asked_lines, ratio_text
+from equiv.report import Journal, NotAsked, Request, Run, defect_lines, is_stdout, not_asked_lines, ratio_text
 from equiv.report.terminal import Page
 from equiv.text import counted
 
@@ -63,6 +63,8 @@ def verify(
     _tables(page, run, full=full)
     if run.not_asked:
         page.lines(not_asked_lines(run.not_asked), hanging="  ")
+    if known := defect_lines(run):
+        page.lines(known, hanging="  ")
     _failures(page, [failures[item.item] for item in run.failures])
     page.prose(_summary(run))
     if journal.problem is not None:

@@ -14,6 +14,7 @@ from equiv.report.formats import html_of as html_of
 from equiv.report.formats import json_of as json_of
 from equiv.report.journal import Journal as Journal
 from equiv.report.model import OUTCOMES, Item, NotAsked, Request, Row, Run, Tally
+from equiv.report.plain import defect_lines as defect_lines
 from equiv.report.plain import ratio_text, summary_lines, table_lines
 
 __all__ = [

@@ -56,9 +56,7 @@ def _coverage_lines(run: Run) -> list[str]:
         for name, values in missed.items():
             lines += wrap(f"  not reached: {name} {', '.join(values)}", _WIDTH)
     texts = [_never_reached(run)] if run.is_full and run.not_reached_by_law else []
-    if known := coverage.get("known defect of torch", {}):
-        findings = ", ".join(f"docs/findings/{name}.md {count:,}" for name, count in known.items())
-        texts.append(f"undecided for defects of torch itself: {findings}")
+    texts += defect_lines(run)
     for text, count in coverage.get("weaker than declared", {}).items():
         texts.append(f"weaker than declared, {text}: {count:,} results judged by it")
     for text, count in coverage.get("envelopes follow", {}).items():
@@ -66,6 +64,17 @@ def _coverage_lines(run: Run) -> list[str]:
     kernels = ", ".join(f"{name} {count:,}" for name, count in coverage.get("conv kernel", {}).items())
     texts.append(f"conv kernels chosen by torch: {kernels or 'none'}")
     return lines + [line for text in texts for line in wrap(text, _WIDTH, subsequent_indent="  ")]
+
+
+def defect_lines(run: Run) -> list[str]:
+    """What was counted as undecided for defects that are written down, of torch or of a runtime."""
+    start, found = "known defect of ", []
+    for name, known in run.coverage.items():
+        if name.startswith(start):
+            whose = name.removeprefix(start)
+            findings = ", ".join(f"docs/findings/{finding}.md {count:,}" for finding, count in known.items())
+            found.append(f"undecided for defects of {whose}{' itself' * (whose == 'torch')}: {findings}")
+    return found
 
 
 def _never_reached(run: Run) -> str:
