@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from equiv.arguments import check_tensor, refusal
+from equiv.arguments import check_bool, check_tensor, refusal
 from equiv.causes import Cause
 from equiv.errors import EquivError
 from equiv.models.diagnosis import Diagnosis, Layer, growth_words
+from equiv.models.gradients import Backward, Right, gradients_of
 from equiv.models.layouts import fitted
 from equiv.models.links import Link, link_of
 from equiv.models.pairing import Pairs, paired
@@ -28,7 +29,7 @@ from equiv.models.trees import equal, tensors
 from equiv.models.wide import Four, settled
 from equiv.models.wide_runs import Wide, differ_in_float64
 from equiv.text import counted, quoted
-from equiv.verdict import Outcome
+from equiv.verdict import Outcome, Verdict
 
 
 def diagnose(
@@ -37,6 +38,7 @@ def diagnose(
     *inputs: Any,
     match: Mapping[str, str] | None = None,
     kwargs: Mapping[str, Any] | None = None,
+    gradients: bool = False,
 ) -> Diagnosis:
     """Do two models compute the same, and where do they first part?
 
@@ -58,12 +60,15 @@ def diagnose(
         match: Names of modules of the candidate, each with that of the reference which it stands for, where names,
             parameters, order and shapes do not tell.
         kwargs: Keyword arguments that both are called with.
+        gradients: True compares the gradients of each pair's inputs and parameters as well, mapped through the
+            conversion: each pair, and the code between, is given the incoming gradient that the reference's has. Those
+            of plain affine layers are held against their own envelopes. All activations are kept, as in training.
 
     Raises:
         EquivError: A model that does not run on the inputs, results of different structure, or names in ``match`` of
             modules that are not called.
 
-    Nothing of either model is changed, nor the state of random generators. Gradients are not recorded.
+    Nothing of either model is changed, nor the state of random generators. No ``.grad`` is written.
 
     Example:
         >>> old = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
@@ -78,6 +83,7 @@ def diagnose(
     """
     if kwargs is not None and not (isinstance(kwargs, Mapping) and all(isinstance(key, str) for key in kwargs)):
         raise refusal("kwargs", "a dict of keyword arguments", kwargs, "pass such as kwargs={'mask': mask}")
+    check_bool("gradients", gradients, advice="pass True or False")
     try:
         given = tensors((inputs, kwargs))
     except Exception as error:  # whatever a container says, or one that holds itself
@@ -89,7 +95,7 @@ def diagnose(
     if trained:
         return _no_function(trained)
     with _kept_state():
-        return _Course(*sides, match).run()
+        return _Course(*sides, match, gradients=gradients).run()
 
 
 @contextmanager
@@ -130,8 +136,11 @@ def _no_function(said: Sequence[str]) -> Diagnosis:
 
 
 class _Course:
-    def __init__(self, candidate: Side, reference: Side, match: Mapping[str, str] | None) -> None:
-        self.candidate, self.reference, self.match = candidate, reference, match
+    def __init__(
+        self, candidate: Side, reference: Side, match: Mapping[str, str] | None, *, gradients: bool = False
+    ) -> None:
+        self.candidate, self.reference, self.match, self.gradients = candidate, reference, match, gradients
+        self.back = Backward()
         self.notes: list[str] = []
         self.links: list[Link] = []
         self.pairs = Pairs()
@@ -169,7 +178,23 @@ class _Course:
         results = [tensors(forced.player.result), tensors(leader.player.result), tensors(free.player.result)]
         self.proves = any(bool(t.isfinite().any()) for t in results[1])
         output = self._output(*results)
+        del results, leader, forced, free
+        if self.gradients:
+            output = self._backward(output)
         return self._diagnosis(output)
+
+    def _backward(self, output: Layer) -> Layer:
+        """The row of the results with the gradients of the code after the last pair, once all were compared."""
+        right = Right(set(), set() if output.verdict.outcome is Outcome.DIFFERENT else {None})
+        for place, link in enumerate(self.links):
+            if link.parameters.verdict is None and all(v.equivalent for v in link.own.values()):
+                right.own.add(place)
+            if all(v.equivalent for v in link.before.values()):
+                right.before.add(place)
+        self.back = gradients_of(self.candidate, self.reference, self.links, right)
+        self.notes += self.back.notes
+        after = [verdict for place, verdict in self.back.before.items() if place is None]
+        return replace(output, verdict=_worse(output.verdict, *after))
 
     def _check_results(self, mine: list[Tensor], theirs: list[Tensor]) -> None:
         shapes = [[tuple(t.shape) for t in some] for some in (mine, theirs)]
@@ -243,7 +268,7 @@ class _Course:
         return [None, None]
 
     def _diagnosis(self, output: Layer) -> Diagnosis:
-        rows = [row for link in self.links for row in self._rows(link)]
+        rows = [row for place, link in enumerate(self.links) for row in self._rows(place, link)]
         rows.append(output)
         first = next((row for row in rows if row.verdict.outcome is Outcome.DIFFERENT), None)
         verdict = worst_of([row.verdict for row in rows])
@@ -283,7 +308,7 @@ class _Course:
             if cause is not None:
                 return names[0], names[1], cause
 
-    def _rows(self, link: Link) -> Iterator[Layer]:
+    def _rows(self, place: int, link: Link) -> Iterator[Layer]:
         unit = link.unit
         names = " + ".join(unit.candidate), " + ".join(unit.reference)
         for count, part in sorted(link.pending):
@@ -294,7 +319,8 @@ class _Course:
                 )
                 text += "nobody can tell rounding from a defect."
                 found[count] = verdict_of(Outcome.UNDECIDED, text, torch.empty(0))
-        before = [v for v in link.before.values() if v.outcome is not Outcome.IDENTICAL]
+        handed = [*link.before.values(), *(v for where, v in self.back.before.items() if where == place)]
+        before = [v for v in handed if v.outcome is not Outcome.IDENTICAL]
         if before:
             found_before = worst_of(before)
             owner = self._owner(link) if found_before.outcome is Outcome.DIFFERENT else None
@@ -309,7 +335,16 @@ class _Course:
             verdict = replace(link.parameters.verdict, max_ratio=verdict.max_ratio, cause=cause)
         elif verdict.outcome is Outcome.DIFFERENT and verdict.cause is None:
             verdict = replace(verdict, cause=setting_cause(link.settings, unit.candidate[0]))
-        yield Layer(*names, unit.kind, verdict, link.calls, link.inherited, link.largest, link.size, link.words)
+        found_back = self.back.own.get(place, {})
+        verdict = _worse(verdict, *found_back.values())
+        seen = {name: getattr(link, name) for name in ("calls", "inherited", "largest", "size", "words")}
+        yield Layer(*names, unit.kind, verdict, gradients=found_back, **seen)
+
+
+def _worse(verdict: Verdict, *others: Verdict) -> Verdict:
+    """The verdict, or the worst of others where its outcome is worse."""
+    worst = worst_of([verdict, *others])
+    return verdict if worst.outcome is verdict.outcome else worst
 
 
 def _unlike(links: Sequence[Link]) -> list[str]:

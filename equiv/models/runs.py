@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from equiv.models.links import Link
 from equiv.models.players import Player
@@ -78,7 +78,7 @@ class Run:
         self.player = Player(self._play)
 
     def _play(self, _: Player) -> Any:
-        call, modules = self.side.twin()
+        call, modules = self.twin()
         for place, link in enumerate(self.links):
             names = link.unit.candidate if self.of_candidate else link.unit.reference
             if len(names) == 1:
@@ -87,6 +87,10 @@ class Run:
                 instrument(modules[names[0]], functools.partial(self._around, place, True, False))
                 instrument(modules[names[-1]], functools.partial(self._around, place, False, True))
         return self.call(call)
+
+    def twin(self) -> tuple[Callable[..., Any], dict[str, nn.Module]]:
+        """Something to call in the model's place, and its modules by name."""
+        return self.side.twin()
 
     def call(self, call: Callable[..., Any]) -> Any:
         """Call the model."""
