@@ -100,7 +100,14 @@ def as_options(**names: str) -> Iterator[None]:
 
 
 def diagnose(
-    new: str, old: str, setting: Setting, *, weights: tuple[str | None, str | None], match: Mapping[str, str], json: Any
+    new: str,
+    old: str,
+    setting: Setting,
+    *,
+    weights: tuple[str | None, str | None],
+    match: Mapping[str, str],
+    gradients: bool,
+    json: Any,
 ) -> int:
     """Load both, compare them, write and say what was found; the exit code."""
     with working("loading"):
@@ -110,7 +117,9 @@ def diagnose(
             setting.prepare(model, file, option)
         given = setting.draw(models[1], models[0])
     with working("comparing"), as_options():
-        found = equiv.diagnose(models[0].call, models[1].call, *given, match=match or None)
+        args, kwargs = inputs.arranged(setting.inputs, given)
+        asked: dict[str, Any] = {"match": match or None, "kwargs": kwargs or None, "gradients": gradients}
+        found = equiv.diagnose(models[0].call, models[1].call, *args, **asked)
     if json is not None:
         heads = {name: model.to_dict() for name, model in zip(("new", "old"), models, strict=True)}
         write_json({**heads, **setting.to_dict(given), **found.to_dict()}, json)

@@ -307,6 +307,7 @@ class _Back:
         return next((pair for _, pair in _as_reference(([source], own, right))), _both(None, None, source.reference))
 
     def _say(self) -> None:
+        self.found.notes.append("Gradients were compared as well, for an incoming gradient of normal values.")
         for names, words in (
             (self.frozen, "do not require gradients on both sides, so those were not compared"),
             (self.partly, "have no counterpart of one shape, so gradients of parameters were not compared there"),
