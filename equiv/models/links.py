@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from equiv.errors import EquivError
 from equiv.mapping import check_conv, check_conv_transpose, check_linear, is_conv1d, plain_form
-from equiv.models.layouts import Form, fitted, form_of, positions, reordered
+from equiv.models.layouts import Form, fitted, form_of, likely_order, orders, positions, reordered
 from equiv.models.pairing import Unit, is_affine, is_lora
 from equiv.models.parameters import Parameters, compared
 from equiv.models.settings import Setting, unlike_settings
@@ -35,6 +35,7 @@ class Link:
         constant: Calls whose result is one value throughout, which proves nothing.
         order: How axes of the reference are exchanged in the candidate, where sizes alone do not say.
         places: Sizes of the positions of the candidate's input and of the reference's.
+        turn: The order in which the candidate's positions are the reference's; None where it is the same.
         words: The layout in words.
         settings: What the two modules were built with, where that differs.
     """
@@ -52,6 +53,7 @@ class Link:
     probed: bool = False
     order: tuple[int, ...] | None = None
     places: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
+    turn: tuple[int, ...] | None = None
     words: str = ""
     settings: list[Setting] = field(default_factory=list)
     calls: int = 0
@@ -66,11 +68,26 @@ class Link:
             columns = self.parameters.columns
             if columns is not None and not self._is_reordered(x, given, columns):
                 self.parameters = self.parameters._replace(verdict=self.parameters.otherwise, columns=None)
-            if self.unit.kind == "module" and type(self.modules[0]) is not type(self.modules[1]):
+            kinds = [type(module) for module in self.modules]
+            if self.unit.kind == "module" and (kinds[0] is not kinds[1] or x.shape != given.shape):
                 self.order = _moved(x, given)
         mine, theirs = self.forms
         if mine is not None and theirs is not None:
             self.places = positions(mine, tuple(given.shape)), positions(theirs, tuple(x.shape))
+            self.turn = self._turned(mine.rows_in(given), theirs.rows_in(x))
+
+    def _turned(self, mine: Tensor, theirs: Tensor) -> tuple[int, ...] | None:
+        """How positions are ordered; values decide where sizes are alike, as of a sequence as long as its batch."""
+        given, wanted = self.places
+        if mine.shape != theirs.shape or self.modules[0] is self.modules[1]:
+            return None
+        columns = self.parameters.columns
+        theirs = theirs if columns is None else theirs[:, columns]
+        laid = ((order, reordered(mine, given, order)) for order in orders(given, wanted))
+        if given == wanted and type(self.modules[0]) is type(self.modules[1]):
+            return None  # one layout: another order is a difference
+        found = likely_order(laid, theirs)
+        return None if found == tuple(range(len(given))) else found
 
     def _is_reordered(self, x: Tensor, given: Tensor, columns: Tensor) -> bool:
         """Whether the candidate's input is in the order of its columns, rather than in the reference's."""
@@ -89,6 +106,7 @@ class Link:
         if mine is None or theirs is None:
             return None
         alike = source.shape == shape and mine.kind == theirs.kind and self.parameters.columns is None
+        alike = alike and self.turn is None
         return None if alike else (mine, theirs)
 
     def to_candidate(self, part: str, source: Tensor, like: Tensor) -> Tensor | None:
@@ -99,7 +117,8 @@ class Link:
             rows = theirs.rows_in(source) if part == "x" else theirs.rows_out(source)
             if part == "x" and self.parameters.columns is not None:
                 rows = rows[:, self.parameters.columns]
-            rows = reordered(rows, *self.places[::-1])
+            back = None if self.turn is None else tuple(map(self.turn.index, range(len(self.turn))))
+            rows = reordered(rows, self.places[1], back)
             return _as(rows, like, mine.like_in if part == "x" else mine.like_out)
         if self.order is not None and source.ndim == len(self.order):
             source = source.permute(self.order)
@@ -113,7 +132,7 @@ class Link:
             rows = mine.rows_in(source) if part == "x" else mine.rows_out(source)
             if part == "x" and self.parameters.columns is not None:
                 rows = rows[:, self.parameters.columns.argsort()]
-            rows = reordered(rows, *self.places)
+            rows = reordered(rows, self.places[0], self.turn)
             return _as(rows, like, theirs.like_in if part == "x" else theirs.like_out)
         if self.order is not None and source.ndim == len(self.order):
             source = source.permute([self.order.index(axis) for axis in range(source.ndim)])
@@ -129,11 +148,18 @@ class Link:
 
 
 def _moved(x: Tensor, given: Tensor) -> tuple[int, ...] | None:
-    """How the features moved between the second and the last axis, where no size tells but all bits do."""
-    if x.shape != given.shape or x.ndim < 3 or equal(x, given):
-        return None
-    axes = tuple(range(x.ndim))
-    for order in ((0, *axes[2:], 1), (0, axes[-1], *axes[1:-1])):
+    """How axes are ordered, where no size tells but all bits do; None where that is as sizes say."""
+    if x.shape != given.shape:
+        usual = fitted(x, given)
+        if x.ndim != given.ndim or x.ndim < 3 or usual is None or equal(usual[0].contiguous(), given.contiguous()):
+            return None
+        found = orders(tuple(x.shape), tuple(given.shape))
+    else:
+        if x.ndim < 3 or equal(x, given):
+            return None
+        axes = tuple(range(x.ndim))
+        found = iter(((0, *axes[2:], 1), (0, axes[-1], *axes[1:-1])))
+    for order in found:
         if x.permute(order).shape == given.shape and equal(x.permute(order).contiguous(), given.contiguous()):
             return order
     return None

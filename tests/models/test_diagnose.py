@@ -687,3 +687,41 @@ def test_what_a_module_around_others_computes_itself_is_named_by_it(defect: str)
 def test_results_without_entries_are_refused_as_they_prove_nothing():
     with pytest.raises(equiv.EquivError, match="prove nothing; pass one sample or more"):
         diagnose(nn.ReLU(), nn.GELU(), torch.zeros(0, 8))
+
+
+class SequenceFirst(nn.Module):
+    """Two layers and an activation over ``(S, N, F)``, as Linear layers or as convolutions over ``(N, F, S)``."""
+
+    def __init__(self, *, convolutions: bool) -> None:
+        super().__init__()
+        self.first = nn.Conv1d(8, 16, 1) if convolutions else nn.Linear(8, 16)
+        self.act = nn.GELU()
+        self.second = nn.Conv1d(16, 4, 1) if convolutions else nn.Linear(16, 4)
+        self.convolutions = convolutions
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.convolutions:
+            return self.second(self.act(self.first(x)))
+        return self.second(self.act(self.first(x.permute(1, 2, 0)))).permute(2, 0, 1)
+
+
+class Exchanged(SequenceFirst):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.transpose(0, 1))
+
+
+@pytest.mark.parametrize("batch", [3, 5, 8])
+def test_a_sequence_as_long_as_its_batch_is_one_layout(batch: int) -> None:
+    old, new = SequenceFirst(convolutions=False), SequenceFirst(convolutions=True)
+    state = {k: v.unsqueeze(-1) if k.endswith("weight") else v for k, v in old.state_dict().items()}
+    new.load_state_dict(state)
+    x = torch.randn(5, batch, 8, generator=torch.Generator().manual_seed(0))
+    assert diagnose(new, old, x).equivalent
+    if batch == 5:
+        new.__class__ = Exchanged
+        assert diagnose(new, old, x).outcome is Outcome.DIFFERENT
+        same = copy.deepcopy(old)
+        same.__class__ = Exchanged
+        first = diagnose(same, old, x).first_difference
+        assert first is not None
+        assert (first.kind, first.candidate) == ("input", "first")
