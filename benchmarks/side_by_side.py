@@ -1,8 +1,8 @@
 """The same 40 pairs of models told by the rules that people use, and by ``equiv.diagnose``.
 
-Ten architectures with random weights. Two pairs of each are equal up to rounding: every Linear computes as a 1x1
-convolution, in float32 and in bfloat16. Two have one planted defect in a random layer, in float32. Every rule is its
-library's own function, on the final results and, for the name of the layer, on the results of each layer when both
+Ten architectures with random weights, small ones and large ones, through which rounding grows. One pair of each is
+equal up to rounding: every Linear computes as a 1x1 convolution. In the other one random layer has a defect besides:
+one weight by 2^-6 of its size, two inputs exchanged, or another bias. Every rule is its library's own function, on the final results and, for the name of the layer, on the results of each layer when both
 models run freely: the first layer that it refuses. Where a library gives a number and no bound, the bound that tells
 most of these pairs is taken, in hindsight. Needs transformers; Polygraphy (``pip install polygraphy``) where its row
 is wanted.
@@ -28,6 +28,7 @@ from torch import Tensor, nn
 import equiv
 
 OUTPUT = ""
+SIZES = (0.1, 0.5)  # of what is added to the weights: with large ones rounding grows from layer to layer
 Rule = Callable[[Tensor, Tensor, Tensor], bool]  # the candidate's result, the reference's, and that in float64
 
 
@@ -68,19 +69,17 @@ def _run(model: nn.Module, inputs: diagnosis.Inputs, names: list[str]) -> dict[s
 def pairs() -> Iterator[Pair]:
     """Forty of them."""
     for place, (name, make) in enumerate(diagnosis.models().items()):
-        torch.manual_seed(place)
-        model, inputs = make()
-        model.eval()
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.add_(0.1 * torch.randn(parameter.shape))
-        rows = equiv.diagnose(model, model, kwargs=inputs).layers
-        names = [row.candidate for row in rows if row.kind == "layer" and row.calls == 1]
-        yield Pair(diagnosis.as_convolutions(model), model, inputs, None, names)
-        low = diagnosis.copy.deepcopy(model).bfloat16()
-        low_inputs = {key: x.bfloat16() if x.is_floating_point() else x for key, x in inputs.items()}
-        yield Pair(diagnosis.as_convolutions(low), low, low_inputs, None, names)
-        for seed in (2 * place, 2 * place + 1):
+        for step, size in enumerate(SIZES):
+            torch.manual_seed(place)
+            model, inputs = make()
+            model.eval()
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter.add_(size * torch.randn(parameter.shape))
+            rows = equiv.diagnose(model, model, kwargs=inputs).layers
+            names = [row.candidate for row in rows if row.kind == "layer" and row.calls == 1]
+            yield Pair(diagnosis.as_convolutions(model), model, inputs, None, names)
+            seed = 2 * place + step
             candidate, where = diagnosis.planted(model, names, seed)
             print(f"{name}: {diagnosis.DEFECTS[seed % 3].__name__} in {where}")
             yield Pair(candidate, model, inputs, where, names)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import random
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +13,7 @@ from equiv.arguments import check_bool, check_tensor, refusal
 from equiv.causes import Cause
 from equiv.errors import EquivError
 from equiv.models.diagnosis import Diagnosis, Layer, growth_words
+from equiv.models.generators import Generators, generators_kept
 from equiv.models.gradients import Backward, Right, gradients_of
 from equiv.models.layouts import fitted
 from equiv.models.links import Link, link_of
@@ -94,24 +92,8 @@ def diagnose(
     trained = [words for side in sides for words in _random_parts(side)]
     if trained:
         return _no_function(trained)
-    with _kept_state():
-        return _Course(*sides, match, gradients=gradients).run()
-
-
-@contextmanager
-def _kept_state() -> Iterator[None]:
-    """The random generators of torch, Python and numpy as they were, whatever the models draw; no gradients."""
-    ready = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-    accelerators = list(range(torch.cuda.device_count())) if ready else []
-    numpy = sys.modules.get("numpy")
-    states = random.getstate(), numpy.random.get_state() if numpy is not None else None
-    with torch.random.fork_rng(accelerators), torch.no_grad():
-        try:
-            yield
-        finally:
-            random.setstate(states[0])
-            if numpy is not None:
-                numpy.random.set_state(states[1])
+    with generators_kept() as generators, torch.no_grad():
+        return _Course(*sides, match, generators, gradients=gradients).run()
 
 
 def _random_parts(side: Side) -> list[str]:
@@ -137,9 +119,16 @@ def _no_function(said: Sequence[str]) -> Diagnosis:
 
 class _Course:
     def __init__(
-        self, candidate: Side, reference: Side, match: Mapping[str, str] | None, *, gradients: bool = False
+        self,
+        candidate: Side,
+        reference: Side,
+        match: Mapping[str, str] | None,
+        generators: Generators,
+        *,
+        gradients: bool = False,
     ) -> None:
         self.candidate, self.reference, self.match, self.gradients = candidate, reference, match, gradients
+        self.generators = generators
         self.back = Backward()
         self.notes: list[str] = []
         self.links: list[Link] = []
@@ -148,7 +137,10 @@ class _Course:
         self.proves = True
 
     def run(self) -> Diagnosis:
-        first = {side.name: _results(side) for side in (self.reference, self.candidate)}
+        first = {}
+        for side in (self.reference, self.candidate):
+            with self.generators.watched(side):
+                first[side.name] = _results(side)
         theirs, mine = first["reference"], first["candidate"]
         self._check_results(mine, theirs)
         if self.match is not None or not (self.candidate.is_whole or self.reference.is_whole):

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import threading
 import warnings
 
 import pytest
@@ -725,3 +726,31 @@ def test_a_sequence_as_long_as_its_batch_is_one_layout(batch: int) -> None:
         first = diagnose(same, old, x).first_difference
         assert first is not None
         assert (first.kind, first.candidate) == ("input", "first")
+
+
+class Drawing(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.linear(x, self.weight, self.bias) + 0 * torch.rand(x.shape[0], 1)
+
+
+def test_generators_are_put_back_only_where_a_model_draws() -> None:
+    model, x = nn.Sequential(nn.Linear(8, 4)), torch.randn(3, 8)
+    drew: list[Tensor] = []
+    ended = threading.Event()
+
+    def draws() -> None:
+        while not ended.is_set() and len(drew) < 5000:
+            drew.append(torch.rand(4))
+
+    thread = threading.Thread(target=draws)
+    thread.start()
+    for _ in range(3):
+        diagnose(model, model, x)
+    ended.set()
+    thread.join()
+    assert len({tuple(values.tolist()) for values in drew}) == len(drew)
+    drawing = nn.Sequential(Drawing(8, 4))
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    diagnose(drawing, drawing, x)
+    assert torch.equal(torch.get_rng_state(), before)
