@@ -129,6 +129,7 @@ class _Course:
     ) -> None:
         self.candidate, self.reference, self.match, self.gradients = candidate, reference, match, gradients
         self.generators = generators
+        self.permuted = True
         self.back = Backward()
         self.notes: list[str] = []
         self.links: list[Link] = []
@@ -145,7 +146,8 @@ class _Course:
         self._check_results(mine, theirs)
         if self.match is not None or not (self.candidate.is_whole or self.reference.is_whole):
             self.pairs = paired(self.candidate, self.reference, self.match)
-        self.links = [link_of(unit, self.candidate, self.reference) for unit in self.pairs.units]
+        known: list[Tensor] | None = [] if self.permuted else None
+        self.links = [link_of(unit, self.candidate, self.reference, known) for unit in self.pairs.units]
         leader = Leader(self.reference, self.links, of_candidate=False)
         forced, free = Forced(self.candidate, self.links), Free(self.candidate, self.links, of_candidate=True)
         try:
@@ -173,7 +175,22 @@ class _Course:
         del results, leader, forced, free
         if self.gradients:
             output = self._backward(output)
-        return self._diagnosis(output)
+        return self._unless_permuted(self._diagnosis(output))
+
+    def _unless_permuted(self, found: Diagnosis) -> Diagnosis:
+        """Channels in another order are no difference where other layers undo it; else each is one where it is."""
+        moved = [link.unit.candidate[0] for link in self.links if link.parameters.order is not None]
+        misfit = any(link.misfit for link in self.links)
+        if not self.permuted or not (moved or misfit):
+            return found
+        different = {row.kind for row in found.layers if row.verdict.outcome is Outcome.DIFFERENT}
+        if not misfit and not different & {"input", "output", "container"}:
+            names = ", ".join(moved[:4]) + f" and {len(moved) - 4:,} more" * (len(moved) > 4)
+            text = f"up to a permutation of channels that the model's other layers undo, in {names}: "
+            return replace(found, explanation=text + found.explanation)
+        again = _Course(self.candidate, self.reference, self.match, self.generators, gradients=self.gradients)
+        again.permuted = False
+        return again.run()
 
     def _backward(self, output: Layer) -> Layer:
         """The row of the results with the gradients of the code after the last pair, once all were compared."""

@@ -190,8 +190,9 @@ class _Back:
             mapped: _Mapped = _by_size
             if link.layer is not None and name in ("weight", "bias") and held is not None:
                 left = held._parameters.get(name)
-                if name == "weight":
-                    mapped = _of_weight(link, held)
+                mapped = _of_weight(link, held) if name == "weight" else _of_bias(link)
+            elif link.through is not None:
+                left = None
             if left is None or left.numel() != right.numel() or left.dtype != right.dtype:
                 self.partly.append(f"{names[0]}.{name}".strip("."))
             elif not (left.requires_grad and right.requires_grad):
@@ -356,9 +357,20 @@ def _of_weight(link: Link, held: Any) -> _Mapped:
             return None
         flat = matrix_like(held, a)
         flat = flat if columns is None else flat[:, columns.argsort()]
+        order = link.parameters.order
+        if order is not None:
+            flat = flat.view(len(flat), held.weight.shape[1] if not is_conv1d(held) else -1, -1)
+            flat = flat if order.columns is None else flat[:, order.columns.argsort()]
+            flat = (flat if order.rows is None else flat[order.rows.argsort()]).flatten(1)
         return (flat.T if is_conv1d(link.layer) else flat).reshape(b.shape)
 
     return mapped
+
+
+def _of_bias(link: Link) -> _Mapped:
+    order = link.parameters.order
+    rows = None if order is None or order.rows is None else order.rows.argsort()
+    return lambda a, b: _by_size(a if rows is None else a[rows], b)
 
 
 def _fails(error: Exception, like: list[Tensor]) -> Verdict:

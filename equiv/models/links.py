@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from equiv.errors import EquivError
-from equiv.mapping import check_conv, check_conv_transpose, check_linear, is_conv1d, plain_form
+from equiv.mapping import Conv, check_conv, check_conv_transpose, check_linear, is_conv1d, plain_form
 from equiv.models.layouts import Form, fitted, form_of, likely_order, orders, positions, reordered
 from equiv.models.pairing import Unit, is_affine, is_lora
 from equiv.models.parameters import Parameters, compared
+from equiv.models.permuted import handed_on, is_permuted_module, order_of, spread
 from equiv.models.settings import Setting, unlike_settings
 from equiv.models.sides import Side
 from equiv.models.trees import equal
@@ -36,6 +37,9 @@ class Link:
         order: How axes of the reference are exchanged in the candidate, where sizes alone do not say.
         places: Sizes of the positions of the candidate's input and of the reference's.
         turn: The order in which the candidate's positions are the reference's; None where it is the same.
+        known: Permutations of channels that layers before it have made; None where none is looked for.
+        through: The axis and the order in which it has the reference's channels, itself no affine layer.
+        misfit: Whether its channels are in another order than its input.
         words: The layout in words.
         settings: What the two modules were built with, where that differs.
     """
@@ -54,6 +58,9 @@ class Link:
     order: tuple[int, ...] | None = None
     places: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
     turn: tuple[int, ...] | None = None
+    known: list[Tensor] | None = None
+    through: tuple[int, Tensor] | None = None
+    misfit: bool = False
     words: str = ""
     settings: list[Setting] = field(default_factory=list)
     calls: int = 0
@@ -65,6 +72,7 @@ class Link:
         """The forms, from the first inputs of the reference and of the candidate."""
         if self.forms is None:
             self.forms = (form_of(self.modules[0], tuple(given.shape)), form_of(self.modules[1], tuple(x.shape)))
+            self._see_order(x, given)
             columns = self.parameters.columns
             if columns is not None and not self._is_reordered(x, given, columns):
                 self.parameters = self.parameters._replace(verdict=self.parameters.otherwise, columns=None)
@@ -75,6 +83,47 @@ class Link:
         if mine is not None and theirs is not None:
             self.places = positions(mine, tuple(given.shape)), positions(theirs, tuple(x.shape))
             self.turn = self._turned(mine.rows_in(given), theirs.rows_in(x))
+
+    def _see_order(self, x: Tensor, given: Tensor) -> None:
+        """Are channels in another order, and is the input in that order too?"""
+        if self.known is None:
+            return
+        order = self.parameters.order
+        if order is None:
+            self.through = handed_on(x, given, self.known) if self.unit.kind == "module" else None
+            if self.through is not None and is_permuted_module(*self.modules, self.through[1]):
+                self.parameters = Parameters(None, True)
+            return
+        channels = order.columns
+        if channels is None and getattr(self.modules[1], "groups", 1) > 1:
+            channels = order.rows
+        axis = self._axis(x)
+        usual = float((given - x).abs().amax()) if x.shape == given.shape else 0.0
+        placed = None if channels is None or x.shape != given.shape else x.index_select(axis, channels)
+        fits = (
+            placed is None
+            if channels is None
+            else placed is not None and (float((given - placed).abs().amax()) <= usual * 2.0**-8)
+        )
+        if not fits:
+            self.parameters, self.misfit = Parameters(self.parameters.otherwise, True), True
+            return
+        if channels is not None:
+            self.through = axis, channels
+        if order.rows is not None:
+            self.known.append(order.rows)
+
+    def _axis(self, x: Tensor) -> int:
+        """The axis of the features."""
+        module = self.modules[1]
+        return x.ndim - module.weight.ndim + 1 if isinstance(module, Conv) else x.ndim - 1
+
+    def _channels(self, part: str, source: Tensor) -> tuple[int, Tensor] | None:
+        """The axis and the order of the candidate's channels in its inputs or results."""
+        order = self.parameters.order
+        if part == "x" or order is None:
+            return None if self.through is None else spread(source, *self.through)
+        return None if order.rows is None else (self._axis(source), order.rows)
 
     def _turned(self, mine: Tensor, theirs: Tensor) -> tuple[int, ...] | None:
         """How positions are ordered; values decide where sizes are alike, as of a sequence as long as its batch."""
@@ -111,6 +160,9 @@ class Link:
 
     def to_candidate(self, part: str, source: Tensor, like: Tensor) -> Tensor | None:
         """A tensor of the reference as the candidate has it; ``part`` is ``x`` or ``y``."""
+        moved = self._channels(part, source)
+        if moved is not None:
+            return _fitted(source.index_select(*moved), like)
         forms = self._by_rows(source, like.shape)
         if forms is not None:
             mine, theirs = forms
@@ -126,6 +178,9 @@ class Link:
 
     def to_reference(self, part: str, source: Tensor, like: Tensor) -> Tensor | None:
         """A tensor of the candidate as the reference has it."""
+        moved = self._channels(part, source)
+        if moved is not None:
+            return _fitted(source.index_select(moved[0], moved[1].argsort()), like)
         forms = self._by_rows(source, like.shape)
         if forms is not None:
             mine, theirs = forms
@@ -181,10 +236,10 @@ def _fitted(source: Tensor, like: Tensor) -> Tensor | None:
     return None if found is None else found[0].contiguous() if like.is_contiguous() else found[0]
 
 
-def link_of(unit: Unit, candidate: Side, reference: Side) -> Link:
-    """A unit with its modules, its parameters compared."""
+def link_of(unit: Unit, candidate: Side, reference: Side, known: list[Tensor] | None = None) -> Link:
+    """A unit with its modules, its parameters compared; with ``known`` channels may be in another order."""
     modules = (candidate.modules[unit.candidate[0]], reference.modules[unit.reference[0]])
-    link = Link(unit, modules)
+    link = Link(unit, modules, known=known)
     if unit.kind == "container":
         return link
     lora = [is_lora(module) for module in modules]
@@ -199,6 +254,10 @@ def link_of(unit: Unit, candidate: Side, reference: Side) -> Link:
     link.parameters, link.settings = compared(*modules), unlike_settings(*modules)
     if is_affine(modules[1]) and _is_plain(modules[1]):
         link.layer = modules[1]
+    found = link.parameters.otherwise or link.parameters.verdict
+    order = order_of(*modules) if known is not None and link.layer is not None and found is not None else None
+    if order is not None:
+        link.parameters = Parameters(None, True, otherwise=found, order=order)
     return link
 
 
