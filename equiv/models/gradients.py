@@ -21,6 +21,7 @@ from equiv.models.gradient_chains import gradient_of_chain
 from equiv.models.gradient_envelopes import Asked, judged_gradient, matrix_like, sparse_gradient
 from equiv.models.layouts import fitted
 from equiv.models.links import Link
+from equiv.models.merged import gradient_of_merged
 from equiv.models.pairing import is_affine
 from equiv.models.runs import Key
 from equiv.models.sampling import same, verdict_of, worst_of
@@ -157,8 +158,8 @@ class _Back:
                 self._note(key[0], source.of, judged_gradient(source.of, plain, *pair))
                 continue
             verdict = None
-            if link.chain is not None and source.of == "input" and not equal(*pair):
-                verdict = gradient_of_chain(link.chain[0], source.reference, incoming, pair)
+            if source.of == "input" and not equal(*pair):
+                verdict = _of_fold(link, source.reference, incoming, pair)
             if verdict is None:
                 self._leave(_Open(key, True, i, source.of, pair, incoming))
             else:
@@ -365,6 +366,15 @@ def _of_weight(link: Link, held: Any) -> _Mapped:
         return (flat.T if is_conv1d(link.layer) else flat).reshape(b.shape)
 
     return mapped
+
+
+def _of_fold(link: Link, x: Tensor, incoming: Gradients, pair: tuple[Tensor, Tensor]) -> Verdict | None:
+    """The input's gradient of several layers against that of the one layer that they were folded into."""
+    if link.chain is not None:
+        return gradient_of_chain(link.chain[0], x, incoming, pair)
+    if link.merged is None or incoming[0] is None:
+        return None
+    return gradient_of_merged(link.merged[1], incoming[0], x, pair)
 
 
 def _of_bias(link: Link) -> _Mapped:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from equiv.errors import EquivError
 from equiv.mapping import Conv, check_conv, check_conv_transpose, check_linear, is_conv1d, plain_form
 from equiv.models.layouts import Form, fitted, form_of, likely_order, orders, positions, reordered
+from equiv.models.merged import may_be_merged
 from equiv.models.pairing import Unit, is_affine, is_lora
 from equiv.models.parameters import Parameters, compared
 from equiv.models.permuted import handed_on, is_permuted_module, order_of, spread
@@ -28,6 +29,7 @@ class Link:
         unit: Names.
         layer: The reference's module where it is a plain affine layer, which gives exact results.
         chain: The longer of the two chains, where one is, as a Sequential, and whether it is the candidate's.
+        merged: The affine layer and the module of several weights that it may be the merge of.
         parameters: What the parameters say.
         forms: How either takes and returns rows, once inputs were seen.
         own: Verdicts on results for the reference's input, one a call.
@@ -48,6 +50,7 @@ class Link:
     modules: tuple[nn.Module, nn.Module]
     layer: nn.Module | None = None
     chain: tuple[nn.Sequential, bool] | None = None
+    merged: tuple[nn.Module, nn.Module] | None = None
     parameters: Parameters = field(default_factory=Parameters)
     forms: tuple[Form | None, Form | None] | None = None
     own: dict[int, Verdict] = field(default_factory=dict)
@@ -251,6 +254,10 @@ def link_of(unit: Unit, candidate: Side, reference: Side, known: list[Tensor] | 
         side, names = (candidate, unit.candidate) if of_candidate else (reference, unit.reference)
         link.chain = nn.Sequential(*(side.modules[name] for name in names)), of_candidate
         return link
+    for single, several in (modules, modules[::-1]):
+        if not is_affine(several) and is_affine(single) and _is_plain(single) and may_be_merged(single, several):
+            link.merged = single, several
+            return link
     link.parameters, link.settings = compared(*modules), unlike_settings(*modules)
     if is_affine(modules[1]) and _is_plain(modules[1]):
         link.layer = modules[1]

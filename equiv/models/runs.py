@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from equiv.models.links import Link
+from equiv.models.merged import judged_merged
 from equiv.models.players import Player
 from equiv.models.sampling import judged, judged_chain, probe_like, same, verdict_of, worst_of
 from equiv.models.sides import Side, instrument
@@ -246,6 +247,11 @@ class Forced(Follower):
             link.constant.add(count)
         if link.chain is not None and len(mine) == len(call.y) == 1 and mine[0] is not None:
             found = judged_chain(link.chain[0], call.x[0], mine[0], call.y[0])
+            if found is not None:
+                link.own[count] = found
+                return
+        if link.merged is not None and len(mine) == len(call.y) == 1 and mine[0] is not None:
+            found = judged_merged(*link.merged, call.x[0], mine[0], call.y[0])
             if found is not None:
                 link.own[count] = found
                 return
