@@ -2,10 +2,12 @@
 
 Ten architectures with random weights, small ones and large ones, through which rounding grows. One pair of each is
 equal up to rounding: every Linear computes as a 1x1 convolution. In the other one random layer has a defect besides:
-one weight by 2^-6 of its size, two inputs exchanged, or another bias. Every rule is its library's own function, on the final results and, for the name of the layer, on the results of each layer when both
-models run freely: the first layer that it refuses. Where a library gives a number and no bound, the bound that tells
-most of these pairs is taken, in hindsight. Needs transformers; Polygraphy (``pip install polygraphy``) where its row
-is wanted.
+one weight by 2^-6 of its size, two inputs exchanged, or another bias.
+
+Every rule is its library's own function, on the final results and, for the name of the layer, on the results of each
+layer when both models run freely: the first layer that it refuses. Where a library gives a number and no bound, the
+bound that tells most of these pairs is taken, in hindsight. Needs transformers; Polygraphy (``pip install
+polygraphy``) where its row is wanted.
 
     python benchmarks/side_by_side.py [--json FILE]
 """

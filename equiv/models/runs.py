@@ -148,8 +148,15 @@ class Leader(Run):
 
 def largest(values: Sequence[Tensor]) -> float:
     """The largest absolute value of all, infinite where one is not finite."""
-    sizes = [float(t.abs().max()) for t in values if t.numel() and (t.is_floating_point() or t.is_complex())]
+    sizes = [_size(t) for t in values if t.numel() and (t.is_floating_point() or t.is_complex())]
     return max((s if math.isfinite(s) else math.inf for s in sizes), default=0.0)
+
+
+def _size(t: Tensor) -> float:
+    if t.is_complex():
+        return float(t.abs().max())
+    low, high = t.aminmax()  # no copy, as large as the result
+    return float(torch.maximum(-low, high))
 
 
 class Follower(Run):
@@ -189,7 +196,8 @@ def apart(a: Tensor, b: Tensor) -> float:
         return 0.0 if a.shape == b.shape and bool((a == b).all()) else math.inf
     if a.dtype == b.dtype and equal(a, b):
         return 0.0
-    found = float((a - b).abs().max())
+    parted = a - b
+    found = float(parted.abs().max()) if parted.is_complex() else _size(parted)
     return found if math.isfinite(found) else math.inf
 
 
