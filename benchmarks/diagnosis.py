@@ -2,9 +2,10 @@
 
 Models of transformers with random weights and small sizes. In each trial the candidate is a copy in which every Linear
 computes as a 1x1 convolution, and one random layer has one defect; in as many trials it has none. ``--large`` measures
-what a diagnosis of 100 million parameters costs in time and memory beside both models run once.
+what a diagnosis of 100 million parameters costs in time and memory beside both models run once. ``--gradients`` plants
+defects in the backward pass of a random layer instead, whose results are right.
 
-    python benchmarks/diagnosis.py [--trials 50] [--only bert vit] [--large]
+    python benchmarks/diagnosis.py [--trials 50] [--only bert vit] [--gradients] [--large]
 """
 
 from __future__ import annotations
@@ -78,6 +79,11 @@ def models() -> dict[str, Callable[[], tuple[nn.Module, Inputs]]]:
             t.models.whisper.modeling_whisper.WhisperEncoder(whisper),
             {"input_features": torch.randn(2, 16, 100)},
         ),
+        "t5": lambda: (
+            t.T5EncoderModel(t.T5Config(vocab_size=99, d_model=32, d_kv=8, d_ff=64, num_layers=3, num_heads=4)),
+            ids(),
+        ),
+        "siglip": lambda: (t.SiglipVisionModel(t.SiglipVisionConfig(**vision)), images()),
     }
 
 
@@ -115,13 +121,78 @@ def planted(model: nn.Module, called: list[str], seed: int) -> tuple[nn.Module, 
     return twin, name
 
 
+class Backward(torch.autograd.Function):
+    """What a layer returned, with a backward pass that is the layer's but for one defect, ``kind``."""
+
+    @staticmethod
+    def forward(ctx: Any, kind: str, layer: nn.Module, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The layer's own result."""
+        ctx.kind, ctx.layer, ctx.held = kind, layer, [t for t in (x, weight, bias) if t is not None]
+        return type(layer).forward(layer, x)
+
+    @staticmethod
+    def backward(ctx: Any, incoming: Tensor) -> Any:
+        """Its gradients, one of them wrong."""
+        kind, low = ctx.kind, ctx.kind in LOW
+        held = [t.detach().requires_grad_() for t in ctx.held]
+        if low:
+            held = [LOW[kind](t.detach()).requires_grad_() for t in ctx.held]
+            incoming = LOW[kind](incoming)
+        names = ("weight", "bias")[: len(held) - 1]
+        with torch.enable_grad():
+            y = torch.func.functional_call(ctx.layer, dict(zip(names, held[1:], strict=True)), (held[0],))
+        x, weight, *bias = torch.autograd.grad(y, held, incoming)
+        if kind == "bias averaged" and bias:
+            bias = [bias[0] / (incoming.numel() // bias[0].numel())]
+        elif kind == "bias averaged" or kind == "weight detached":
+            weight = torch.zeros_like(weight)
+        elif kind == "weight transposed":
+            weight = weight.flatten(1).T.reshape(weight.shape)
+        elif kind == "input halved":
+            x = x / 2
+        elif kind == "last output without gradient":
+            weight = weight.clone()
+            weight[-1] = 0
+        return None, None, x, weight, bias[0] if bias else None
+
+
+def _tf32(t: Tensor) -> Tensor:
+    """Rounded to ten bits behind the first."""
+    return ((t.view(torch.int32) + 0xFFF + ((t.view(torch.int32) >> 13) & 1)) & ~0x1FFF).view(torch.float32)
+
+
+LOW: dict[str, Callable[[Tensor], Tensor]] = {"TF32": _tf32, "bfloat16": lambda t: t.bfloat16().float()}
+BACKWARD = (
+    "bias averaged", "weight detached", "weight transposed", "TF32", "bfloat16", "input halved",
+    "last output without gradient",
+)  # fmt: skip
+
+
+def planted_backward(model: nn.Module, called: list[str], seed: int) -> tuple[nn.Module, str]:
+    """A copy with one defect in the backward pass of a layer that is called, and the layer's name."""
+    generator = torch.Generator().manual_seed(seed)
+    twin = as_convolutions(model)
+    name = called[int(torch.randint(len(called), (1,), generator=generator))]
+    layer, kind = twin.get_submodule(name), BACKWARD[seed % len(BACKWARD)]
+
+    class Wrong(type(layer)):  # type: ignore[misc] - a class of any layer
+        def forward(self, x: Tensor) -> Tensor:
+            plain = copy.copy(self)
+            vars(plain).pop("forward", None)
+            plain.__class__ = type(self).__base__
+            return Backward.apply(kind, plain, x, self.weight, self.bias)
+
+    layer.__class__ = Wrong
+    return twin, name
+
+
 def same_weight(model: nn.Module, name: str) -> set[str]:
     """The layer and those that are tied to it."""
     parts = dict(model.named_modules())
     return {other for other, part in parts.items() if getattr(part, "weight", None) is parts[name].weight}
 
 
-def trials(name: str, count: int) -> tuple[int, int]:
+def trials(name: str, count: int, *, gradients: bool = False) -> tuple[int, int]:
     """How often a planted defect was found at its layer, and how often none was named where there was none."""
     torch.manual_seed(0)
     model, inputs = models()[name]()
@@ -136,14 +207,14 @@ def trials(name: str, count: int) -> tuple[int, int]:
     ]
     found = quiet = 0
     for seed in range(count):
-        twin, where = planted(model, called, seed)
-        first = equiv.diagnose(twin, model, kwargs=inputs).first_difference
+        twin, where = (planted_backward if gradients else planted)(model, called, seed)
+        first = equiv.diagnose(twin, model, kwargs=inputs, gradients=gradients).first_difference
         found += first is not None and first.candidate in same_weight(twin, where)
         if first is None or first.candidate not in same_weight(twin, where):
             print(f"  {name} {seed}: planted in {where}, found at {first and first.candidate}")
         torch.manual_seed(seed)
         other = {key: torch.randn_like(x) if x.is_floating_point() else x.flip(0) for key, x in inputs.items()}
-        right = equiv.diagnose(as_convolutions(model), model, kwargs=other)
+        right = equiv.diagnose(as_convolutions(model), model, kwargs=other, gradients=gradients)
         quiet += right.equivalent
         if not right.equivalent:
             print(f"  {name} {seed}: nothing planted, {right.explanation}")
@@ -195,6 +266,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=4)
     parser.add_argument("--only", nargs="*", default=None)
+    parser.add_argument("--gradients", action="store_true")
     parser.add_argument("--large", action="store_true")
     options = parser.parse_args()
     if options.large:
@@ -202,7 +274,7 @@ def main() -> None:
         return
     for name in options.only or models():
         start = time.perf_counter()
-        found, quiet = trials(name, options.trials)
+        found, quiet = trials(name, options.trials, gradients=options.gradients)
         took = time.perf_counter() - start
         print(f"{name:<10} found {found} of {options.trials}, quiet {quiet} of {options.trials}  ({took:.1f} s)")
 

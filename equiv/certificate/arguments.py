@@ -106,7 +106,11 @@ def check_arithmetic_of(arithmetic: object, dtype: torch.dtype) -> None:
     if arithmetic is None or (isinstance(arithmetic, Arithmetic) and not is_inexact(dtype)):
         return
     advice = f"pass what equiv.numerics.declared({dtype}) returns, or leave it out"
-    output = check_arithmetic(arithmetic, advice).output
+    checked = check_arithmetic(arithmetic, advice)
+    if checked.mixes:
+        advice = "certify the layer with another algorithm, and judge results of this one by equiv.compare"
+        raise refusal("arithmetic", "one of a kernel that returns each weight", checked.name, advice)
+    output = checked.output
     if output != format_of(dtype).dtype:
         raise refusal("arithmetic", f"one of results of {dtype_name(dtype)}", output, advice)
 

@@ -228,7 +228,7 @@ Inputs = Annotated[
         "--input",
         metavar="SHAPE",
         help="16x5x256: normal values. 16x5x256:float16. 2x16:int64:1000: integers below 1000 (10 if not given). "
-        "Or a .pt, .safetensors or .npy file of tensors. Once for each input.",
+        "Or a .pt, .safetensors or .npy file of tensors. name=SHAPE for a keyword argument. Once for each input.",
     ),
 ]
 Seed = Annotated[
@@ -257,7 +257,7 @@ def _setting(input: list[str] | None, seed: str, dtype: str | None, device: str,
     """What was typed for models and inputs, checked."""
     from equiv.arguments import check_device
     from equiv.cli.diagnose import Setting
-    from equiv.cli.inputs import parse_input
+    from equiv.cli.inputs import check_names, parse_input
     from equiv.dtypes import BY_NAME, is_inexact
     from equiv.errors import EquivError
     from equiv.parsing import parse_dtype, parse_integer
@@ -265,8 +265,10 @@ def _setting(input: list[str] | None, seed: str, dtype: str | None, device: str,
     if not input:
         raise EquivError("--input: expected an input of the models, got none; name a shape such as 16x5x256")
     floats = [name for name, one in BY_NAME.items() if is_inexact(one)]
+    specs = tuple(parse_input("--input", text) for text in input)
+    check_names("--input", specs)
     return Setting(
-        inputs=tuple(parse_input("--input", text) for text in input),
+        inputs=specs,
         seed=parse_integer("--seed", seed, least=0, most=LARGEST_SEED),
         dtype=None if dtype is None else parse_dtype("--dtype", dtype, floats),
         device=check_device("--device", device),
@@ -286,6 +288,9 @@ def diagnose(  # noqa: PLR0913 - each is an option of the command
         list[str] | None,
         typer.Option("--match", metavar="NEW=OLD", help="Names of two modules that stand for each other. Repeatable."),
     ] = None,
+    gradients: Annotated[
+        bool, typer.Option("--gradients", help="Compare the gradients of each pair's input and parameters as well.")
+    ] = False,
     seed: Seed = "0",
     dtype: Dtype = None,
     device: Device = "cpu",
@@ -304,7 +309,8 @@ def diagnose(  # noqa: PLR0913 - each is an option of the command
     pairs = command.parse_match("--match", match or ())
     targets = {name: target for name, target in {"json": json, "html": html}.items() if target is not None}
     check_targets(targets)
-    return command.diagnose(new, old, setting, weights=(weights_new, weights_old), match=pairs, targets=targets)
+    weights = (weights_new, weights_old)
+    return command.diagnose(new, old, setting, weights=weights, match=pairs, gradients=gradients, targets=targets)
 
 
 def convert(  # noqa: PLR0913 - each is an option of the command

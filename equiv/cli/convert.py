@@ -34,6 +34,9 @@ def convert(
     """Load, convert, check and write a model, and say what was done; the exit code."""
     if only and to != "pointwise":
         raise EquivError(f"--only: expected none with --to {to}, got {only[0]!r}; it chooses layers for pointwise")
+    named = next((spec.name for spec in setting.inputs if spec.name), None)
+    if named is not None:
+        raise EquivError(f"--input: expected inputs by position to convert with, got {named}=; leave the name out")
     with working("loading"):
         model = load_model("MODEL", name, seed=setting.seed)
         module = model.need_module("equiv convert")

@@ -106,6 +106,7 @@ def diagnose(
     *,
     weights: tuple[str | None, str | None],
     match: Mapping[str, str],
+    gradients: bool,
     targets: Mapping[str, str],
 ) -> int:
     """Load both, compare them, write and say what was found; the exit code."""
@@ -116,7 +117,9 @@ def diagnose(
             setting.prepare(model, file, option)
         given = setting.draw(models[1], models[0])
     with working("comparing"), as_options():
-        found = equiv.diagnose(models[0].call, models[1].call, *given, match=match or None)
+        args, kwargs = inputs.arranged(setting.inputs, given)
+        asked: dict[str, Any] = {"match": match or None, "kwargs": kwargs or None, "gradients": gradients}
+        found = equiv.diagnose(models[0].call, models[1].call, *args, **asked)
     told = {name: model.sentence for name, model in zip(("new", "old"), models, strict=True)}
     told["in"] = inputs.sentence(setting.inputs, given, setting.seed)
     if "json" in targets:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import keyword
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,16 @@ _HIGH = 10  # of integers: small enough for the embeddings that there are
 
 @dataclass(frozen=True)
 class Spec:
-    """One ``--input``: a file, or a shape with its dtype (None: that of the model) and a bound on integers."""
+    """One ``--input``: a file, or a shape with its dtype (None: that of the model) and a bound on integers.
+
+    ``text`` is what was typed behind the ``name`` of a keyword argument, which is empty of one by position.
+    """
 
     text: str
     shape: tuple[int, ...] | None = None
     dtype: torch.dtype | None = None
     high: int = _HIGH
+    name: str = ""
 
 
 def parse_input(option: str, text: str) -> Spec:
@@ -38,8 +43,13 @@ def parse_input(option: str, text: str) -> Spec:
 
     Example:
         >>> parse_input("--input", "2x16:long:1000")
-        Spec(text='2x16:long:1000', shape=(2, 16), dtype=torch.int64, high=1000)
+        Spec(text='2x16:long:1000', shape=(2, 16), dtype=torch.int64, high=1000, name='')
+        >>> parse_input("--input", "mask=2x16:long:2").name
+        'mask'
     """
+    name, equals, rest_of = text.strip().partition("=")
+    if equals and name.isidentifier() and not keyword.iskeyword(name):
+        return replace(parse_input(option, rest_of), name=name)
     if Path(text).suffix.lower() in _FILES:
         return Spec(text)
     sizes, *rest = text.strip().split(":")
@@ -68,10 +78,32 @@ def draw(
     found: list[Tensor] = []
     for spec in specs:
         if spec.shape is None:
-            found += _of_file(option, spec.text)
+            held = _of_file(option, spec.text)
+            if spec.name and len(held) != 1:
+                raise refusal(option, f"one tensor for {spec.name}", f"{spec.text} with {len(held)}", "save it alone")
+            found += held
         else:
             found.append(_drawn(option, spec, spec.dtype or dtype, generator))
     return tuple(one.to(device) for one in found)
+
+
+def arranged(specs: Sequence[Spec], inputs: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+    """The tensors that :func:`draw` returned: those by position, and the others by name."""
+    names = [spec.name for spec in specs if spec.name]
+    count = len(inputs) - len(names)
+    return tuple(inputs[:count]), dict(zip(names, inputs[count:], strict=True))
+
+
+def check_names(option: str, specs: Sequence[Spec]) -> None:
+    """Refuse a name that is given twice, and inputs by position behind one by name."""
+    names = [spec.name for spec in specs]
+    twice = next((name for name in names if name and names.count(name) > 1), None)
+    if twice is not None:
+        raise refusal(option, "each keyword argument once", twice, "name it once")
+    first = next((i for i, name in enumerate(names) if name), len(names))
+    if not all(names[first:]):
+        behind = next(spec.text for spec in specs[first:] if not spec.name)
+        raise refusal(option, "inputs by position before those by name", behind[:100], "put it first, or name it")
 
 
 def _drawn(option: str, spec: Spec, dtype: torch.dtype, generator: torch.Generator) -> Tensor:
@@ -109,7 +141,9 @@ def _words(found: Any) -> str:
 
 def sentence(specs: Sequence[Spec], inputs: Sequence[Tensor], seed: int) -> str:
     """The inputs in a line: their shapes, dtypes and how they were made."""
-    shapes = ", ".join(f"{'x'.join(map(str, one.shape)) or 'a number'} {dtype_name(one.dtype)}" for one in inputs)
+    positional, named = arranged(specs, inputs)
+    words = [("", one) for one in positional] + [(f"{name}=", one) for name, one in named.items()]
+    shapes = ", ".join(f"{name}{'x'.join(map(str, t.shape)) or 'a number'} {dtype_name(t.dtype)}" for name, t in words)
     files = [quoted(spec.text, 60) for spec in specs if spec.shape is None]
     made = [f"from {', '.join(files)}"] * bool(files) + [f"drawn with seed {seed}"] * (len(files) < len(specs))
     return f"{shapes}; {' and '.join(made)}"
@@ -120,4 +154,5 @@ def to_dict(specs: Sequence[Spec], inputs: Sequence[Tensor]) -> list[dict[str, A
     shapes = [{"shape": list(one.shape), "dtype": dtype_name(one.dtype)} for one in inputs]
     if len(shapes) != len(specs):  # a file of several
         return shapes
-    return [{"given": spec.text, **one} for spec, one in zip(specs, shapes, strict=True)]
+    typed = [f"{spec.name}={spec.text}" if spec.name else spec.text for spec in specs]
+    return [{"given": text, **one} for text, one in zip(typed, shapes, strict=True)]

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import random
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from equiv.arguments import check_tensor, refusal
+from equiv.arguments import check_bool, check_tensor, refusal
 from equiv.causes import Cause
 from equiv.errors import EquivError
 from equiv.models.diagnosis import Diagnosis, Layer, growth_words
+from equiv.models.generators import Generators, generators_kept
+from equiv.models.gradients import Backward, Right, gradients_of
 from equiv.models.layouts import fitted
 from equiv.models.links import Link, link_of
 from equiv.models.pairing import Pairs, paired
@@ -28,7 +27,7 @@ from equiv.models.trees import equal, tensors
 from equiv.models.wide import Four, settled
 from equiv.models.wide_runs import Wide, differ_in_float64
 from equiv.text import counted, quoted
-from equiv.verdict import Outcome
+from equiv.verdict import Outcome, Verdict
 
 
 def diagnose(
@@ -37,6 +36,7 @@ def diagnose(
     *inputs: Any,
     match: Mapping[str, str] | None = None,
     kwargs: Mapping[str, Any] | None = None,
+    gradients: bool = False,
 ) -> Diagnosis:
     """Do two models compute the same, and where do they first part?
 
@@ -58,12 +58,15 @@ def diagnose(
         match: Names of modules of the candidate, each with that of the reference which it stands for, where names,
             parameters, order and shapes do not tell.
         kwargs: Keyword arguments that both are called with.
+        gradients: True compares the gradients of each pair's inputs and parameters as well, mapped through the
+            conversion: each pair, and the code between, is given the incoming gradient that the reference's has. Those
+            of plain affine layers are held against their own envelopes. All activations are kept, as in training.
 
     Raises:
         EquivError: A model that does not run on the inputs, results of different structure, or names in ``match`` of
             modules that are not called.
 
-    Nothing of either model is changed, nor the state of random generators. Gradients are not recorded.
+    Nothing of either model is changed, nor the state of random generators. No ``.grad`` is written.
 
     Example:
         >>> old = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
@@ -78,6 +81,7 @@ def diagnose(
     """
     if kwargs is not None and not (isinstance(kwargs, Mapping) and all(isinstance(key, str) for key in kwargs)):
         raise refusal("kwargs", "a dict of keyword arguments", kwargs, "pass such as kwargs={'mask': mask}")
+    check_bool("gradients", gradients, advice="pass True or False")
     try:
         given = tensors((inputs, kwargs))
     except Exception as error:  # whatever a container says, or one that holds itself
@@ -88,24 +92,8 @@ def diagnose(
     trained = [words for side in sides for words in _random_parts(side)]
     if trained:
         return _no_function(trained)
-    with _kept_state():
-        return _Course(*sides, match).run()
-
-
-@contextmanager
-def _kept_state() -> Iterator[None]:
-    """The random generators of torch, Python and numpy as they were, whatever the models draw; no gradients."""
-    ready = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-    accelerators = list(range(torch.cuda.device_count())) if ready else []
-    numpy = sys.modules.get("numpy")
-    states = random.getstate(), numpy.random.get_state() if numpy is not None else None
-    with torch.random.fork_rng(accelerators), torch.no_grad():
-        try:
-            yield
-        finally:
-            random.setstate(states[0])
-            if numpy is not None:
-                numpy.random.set_state(states[1])
+    with generators_kept() as generators, torch.no_grad():
+        return _Course(*sides, match, generators, gradients=gradients).run()
 
 
 def _random_parts(side: Side) -> list[str]:
@@ -130,8 +118,19 @@ def _no_function(said: Sequence[str]) -> Diagnosis:
 
 
 class _Course:
-    def __init__(self, candidate: Side, reference: Side, match: Mapping[str, str] | None) -> None:
-        self.candidate, self.reference, self.match = candidate, reference, match
+    def __init__(
+        self,
+        candidate: Side,
+        reference: Side,
+        match: Mapping[str, str] | None,
+        generators: Generators,
+        *,
+        gradients: bool = False,
+    ) -> None:
+        self.candidate, self.reference, self.match, self.gradients = candidate, reference, match, gradients
+        self.generators = generators
+        self.permuted = True
+        self.back = Backward()
         self.notes: list[str] = []
         self.links: list[Link] = []
         self.pairs = Pairs()
@@ -139,12 +138,16 @@ class _Course:
         self.proves = True
 
     def run(self) -> Diagnosis:
-        first = {side.name: _results(side) for side in (self.reference, self.candidate)}
+        first = {}
+        for side in (self.reference, self.candidate):
+            with self.generators.watched(side):
+                first[side.name] = _results(side)
         theirs, mine = first["reference"], first["candidate"]
         self._check_results(mine, theirs)
         if self.match is not None or not (self.candidate.is_whole or self.reference.is_whole):
             self.pairs = paired(self.candidate, self.reference, self.match)
-        self.links = [link_of(unit, self.candidate, self.reference) for unit in self.pairs.units]
+        known: list[Tensor] | None = [] if self.permuted else None
+        self.links = [link_of(unit, self.candidate, self.reference, known) for unit in self.pairs.units]
         leader = Leader(self.reference, self.links, of_candidate=False)
         forced, free = Forced(self.candidate, self.links), Free(self.candidate, self.links, of_candidate=True)
         try:
@@ -169,7 +172,38 @@ class _Course:
         results = [tensors(forced.player.result), tensors(leader.player.result), tensors(free.player.result)]
         self.proves = any(bool(t.isfinite().any()) for t in results[1])
         output = self._output(*results)
-        return self._diagnosis(output)
+        del results, leader, forced, free
+        if self.gradients:
+            output = self._backward(output)
+        return self._unless_permuted(self._diagnosis(output))
+
+    def _unless_permuted(self, found: Diagnosis) -> Diagnosis:
+        """Channels in another order are no difference where other layers undo it; else each is one where it is."""
+        moved = [link.unit.candidate[0] for link in self.links if link.parameters.order is not None]
+        misfit = any(link.misfit for link in self.links)
+        if not self.permuted or not (moved or misfit):
+            return found
+        different = {row.kind for row in found.layers if row.verdict.outcome is Outcome.DIFFERENT}
+        if not misfit and not different & {"input", "output", "container"}:
+            names = ", ".join(moved[:4]) + f" and {len(moved) - 4:,} more" * (len(moved) > 4)
+            text = f"up to a permutation of channels that the model's other layers undo, in {names}: "
+            return replace(found, explanation=text + found.explanation)
+        again = _Course(self.candidate, self.reference, self.match, self.generators, gradients=self.gradients)
+        again.permuted = False
+        return again.run()
+
+    def _backward(self, output: Layer) -> Layer:
+        """The row of the results with the gradients of the code after the last pair, once all were compared."""
+        right = Right(set(), set() if output.verdict.outcome is Outcome.DIFFERENT else {None})
+        for place, link in enumerate(self.links):
+            if link.parameters.verdict is None and all(v.equivalent for v in link.own.values()):
+                right.own.add(place)
+            if all(v.equivalent for v in link.before.values()):
+                right.before.add(place)
+        self.back = gradients_of(self.candidate, self.reference, self.links, right)
+        self.notes += self.back.notes
+        after = [verdict for place, verdict in self.back.before.items() if place is None]
+        return replace(output, verdict=_worse(output.verdict, *after))
 
     def _check_results(self, mine: list[Tensor], theirs: list[Tensor]) -> None:
         shapes = [[tuple(t.shape) for t in some] for some in (mine, theirs)]
@@ -243,7 +277,7 @@ class _Course:
         return [None, None]
 
     def _diagnosis(self, output: Layer) -> Diagnosis:
-        rows = [row for link in self.links for row in self._rows(link)]
+        rows = [row for place, link in enumerate(self.links) for row in self._rows(place, link)]
         rows.append(output)
         first = next((row for row in rows if row.verdict.outcome is Outcome.DIFFERENT), None)
         verdict = worst_of([row.verdict for row in rows])
@@ -283,7 +317,7 @@ class _Course:
             if cause is not None:
                 return names[0], names[1], cause
 
-    def _rows(self, link: Link) -> Iterator[Layer]:
+    def _rows(self, place: int, link: Link) -> Iterator[Layer]:
         unit = link.unit
         names = " + ".join(unit.candidate), " + ".join(unit.reference)
         for count, part in sorted(link.pending):
@@ -294,7 +328,8 @@ class _Course:
                 )
                 text += "nobody can tell rounding from a defect."
                 found[count] = verdict_of(Outcome.UNDECIDED, text, torch.empty(0))
-        before = [v for v in link.before.values() if v.outcome is not Outcome.IDENTICAL]
+        handed = [*link.before.values(), *(v for where, v in self.back.before.items() if where == place)]
+        before = [v for v in handed if v.outcome is not Outcome.IDENTICAL]
         if before:
             found_before = worst_of(before)
             owner = self._owner(link) if found_before.outcome is Outcome.DIFFERENT else None
@@ -309,7 +344,16 @@ class _Course:
             verdict = replace(link.parameters.verdict, max_ratio=verdict.max_ratio, cause=cause)
         elif verdict.outcome is Outcome.DIFFERENT and verdict.cause is None:
             verdict = replace(verdict, cause=setting_cause(link.settings, unit.candidate[0]))
-        yield Layer(*names, unit.kind, verdict, link.calls, link.inherited, link.largest, link.size, link.words)
+        found_back = self.back.own.get(place, {})
+        verdict = _worse(verdict, *found_back.values())
+        seen = {name: getattr(link, name) for name in ("calls", "inherited", "largest", "size", "words")}
+        yield Layer(*names, unit.kind, verdict, gradients=found_back, **seen)
+
+
+def _worse(verdict: Verdict, *others: Verdict) -> Verdict:
+    """The verdict, or the worst of others where its outcome is worse."""
+    worst = worst_of([verdict, *others])
+    return verdict if worst.outcome is verdict.outcome else worst
 
 
 def _unlike(links: Sequence[Link]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from equiv.causes import Cause
@@ -41,6 +41,8 @@ class Layer:
         largest: Largest difference of its result on the reference's input.
         size: Largest absolute value of the reference's result.
         words: How the types and layouts differ, such as ``Conv2d for Linear, (2, 5, 8) as (2, 8, 5, 1)``.
+        gradients: Verdicts on the gradients of its ``input``, ``weight`` and ``bias``, or of other parameters by name,
+            where they were asked for. The worst of them is the ``verdict`` where the results are better.
     """
 
     candidate: str
@@ -52,6 +54,7 @@ class Layer:
     largest: float | None = None
     size: float | None = None
     words: str = ""
+    gradients: Mapping[str, Verdict] = field(default_factory=dict)
 
     @property
     def bound(self) -> float | None:
@@ -67,7 +70,8 @@ class Layer:
         """The row in JSON's types."""
         names = ("candidate", "reference", "kind", "calls", "inherited", "largest", "size", "bound", "words")
         found: dict[str, Any] = plain_json({name: getattr(self, name) for name in names})
-        return {**found, "verdict": self.verdict.to_dict()}
+        gradients = {name: verdict.to_dict() for name, verdict in self.gradients.items()}
+        return {**found, "verdict": self.verdict.to_dict(), "gradients": gradients}
 
 
 @dataclass(frozen=True)

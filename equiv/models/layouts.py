@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 
 from equiv.mapping import Conv, is_conv1d, is_unpadded
 from equiv.models.positionwise import PositionwiseLinear
+
+_AXES = 6
 
 
 @dataclass(frozen=True)
@@ -115,18 +118,42 @@ def positions(form: Form, shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(size for size in sizes if size != 1)
 
 
-def reordered(rows: Tensor, given: tuple[int, ...], wanted: tuple[int, ...]) -> Tensor:
-    """Rows over positions of these sizes, in the order of others that are the same sizes in another order.
+def reordered(rows: Tensor, given: tuple[int, ...], order: tuple[int, ...] | None) -> Tensor:
+    """Rows over positions of these sizes, in this order of their axes; as they are where that is None.
 
     Example:
         >>> import torch
-        >>> reordered(torch.arange(6).view(6, 1), (2, 3), (3, 2)).flatten().tolist()
+        >>> reordered(torch.arange(6).view(6, 1), (2, 3), (1, 0)).flatten().tolist()
         [0, 3, 1, 4, 2, 5]
     """
-    if given == wanted or sorted(given) != sorted(wanted):
+    if order is None:
         return rows
-    order = next(o for o in itertools.permutations(range(len(given))) if tuple(given[i] for i in o) == wanted)
     return rows.view(*given, -1).permute(*order, len(given)).reshape(rows.shape)
+
+
+def orders(given: tuple[int, ...], wanted: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+    """The orders in which axes of these sizes have the sizes that are wanted, that of ``given`` first.
+
+    Example:
+        >>> list(orders((3, 2, 3), (3, 3, 2)))
+        [(0, 2, 1), (2, 0, 1)]
+    """
+    if len(given) == len(wanted) <= _AXES:
+        axes = itertools.permutations(range(len(given)))
+        yield from (order for order in axes if tuple(given[axis] for axis in order) == wanted)
+
+
+_CLOSE = 2.0**-8  # of the difference in the usual order that may be left in another one
+
+
+def likely_order(found: Iterable[tuple[tuple[int, ...], Tensor]], like: Tensor) -> tuple[int, ...] | None:
+    """Of several orders, each with its values, the first, unless another one's are nearly ``like`` and its are not."""
+    apart = ((float((values - like).abs().amax()) if like.numel() else 0.0, order) for order, values in found)
+    usual = next(apart, None)
+    if usual is None or usual[0] == 0:
+        return None if usual is None else usual[1]
+    least = min(apart, key=lambda pair: pair[0], default=usual)
+    return least[1] if least[0] <= _CLOSE * usual[0] else usual[1]
 
 
 def fitted(source: Tensor, like: Tensor) -> tuple[Tensor, str] | None:

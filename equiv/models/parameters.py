@@ -14,6 +14,7 @@ from equiv.causes import name_cause
 from equiv.errors import EquivError
 from equiv.mapping import Conv, is_conv1d
 from equiv.models.pairing import is_affine
+from equiv.models.permuted import Order
 from equiv.numerics import same_bits
 from equiv.verdict import Verdict, parameter_verdict
 
@@ -28,12 +29,14 @@ class Parameters(NamedTuple):
         known: Whether all of them were compared.
         columns: The order of the reference's columns in which the candidate holds them, where that is another.
         otherwise: The verdict unless the candidate's input is in that order too.
+        order: How its channels are permuted, where other layers may undo that.
     """
 
     verdict: Verdict | None = None
     known: bool = False
     columns: Tensor | None = None
     otherwise: Verdict | None = None
+    order: Order | None = None
 
 
 def compared(candidate: nn.Module, reference: nn.Module) -> Parameters:

@@ -15,9 +15,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from equiv.models.links import Link
+from equiv.models.merged import judged_merged
 from equiv.models.players import Player
 from equiv.models.sampling import judged, judged_chain, probe_like, same, verdict_of, worst_of
 from equiv.models.sides import Side, instrument
@@ -78,7 +79,7 @@ class Run:
         self.player = Player(self._play)
 
     def _play(self, _: Player) -> Any:
-        call, modules = self.side.twin()
+        call, modules = self.twin()
         for place, link in enumerate(self.links):
             names = link.unit.candidate if self.of_candidate else link.unit.reference
             if len(names) == 1:
@@ -87,6 +88,10 @@ class Run:
                 instrument(modules[names[0]], functools.partial(self._around, place, True, False))
                 instrument(modules[names[-1]], functools.partial(self._around, place, False, True))
         return self.call(call)
+
+    def twin(self) -> tuple[Callable[..., Any], dict[str, nn.Module]]:
+        """Something to call in the model's place, and its modules by name."""
+        return self.side.twin()
 
     def call(self, call: Callable[..., Any]) -> Any:
         """Call the model."""
@@ -143,8 +148,15 @@ class Leader(Run):
 
 def largest(values: Sequence[Tensor]) -> float:
     """The largest absolute value of all, infinite where one is not finite."""
-    sizes = [float(t.abs().max()) for t in values if t.numel() and (t.is_floating_point() or t.is_complex())]
+    sizes = [_size(t) for t in values if t.numel() and (t.is_floating_point() or t.is_complex())]
     return max((s if math.isfinite(s) else math.inf for s in sizes), default=0.0)
+
+
+def _size(t: Tensor) -> float:
+    if t.is_complex():
+        return float(t.abs().max())
+    low, high = t.aminmax()  # no copy, as large as the result
+    return float(torch.maximum(-low, high))
 
 
 class Follower(Run):
@@ -184,7 +196,8 @@ def apart(a: Tensor, b: Tensor) -> float:
         return 0.0 if a.shape == b.shape and bool((a == b).all()) else math.inf
     if a.dtype == b.dtype and equal(a, b):
         return 0.0
-    found = float((a - b).abs().max())
+    parted = a - b
+    found = float(parted.abs().max()) if parted.is_complex() else _size(parted)
     return found if math.isfinite(found) else math.inf
 
 
@@ -242,6 +255,11 @@ class Forced(Follower):
             link.constant.add(count)
         if link.chain is not None and len(mine) == len(call.y) == 1 and mine[0] is not None:
             found = judged_chain(link.chain[0], call.x[0], mine[0], call.y[0])
+            if found is not None:
+                link.own[count] = found
+                return
+        if link.merged is not None and len(mine) == len(call.y) == 1 and mine[0] is not None:
+            found = judged_merged(*link.merged, call.x[0], mine[0], call.y[0])
             if found is not None:
                 link.own[count] = found
                 return

@@ -88,8 +88,8 @@ def _rows(form: Form, layer: Any, x: Tensor, actual: Tensor, expected: Tensor) -
     weight = layer.weight.detach().flatten(1)
     apart = (a - e).abs().float().nan_to_num(math.inf, math.inf)
     size = rows.detach().abs().float().amax(1, keepdim=True).clamp(min=1e-30)
-    some = _furthest((apart / size).amax(1), max(2, min(_ROWS, _TERMS // max(1, weight.numel() // 8))))
-    outputs = _furthest(apart[some].amax(0), _OUTPUTS)
+    some = furthest((apart / size).amax(1), max(2, min(_ROWS, _TERMS // max(1, weight.numel() // 8))))
+    outputs = furthest(apart[some].amax(0), _OUTPUTS)
     chosen, w = rows[some].to(a.dtype), weight[outputs].to(a.dtype)
     bias = None if layer.bias is None else layer.bias.detach()[outputs].to(a.dtype)
     results = (a[some][:, outputs], e[some][:, outputs])
@@ -102,8 +102,8 @@ def _rows(form: Form, layer: Any, x: Tensor, actual: Tensor, expected: Tensor) -
     return _placed(verdict, some, outputs, actual, a.shape)
 
 
-def _furthest(score: Tensor, count: int) -> Tensor:
-    """Half of them where the score is largest, half spread over all; in order."""
+def furthest(score: Tensor, count: int) -> Tensor:
+    """Indices of so many scores: half of them where the score is largest, half spread over all; in order."""
     total = len(score)
     if total <= count:
         return torch.arange(total, device=score.device)
@@ -132,15 +132,15 @@ def _sliding(conv: Conv, x: Tensor, actual: Tensor, expected: Tensor) -> Verdict
     places = apart.amax(1).flatten()  # (N * positions)
     channels = apart.amax((0, *range(2, apart.ndim)))
     each = conv.out_channels // conv.groups
-    groups = _furthest(channels.view(conv.groups, each).amax(1), 4)
-    some = _furthest(places, _ROWS)
+    groups = furthest(channels.view(conv.groups, each).amax(1), 4)
+    some = furthest(places, _ROWS)
     positions = tuple(actual.shape[2:])
     index = torch.unravel_index(some, (len(x), *positions))
     patches = _patches(conv, x, index)  # (R, C, *kernel)
     inputs = conv.in_channels // conv.groups
     found = []
     for group in groups.tolist():
-        outputs = _furthest(channels[group * each : (group + 1) * each], _OUTPUTS) + group * each
+        outputs = furthest(channels[group * each : (group + 1) * each], _OUTPUTS) + group * each
         a, e = (t.movedim(1, -1).reshape(-1, conv.out_channels)[some][:, outputs] for t in (actual, expected))
         part = patches[:, group * inputs : (group + 1) * inputs].to(a.dtype)
         weight = conv.weight.detach()[outputs].to(a.dtype)

@@ -76,12 +76,15 @@ class Side:
         """Whether nothing inside is seen."""
         return not self.modules
 
-    def twin(self) -> tuple[Callable[..., Any], dict[str, nn.Module]]:
-        """Something to call in its place, and its modules by name, each of which may be changed."""
+    def twin(self, stand_ins: Mapping[int, Tensor] | None = None) -> tuple[Callable[..., Any], dict[str, nn.Module]]:
+        """Something to call in its place, and its modules by name, each of which may be changed.
+
+        ``stand_ins`` take the place of parameters, by the ``id`` of each.
+        """
         if not isinstance(self.given, nn.Module):
             return (_session(self.given) if _is_session(self.given) else self.given), {}
         try:
-            twin = Twin(self.given)
+            twin = Twin(self.given, stand_ins)
         except Exception as error:
             raise EquivError(
                 f"{self.name}: expected a module that torch has set up, got a {type(self.given).__name__} that raises "

@@ -86,6 +86,8 @@ class Arithmetic:
             :class:`equiv.numerics.Rounding` or None; None where none of them is. A :class:`Reference` rounds them so,
             and leaves ``relative`` to those who cannot.
         results: How the accumulator is rounded before it becomes a result of dtype ``output``; None where it is not.
+        mixes: Whether a kernel computes with sums of several inputs, as Winograd's does: it returns no single weight
+            exactly, and is held against its bound where inputs are of one size alone.
     """
 
     name: str
@@ -106,6 +108,7 @@ class Arithmetic:
     factor_max: float = math.inf
     operands: tuple[Rounding | None, Rounding | None, Rounding | None] | None = None
     results: Rounding | None = None
+    mixes: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self)

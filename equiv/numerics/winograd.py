@@ -67,8 +67,8 @@ def winograd(dtype: torch.dtype, tile: int = 2, device: torch.device | str = "cp
 
     It holds for inputs and weights that are of one size within a tile, as activations and noise are about: for
     :func:`equiv.compare` on such results. A window of small values beside large ones has the error of the large ones,
-    and may lie outside: so do the one-hot inputs of :func:`equiv.assert_equivalent` and :func:`equiv.certify`, on which
-    Winograd is no kernel that keeps each weight.
+    and may lie outside, so :func:`equiv.assert_equivalent` asks such kernels on inputs of one size alone, and
+    :func:`equiv.certify`, which reads each weight, refuses them.
 
     Args:
         dtype: Floating dtype of input, weight and result; transforms are computed in its accumulator.
@@ -87,5 +87,6 @@ def winograd(dtype: torch.dtype, tile: int = 2, device: torch.device | str = "cp
         factor=base.factor * found.growth**2,
         extra_terms=base.extra_terms + found.steps,
         measured=False,
+        mixes=True,
         note=f"Winograd's F({tile}x{tile}, 3x3) is allowed for: {found.growth**2:.3g} times the error of a plain sum.",
     )

@@ -15,7 +15,7 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from equiv.arguments import check_tensor
+from equiv.arguments import check_tensor, refusal
 from equiv.dtypes import DTYPES, dtype_name, dtype_names, is_inexact
 from equiv.errors import EquivError
 from equiv.mapping import Conv, check_conv, check_linear, is_unpadded, pads_and_positions
@@ -128,10 +128,14 @@ def _is_wider(wide: torch.dtype, narrow: torch.dtype) -> bool:
     )
 
 
-def check_given_arithmetic(arithmetic: object) -> None:
-    """Refuse what is neither None nor an arithmetic."""
-    if arithmetic is not None:
-        check_arithmetic(arithmetic, "pass what equiv.numerics.declared(dtype) returns, or leave it out")
+def check_given_arithmetic(arithmetic: object, *, gradients: bool = False) -> None:
+    """Refuse what is neither None nor an arithmetic, and one whose ``gradients`` nobody knows."""
+    if arithmetic is None:
+        return
+    checked = check_arithmetic(arithmetic, "pass what equiv.numerics.declared(dtype) returns, or leave it out")
+    if gradients and checked.mixes:
+        expected = "one of a kernel that keeps each weight, where gradients are asked"
+        raise refusal("arithmetic", expected, checked.name, "leave gradients= out")
 
 
 def tolerances_of(rtol: float | None, atol: float | None) -> tuple[float, float] | None:

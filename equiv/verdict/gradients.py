@@ -156,7 +156,7 @@ def _check(run: _Run, probe: Probe, arithmetic: Arithmetic | None) -> None:
         parts += [(form, gradient, held.in_layer) for form in forms]
     for form, gradient, arranged in parts:
         used = form.arithmetic(arithmetic, run.layer.weight.device)
-        verdict = _judged(form, arranged(gradient), used)
+        verdict = judged_form(form, arranged(gradient), used)
         if not verdict.equivalent:
             raise NotEquivalent(_placed(verdict, form, (gradient, arranged), run, probe))
 
@@ -212,7 +212,7 @@ def _different(side: Side, text: str, x: Tensor) -> NotEquivalent:
     return NotEquivalent(Verdict(Outcome.DIFFERENT, text, dtype_name(x.dtype), tuple(x.shape)))
 
 
-def _judged(form: Form, gradient: Tensor, arithmetic: Arithmetic) -> Verdict:
+def judged_form(form: Form, gradient: Tensor, arithmetic: Arithmetic) -> Verdict:
     """The verdict on one gradient in the shape of its layer, beside the exact one; its index is that of the form."""
     x, weight, actual = form.x, form.weight, on_cpu(form.part(gradient))
     rows = Comparison(actual, actual, x, weight, None, alternative_weights=(form.alternatives,) * 2)

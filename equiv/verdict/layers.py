@@ -34,21 +34,19 @@ from equiv.mapping import (
     geometry_of,
     tap_weights,
 )
-from equiv.numerics import Arithmetic, gap_words, one_hot_rows, plain_torch, same_bits
+from equiv.numerics import Arithmetic, gap_words, plain_torch, same_bits
 from equiv.text import counted
 from equiv.verdict.arguments import Alternatives, Comparison, check_given_arithmetic, tolerances_of
 from equiv.verdict.blocks import at_outputs, cause_of_outputs, outputs_to_judge
 from equiv.verdict.chain_layers import judged_as_chains
 from equiv.verdict.gradients import check_differentiable, check_gradients
 from equiv.verdict.outcome import Entry, NotEquivalent, Outcome, Verdict
-from equiv.verdict.probes import rounding_probes
 from equiv.verdict.results import Mismatch, compare_rows, compare_sliding
 from equiv.verdict.same_taps import difference_of
 from equiv.verdict.sides import asked, run
 from equiv.verdict.sliding_layers import check_dense, is_large, maps_to_try
+from equiv.verdict.tried import inputs_to_try
 
-_ONE_HOTS = 256
-_ROWS = 32
 _NAMED = 2**22  # weights of a layer whose rounding is named on further inputs
 
 
@@ -92,7 +90,8 @@ def assert_equivalent(  # noqa: PLR0913 - the options are the interface
         input: Inputs to try in addition, ``(N, n)`` or ``(N, C, *spatial)``, in the layers' dtype.
         feature_shape: ``(C, *spatial)``; by default the kernel of the convolution is taken for the whole map.
         arithmetic: What the candidate computes in; by default what is declared for its dtype and device, see
-            :func:`equiv.compare`.
+            :func:`equiv.compare`. A kernel that computes with sums of several inputs, as
+            :func:`equiv.numerics.winograd` says, is asked on inputs of one size alone.
         seed: Of the generated inputs; the global random state is neither read nor set.
         rtol: An extra condition on every comparison of results, see :func:`equiv.compare`.
         atol: See ``rtol``.
@@ -120,7 +119,7 @@ def assert_equivalent(  # noqa: PLR0913 - the options are the interface
     if input is not None:
         check_tensor("input", input, advice="pass a batch, and the shape of a map as feature_shape=")
     tolerances = tolerances_of(rtol, atol)
-    check_given_arithmetic(arithmetic)
+    check_given_arithmetic(arithmetic, gradients=bool(gradients))
     check_bool("gradients", gradients, advice="pass True or False")
     given = None if feature_shape is None else check_feature_shape(feature_shape)
     shape = given or _kernel_shape(candidate, reference)
@@ -144,7 +143,7 @@ def assert_equivalent(  # noqa: PLR0913 - the options are the interface
         _check_input(layer, input, layer.in_features)
     weight, bias = layer.weight.detach(), _bias(layer)
     alternatives = _alternatives(left, right)
-    inputs = _inputs(layer, input, seed)
+    inputs = inputs_to_try(layer, input, seed, arithmetic)
     for words, x, columns in inputs:
         actual, expected = (side.run(x) for side in (left, right))
         rows = Comparison(actual, expected, x, weight, bias, arithmetic, tolerances, alternative_weights=alternatives)
@@ -406,30 +405,6 @@ def _parameter(layer: nn.Linear | Conv, name: str) -> Tensor:
 
 def _bias(layer: nn.Linear) -> Tensor | None:
     return None if layer.bias is None else layer.bias.detach()
-
-
-def _inputs(layer: nn.Linear, given: Tensor | None, seed: int) -> Iterator[tuple[str, Tensor, Tensor | None]]:
-    """What to try: the caller's input, zero and one-hot rows, signs, and values of ordinary size.
-
-    Each with words, and with the only columns in which it is not zero where these are few.
-    """
-    n, dtype, device = layer.in_features, layer.weight.dtype, layer.weight.device
-    if given is not None and given.numel():
-        yield "on the input given", given.detach().reshape(-1, n), None
-    generator = torch.Generator().manual_seed(seed)
-    columns = torch.arange(n) if n <= _ONE_HOTS else torch.randperm(n, generator=generator)[:_ONE_HOTS].sort().values
-    probes = torch.cat([torch.zeros(1, n, dtype=dtype, device=device), one_hot_rows(columns, n, dtype, device)])
-    yield "on the zero input and one-hot inputs", probes, columns.to(device) if n > _ONE_HOTS else None
-    if dtype.is_floating_point:
-        x, columns = rounding_probes(layer.weight.detach(), _bias(layer), generator)
-        yield "on inputs of one or two entries", x, columns
-    low = 0 if not dtype.is_signed else -1
-    yield "on inputs of -1, 0 and 1", torch.randint(low, 2, (_ROWS, n), generator=generator).to(dtype).to(device), None
-    if is_inexact(dtype):
-        wide = torch.complex128 if dtype.is_complex else torch.float64
-        normal = torch.randn(_ROWS, n, generator=generator, dtype=wide).to(dtype).to(device)
-        yield "on normal inputs", normal, None
-        yield "on one input without a batch of others", normal[:1], None
 
 
 def _check_input(layer: nn.Linear | Conv, given: Tensor, n: int) -> None:

@@ -212,6 +212,19 @@ def test_shapes_dtypes_and_bounds_of_inputs() -> None:
     assert draw("2x2", dtype=torch.bfloat16)[0].dtype == torch.bfloat16
 
 
+def test_keyword_inputs_go_by_their_names() -> None:
+    texts = ("3x8", "mask=2x16:long:2", "pixels=4x3x8x8")
+    specs = [inputs.parse_input("--input", text) for text in texts]
+    args, kwargs = inputs.arranged(specs, draw(*texts))
+    assert [tuple(x.shape) for x in args] == [(3, 8)]
+    assert {name: tuple(x.shape) for name, x in kwargs.items()} == {"mask": (2, 16), "pixels": (4, 3, 8, 8)}
+    assert "mask=2x16 int64" in inputs.sentence(specs, draw(*texts), 0)
+    assert inputs.to_dict(specs, draw(*texts))[1]["given"] == "mask=2x16:long:2"
+    for wrong, message in ((["a=3", "3"], "by position before"), (["a=3", "a=3"], "each keyword argument once")):
+        with pytest.raises(EquivError, match=message):
+            inputs.check_names("--input", [inputs.parse_input("--input", text) for text in wrong])
+
+
 def test_inputs_follow_from_the_seed() -> None:
     assert torch.equal(draw("4x4", seed=3)[0], draw("4x4", seed=3)[0])
     assert not torch.equal(draw("4x4", seed=3)[0], draw("4x4", seed=4)[0])

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import threading
 import warnings
 
 import pytest
@@ -687,3 +688,69 @@ def test_what_a_module_around_others_computes_itself_is_named_by_it(defect: str)
 def test_results_without_entries_are_refused_as_they_prove_nothing():
     with pytest.raises(equiv.EquivError, match="prove nothing; pass one sample or more"):
         diagnose(nn.ReLU(), nn.GELU(), torch.zeros(0, 8))
+
+
+class SequenceFirst(nn.Module):
+    """Two layers and an activation over ``(S, N, F)``, as Linear layers or as convolutions over ``(N, F, S)``."""
+
+    def __init__(self, *, convolutions: bool) -> None:
+        super().__init__()
+        self.first = nn.Conv1d(8, 16, 1) if convolutions else nn.Linear(8, 16)
+        self.act = nn.GELU()
+        self.second = nn.Conv1d(16, 4, 1) if convolutions else nn.Linear(16, 4)
+        self.convolutions = convolutions
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.convolutions:
+            return self.second(self.act(self.first(x)))
+        return self.second(self.act(self.first(x.permute(1, 2, 0)))).permute(2, 0, 1)
+
+
+class Exchanged(SequenceFirst):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.transpose(0, 1))
+
+
+@pytest.mark.parametrize("batch", [3, 5, 8])
+def test_a_sequence_as_long_as_its_batch_is_one_layout(batch: int) -> None:
+    old, new = SequenceFirst(convolutions=False), SequenceFirst(convolutions=True)
+    state = {k: v.unsqueeze(-1) if k.endswith("weight") else v for k, v in old.state_dict().items()}
+    new.load_state_dict(state)
+    x = torch.randn(5, batch, 8, generator=torch.Generator().manual_seed(0))
+    assert diagnose(new, old, x).equivalent
+    if batch == 5:
+        new.__class__ = Exchanged
+        assert diagnose(new, old, x).outcome is Outcome.DIFFERENT
+        same = copy.deepcopy(old)
+        same.__class__ = Exchanged
+        first = diagnose(same, old, x).first_difference
+        assert first is not None
+        assert (first.kind, first.candidate) == ("input", "first")
+
+
+class Drawing(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.linear(x, self.weight, self.bias) + 0 * torch.rand(x.shape[0], 1)
+
+
+def test_generators_are_put_back_only_where_a_model_draws() -> None:
+    model, x = nn.Sequential(nn.Linear(8, 4)), torch.randn(3, 8)
+    drew: list[Tensor] = []
+    ended = threading.Event()
+
+    def draws() -> None:
+        while not ended.is_set() and len(drew) < 5000:
+            drew.append(torch.rand(4))
+
+    thread = threading.Thread(target=draws)
+    thread.start()
+    for _ in range(3):
+        diagnose(model, model, x)
+    ended.set()
+    thread.join()
+    assert len({tuple(values.tolist()) for values in drew}) == len(drew)
+    drawing = nn.Sequential(Drawing(8, 4))
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    diagnose(drawing, drawing, x)
+    assert torch.equal(torch.get_rng_state(), before)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from equiv import EquivError, Outcome, compare
+from equiv import EquivError, NotEquivalent, Outcome, assert_equivalent, certify, compare
 from equiv.numerics import declared, winograd
 from equiv.numerics.winograd import TILES
 
@@ -56,3 +56,16 @@ def test_growth_is_that_of_the_matrices() -> None:
     assert winograd(torch.float32).u == declared(torch.float32).u
     with pytest.raises(EquivError, match="tile: expected one of 2, 4, got 3"):
         winograd(torch.float32, 3)
+
+
+@pytest.mark.parametrize("tile", [2, 4])
+def test_layers_are_asked_on_inputs_of_one_size(tile: int) -> None:
+    conv, arithmetic = nn.Conv2d(8, 6, 3, bias=False), winograd(torch.float32, tile)
+    options = {"feature_shape": (8, 10, 10), "arithmetic": arithmetic}
+    assert_equivalent(lambda x: by_winograd(x, conv.weight, tile), conv, **options)
+    with pytest.raises(NotEquivalent, match="on inputs of -1 and 1"):
+        assert_equivalent(lambda x: by_winograd(x, conv.weight.roll(1, 1), tile), conv, **options)
+    with pytest.raises(EquivError, match="arithmetic: expected one of a kernel that returns each weight"):
+        certify(lambda x: by_winograd(x, conv.weight, tile), conv, **options)
+    with pytest.raises(EquivError, match="where gradients are asked"):
+        assert_equivalent(conv, conv, **options, gradients=True)
