@@ -8,5 +8,12 @@ from __future__ import annotations
 
 SHIPPED = {
     "numpy": "equiv.backends.runtimes.numpy:NumPy",
+    "executorch": "equiv.backends.runtimes.executorch:ExecuTorch",
+    "iree": "equiv.backends.runtimes.iree:Iree",
+    "jax": "equiv.backends.runtimes.jax:Jax",
+    "litert": "equiv.backends.runtimes.litert:LiteRT",
+    "ncnn": "equiv.backends.runtimes.ncnn:Ncnn",
+    "tinygrad": "equiv.backends.runtimes.tinygrad:Tinygrad",
+    "tvm": "equiv.backends.runtimes.tvm:Tvm",
 }
 """Names and, as ``module:class``, where they are."""
