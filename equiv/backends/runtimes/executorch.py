@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from equiv.backends.capabilities import Capabilities
 from equiv.backends.runtimes.arrays import ArrayRuntime, Layer, Program
-from equiv.mapping import CONVS
+from equiv.mapping import CONVS, Conv
 
 _XNNPACK = ["float32", "float16"]
 _PORTABLE = ["float32", "float64", "float16", "int64", "int32", "int16", "int8", "uint8"]
@@ -65,7 +65,7 @@ class ExecuTorch(ArrayRuntime):
 
 
 def _module(layer: Layer, weight: Tensor, bias: Tensor | None = None) -> nn.Module:
-    made: nn.Module
+    made: nn.Linear | Conv
     if layer.dims:
         steps = {"stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation, "groups": layer.groups}
         channels = layer.input[1], layer.weight[0]

@@ -48,12 +48,11 @@ class LiteRT(ArrayRuntime):
 
         if layer.is_empty or any(layer.padding) or (layer.dims == 3 and layer.groups > 1):
             raise NotImplementedError("LiteRT serves no empty tensors, no given padding and no groups in CONV_3D")
-        weight, *bias = constants
         x = _last(np.zeros(layer.input, "float32"), layer.dims)
-        weight, *biases = constants
-        bias = biases[0] if biases else np.zeros(layer.weight[0], "float32")  # CONV_2D has none without
+        weight = _kernel(constants[0], layer.dims)
+        bias = constants[1] if layer.bias else np.zeros(layer.weight[0], "float32")  # CONV_2D has none without
         run = interpreter.Interpreter(
-            model_content=_model(layer, x.shape, [_kernel(weight, layer.dims), bias]),
+            model_content=_model(layer, x.shape, [weight, bias]),
             experimental_op_resolver_type=getattr(interpreter.OpResolverType, _RESOLVERS[self.arguments["kernels"]]),
             num_threads=1,
         )
@@ -104,7 +103,7 @@ def _model(layer: Layer, shape: Sequence[int], constants: Sequence[Any]) -> byte
         made.shape, made.type, made.buffer, made.name = list(shape), schema.TensorType.FLOAT32, place, str(place)
         return made
 
-    result = (math.prod(layer.result[:-1]), layer.weight[0])
+    result: tuple[int, ...] = (math.prod(layer.result[:-1]), layer.weight[0])
     if layer.dims:
         result = (layer.input[0], *(1,) * (layer.dims == 1), *layer.result[2:], layer.weight[0])
     model, graph, code, operator = schema.ModelT(), schema.SubGraphT(), schema.OperatorCodeT(), schema.OperatorT()
