@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
@@ -38,8 +39,6 @@ class ExecuTorch(ArrayRuntime):
         self.capabilities = Capabilities(
             dtypes=_XNNPACK if kernels == "xnnpack" else _PORTABLE,
             spatial_ranks=(1, 2),
-            empty_batches=False,  # it ends the process
-            empty_layers=False,
             gradient_order=0,
             forward_mode=False,
             concurrent=False,
@@ -50,18 +49,29 @@ class ExecuTorch(ArrayRuntime):
         from executorch.exir import to_edge_transform_and_lower
         from executorch.runtime import Runtime
 
-        if layer.is_empty:
-            raise NotImplementedError("ExecuTorch ends the process where a tensor is empty")
-        partitioners = []
-        if self.arguments["kernels"] == "xnnpack":
-            from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-
-            partitioners.append(XnnpackPartitioner())
+        partitioners = _partitioners() if self.arguments["kernels"] == "xnnpack" else []
         example = torch.zeros(layer.input, dtype=layer.dtype)
-        exported = torch.export.export(_module(layer, *map(torch.from_numpy, constants)), (example,))
-        program = to_edge_transform_and_lower(exported, partitioner=partitioners).to_executorch()
-        method = Runtime.get().load_program(program.buffer).load_method("forward")
-        return lambda x: method.execute([torch.from_numpy(x)])[0].numpy()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's own deprecations
+            exported = torch.export.export(_module(layer, *map(torch.from_numpy, constants)), (example,))
+            program = to_edge_transform_and_lower(exported, partitioner=partitioners).to_executorch()
+        loaded = Runtime.get().load_program(program.buffer)
+        method = loaded.load_method("forward")
+
+        def run(x: Any) -> Any:
+            assert loaded  # a method whose program is gone reads memory that is free
+            given = torch.empty(layer.input, dtype=layer.dtype).copy_(torch.from_numpy(x))  # with torch's own strides
+            return method.execute([given])[0].numpy()
+
+        return run
+
+
+def _partitioners() -> list[Any]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+
+        return [XnnpackPartitioner()]
 
 
 def _module(layer: Layer, weight: Tensor, bias: Tensor | None = None) -> nn.Module:
