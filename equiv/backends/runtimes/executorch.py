@@ -30,7 +30,9 @@ class ExecuTorch(ArrayRuntime):
     """
 
     title = "executorch"
-    needs: ClassVar[Mapping[str, str]] = {"executorch": "executorch"}
+    needs: ClassVar[Mapping[str, str]] = {
+        name: name for name in ("executorch", "torchao", "ruamel.yaml", "tabulate", "expecttest")
+    }
     extra = "executorch"
     holds_weights = True
 

@@ -7,28 +7,30 @@ wrong is under ``docs/findings/``.
 from __future__ import annotations
 
 import math
+from shutil import which
 
 import pytest
 import torch
 from torch.nn import functional
 
 from equiv.backends import load_backend
+from equiv.errors import MissingExtraError
 from equiv.testing import check_backend
 
-RUNTIMES = {
-    "executorch": "executorch",
-    "executorch?kernels=portable": "executorch",
-    "iree": "iree.compiler",
-    "jax": "jax",
-    "litert": "ai_edge_litert",
-    "litert?kernels=builtin": "ai_edge_litert",
-    "litert?kernels=reference": "ai_edge_litert",
-    "ncnn": "ncnn",
-    "ncnn?storage=float16": "ncnn",
-    "ncnn?winograd=yes": "ncnn",
-    "tinygrad": "tinygrad",
-    "tvm": "tvm",
-}
+RUNTIMES = (
+    "executorch",
+    "executorch?kernels=portable",
+    "iree",
+    "jax",
+    "litert",
+    "litert?kernels=builtin",
+    "litert?kernels=reference",
+    "ncnn",
+    "ncnn?storage=float16",
+    "ncnn?winograd=yes",
+    "tinygrad",
+    "tvm",
+)
 STEPS = ({}, {"stride": 2}, {"dilation": 2}, {"padding": 1}, {"groups": 2})
 
 
@@ -38,16 +40,12 @@ def backend(request):
 
 
 def loaded(name):
-    package = RUNTIMES[name]
-    pytest.importorskip(package, reason=f"{package} is not installed")
-    if name == "executorch":
-        pytest.importorskip("torchao", reason="torchao, which ExecuTorch's XNNPACK needs, is not installed")
-    if name == "tinygrad":
-        from shutil import which
-
-        if which("clang") is None:
-            pytest.skip("clang, which tinygrad needs, is not installed")
-    return load_backend(name)
+    if name == "tinygrad" and which("clang") is None:
+        pytest.skip("clang, which tinygrad needs, is not installed")
+    try:
+        return load_backend(name)
+    except MissingExtraError as error:
+        pytest.skip(str(error))
 
 
 def counted(*shape, dtype=torch.float32, start=0):
