@@ -93,7 +93,14 @@ def test_ncnn_transforms_a_map_of_one_position():
 
 def test_iree_refuses_a_stride_beyond_the_map():
     iree = loaded("iree")
+    with pytest.raises(NotImplementedError, match=r"iree-stride-beyond-the-map\.md") as caught:
+        iree.conv(torch.ones(1, 1, 3), torch.ones(1, 1, 2), stride=5)
+    assert "has shape's dimension #0 to be 3, but found 2" in str(caught.value.__cause__)
+
+
+def test_iree_divides_by_zero():
+    iree = loaded("iree")
     from iree.compiler import CompilerToolError
 
-    with pytest.raises(CompilerToolError, match="has shape's dimension #0 to be 3, but found 2"):
-        iree.conv(torch.ones(1, 1, 3), torch.ones(1, 1, 2), stride=5)
+    with pytest.raises(CompilerToolError, match="Error code: -8"):
+        iree.linear(torch.ones(2, 0), torch.ones(2, 0))
