@@ -16,5 +16,12 @@ SHIPPED = {
     "numpy": "equiv.backends.runtimes.numpy:NumPy",
     "onnxruntime": "equiv.backends.runtimes.onnxruntime:OnnxRuntime",
     "openvino": "equiv.backends.runtimes.openvino:OpenVino",
+    "executorch": "equiv.backends.runtimes.executorch:ExecuTorch",
+    "iree": "equiv.backends.runtimes.iree:Iree",
+    "jax": "equiv.backends.runtimes.jax:Jax",
+    "litert": "equiv.backends.runtimes.litert:LiteRT",
+    "ncnn": "equiv.backends.runtimes.ncnn:Ncnn",
+    "tinygrad": "equiv.backends.runtimes.tinygrad:Tinygrad",
+    "tvm": "equiv.backends.runtimes.tvm:Tvm",
 }
 """Names and, as ``module:class``, where they are."""
