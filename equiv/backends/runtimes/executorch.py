@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from equiv.backends.capabilities import Capabilities
 from equiv.backends.runtimes.arrays import ArrayRuntime, Layer, Program
+from equiv.backends.runtimes.spoiled import DEPTHWISE, FLUSHES, HALF_SUMS
 from equiv.mapping import CONVS, Conv
 
 _XNNPACK = ["float32", "float16"]
@@ -34,6 +35,8 @@ class ExecuTorch(ArrayRuntime):
         name: name for name in ("executorch", "torchao", "ruamel.yaml", "tabulate", "expecttest")
     }
     extra = "executorch"
+    slow = True
+    defects = (*FLUSHES, HALF_SUMS, DEPTHWISE)
     holds_weights = True
 
     def __init__(self, *, kernels: Literal["xnnpack", "portable"] = "xnnpack") -> None:

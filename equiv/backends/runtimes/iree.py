@@ -9,6 +9,7 @@ import torch
 
 from equiv.backends.capabilities import Capabilities
 from equiv.backends.runtimes.arrays import ArrayRuntime, Layer, Program
+from equiv.backends.runtimes.spoiled import FLUSHES, HALF_SUMS
 
 _ELEMENTS = {
     torch.float32: "f32",
@@ -36,6 +37,7 @@ class Iree(ArrayRuntime):
         "iree.runtime": "iree-base-runtime",
     }
     extra = "iree"
+    defects = (*FLUSHES, HALF_SUMS)
     capabilities = Capabilities(dtypes=list(_ELEMENTS), gradient_order=0, forward_mode=False, concurrent=False)
 
     def __init__(self) -> None:

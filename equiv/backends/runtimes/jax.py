@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from equiv.backends.capabilities import Capabilities
 from equiv.backends.runtimes.arrays import ArrayRuntime, Layer, Program
+from equiv.backends.runtimes.spoiled import FLUSHES
 from equiv.dtypes import COMPLEX, FLOATS, INTEGERS, dtype_name
 
 
@@ -22,6 +23,7 @@ class Jax(ArrayRuntime):
     title = "jax"
     needs: ClassVar[Mapping[str, str]] = {"jax": "jax"}
     extra = "jax"
+    defects = FLUSHES
     capabilities = Capabilities(
         dtypes=[dtype for dtype in (*FLOATS, *COMPLEX, *INTEGERS) if dtype_name(dtype) != "bfloat16"],
         gradient_order=0,

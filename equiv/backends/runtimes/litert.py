@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from equiv.backends.capabilities import Capabilities
 from equiv.backends.runtimes.arrays import ArrayRuntime, Layer, Program
+from equiv.backends.runtimes.spoiled import CLAMPS, DEPTHWISE, FLUSHES
 
 _RESOLVERS = {"xnnpack": "AUTO", "builtin": "BUILTIN_WITHOUT_DEFAULT_DELEGATES", "reference": "BUILTIN_REF"}
 
@@ -27,6 +28,7 @@ class LiteRT(ArrayRuntime):
     title = "litert"
     needs: ClassVar[Mapping[str, str]] = {"ai_edge_litert": "ai-edge-litert", "flatbuffers": "flatbuffers"}
     extra = "litert"
+    defects = (*FLUSHES, DEPTHWISE, CLAMPS)
     holds_weights = True
     capabilities = Capabilities(
         dtypes=["float32"],
