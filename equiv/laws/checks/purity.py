@@ -104,6 +104,10 @@ def _called_often(trial: Trial, call: Call) -> None:
         number += 1
         right = bool((twice.result(trial.backend) == 2).all())
         trial.holds(right, call.form, f"gives another result in call {number} of one layer", twice)
+    twice.weight.neg_()
+    follows = bool((twice.result(trial.backend) == -2).all())
+    otherwise = f"gives the old result after {number} calls of one layer, once its weight was negated in place"
+    trial.holds(follows, call.form, otherwise, twice)
     kept = bool((first == 1).all())
     trial.holds(kept, call.form, f"changes a result that it returned {number - 1} calls before", served)
     trial.cover(condition, number)
