@@ -9,6 +9,7 @@ def test_my_backend(law):
 """
 
 from equiv.testing import faults
+from equiv.testing.check_kernels import check_kernel
 from equiv.testing.kernels import Kernels
 from equiv.testing.parametrize import parametrize_with_laws
 from equiv.testing.reasons import named as named
@@ -23,6 +24,7 @@ __all__ = [
     "LawBroken",
     "Results",
     "check_backend",
+    "check_kernel",
     "checks",
     "devices_under_test",
     "faults",
