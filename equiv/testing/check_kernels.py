@@ -86,10 +86,10 @@ def check_kernel(  # noqa: PLR0913 - keyword-only options are the interface
         backend, words = made
         how = {"profile": profile, "examples": examples, "seed": seed, "arithmetic": arithmetic}
         return check_backend(backend, laws=laws, dtypes=words, **how)  # type: ignore[arg-type]
-    chosen = tuple(MODULE_LAWS) if laws is None else check_choices("laws", laws, tuple(MODULE_LAWS))
+    chosen = module_laws(laws)
     start = time.perf_counter()
     pair = Pair(candidate, like, inputs)
-    results = [_result(candidate, like, inputs, name, pair.name, dtype_name(pair.dtype)) for name in chosen]
+    results = [module_result(candidate, like, inputs, name) for name in chosen]
     request = Request(devices=(str(device),), laws=chosen, dtypes=(dtype_name(pair.dtype),), profile=profile)
     ids = [result.item for result in results]
     seconds = time.perf_counter() - start
@@ -97,11 +97,22 @@ def check_kernel(  # noqa: PLR0913 - keyword-only options are the interface
     return Results(tuple(results), found)
 
 
-def _result(candidate: Any, like: nn.Module, inputs: Any, law: str, name: str, dtype: str) -> Result:
-    """One law of a module, on copies of its own."""
-    check, start = MODULE_LAWS[law], time.perf_counter()
-    safe = "".join(c if c.isalnum() and c.isascii() else "_" for c in name).strip("_") or "candidate"
-    found = check(Pair(candidate, like, inputs))
+def module_laws(laws: Sequence[str] | None) -> tuple[str, ...]:
+    """Ids of laws of modules; all of them for None.
+
+    Raises:
+        EquivError: One that does not exist.
+    """
+    return tuple(MODULE_LAWS) if laws is None else check_choices("laws", laws, tuple(MODULE_LAWS))
+
+
+def module_result(candidate: Any, like: nn.Module, inputs: Any, law: str) -> Result:
+    """What comes of one law of a module, on copies of its own."""
+    start = time.perf_counter()
+    pair = Pair(candidate, like, inputs)
+    dtype = dtype_name(pair.dtype)
+    safe = "".join(c if c.isalnum() and c.isascii() else "_" for c in pair.name).strip("_") or "candidate"
+    found = MODULE_LAWS[law](pair)
     result = Result(f"{law}-all-{dtype}-{safe}", law, dtype, safe, examples=1)
     result.seconds = time.perf_counter() - start
     if isinstance(found, str):
