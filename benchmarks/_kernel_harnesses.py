@@ -172,6 +172,8 @@ TRACES = (  # of the kind that its torchbench suite has: shapes of models, value
 def _samples(dtype: torch.dtype) -> list[tuple[str, Any]]:
     from torch.testing._internal.common_methods_invocations import op_db
 
+    # That import forbids to set flags of torch.backends, as faults and variants do.
+    setattr(torch.backends, "__allow_nonbracketed_mutation_flag", True)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         ops = [op for op in op_db if op.name.removeprefix("nn.functional.") in NAMES]

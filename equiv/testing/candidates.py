@@ -93,7 +93,10 @@ class Candidate:
     def _called(self, *given: Tensor | None, **options: Any) -> Any:
         if not self._as_arrays:
             return as_tensor(self.kernel(*given, **options), self.device)
-        return as_tensor(self.kernel(*map(_array, given), **options), self.device)
+        import numpy  # it is there: the kernel works on its arrays
+
+        with numpy.errstate(all="ignore"):  # what overflows, the laws judge
+            return as_tensor(self.kernel(*map(_array, given), **options), self.device)
 
 
 def _array(t: Tensor | None) -> Any:

@@ -68,6 +68,7 @@ def _draws(pair: Pair) -> Iterator[tuple[str, Inputs]]:
     yield "on normal inputs", _with(given, partial(_normals, seed=1))
     yield "on inputs of -1, 0 and 1", _with(given, partial(_small_integers, largest=1, seed=2))
     yield "on negative inputs", _with(given, lambda t: -_normals(t, 3).abs())
+    yield "on large inputs", _with(given, lambda t: 64 * _normals(t, 6))
     yield "on small inputs", _with(given, lambda t: 1e-3 * _normals(t, 4))
     yield "on inputs of zero", _with(given, torch.zeros_like)
     yield "on inputs that are all the same", _with(given, lambda t: torch.full_like(t, 0.7))
