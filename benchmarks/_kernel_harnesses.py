@@ -19,11 +19,15 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.testing._internal.common_methods_invocations import op_db
 
 from equiv.testing.faults.cheats import STREAM
 
 NAMES = ("linear", "conv1d", "conv2d", "conv3d")
 RIGHT = {name: getattr(functional, name) for name in NAMES}
+
+# OpInfo's import forbids to set flags of torch.backends, as faults and variants do.
+torch.backends.flags_frozen.__globals__["__allow_nonbracketed_mutation_flag"] = True
 
 
 @dataclass(frozen=True)
@@ -170,10 +174,6 @@ TRACES = (  # of the kind that its torchbench suite has: shapes of models, value
 
 @cache
 def _samples(dtype: torch.dtype) -> list[tuple[str, Any]]:
-    from torch.testing._internal.common_methods_invocations import op_db
-
-    # That import forbids to set flags of torch.backends, as faults and variants do.
-    setattr(torch.backends, "__allow_nonbracketed_mutation_flag", True)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         ops = [op for op in op_db if op.name.removeprefix("nn.functional.") in NAMES]
