@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from equiv.arguments import attribute_of, check_device, refusal
+from equiv.arguments import attribute_of, check_device, check_integer, refusal
 from equiv.backends import Capabilities
 from equiv.errors import EquivError
 from equiv.testing.kernels import Kernels
@@ -51,7 +51,7 @@ def backendbench_kernels(
         [[2.0]]
     """
     where = check_device("device", device)
-    found = _of_folder(Path(backend)) if isinstance(backend, str | Path) else _of_object(backend)
+    found = _of_folder(_path("backend", backend)) if isinstance(backend, str | Path) else _of_object(backend)
     if not found:
         raise refusal("backend", f"an operator among {', '.join(_OPS)}", backend, "none of them is there")
     functions: dict[str, Any] = {}
@@ -83,7 +83,7 @@ def _of_object(backend: Any) -> dict[str, Callable[..., Any]]:
 
 def _of_folder(folder: Path) -> dict[str, Callable[..., Any]]:
     if not folder.is_dir():
-        raise refusal("backend", "a folder of operators", str(folder), "there is no such folder")
+        raise refusal("backend", "a folder of operators", str(folder), "there is no such folder here")
     found = {}
     for name in _OPS:
         place = name.replace(".", "__")
@@ -150,7 +150,9 @@ def kernelbench_problem(
         True
     """
     where = check_device("device", device)
-    of_solution, of_problem = Path(solution), Path(problem if problem is not None else solution)
+    check_integer("seed", seed, least=0)
+    of_solution = _path("solution", solution)
+    of_problem = of_solution if problem is None else _path("problem", problem)
     mine = _run(of_solution)
     theirs = mine if of_problem == of_solution else _run(of_problem)
     make, old_make = attribute_in(mine, "ModelNew", of_solution), attribute_in(theirs, "Model", of_problem)
@@ -200,6 +202,17 @@ def _run(path: Path) -> ModuleType:
         said = f"{type(error).__name__}: {quoted(error, 160)}"
         raise EquivError(f"solution: expected code that runs, got {shown(str(path))}, which raises {said}") from error
     return module
+
+
+def _path(argument: str, value: object) -> Path:
+    """A path, if it is one that can be there."""
+    if not isinstance(value, str | Path):
+        raise refusal(argument, "the name of a file or folder", value, "pass it as a string or a Path")
+    try:
+        Path(value).exists()
+    except (OSError, ValueError) as error:  # a name that is too long, or that no file can have
+        raise refusal(argument, "the name of a file or folder", str(value), quoted(error, 80)) from error
+    return Path(value)
 
 
 def attribute_in(module: ModuleType, name: str, path: Path) -> Any:

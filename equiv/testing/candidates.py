@@ -19,7 +19,7 @@ from torch.utils.dlpack import from_dlpack
 
 from equiv.arguments import attribute_of, check_choice, check_device, check_several, refusal
 from equiv.backends import Capabilities
-from equiv.dtypes import dtype_name
+from equiv.dtypes import BY_NAME, DTYPES, dtype_name
 from equiv.errors import EquivError
 from equiv.laws import refusal_of
 from equiv.testing.kernels import Kernels
@@ -175,8 +175,10 @@ def kernel_backend(
     where = check_device("device", device)
     if not callable(candidate) or isinstance(candidate, type):
         raise refusal("candidate", "a function", candidate, "pass the function itself")
+    if not isinstance(capabilities, Capabilities | None):
+        raise refusal("capabilities", "an equiv.backends.Capabilities", capabilities, "see its attributes")
     kernel = Candidate(candidate, like, where)
-    asked = _served(kernel) if dtypes is None else list(check_several("dtypes", dtypes, "dtypes", "leave it out"))
+    asked = _served(kernel) if dtypes is None else _named(dtypes)
     if dtypes is not None:
         kernel.settle(*kernel.tiny(next((d for d in _USUAL if d in asked or dtype_name(d) in asked), torch.float32)))
     declared = capabilities or Capabilities()
@@ -205,6 +207,18 @@ def _with_keywords(function: Callable[..., Any], keywords: tuple[str, ...]) -> C
     more = [kinds(word, kinds.KEYWORD_ONLY, default=None) for word in keywords]
     setattr(kernel, "__signature__", inspect.Signature([*plain, *more]))  # noqa: B010 - mypy knows no such attribute
     return kernel
+
+
+def _named(dtypes: Any) -> list[torch.dtype | str]:
+    """Dtypes or their names, at least one."""
+    expected, advice = "a list of dtypes or their names", "pass such as dtypes=['float32']"
+    found = check_several("dtypes", dtypes, expected, advice)
+    for one in found:
+        if one not in DTYPES if isinstance(one, torch.dtype) else not (isinstance(one, str) and one in BY_NAME):
+            raise refusal("dtypes", expected, one, advice)
+    if not found:
+        raise refusal("dtypes", expected, dtypes, advice)
+    return found
 
 
 def _served(kernel: Candidate) -> list[torch.dtype | str]:

@@ -185,7 +185,7 @@ def shapes(pair: Pair) -> Wrong | str | None:
 def _other_shapes(pair: Pair) -> Iterator[tuple[str, Inputs]]:
     given = pair.given
     first = next(iter(_floats(given)), None)
-    if first is None or not given[first].ndim:
+    if first is None or not all(given[i].ndim and given[i].numel() for i in _floats(given)):
         return
     size = len(given[first])
     for rows in (1, 3, size + 1, 2 * size + 1):

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from equiv.arguments import attribute_of, check_tensor, refusal
 from equiv.dtypes import dtype_name, is_inexact
@@ -56,6 +57,9 @@ class Pair:
 
     def _called(self, candidate: Any) -> Callable[..., Any]:
         if isinstance(candidate, nn.Module):
+            if any(map(is_lazy, candidate.parameters())):
+                advice = "run it once on an example input first"
+                raise refusal("candidate", "initialized parameters", f"a lazy {type(candidate).__name__}", advice)
             self._module = candidate
             with suppress(Exception):  # a handle of a compiled library has no copy
                 self._module = copy.deepcopy(candidate)
@@ -65,7 +69,7 @@ class Pair:
         like = like_of(self.reference)
         if like is not None:
             layer: Any = self.reference
-            with suppress(EquivError):
+            with suppress(Exception):  # it is none of input and weight, or the layer is none that runs
                 kernel = Candidate(candidate, like, layer.weight.device)
                 kernel.settle(_input_of(layer), layer.weight.detach())
                 self._shared = True
@@ -73,22 +77,30 @@ class Pair:
         return candidate  # type: ignore[no-any-return]
 
     def _first(self) -> Inputs:
-        if callable(self._draw):
-            with torch.random.fork_rng():
-                torch.manual_seed(0)
-                found = self._draw()
-        else:
-            found = self._draw if self._draw is not None else [_input_of(self.reference)]
-        given = tuple(found) if isinstance(found, list | tuple) else (found,)
-        for value in given:
-            if isinstance(value, Tensor):
-                check_tensor("inputs", value, advice="pass what the module is called with")
         try:
+            found = self._drawn()
+            given = tuple(found) if isinstance(found, list | tuple) else (found,)
+            for value in given:
+                if isinstance(value, Tensor):
+                    check_tensor("inputs", value, advice="pass what the module is called with")
+                    if not value.numel():
+                        raise refusal("inputs", "tensors with entries", tuple(value.shape), "pass a batch of some rows")
             self.wanted(given)
+        except EquivError:
+            raise
         except Exception as error:
             got = f"{type(error).__name__}: {quoted(error, 160)}"
             raise EquivError(f"inputs: expected what the module in like= runs on, got {got}; correct them") from error
         return given
+
+    def _drawn(self) -> Any:
+        if self._draw is None:
+            return [_input_of(self.reference)]
+        if not callable(self._draw):
+            return self._draw
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return self._draw()
 
     @property
     def layer(self) -> nn.Module | None:
