@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -85,7 +87,9 @@ def check_kernel(  # noqa: PLR0913 - keyword-only options are the interface
         made = kernel_backend(candidate, like, device=device, dtypes=dtypes, capabilities=capabilities)
         backend, words = made
         how = {"profile": profile, "examples": examples, "seed": seed, "arithmetic": arithmetic}
-        return check_backend(backend, laws=laws, dtypes=words, **how)  # type: ignore[arg-type]
+        found = check_backend(backend, laws=laws, dtypes=words, **how)  # type: ignore[arg-type]
+        _say_how_again(found, f"equiv.testing.check_kernel({backend.name}, like={like!r}")
+        return found
     chosen = module_laws(laws)
     start = time.perf_counter()
     pair = Pair(candidate, like, inputs)
@@ -93,8 +97,18 @@ def check_kernel(  # noqa: PLR0913 - keyword-only options are the interface
     request = Request(devices=(str(device),), laws=chosen, dtypes=(dtype_name(pair.dtype),), profile=profile)
     ids = [result.item for result in results]
     seconds = time.perf_counter() - start
-    found = Run.of(request, [result.to_dict() for result in results], planned=ids, jobs=1, seconds=seconds)
-    return Results(tuple(results), found)
+    run = Run.of(request, [result.to_dict() for result in results], planned=ids, jobs=1, seconds=seconds)
+    return Results(tuple(results), run)
+
+
+def _say_how_again(results: Results, call: str) -> None:
+    """The command of each failure as a call of this module."""
+    for result, item in zip(results, results.run.items, strict=True):
+        if result.failure is not None and isinstance(item.failure, dict):
+            again = re.sub(r", forms=\[[^]]*\]", "", result.failure.command)
+            again = again.replace("equiv.testing.check_backend(backend", call, 1)
+            result.failure = replace(result.failure, command=again)
+            item.failure["command"] = again
 
 
 def module_laws(laws: Sequence[str] | None) -> tuple[str, ...]:
