@@ -361,7 +361,67 @@ def convert(  # noqa: PLR0913 - each is an option of the command
     return command.convert(model, target, setting, weights=weights, only=only or (), out=out, json=json)
 
 
+def check_kernel(  # noqa: PLR0913 - each is an option of the command
+    kernel: Annotated[
+        str,
+        typer.Argument(
+            metavar="KERNEL",
+            help="FILE.py:function or package.module:function. A FILE.py with ModelNew, a solution of KernelBench. "
+            "A folder of operators, as BackendBench has them.",
+        ),
+    ],
+    like: Annotated[
+        str | None,
+        typer.Option(
+            "--like",
+            metavar="WHAT",
+            help="linear, matmul, conv1d, conv2d, conv3d; linear if not given. Beside ModelNew: the FILE.py of the "
+            "problem, if it is another.",
+        ),
+    ] = None,
+    law: Annotated[
+        list[str] | None, typer.Option("--law", metavar="IDS", help=f"See `equiv env`. All if not given. {_MANY}")
+    ] = None,
+    dtype: Annotated[
+        list[str] | None, typer.Option("--dtype", metavar="DTYPES", help="Such as float16. float32 if not given.")
+    ] = None,
+    device: Device = "cpu",
+    profile: Annotated[
+        str, typer.Option("--profile", metavar="NAME", help="dev (quick), gate (fixed cases), deep (long).")
+    ] = "gate",
+    examples: Annotated[
+        str | None, typer.Option("--examples", metavar="N", help="Cases per law, instead of the profile's.")
+    ] = None,
+    seed: Annotated[str | None, typer.Option("--seed", metavar="N", help="Other cases.")] = None,
+    arithmetic: Annotated[
+        str, typer.Option("--arithmetic", metavar="NAME", help="What error bounds follow: declared, or measured.")
+    ] = "declared",
+    json: Json = None,
+) -> int:
+    """Judge a kernel that was written for a benchmark by the laws. Exit code 1 if one is broken.
+
+    Its code runs, because you name it.
+    """
+    from equiv import parsing
+    from equiv.arguments import check_device
+    from equiv.cli import check_kernel as command
+    from equiv.laws import MODES, PROFILES
+    from equiv.report import check_target
+
+    if json is not None:
+        check_target(json)
+    how = {
+        "laws": [name for text in law for name in text.split(",")] if law else None,
+        "dtypes": parsing.parse_dtypes("--dtype", dtype) if dtype else None,
+        "profile": parsing.parse_name("--profile", profile.removeprefix("equiv-"), PROFILES),
+        "examples": None if examples is None else parsing.parse_integer("--examples", examples, least=1, most=10**6),
+        "seed": None if seed is None else parsing.parse_integer("--seed", seed, least=0, most=LARGEST_SEED),
+        "arithmetic": parsing.parse_name("--arithmetic", arithmetic, MODES),
+    }
+    return command.check(command.Asked(kernel, like, str(check_device("--device", device)), how), json=json)
+
+
 COMMANDS: dict[str, Any] = {
     command.__name__.replace("_", "-"): command
-    for command in (demo, verify, backends, init_backend, diagnose, convert, counterexample, env)
+    for command in (demo, verify, check_kernel, backends, init_backend, diagnose, convert, counterexample, env)
 }

@@ -33,6 +33,8 @@ from equiv.laws.runner import Result, listeners, run_item
 from equiv.laws.selection import Item, Plan, items
 from equiv.laws.selection import chosen_words as chosen_words
 from equiv.laws.selection import plan as plan
+from equiv.laws.state import changes_in_words as changes_in_words
+from equiv.laws.state import unchanged as unchanged
 from equiv.laws.trial import Trial
 from equiv.laws.witness import Attempt, Failure, check_case
 from equiv.laws.witness import command_of as command_of

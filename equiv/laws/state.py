@@ -1,4 +1,4 @@
-"""torch's global state, and that of other sources of random numbers: what a kernel may use, but not leave changed.
+"""What a kernel may use, but not leave changed: torch's global state, random numbers, the functions that judge it.
 
 A snapshot is taken before a law is tried and compared after each case. What has changed is put back, so that neither
 the next case nor the next item is tried under it.
@@ -141,7 +141,7 @@ def changes_in_words(changes: list[str]) -> str:
 @cache
 def _settings() -> tuple[_Setting, ...]:
     """Those that this torch has. Modes come first: what is read afterwards is read without them."""
-    return tuple(setting for part in (_modes, _of_autograd, _of_numbers, _of_kernels) for setting in part())
+    return tuple(setting for part in (_modes, _of_autograd, _of_numbers, _of_kernels, _functions) for setting in part())
 
 
 def _modes() -> Iterator[_Setting]:
@@ -254,6 +254,30 @@ def _flag(module: str, name: str) -> _Setting:
     for part in module.split("."):
         place = getattr(place, part, None)
     return _Setting(f"{module}.{name}", lambda: getattr(place, name), lambda value: setattr(place, name, value))
+
+
+_FUNCTIONS = {
+    "time": "time time_ns perf_counter perf_counter_ns monotonic monotonic_ns process_time",
+    "timeit": "default_timer",
+    "torch": "allclose equal isclose matmul mm addmm bmm einsum conv1d conv2d conv3d",
+    "torch.nn.functional": "linear conv1d conv2d conv3d",
+    "torch.testing": "assert_close",
+    "torch.cuda": "synchronize Event current_stream",
+    "torch.cuda.Event": "record elapsed_time synchronize",
+    "numpy": "allclose array_equal",
+    "numpy.testing": "assert_allclose",
+}
+
+
+def _functions() -> Iterator[_Setting]:
+    """Clocks, comparisons and reference kernels, by which a caller judges; of modules that are loaded."""
+    for place, names in _FUNCTIONS.items():
+        module, _, inner = (place, "", "") if place in sys.modules else place.rpartition(".")
+        held: Any = sys.modules.get(module)
+        held = getattr(held, inner, None) if inner else held
+        for name in names.split() if held is not None else ():
+            if hasattr(held, name):
+                yield _Setting(f"{place}.{name}", partial(getattr, held, name), partial(setattr, held, name))
 
 
 # --- random numbers ---------------------------------------------------------------------------------------------------

@@ -159,6 +159,8 @@ class Trial:
             return "type", f"returns {type(y).__name__}, not a tensor"
         if y.device != call.input.device:
             return "device", f"returns a result on {y.device}, expected one on {call.input.device}"
+        if type(y) not in (Tensor, nn.Parameter) and type(call.input) is Tensor:
+            return "type", f"returns a {type(y).__name__}, a subclass of Tensor, for plain tensors"
         if y.layout != torch.strided:
             return "type", f"returns a tensor of layout {y.layout}, expected {torch.strided}"
         expected = shape_of_result(call)

@@ -9,8 +9,12 @@ def test_my_backend(law):
 """
 
 from equiv.testing import faults
+from equiv.testing.benchmark_kernels import backendbench_kernels, kernelbench_problem
+from equiv.testing.candidates import LIKES as LIKES
+from equiv.testing.check_kernels import check_kernel
 from equiv.testing.kernels import Kernels
 from equiv.testing.parametrize import parametrize_with_laws
+from equiv.testing.parametrize_kernels import parametrize_kernel
 from equiv.testing.reasons import named as named
 from equiv.testing.reasons import read_reasons as read_reasons
 from equiv.testing.results import Results
@@ -22,9 +26,13 @@ __all__ = [
     "Kernels",
     "LawBroken",
     "Results",
+    "backendbench_kernels",
     "check_backend",
+    "check_kernel",
     "checks",
     "devices_under_test",
     "faults",
+    "kernelbench_problem",
+    "parametrize_kernel",
     "parametrize_with_laws",
 ]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
+import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import right_numerics
@@ -54,6 +57,27 @@ def patches() -> torch.nn.Conv2d:
     layer = conv()
     layer.stride = (2, 2)
     return layer
+
+
+class Aten:
+    """As BackendBench's own backend."""
+
+    def __getitem__(self, op: object) -> object:
+        return op
+
+    def __contains__(self, op: object) -> bool:
+        return str(op) in ("aten.mm.default", "aten.addmm.default")
+
+
+@functools.cache
+def problem() -> str:
+    """A file with a problem of KernelBench and its solution."""
+    path = Path(tempfile.mkdtemp()) / "problem.py"
+    path.write_text(
+        "import torch\nModel = ModelNew = torch.nn.Linear\n"
+        "def get_inputs(): return [torch.ones(2, 3)]\ndef get_init_inputs(): return [3, 2]\n"
+    )
+    return str(path)
 
 
 CPU = TorchEager()
@@ -461,6 +485,45 @@ USES = (
         "equiv.testing.check_backend",
         testing.check_backend,
         lambda: {"backend": CPU, **CHOICE, **HOW, "expected_failures": None},
+    ),
+    Use(
+        "equiv.testing.check_kernel",
+        testing.check_kernel,
+        lambda: {
+            "candidate": torch.nn.functional.linear,
+            "like": "linear",
+            "device": "cpu",
+            "dtypes": ["float32"],
+            "laws": ["exact"],
+            "profile": "dev",
+            "examples": 1,
+            "seed": 1,
+            "arithmetic": "declared",
+            "capabilities": Capabilities(gradient_order=0),
+        },
+    ),
+    Use(
+        "equiv.testing.check_kernel",
+        testing.check_kernel,
+        lambda: {
+            "candidate": torch.nn.functional.linear,
+            "like": linear(),
+            "inputs": [torch.ones(2, linear().in_features)],
+            "laws": ["values", "purity"],
+        },
+    ),
+    Use(
+        "equiv.testing.parametrize_kernel",
+        testing.parametrize_kernel,
+        lambda: {"candidate": torch.nn.functional.linear, "like": linear()},
+    ),
+    Use(
+        "equiv.testing.backendbench_kernels", testing.backendbench_kernels, lambda: {"backend": Aten(), "device": "cpu"}
+    ),
+    Use(
+        "equiv.testing.kernelbench_problem",
+        testing.kernelbench_problem,
+        lambda: {"solution": problem(), "problem": problem(), "device": "cpu", "seed": 1},
     ),
     Use(
         "equiv.testing.Kernels",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +20,7 @@ import equiv
 from equiv.laws.checks.tracing import recorded_by_fx, traced_by_jit
 from equiv.numerics import threads
 from equiv.strategies import Layout
+from equiv.testing.faults.cheats import STREAM
 
 
 @dataclass(frozen=True)
@@ -310,7 +313,53 @@ def accumulated(call: Call, x: Tensor, weight: Tensor, bias: Tensor | None) -> T
     return torch.cat([t.grad.flatten() for t in (x, weight) if t.grad is not None])
 
 
+def filled_in(call: Call, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The result as it is once streams have ended."""
+    y = call.run(x, weight, bias)
+    for thread in threading.enumerate():
+        if thread.name == STREAM:
+            thread.join()
+    return y.clone()
+
+
+def watching(read: Callable[[], Any]) -> Callable[..., Tensor]:
+    """Whether a call leaves something of the process as it was."""
+
+    def run(call: Call, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        before = read()
+        call.run(x, weight, bias)
+        return torch.tensor(read() == before)
+
+    return run
+
+
+def beside_sevens(call: Call, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """With another tensor of the result's shape in memory."""
+    sevens = torch.full((*x.shape[:-1], weight.shape[0]), 7.0)
+    return call.run(x, weight, bias) + 0 * sevens
+
+
+def often(call: Call, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The same call eleven times, and another value at the same place before the last."""
+    for _ in range(10):
+        call.run(x, weight, bias)
+    return call.run(x.add_(1), weight, bias)
+
+
+def of_type(call: Call, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return torch.tensor(type(call.run(x, weight, bias)) is Tensor)
+
+
 UNDER: dict[str, Callable[..., Tensor]] = {
+    "beside-sevens": beside_sevens,
+    "allclose": watching(lambda: torch.allclose),
+    "clock": watching(lambda: time.perf_counter),
+    "filled-in": filled_in,
+    "functional-linear": watching(lambda: F.linear),
+    "often": often,
+    "precision": watching(torch.get_float32_matmul_precision),
+    "seed": watching(lambda: torch.initial_seed()),
+    "type": of_type,
     "": lambda call, x, weight, bias: call.run(x, weight, bias),
     "accumulated": accumulated,
     "after-float64": after_float64,
@@ -434,6 +483,7 @@ def kernels(size: int, *kernel: int, channels: int = 4, **changes: Any) -> Call:
 
 SQUARE = Call((3, 6), (6, 6), bias=False, values=(("weight", identity),))
 ZEROS = but(LINEAR, values={"x": 0.0})
+ONES = but(LINEAR, values={"x": 1.0})
 POISONED = but(LINEAR, values={"x": first_row_nan})
 ONE_HOT = but(LINEAR, values={"x": last_alone}, bias=False)
 STEPPED = but(LINEAR, {"weight": "step"})
@@ -920,6 +970,45 @@ CALLS: dict[str, tuple[Call, Call | None]] = {
     "result-requires-grad": (LINEAR, backward(LINEAR)),
     "result-in-float32": (but(CONV2, dtype=F16), but(LINEAR, dtype=F16)),
     "batch-of-one-squeezed": (rows(1), LINEAR),
+    # cheats
+    "stale-output-returned": (but(LINEAR, calls=2), LINEAR),
+    "result-cached-by-address": (but(LINEAR, under="input-changed"), but(LINEAR, calls=2)),
+    "weight-packed-by-address": (but(LINEAR, under="weight-changed"), but(LINEAR, under="input-changed")),
+    "no-work-after-warming-up": (but(LINEAR, under="often"), but(LINEAR, under="input-changed")),
+    "zeros-returned": (terms(9), terms(8)),
+    "small-results-left-at-zero": (
+        but(LINEAR, values={"x": 1e-3, "weight": 1.0}, bias=False),
+        but(LINEAR, values={"x": 1.0, "weight": 1.0}),
+    ),
+    "answer-from-a-constant": (LINEAR, but(LINEAR, values={"x": 1.0, "weight": 1.0}, bias=False)),
+    "terms-left-out-at-random-inputs": (terms(257), terms(256)),
+    "zero-input-skipped": (ZEROS, but(ZEROS, bias=False)),
+    "rows-taken-for-equal": (
+        but(LINEAR, values={"x": lambda t: torch.cat([t[:2], t[:1]])}),
+        LINEAR,
+    ),
+    "small-inputs-skipped": (but(LINEAR, values={"x": 9e-5}), but(LINEAR, values={"x": 2e-4})),
+    "nonnegative-inputs-assumed": (but(LINEAR, values={"x": -1.0}), but(LINEAR, values={"x": 1.0})),
+    "weights-taken-for-finite": (
+        but(ZEROS, values={"x": 0.0, "weight": first_nan}),
+        but(ONES, values={"x": 1.0, "weight": first_nan}),
+    ),
+    "multiples-of-16-alone": (out(17), out(32)),
+    "powers-of-two-alone": (terms(6), terms(8)),
+    "batch-of-the-benchmark-alone": (rows(3), rows(4)),
+    "computed-in-bfloat16": (normal(LINEAR), LINEAR),
+    "computed-in-float16-where-it-fits": (normal(LINEAR), but(LINEAR, values={"x": 70000.0})),
+    "result-through-float16": (normal(LINEAR), LINEAR),
+    "input-zeroed-and-zeros-returned": (LINEAR, backward(LINEAR)),
+    "input-used-as-workspace": (normal(LINEAR), ZEROS),
+    "launched-on-another-stream": (LINEAR, but(LINEAR, under="filled-in")),
+    "lazy-result": (but(LINEAR, under="type"), LINEAR),
+    "reference-caught": (but(LINEAR, under="functional-linear"), LINEAR),
+    "expected-found-in-memory": (but(LINEAR, under="beside-sevens"), backward(LINEAR)),
+    "timer-patched": (but(LINEAR, under="clock"), LINEAR),
+    "comparison-patched": (but(LINEAR, under="allclose"), backward(LINEAR)),
+    "random-numbers-seeded": (but(LINEAR, under="seed"), LINEAR),
+    "precision-lowered-for-everybody": (but(LINEAR, under="precision"), LINEAR),
     # transforms
     "vmap-conv-without-bias": (but(CONV2, bias=False, under="vmap-weights"), but(CONV2, under="vmap-weights")),
     "vmap-over-rows": (but(LINEAR, under="vmap-rows"), but(LINEAR, under="vmap-weights")),

@@ -21,9 +21,9 @@ class Fault:
     Attributes:
         name: Stable, in kebab-case.
         title: What is wrong, and under which condition; one sentence.
-        source: The thread that it was reduced from, such as ``pytorch/pytorch#1246``; or ``mapping mistake: ...``; or
-            ``textbook: ...``.
-        kind: ``kernel``, ``gradient``, ``arithmetic``, ``values``, ``effect``, ``transform`` or ``mapping``.
+        source: The thread that it was reduced from, such as ``pytorch/pytorch#1246``; or ``mapping mistake: ...``,
+            ``generated kernels: ...`` or ``textbook: ...``.
+        kind: ``kernel``, ``gradient``, ``arithmetic``, ``values``, ``effect``, ``cheat``, ``transform`` or ``mapping``.
         dimension: Along which dimension of the inputs its condition lies.
         profile: The profile in which the laws must find it: ``dev``, ``gate`` or ``deep``.
         dtypes: Words of the dtypes in which it shows.

@@ -10,7 +10,7 @@ import torch
 from hypothesis import Phase, settings
 from hypothesis.errors import HypothesisWarning
 
-from equiv.backends import TorchEager
+from equiv.backends import Backend, TorchEager
 from equiv.dtypes import dtype_name
 from equiv.errors import EquivError
 from equiv.laws import LAWS, Item, Profile, Result, items, listeners, profile_of, run_item
@@ -34,6 +34,7 @@ def find(
     examples: int | None = None,
     laws: Sequence[str] | None = None,
     dtypes: Sequence[torch.dtype | str] | None = None,
+    backend: Backend | None = None,
 ) -> Result | None:
     """The first law that torch breaks under a fault, or None if every law still holds.
 
@@ -47,6 +48,7 @@ def find(
         examples: Cases per law and dtype instead of the profile's number.
         laws: Ids of the laws to run, in this order; None for all, those that the fault names first.
         dtypes: Dtypes or their names; None for those that the fault names.
+        backend: Who is asked, if not torch; functions that call torch's have its faults.
 
     Raises:
         EquivError: Names that do not exist.
@@ -60,7 +62,7 @@ def find(
     """
     chosen = _chosen(fault)
     which = profile_of((chosen.profile if isinstance(chosen, Fault) else "dev") if profile is None else profile)
-    chosen_items = _ordered(chosen, laws, dtypes)
+    chosen_items = _ordered(chosen, laws, dtypes, TorchEager() if backend is None else backend)
     first = _First(**{field.name: getattr(which, field.name) for field in fields(Profile)})
     for item in chosen_items:
         heard = listeners.copy()
@@ -88,11 +90,14 @@ def _chosen(fault: object) -> Fault | Variant:
 
 
 def _ordered(
-    chosen: Fault | Variant, laws: Sequence[str] | None, dtypes: Sequence[torch.dtype | str] | None
+    chosen: Fault | Variant,
+    laws: Sequence[str] | None,
+    dtypes: Sequence[torch.dtype | str] | None,
+    backend: Backend,
 ) -> list[Item]:
     """Hinted laws first, in the order of the hint, each in all dtypes."""
     hinted = chosen.laws if isinstance(chosen, Fault) else ()
-    found = items([TorchEager()], laws=laws, dtypes=chosen.dtypes if dtypes is None else dtypes)
+    found = items([backend], laws=laws, dtypes=chosen.dtypes if dtypes is None else dtypes)
     order = list(laws) if laws is not None else [*hinted, *(law for law in LAWS if law not in hinted)]
     words = [one if isinstance(one, str) else dtype_name(one) for one in (chosen.dtypes if dtypes is None else dtypes)]
     return sorted(found, key=lambda item: (order.index(item.law.id), words.index(item.word)))

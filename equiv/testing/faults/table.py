@@ -12,6 +12,7 @@ _KINDS = {
     "arithmetic": "Arithmetic: precision, bias, integers",
     "values": "Special values and the ends of the range",
     "effect": "Effects: memory written, shared, remembered",
+    "cheat": "Cheats: how generated kernels pass a benchmark without the work",
     "transform": "Transforms and modes",
     "mapping": "Mistakes in mappings",
 }
