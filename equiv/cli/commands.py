@@ -125,6 +125,32 @@ def verify(  # noqa: PLR0913 - each is an option of the command
     return command.verify(request, jobs=processes, full=full, targets=targets, limits=limits, backends=backends)
 
 
+def report(
+    path: Annotated[str, typer.Argument(metavar="REPORT", help="The JSON of `equiv verify` or of pytest.")],
+    files: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[FILE]...", help="Written by their endings: .md, .xml (JUnit), .html, .json."),
+    ] = None,
+    annotate: Annotated[
+        bool, typer.Option("--annotate", help="Mark the lines that break laws in a pull request of GitHub.")
+    ] = False,
+    backend: Annotated[
+        str | None,
+        typer.Option("--backend", metavar="FILE.py:OBJECT", help="Marked where a failure is of no line."),
+    ] = None,
+    programs: Annotated[
+        str | None, typer.Option("--programs", metavar="FOLDER", help="Write a program for each broken law there.")
+    ] = None,
+) -> None:
+    """Write a report in other formats: the summary of a job, JUnit, a page, programs that fail. Exit code 0 if written.
+
+    A report of a run that was stopped is one too.
+    """
+    from equiv.cli.report import report as write
+
+    write(path, files or (), annotate=annotate, backend=backend or "", programs=programs)
+
+
 def counterexample(
     feature_map: Annotated[str, typer.Argument(metavar="MAP", help="Channels and 1 to 3 spatial sizes: 3x4x4.")],
     outputs: Annotated[str, typer.Option("--out", metavar="N", help="Outputs of the fully connected layer.")] = "8",
@@ -306,5 +332,5 @@ def convert(  # noqa: PLR0913 - each is an option of the command
 
 
 COMMANDS: dict[str, Any] = {
-    command.__name__: command for command in (demo, verify, diagnose, convert, counterexample, env)
+    command.__name__: command for command in (demo, verify, report, diagnose, convert, counterexample, env)
 }
