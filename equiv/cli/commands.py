@@ -129,7 +129,7 @@ def report(
     path: Annotated[str, typer.Argument(metavar="REPORT", help="The JSON of `equiv verify` or of pytest.")],
     files: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[FILE]...", help="Written by their endings: .md, .xml (JUnit), .html, .json."),
+        typer.Argument(metavar="FILE", help="Written by their endings: .md, .xml (JUnit), .html, .json."),
     ] = None,
     annotate: Annotated[
         bool, typer.Option("--annotate", help="Mark the lines that break laws in a pull request of GitHub.")

@@ -18,7 +18,7 @@ from equiv.report.journal import Journal as Journal
 from equiv.report.model import OUTCOMES, Item, NotAsked, Request, Row, Run, Tally
 from equiv.report.plain import ratio_text, summary_lines, table_lines
 from equiv.report.plain import summary_text as summary_text
-from equiv.report.programs import write_programs
+from equiv.report.programs import write_programs as write_programs
 from equiv.report.reading import read_run
 
 __all__ = [
@@ -41,6 +41,5 @@ __all__ = [
     "summary_lines",
     "table_lines",
     "write_json",
-    "write_programs",
     "write_run",
 ]

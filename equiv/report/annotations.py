@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from pathlib import PurePath
 
+from equiv.arguments import refusal
 from equiv.laws import Failure
 from equiv.report.model import Run
 from equiv.report.plain import summary_text
@@ -33,12 +34,20 @@ def annotations_of(run: Run, *, root: str = "", otherwise: str = "") -> str:
         root: The folder that files are named from, which is that of the repository; by default where the process is.
         otherwise: A file to name where a failure is of no line below the root.
 
+    Raises:
+        EquivError: Something else than a run, or than a path.
+
     Example:
         >>> from equiv.report import Environment, Request
         >>> here = Environment("0", "2.13.0", None, "3.12", "Linux", "AVX2")
         >>> annotations_of(Run(Request(seed=0), here, (), ("exact-all-int8-mine",), 1, 0.0))
         '::error title=equiv%3A incomplete::Interrupted after 0 of 1 laws x dtypes. Nothing was checked. Seed 0.\n'
     """
+    if not isinstance(run, Run):
+        raise refusal("run", "an equiv.report.Run", run, "pass what read_run returns")
+    for name, value in (("root", root), ("otherwise", otherwise)):
+        if not isinstance(value, str) or "\0" in value:
+            raise refusal(name, "a path", value, "pass a string")
     top = root or os.getcwd()
     by_place: dict[Place, list[Failure]] = {}
     for item in run.failures:

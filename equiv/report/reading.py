@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
 
+from equiv.arguments import refusal
 from equiv.environment import Environment
 from equiv.errors import EquivError
 from equiv.report.model import SCHEMA, Item, NotAsked, Request, Run
@@ -20,7 +21,19 @@ def read_run(path: str, *, argument: str = "path") -> Run:
 
     Raises:
         EquivError: There is no such file, or it holds no report of this version of equiv.
+
+    Example:
+        >>> import tempfile
+        >>> from equiv.report import Journal, Request
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Journal(Request(), {"json": f"{folder}/run.json"}).plan(["exact-all-int8-mine"])
+        ...     read_run(f"{folder}/run.json").not_run[0].law
+        'exact'
     """
+    if not isinstance(argument, str):
+        raise refusal("argument", "a string", argument, "pass what messages call the file")
+    if not isinstance(path, str):
+        raise refusal(argument, _EXPECTED, path, "pass the name of its file")
     try:
         with open(path, encoding="utf-8") as file:
             found = json.load(file)

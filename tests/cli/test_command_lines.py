@@ -30,6 +30,7 @@ OPTIONS = [
     *[("verify", f"--{name}") for name in ("law", "form", "dtype", "device", "profile", "examples", "arithmetic")],
     *[("verify", f"--{name}") for name in ("seed", "case", "jobs", "json", "html", "timeout", "memory")],
     ("verify", "--backend"),
+    *[("report none.json", option) for option in ("", "--programs", "--backend")],
     *[("counterexample 2x2x2", f"--{name}") for name in ("out", "seed", "dtype", "readout", "json")],
     *[(DIAGNOSE, f"--{name}") for name in ("input", "weights-new", "weights-old", "match", "seed", "dtype", "device")],
     *[(CONVERT, f"--{name}") for name in ("to", "input", "out", "weights", "only", "seed", "dtype", "device", "json")],
