@@ -13,13 +13,14 @@ from pathlib import PurePath
 from equiv.arguments import refusal
 from equiv.laws import Failure
 from equiv.report.model import Run
-from equiv.report.plain import summary_text
+from equiv.report.plain import status_text, summary_text
 from equiv.text import counted
 
 MOST = 10
 """How many annotations of one step GitHub keeps."""
 
 _CODE = re.compile(r"(?P<file>.+?):(?P<line>\d+), in ")
+_DIED = re.compile(r" at (?P<name>[^\s:]+):(?P<line>\d+) in ")
 _WIDTH = 120
 
 Place = tuple[str, int]
@@ -40,8 +41,8 @@ def annotations_of(run: Run, *, root: str = "", otherwise: str = "") -> str:
     Example:
         >>> from equiv.report import Environment, Request
         >>> here = Environment("0", "2.13.0", None, "3.12", "Linux", "AVX2")
-        >>> annotations_of(Run(Request(seed=0), here, (), ("exact-all-int8-mine",), 1, 0.0))
-        '::error title=equiv%3A incomplete::Interrupted after 0 of 1 laws x dtypes. Nothing was checked. Seed 0.\n'
+        >>> annotations_of(Run(Request(), here, (), ("exact-all-int8-mine",), 1, 0.0))
+        '::error title=equiv%3A incomplete::Interrupted after 0 of 1 laws x dtypes. Nothing was checked.\n'
     """
     if not isinstance(run, Run):
         raise refusal("run", "an equiv.report.Run", run, "pass what read_run returns")
@@ -52,12 +53,12 @@ def annotations_of(run: Run, *, root: str = "", otherwise: str = "") -> str:
     by_place: dict[Place, list[Failure]] = {}
     for item in run.failures:
         failure = Failure.of(item.failure or {})
-        place = _place(failure.code, top) or _place(f"{otherwise}:1, in ", top) or ("", 0)
+        place = _place(_where(failure), top) or _place(f"{otherwise}:1, in ", top) or ("", 0)
         by_place.setdefault(place, []).append(failure)
     places = sorted(by_place.items(), key=lambda pair: -len({failure.law for failure in pair[1]}))
     lines = [error_line(_message(failures), place, title=_title(failures)) for place, failures in places[:MOST]]
-    if not lines and run.status != "passed":
-        lines = [error_line(" ".join(summary_text(run).split()), title=f"equiv: {run.status}")]
+    if not lines and not run.holds:
+        lines = [error_line(" ".join(summary_text(run).split()), title=f"equiv: {status_text(run)}")]
     return "".join(line + "\n" for line in lines)
 
 
@@ -76,6 +77,14 @@ def error_line(message: str, place: Place = ("", 0), *, title: str) -> str:
 
 def _escaped(text: str, more: str = "") -> str:
     return "".join(f"%{ord(c):02X}" if c in "%\r\n" + more else c for c in text)
+
+
+def _where(failure: Failure) -> str:
+    """The place in the caller's code: of a process that died its last line, where that is in the same file."""
+    died, code = _DIED.search(failure.note), _CODE.match(failure.code)
+    if died and code and PurePath(code["file"]).name == died["name"]:
+        return f"{code['file']}:{died['line']}, in "
+    return failure.code
 
 
 def _place(code: str, root: str) -> Place | None:

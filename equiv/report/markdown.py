@@ -11,7 +11,7 @@ import re
 from equiv.laws import Failure
 from equiv.report.asked import not_asked_lines
 from equiv.report.model import Item, Run
-from equiv.report.plain import ratio_text, summary_text
+from equiv.report.plain import ratio_text, status_text, summary_text
 from equiv.text import counted, quoted
 
 LONGEST = 60_000
@@ -37,7 +37,7 @@ def _head(run: Run) -> list[str]:
     on = f" on {', '.join(_span(quoted(name, 100)) for name in backends)}" if backends else ""
     here = run.environment
     where = f"equiv {here.equiv}, torch {here.torch}, Python {here.python}, {here.platform}, CPU {here.cpu}"
-    return [f"## equiv: {run.status}{on}", _text(" ".join(summary_text(run).split())), _text(where)]
+    return [f"## equiv: {status_text(run)}{on}", _text(" ".join(summary_text(run).split())), _text(where)]
 
 
 def _failures(failures: list[Item], in_full: int) -> list[str]:

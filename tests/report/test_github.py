@@ -49,6 +49,21 @@ def test_annotations_name_files_of_the_repository_alone(
     assert (found.get("file"), found.get("line")) == place
 
 
+def test_of_a_process_that_died_the_last_line_is_marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for note, line in (("crashed with SIGSEGV at mine.py:12 in conv", "12"), ("crashed at other.py:12 in f", "3")):
+        assert _line(annotations_of(made_run(3, 2, kind="crash", note=note)))["line"] == line
+
+
+def test_a_run_that_could_ask_nothing_does_not_look_passed() -> None:
+    run = made_run(2, 1)
+    items = (run.items[-1],)
+    nothing = type(run)(run.request, run.environment, items, (items[0].item,), 1, 1.0)
+    assert (nothing.status, nothing.asked) == ("passed", False)
+    assert _line(annotations_of(nothing))["title"] == "equiv%3A nothing could be asked"
+    assert FORMATS["markdown"](nothing).startswith("## equiv: nothing could be asked on `mine`")
+
+
 def test_paths_are_below_the_root_of_the_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder := tmp_path / "sub").mkdir()
     monkeypatch.chdir(folder)
