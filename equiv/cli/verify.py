@@ -11,9 +11,18 @@ from equiv.backends import Backend
 from equiv.cli import BROKEN, OK, USAGE, code_of_stop, run_laws
 from equiv.errors import EquivError
 from equiv.laws import Failure, Item, Limits, Result, command_of
-from equiv.report import Journal, NotAsked, Request, Run, defect_lines, is_stdout, not_asked_lines, ratio_text
+from equiv.report import (
+    Journal,
+    NotAsked,
+    Request,
+    Run,
+    defect_lines,
+    is_stdout,
+    not_asked_lines,
+    ratio_text,
+    summary_text,
+)
 from equiv.report.terminal import Page
-from equiv.text import counted
 
 _ROOMY = 100  # columns from which the numbers of cases and comparisons are shown
 
@@ -66,7 +75,7 @@ def verify(
     if known := defect_lines(run):
         page.lines(known, hanging="  ")
     _failures(page, [failures[item.item] for item in run.failures])
-    page.prose(_summary(run))
+    page.prose(summary_text(run))
     if journal.problem is not None:
         raise journal.problem
     if ended is not None and not isinstance(ended, KeyboardInterrupt):
@@ -179,25 +188,3 @@ def _failures(page: Page, failures: list[Failure]) -> None:
         lines.append(line if len(line) <= page.width else line[: page.width - 4] + " ...")
     if failures[1:]:
         page.verbatim("\n".join(lines))
-
-
-def _summary(run: Run) -> str:
-    ran = [item for item in run.items if item.ran]
-    laws, dtypes = (list(dict.fromkeys(getattr(item, name) for item in ran)) for name in ("law", "dtype"))
-    request = run.request
-    word = "Stopped by an error" if run.status == "error" else "Interrupted"
-    stopped = "" if run.complete else f"{word} after {len(run.items)} of {len(run.planned)} laws x dtypes. "
-    if not ran:
-        return f"{stopped}Nothing was checked. Seed {request.seed}."
-    if run.broken:
-        head = f"{len(run.broken)} of {counted(len(laws), 'law')} broken: {', '.join(run.broken)}"
-    elif run.complete:
-        head = f"{counted(len(laws), 'law')} {'holds' if len(laws) == 1 else 'hold'}"
-    else:
-        head = f"Nothing broken so far in {counted(len(laws), 'law')}"
-    rows = run.rows("law")
-    cases, compared = sum(row.cases for row in rows), sum(row.judged for row in rows)
-    return f"""{stopped}{head}, in {counted(cases, "case")} and {counted(compared, "comparison")}, over
-        {counted(len(dtypes), "dtype")} ({", ".join(dtypes)}), on {", ".join(request.devices)} with torch
-        {run.environment.torch}, in {run.seconds:.1f} s; profile {request.profile}. To repeat it: --seed {request.seed}
-        """

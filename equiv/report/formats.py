@@ -1,8 +1,8 @@
 """The formats that findings are written in.
 
-A format of a whole run is a function from it to text in ``FORMATS``; its option is in ``equiv.cli.commands``. One that
-takes long, or needs more packages, is made once at the end of a run: ``AT_END``. JSON is such that every parser reads
-it: numbers that JSON lacks become strings, complex ones such as ``"(1-3j)"``.
+A format of a whole run is a function from it to text in ``FORMATS``; options are in ``equiv.cli.commands``, endings in
+``equiv.cli.report``. One that takes long, or needs more packages, is made once at the end of a run: ``AT_END``. JSON is
+such that every parser reads it: numbers that JSON lacks become strings, complex ones such as ``"(1-3j)"``.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from typing import Any
 from equiv.errors import EquivError
 from equiv.pages import check_installed
 from equiv.report.files import STDOUT, check_target, is_stdout, place_of, write_text
+from equiv.report.junit import junit_of
+from equiv.report.markdown import markdown_of
 from equiv.report.model import Run
 from equiv.text import json_lines, plain_json, quoted, shown
 
@@ -78,10 +80,15 @@ def html_of(run: Run) -> str:
     return page_of(run)
 
 
-FORMATS: dict[str, Callable[[Run], str]] = {"json": json_of, "html": html_of}
+FORMATS: dict[str, Callable[[Run], str]] = {
+    "json": json_of,
+    "html": html_of,
+    "markdown": markdown_of,
+    "junit": junit_of,
+}
 """What a run is in each format, by the name of its option."""
 
-AT_END = {"html"}
+AT_END = {"html", "markdown", "junit"}
 """The formats that are not written while a run goes on."""
 
 

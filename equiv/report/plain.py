@@ -46,6 +46,34 @@ def summary_lines(run: Run) -> list[str]:
     ]
 
 
+def status_text(run: Run) -> str:
+    """How a run ended, in a few words."""
+    return run.status if run.asked or run.status != "passed" else "nothing could be asked"
+
+
+def summary_text(run: Run) -> str:
+    """What came of a run in a few sentences, for people; white space counts for nothing."""
+    ran = [item for item in run.items if item.ran]
+    laws, dtypes = (list(dict.fromkeys(getattr(item, name) for item in ran)) for name in ("law", "dtype"))
+    request = run.request
+    word = "Stopped by an error" if run.status == "error" else "Interrupted"
+    again = "" if request.seed is None else f"To repeat it: --seed {request.seed}"
+    stopped = "" if run.complete else f"{word} after {len(run.items)} of {len(run.planned)} laws x dtypes. "
+    if not ran:
+        return f"{stopped}Nothing was checked. {again}"
+    if run.broken:
+        head = f"{len(run.broken)} of {counted(len(laws), 'law')} broken: {', '.join(run.broken)}"
+    elif run.complete:
+        head = f"{counted(len(laws), 'law')} {'holds' if len(laws) == 1 else 'hold'}"
+    else:
+        head = f"Nothing broken so far in {counted(len(laws), 'law')}"
+    rows = run.rows("law")
+    cases, compared = sum(row.cases for row in rows), sum(row.judged for row in rows)
+    return f"""{stopped}{head}, in {counted(cases, "case")} and {counted(compared, "comparison")}, over
+        {counted(len(dtypes), "dtype")} ({", ".join(dtypes)}), on {", ".join(request.devices)} with torch
+        {run.environment.torch}, in {run.seconds:.1f} s; profile {request.profile}. {again}"""
+
+
 def _coverage_lines(run: Run) -> list[str]:
     """What was reached of the expected conditions, and which kernels torch chose for convolutions."""
     coverage, expected, missed = run.coverage, expected_conditions(), run.not_reached

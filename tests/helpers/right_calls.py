@@ -160,6 +160,15 @@ def run() -> report.Run:
     return report.Run.of(report.Request(), [], planned=[], jobs=1, seconds=0.0)
 
 
+SCRATCH = tempfile.TemporaryDirectory(prefix="equiv-right-calls-")
+
+
+def report_file() -> str:
+    path = f"{SCRATCH.name}/run.json"
+    report.write_run(run(), {"json": path})
+    return path
+
+
 CHOICE: dict[str, Any] = {"laws": ["exact"], "forms": ["linear"], "dtypes": ["float32"]}
 HOW: dict[str, Any] = {"profile": "dev", "examples": 1, "seed": 1, "arithmetic": "declared"}
 
@@ -576,6 +585,8 @@ USES = (
         report.table_lines,
         lambda: {"columns": ("a", "b"), "rows": [("1", "2")], "width": 80, "left": 1, "gap": 2},
     ),
+    Use("equiv.report.annotations_of", report.annotations_of, lambda: {"run": run(), "root": ".", "otherwise": "a.py"}),
+    Use("equiv.report.read_run", report.read_run, lambda: {"path": report_file(), "argument": "path"}),
     Use("equiv.report.write_json", report.write_json, lambda: {"payload": {}, "target": "-", "option": "--json"}),
     Use("equiv.report.write_run", report.write_run, lambda: {"run": run(), "targets": {"json": "-"}}),
 )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import textwrap
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import Any
 
 from equiv.backends import Backend
@@ -82,6 +83,18 @@ class Failure:
     traceback: str = ""
     attempt: Attempt | None = None
     stored: str | None = None
+
+    @classmethod
+    def of(cls, found: Mapping[str, Any]) -> Failure:
+        """From :meth:`to_dict` in JSON's types, as a report has it; what is not known of it stays empty."""
+        needed = [field for field in fields(cls) if field.default is MISSING]
+        empty = {field.name: "" if field.type == "str" else None for field in needed} | {"where": ()}
+        known = {field.name: found[field.name] for field in fields(cls) if found.get(field.name) is not None}
+        for name, kind in (("cause", Cause), ("attempt", Attempt)):
+            if name in known:
+                known[name] = kind(**{field.name: known[name][field.name] for field in fields(kind)})
+        known |= {name: tuple(known[name]) for name in ("where", "envelope") if name in known}
+        return cls(**{**empty, **known})
 
     @property
     def summary(self) -> str:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import inspect
 import os
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
+from typing import cast
 
 from equiv.backends import Backend, TorchEager
 from equiv.laws.call import Broken
@@ -23,7 +25,7 @@ def code_of(broken: Broken, backend: Backend) -> str:
     if frames:
         last = _own(frames)[-1]
         return f"{_short(last.filename)}:{last.lineno}, in {last.name}" + f": {last.line}" * bool(last.line)
-    method = getattr(backend, "linear" if broken.form == "linear" else "conv", None)
+    method = _called(broken, backend)
     if type(backend) is TorchEager or method is None:
         return ""
     function = inspect.unwrap(getattr(method, "__func__", method))
@@ -31,6 +33,17 @@ def code_of(broken: Broken, backend: Backend) -> str:
     if code is None or code.co_filename.startswith(_EQUIV):
         return ""
     return f"{_short(code.co_filename)}:{code.co_firstlineno}, in {function.__qualname__}"
+
+
+def _called(broken: Broken, backend: Backend) -> Callable[..., object] | None:
+    """The method for a form; of a backend that was made of functions, the function itself."""
+    functions = getattr(backend, "arguments", None)
+    if isinstance(functions, dict) and broken.call is not None:
+        name = "linear" if broken.form == "linear" else f"conv{broken.call.weight.ndim - 2}d"
+        if callable(function := functions.get(name)):
+            return cast("Callable[..., object]", function)
+    method: Callable[..., object] | None = getattr(backend, "linear" if broken.form == "linear" else "conv", None)
+    return method
 
 
 def traceback_text(error: BaseException | None) -> str:
