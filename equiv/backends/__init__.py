@@ -10,7 +10,14 @@ from equiv.backends.eager import conv_kernel as conv_kernel
 from equiv.backends.functions import Function as Function
 from equiv.backends.measuring import identity as identity
 from equiv.backends.measuring import measure_form
+from equiv.backends.plugins import Plugin as Plugin
+from equiv.backends.plugins import load_backend
+from equiv.backends.plugins import plugins as plugins
+from equiv.backends.runtimes.base import defect_of as defect_of
+from equiv.backends.runtimes.base import laid_by as laid_by
+from equiv.backends.runtimes.base import runs_torch as runs_torch
+from equiv.backends.runtimes.base import setting_of as setting_of
 from equiv.backends.twins import Twin as Twin
 from equiv.backends.twins import shallow as shallow
 
-__all__ = ["FORMS", "Backend", "Capabilities", "TorchEager", "measure_form"]
+__all__ = ["FORMS", "Backend", "Capabilities", "TorchEager", "load_backend", "measure_form"]

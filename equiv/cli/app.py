@@ -46,8 +46,8 @@ def _equiv(
         typer.echo(context.get_help())
 
 
-for _command in COMMANDS.values():
-    app.command()(_command)
+for _name, _command in COMMANDS.items():
+    app.command(_name)(_command)
 
 
 def run(arguments: list[str]) -> int:

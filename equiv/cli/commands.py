@@ -50,7 +50,10 @@ def verify(  # noqa: PLR0913 - each is an option of the command
     backend: Annotated[
         list[str] | None,
         typer.Option(
-            "--backend", metavar="MODULE:OBJECT", help="A backend of your own, also FILE.py:OBJECT. torch if not given."
+            "--backend",
+            metavar="NAME",
+            help="One of `equiv backends`, with parameters such as 'onnxruntime?opset=18&level=all'; or your own, as "
+            "MODULE:OBJECT or FILE.py:OBJECT. torch if not given.",
         ),
     ] = None,
     profile: Annotated[
@@ -169,6 +172,33 @@ def env(
     if json is not None:
         check_target(json)
     show(measure=measure, json=json)
+
+
+def backends(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME]...", help="Those alone, such as numpy or 'openvino?precision=bfloat16'."),
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Names and versions alone: nothing is run.")] = False,
+    json: Json = None,
+) -> None:
+    """List the backends that have a name: installed or not, version, what each serves, and what it computes in."""
+    from equiv.cli.runtimes import show
+    from equiv.report import check_target
+
+    if json is not None:
+        check_target(json)
+    show(names or (), quick=quick, json=json)
+
+
+def init_backend(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Of the backend, such as mykernels.")],
+    folder: Annotated[str, typer.Option("--folder", metavar="FOLDER", help="Where the files are written.")] = ".",
+) -> None:
+    """Write a backend of your own that works, its test, and a workflow that runs it: to be filled in."""
+    from equiv.cli.skeleton import write
+
+    write(name, folder)
 
 
 Inputs = Annotated[
@@ -306,5 +336,6 @@ def convert(  # noqa: PLR0913 - each is an option of the command
 
 
 COMMANDS: dict[str, Any] = {
-    command.__name__: command for command in (demo, verify, diagnose, convert, counterexample, env)
+    command.__name__.replace("_", "-"): command
+    for command in (demo, verify, backends, init_backend, diagnose, convert, counterexample, env)
 }

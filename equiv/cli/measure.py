@@ -51,7 +51,7 @@ def say(page: Page, device: str, found: list[dict[str, Any]]) -> None:
         if rows:
             sizes = f"{counted(rows[0]['rows'], 'row')}, {counted(outputs, 'output')}, map {_times(shape)}"
             page.heading(f"measured on {device}: {sizes}")
-            page.table(columns, map(_row, rows), left=2)
+            page.table(columns, map(row_of, rows), left=2)
     page.prose("""bits: significant bits of factors, then of sums; 24 is float32, 53 float64, 11 float16 or TF32, 8
         bfloat16. product: exact in the sums, fused with the addition, or rounded before it. flushed: which subnormals
         become 0. spread: whether an infinite input makes NaN of outputs that must be infinite. bias: how often a result
@@ -70,7 +70,8 @@ def say(page: Page, device: str, found: list[dict[str, Any]]) -> None:
     page.lines(lines, hanging="  ")
 
 
-def _row(one: dict[str, Any]) -> tuple[str, ...]:
+def row_of(one: dict[str, Any]) -> tuple[str, ...]:
+    """The cells of a measurement, in the columns of the table."""
     value = {name: fact["value"] for name, fact in one.items() if isinstance(fact, dict) and "value" in fact}
     order = value["order"] or {"kind": "?", "block": "", "depth": "?"}
     return (

@@ -19,6 +19,7 @@ except ImportError as error:  # pragma: no cover - needs an environment without 
 
 from equiv.laws import checks as checks
 from equiv.laws.arithmetic import MODES as MODES
+from equiv.laws.asking import refusal_of as refusal_of
 from equiv.laws.call import Broken, Call, Mismatch, Tally
 from equiv.laws.capabilities import NotAsked
 from equiv.laws.capabilities import check_backends as check_backends

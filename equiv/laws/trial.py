@@ -11,7 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from equiv.backends import Backend, Capabilities, TorchEager, capabilities_of, conv_kernel
+from equiv.backends import (
+    Backend,
+    Capabilities,
+    TorchEager,
+    capabilities_of,
+    conv_kernel,
+    defect_of,
+    laid_by,
+    runs_torch,
+    setting_of,
+)
 from equiv.dtypes import dtype_name
 from equiv.laws.arithmetic import arithmetic_of, own_arithmetic, usable, weaker_arithmetic, within_weaker
 from equiv.laws.asking import refusal_of
@@ -279,8 +289,10 @@ class Trial:
         Also where another backend leaves them to torch.
         """
         self._torch_differentiates = differentiated_by_torch(y)
-        is_torchs = isinstance(self.backend, TorchEager) or self._torch_differentiates is not None
-        return self._is_excused(call, known_corruption(self._as_differentiated(call)) if is_torchs else None)
+        is_torchs = isinstance(self.backend, TorchEager) or self._is_torch() or self._torch_differentiates is not None
+        with setting_of(self.backend):
+            laid = self._laid(self._as_differentiated(call))
+            return self._is_excused(call, known_corruption(laid) if is_torchs else None)
 
     def is_known_of_module(self, conv: Conv, x: Tensor) -> bool:
         """Whether the wrong result of ``conv(x)`` falls under a defect of torch that is written down."""
@@ -288,10 +300,19 @@ class Trial:
         return self._is_excused(call, known_defect_of_module(conv, x) if self._is_torch() else None)
 
     def _is_known(self, call: Call, gradient: str | None, incoming: Tensor | None = None) -> bool:
-        """Whether a failed comparison falls under a defect of torch that is written down."""
+        """Whether a failed comparison falls under a defect that is written down: torch's, or a runtime's own."""
+        own = defect_of(self.backend, call) if gradient is None else None
+        if own is not None:
+            return self._is_excused(call, own, self.backend.name.partition(".")[0])
         is_torchs = self._is_torch() or (gradient is not None and self._torch_differentiates is not None)
         call = call if gradient is None else self._as_differentiated(call)
-        return self._is_excused(call, known_defect(call, gradient, incoming) if is_torchs else None)
+        with setting_of(self.backend):
+            return self._is_excused(call, known_defect(self._laid(call), gradient, incoming) if is_torchs else None)
+
+    def _laid(self, call: Call) -> Call:
+        """A call as torch's kernels get it from the backend."""
+        x, weight = laid_by(self.backend, call.input, call.weight)
+        return call if x is call.input and weight is call.weight else replace(call, input=x, weight=weight)
 
     def _as_differentiated(self, call: Call) -> Call:
         """A call in the dtype in which torch computes its gradients, which a backend may have changed."""
@@ -302,13 +323,13 @@ class Trial:
         return replace(call, input=call.input.detach().to(dtype), weight=call.weight.detach().to(dtype), bias=bias)
 
     def _is_torch(self) -> bool:
-        return type(self.backend) is TorchEager  # what is derived from it is another backend
+        return runs_torch(self.backend)  # what is derived from TorchEager is another backend
 
-    def _is_excused(self, call: Call, finding: str | None) -> bool:
-        """Whether there is a finding about torch; if so the comparison is counted as undecided."""
+    def _is_excused(self, call: Call, finding: str | None, whose: str = "torch") -> bool:
+        """Whether there is a finding; if so the comparison is counted as undecided."""
         if finding is not None:
             self.tally[call.form].count("undecided")
-            self.cover("known defect of torch", finding)
+            self.cover(f"known defect of {whose}", finding)
         return finding is not None
 
     def _arithmetic(self, call: Call, gradient: str | None) -> Arithmetic:
