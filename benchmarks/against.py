@@ -39,9 +39,16 @@ def compare(first: str, second: str, *, dtype: str, cases: int, seed: int) -> di
         print(f"  {pair.id}: {found.cases} cases, {dict(found.outcomes)}, {found.seconds:.0f} s", file=sys.stderr)
     pairs = sum(outcomes.values())
     return {
-        **{"first": first, "second": second, "dtype": dtype, "cases": tried, "pairs": pairs},
+        "first": first,
+        "second": second,
+        "dtype": dtype,
+        "cases": tried,
+        "pairs": pairs,
         **{name: outcomes[name] for name in OUTCOMES},
-        **{"worst": worst, "notes": dict(notes), "faults": faults, "seconds": round(seconds, 1)},
+        "worst": worst,
+        "notes": dict(notes),
+        "faults": faults,
+        "seconds": round(seconds, 1),
     }
 
 

@@ -19,7 +19,11 @@ except ImportError as error:  # pragma: no cover - needs an environment without 
 
 from equiv.laws import checks as checks
 from equiv.laws.against import OUTCOMES as OUTCOMES
-from equiv.laws.against import Against, Fault, Pair, pairs_of, run_pair
+from equiv.laws.against import Against as Against
+from equiv.laws.against import Fault as Fault
+from equiv.laws.against import Pair as Pair
+from equiv.laws.against import pairs_of as pairs_of
+from equiv.laws.against import run_pair as run_pair
 from equiv.laws.arithmetic import MODES as MODES
 from equiv.laws.asking import refusal_of as refusal_of
 from equiv.laws.call import Broken, Call, Mismatch, Tally
@@ -47,19 +51,16 @@ from equiv.laws.isolation import end_server as end_server, limits_of as limits_o
 __all__ = [
     "LAWS",
     "PROFILES",
-    "Against",
     "Attempt",
     "Broken",
     "Call",
     "Context",
     "Failure",
-    "Fault",
     "Item",
     "Law",
     "Limits",
     "Mismatch",
     "NotAsked",
-    "Pair",
     "Plan",
     "Pool",
     "Profile",
@@ -73,9 +74,7 @@ __all__ = [
     "items",
     "law",
     "listeners",
-    "pairs_of",
     "profile_of",
     "run_isolated",
     "run_item",
-    "run_pair",
 ]
