@@ -16,7 +16,7 @@ from equiv.errors import EquivError
 from equiv.laws import OUTCOMES, Against, Fault, Pair, pairs_of, run_pair
 from equiv.report import Request, is_stdout, ratio_text, write_bytes, write_json
 from equiv.report.terminal import Page
-from equiv.text import counted
+from equiv.text import counted, shown
 
 FOLDER = "equiv-witnesses"
 _ROOMY = 100  # columns
@@ -27,6 +27,7 @@ def against(request: Request, backends: dict[str, Backend], *, folder: str = FOL
 
     ``backends`` are two, by the name that was typed.
     """
+    _check_folder(folder)
     first, second = backends.values()
     chosen: dict[str, Any] = {"laws": request.laws, "forms": request.forms, "dtypes": request.dtypes}
     pairs = pairs_of(first, second, **chosen)
@@ -48,12 +49,27 @@ def against(request: Request, backends: dict[str, Backend], *, folder: str = FOL
     return BROKEN if kept else OK
 
 
+def _check_folder(folder: str) -> None:
+    """Find out before the work that it can be a folder; nothing is made."""
+    try:
+        is_free = os.path.isdir(folder) or not os.path.lexists(folder)
+        os.fsencode(folder)
+    except ValueError as error:
+        raise _no_folder(folder) from error
+    if not folder or not is_free or "\0" in folder:
+        raise _no_folder(folder)
+
+
+def _no_folder(folder: str) -> EquivError:
+    return EquivError(f"--witnesses: expected a folder that can be made, got {shown(folder)}; name another")
+
+
 def _keep(fault: Fault, pair: Pair, result: Against, folder: str) -> str:
     """Write a fault as a program into the folder, with the graphs that it runs; the path of the program."""
     try:
         os.makedirs(folder, exist_ok=True)
-    except OSError as error:
-        raise EquivError(f"--witnesses: expected a folder, got {folder!r}: {error.strerror}; name another") from error
+    except (OSError, ValueError) as error:
+        raise _no_folder(folder) from error
     stem = f"{result.law}-{result.dtype}-{fault.side}"
     graphs = []
     for item in pair.items:

@@ -117,6 +117,7 @@ def verify(  # noqa: PLR0913 - each is an option of the command
     from equiv.laws import LAWS, MODES, PROFILES, limits_of, read_case
     from equiv.report import Request, check_targets
     from equiv.strategies import devices_present
+    from equiv.text import shown
 
     here = f"choose among {', '.join(map(str, devices_present()))}"
     name = parsing.parse_name("--profile", profile.removeprefix("equiv-"), PROFILES)
@@ -145,7 +146,7 @@ def verify(  # noqa: PLR0913 - each is an option of the command
         others = {"--jobs": jobs, "--html": html, "--case": case, "--isolate": isolate or None, "--full": full or None}
         return _against(request, backends, against, {**others, "--device": device}, witnesses, json)
     if witnesses is not None:
-        raise EquivError(f"--witnesses: expected none without --against, got {witnesses}; leave it out")
+        raise EquivError(f"--witnesses: expected none without --against, got {shown(witnesses)}; leave it out")
     return command.verify(request, jobs=processes, full=full, targets=targets, limits=limits, backends=backends)
 
 
@@ -157,6 +158,7 @@ def _against(
     from equiv.cli import against as command
     from equiv.cli.backends import load_backend
     from equiv.errors import EquivError
+    from equiv.text import shown
 
     given = next((name for name, value in refused.items() if value is not None), None)
     if given is not None:
@@ -165,7 +167,7 @@ def _against(
         raise EquivError(f"--backend: expected one with --against, got {', '.join(backends)}; run it for each")
     both = {**(backends or {"eager": TorchEager()}), other: load_backend("--against", other)}
     if len(both) < 2:
-        raise EquivError(f"--against: expected another backend than --backend, got {other} twice; name another")
+        raise EquivError(f"--against: expected another backend than --backend, got {shown(other)} twice; name another")
     return command.against(request, both, folder=folder or command.FOLDER, json=json)
 
 

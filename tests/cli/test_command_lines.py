@@ -29,7 +29,7 @@ OPTIONS = [
     *[("demo", name) for name in ("--section",)],
     *[("verify", f"--{name}") for name in ("law", "form", "dtype", "device", "profile", "examples", "arithmetic")],
     *[("verify", f"--{name}") for name in ("seed", "case", "jobs", "json", "html", "timeout", "memory")],
-    ("verify", "--backend"),
+    *[("verify", f"--{name}") for name in ("backend", "against", "witnesses")],
     *[("counterexample 2x2x2", f"--{name}") for name in ("out", "seed", "dtype", "readout", "json")],
     *[(DIAGNOSE, f"--{name}") for name in ("input", "weights-new", "weights-old", "match", "seed", "dtype", "device")],
     *[(CONVERT, f"--{name}") for name in ("to", "input", "out", "weights", "only", "seed", "dtype", "device", "json")],

@@ -52,11 +52,13 @@ def test_a_wrong_backend_leaves_its_program_and_its_graph(capsys, monkeypatch, t
     ("given", "said"),
     [
         (("--against", "nunpy"), "did you mean 'numpy'?"),
-        (("--backend", "numpy", "--against", "numpy"), "--against: expected another backend than --backend, got numpy"),
+        (("--backend", "numpy", "--against", "numpy"), "--against: expected another backend than --backend, got"),
         (("--against", "numpy", "--jobs", "2"), "--jobs: cannot be given with --against"),
         (("--against", "numpy", "--isolate"), "--isolate: cannot be given with --against"),
         (("--backend", "numpy", "--backend", "torch", "--against", "numpy"), "--backend: expected one with --against"),
-        (("--witnesses", "kept"), "--witnesses: expected none without --against, got kept"),
+        (("--witnesses", "kept"), "--witnesses: expected none without --against, got 'kept'"),
+        (("--against", "numpy", "--witnesses", "a\0b"), "--witnesses: expected a folder that can be made"),
+        (("--against", "numpy", "--witnesses", __file__), "--witnesses: expected a folder that can be made"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_sentence(given, said, capsys, monkeypatch):

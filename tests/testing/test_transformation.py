@@ -59,6 +59,7 @@ def test_the_optimizer_of_onnxruntime_keeps_every_graph(level):
     assert {one.outcome for one in results} <= {Outcome.IDENTICAL, Outcome.ROUNDING}
 
 
+@pytest.mark.slow
 def test_onnxslim_and_onnxsim_keep_every_graph():
     slim = pytest.importorskip("onnxslim", reason="an optimizer to be tried")
     sim = pytest.importorskip("onnxsim", reason="an optimizer to be tried")
