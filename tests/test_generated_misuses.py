@@ -62,9 +62,11 @@ def test_every_public_function_has_a_right_call() -> None:
     used = {use.name.rpartition(".")[2] for use in USES}
     public = {name for name, value in public_names() if takes_arguments(value)}
     needs_transformers = {"equiv.linear_to_transformers_conv1d", "equiv.mapping.linear_to_transformers_conv1d"}
+    needs_onnx = {"equiv.testing.check_transformation"}  # tests/testing/test_transformation.py
     # They start processes: tests/testing/test_hostile_backends.py.
     processes = {"equiv.laws.Pool", "equiv.laws.run_isolated", "equiv.laws.close_shared_pool"}
-    assert {name for name in public if name.rpartition(".")[2] not in used} == needs_transformers | processes
+    without = {name for name in public if name.rpartition(".")[2] not in used}
+    assert without == needs_transformers | needs_onnx | processes
     assert len(public) > 70
 
 

@@ -14,6 +14,7 @@ from equiv.backends.named import Plugin as Plugin
 from equiv.backends.named import load_backend
 from equiv.backends.named import plugins as plugins
 from equiv.backends.runtimes.base import defect_of as defect_of
+from equiv.backends.runtimes.base import graph_of as graph_of
 from equiv.backends.runtimes.base import laid_by as laid_by
 from equiv.backends.runtimes.base import runs_torch as runs_torch
 from equiv.backends.runtimes.base import setting_of as setting_of

@@ -49,6 +49,22 @@ def verify(  # noqa: PLR0913 - each is an option of the command
             "MODULE:OBJECT or FILE.py:OBJECT. torch if not given.",
         ),
     ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            "--against",
+            metavar="NAME",
+            help="Run the same cases on this backend too, and explain every difference between the two.",
+        ),
+    ] = None,
+    witnesses: Annotated[
+        str | None,
+        typer.Option(
+            "--witnesses",
+            metavar="FOLDER",
+            help="With --against: where programs of what is wrong are kept. equiv-witnesses if not given.",
+        ),
+    ] = None,
     profile: Annotated[
         str,
         typer.Option("--profile", metavar="NAME", help="dev (quick), gate (fixed cases), deep (long)."),
@@ -94,6 +110,7 @@ def verify(  # noqa: PLR0913 - each is an option of the command
     from equiv.laws import LAWS, MODES, PROFILES, limits_of, read_case
     from equiv.report import Request, check_targets
     from equiv.strategies import devices_present
+    from equiv.text import shown
 
     here = f"choose among {', '.join(map(str, devices_present()))}"
     name = parsing.parse_name("--profile", profile.removeprefix("equiv-"), PROFILES)
@@ -118,6 +135,11 @@ def verify(  # noqa: PLR0913 - each is an option of the command
     backends = {text: load_backend("--backend", text) for text in backend or ()}
     targets = {name: target for name, target in {"json": json, "html": html}.items() if target is not None}
     check_targets(targets)
+    if against is not None:
+        others = {"--jobs": jobs, "--html": html, "--case": case, "--isolate": isolate or None, "--full": full or None}
+        return _against(request, backends, against, {**others, "--device": device}, witnesses, json)
+    if witnesses is not None:
+        raise EquivError(f"--witnesses: expected none without --against, got {shown(witnesses)}; leave it out")
     return command.verify(request, jobs=processes, full=full, targets=targets, limits=limits, backends=backends)
 
 
@@ -145,6 +167,27 @@ def report(
     from equiv.cli.report import report as write
 
     write(path, files or (), annotate=annotate, backend=backend or "", programs=programs)
+
+
+def _against(
+    request: Any, backends: dict[str, Any], other: str, refused: dict[str, Any], folder: str | None, json: str | None
+) -> int:
+    """``verify`` on two backends."""
+    from equiv.backends import TorchEager
+    from equiv.cli import against as command
+    from equiv.cli.backends import load_backend
+    from equiv.errors import EquivError
+    from equiv.text import shown
+
+    given = next((name for name, value in refused.items() if value is not None), None)
+    if given is not None:
+        raise EquivError(f"{given}: cannot be given with --against; leave one of the two out")
+    if len(backends) > 1:
+        raise EquivError(f"--backend: expected one with --against, got {', '.join(backends)}; run it for each")
+    both = {**(backends or {"eager": TorchEager()}), other: load_backend("--against", other)}
+    if len(both) < 2:
+        raise EquivError(f"--against: expected another backend than --backend, got {shown(other)} twice; name another")
+    return command.against(request, both, folder=folder or command.FOLDER, json=json)
 
 
 def counterexample(  # noqa: PLR0913 - each is an option of the command

@@ -18,6 +18,12 @@ except ImportError as error:  # pragma: no cover - needs an environment without 
     ) from error
 
 from equiv.laws import checks as checks
+from equiv.laws.against import OUTCOMES as OUTCOMES
+from equiv.laws.against import Against as Against
+from equiv.laws.against import Fault as Fault
+from equiv.laws.against import Pair as Pair
+from equiv.laws.against import pairs_of as pairs_of
+from equiv.laws.against import run_pair as run_pair
 from equiv.laws.arithmetic import MODES as MODES
 from equiv.laws.asking import refusal_of as refusal_of
 from equiv.laws.call import Broken, Call, Mismatch, Tally

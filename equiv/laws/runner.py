@@ -181,7 +181,7 @@ def run_item(
     cases = [read_case(text, argument="first") for text in first]
     with unchanged() as changes:
         forms, refused = served_forms(item.backend, item.forms, item.dtype)
-        search = _Search(item, Trial(item.backend, item.dtype, forms, chosen.deep, measured))
+        search = Search(item, Trial(item.backend, item.dtype, forms, chosen.deep, measured))
         if forms and not search.stored(cases):
             search.drawn(chosen, examples, seed)
         seconds = time.perf_counter() - start
@@ -218,7 +218,7 @@ def attempt_of(
     return Attempt(chosen.name, examples or max(1, round(chosen.max_examples * item.law.weight)), seed, arithmetic)
 
 
-def _failure(search: _Search, attempt: Attempt, *, keeps: bool) -> Failure | None:
+def _failure(search: Search, attempt: Attempt, *, keeps: bool) -> Failure | None:
     """What is reported of an item: the smallest case found that breaks the law, or a leak."""
     item = search.item
     if search.found is None:
@@ -232,7 +232,7 @@ def _failure(search: _Search, attempt: Attempt, *, keeps: bool) -> Failure | Non
 
 
 @dataclass
-class _Search:
+class Search:
     """How many cases were tried, the last that broke the law, which is the smallest, and whether it does every time."""
 
     item: Item

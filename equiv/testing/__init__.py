@@ -20,15 +20,19 @@ from equiv.testing.reasons import read_reasons as read_reasons
 from equiv.testing.results import Results
 from equiv.testing.suite import Check, LawBroken, check_backend, checks, devices_under_test
 from equiv.testing.suite import called as called
+from equiv.testing.transformation import GraphResult, TransformationBroken, check_transformation
 
 __all__ = [
     "Check",
+    "GraphResult",
     "Kernels",
     "LawBroken",
     "Results",
+    "TransformationBroken",
     "backendbench_kernels",
     "check_backend",
     "check_kernel",
+    "check_transformation",
     "checks",
     "devices_under_test",
     "faults",

@@ -29,6 +29,7 @@ OPTIONS = [
     *[("demo", name) for name in ("--section",)],
     *[("verify", f"--{name}") for name in ("law", "form", "dtype", "device", "profile", "examples", "arithmetic")],
     *[("verify", f"--{name}") for name in ("seed", "case", "jobs", "json", "html", "timeout", "memory", "backend")],
+    *[("verify", f"--{name}") for name in ("against", "witnesses")],
     *[("report none.json", option) for option in ("", "--programs", "--backend")],
     *[
         ("counterexample 2x2x2", f"--{name}")

@@ -141,6 +141,18 @@ def laid_by(backend: object, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]
     return backend.laid(x, weight) if isinstance(backend, Runtime) else (x, weight)
 
 
+def graph_of(backend: object, call: Any) -> bytes | None:
+    """The file of the ONNX model by which a backend that equiv ships runs a call; None where it runs no such model."""
+    from equiv.backends.runtimes.layers import Layer
+
+    graph = getattr(backend, "graph", None) if isinstance(backend, Runtime) else None
+    if graph is None:
+        return None
+    options = call.options if call.form != "linear" else {}
+    found: bytes = graph(Layer.of(call.input, call.weight, call.bias, **options))
+    return found
+
+
 def defect_of(backend: object, call: Any) -> str | None:
     """The finding that covers a call of a backend that equiv ships, if it shows on this machine; or None."""
     if not isinstance(backend, Runtime):

@@ -86,12 +86,16 @@ class OnnxRuntime(ArrayRuntime):
         """Graphs whose sizes are open serve all of them."""
         return layer.of_any_size if self.arguments["shapes"] == "dynamic" else layer
 
+    def graph(self, layer: Layer, constants: tuple[Any, ...] = ()) -> bytes:
+        """The model that a session is made of."""
+        how = {name: self.arguments[name] for name in ("opset", "linear", "shapes")}
+        int8 = self.arguments["int8"] if is_integer(layer) else ""
+        return onnx_model(layer, **how, int8=int8, constants=constants)
+
     def build(self, layer: Layer, constants: tuple[Any, ...]) -> Program:
         """A session."""
         ort: Any = import_module("onnxruntime")
         refused: Any = ort.capi.onnxruntime_pybind11_state
-        how = {name: self.arguments[name] for name in ("opset", "linear", "shapes")}
-        how["int8"] = self.arguments["int8"] if is_integer(layer) else ""
         options = ort.SessionOptions()
         options.log_severity_level = 4  # what it has to say is in its errors
         options.intra_op_num_threads = self.arguments["threads"]
@@ -99,9 +103,7 @@ class OnnxRuntime(ArrayRuntime):
             ort.GraphOptimizationLevel, f"ORT_{_LEVELS[self.arguments['level']]}"
         )
         try:
-            session = ort.InferenceSession(
-                onnx_model(layer, **how, constants=constants), options, providers=["CPUExecutionProvider"]
-            )
+            session = ort.InferenceSession(self.graph(layer, constants), options, providers=["CPUExecutionProvider"])
         except (refused.NotImplemented, refused.InvalidGraph) as error:
             raise NotImplementedError(str(error)) from error
         names = [one.name for one in session.get_inputs()]

@@ -108,15 +108,16 @@ class OpenVino(ArrayRuntime):
             return layer
         return replace(layer, input=(0,) * len(layer.input)) if layer.dims else layer.of_any_size
 
-    def build(self, layer: Layer, constants: tuple[Any, ...]) -> Program:
-        """A compiled model."""
+    def graph(self, layer: Layer, constants: tuple[Any, ...] = ()) -> bytes:
+        """The model that is compiled."""
         open_sizes = "input" if layer.dims else "dynamic"
         shapes = open_sizes if self.arguments["shapes"] == "dynamic" else "static"
         int8 = "integer" if is_integer(layer) else ""
-        model = _core().read_model(
-            onnx_model(layer, opset=self.arguments["opset"], shapes=shapes, int8=int8, constants=constants)
-        )
-        compiled = _core().compile_model(model, "CPU", self._config())
+        return onnx_model(layer, opset=self.arguments["opset"], shapes=shapes, int8=int8, constants=constants)
+
+    def build(self, layer: Layer, constants: tuple[Any, ...]) -> Program:
+        """A compiled model."""
+        compiled = _core().compile_model(_core().read_model(self.graph(layer, constants)), "CPU", self._config())
         own = threading.local()  # a request is for one thread
 
         def run(*arrays: Any) -> Any:

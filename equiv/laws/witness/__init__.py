@@ -3,8 +3,10 @@
 from equiv.laws.witness.again import Attempt, command_of
 from equiv.laws.witness.failure import Failure, failure_of, failure_without_case
 from equiv.laws.witness.origin import trimmed
-from equiv.laws.witness.replay import check_case
+from equiv.laws.witness.replay import check_case, tried
 from equiv.laws.witness.smaller import smaller
+from equiv.laws.witness.snippet import script_of
+from equiv.laws.witness.sparser import sparser
 from equiv.laws.witness.stored import Stored, case_text, read_case
 
 __all__ = [
@@ -17,6 +19,9 @@ __all__ = [
     "failure_of",
     "failure_without_case",
     "read_case",
+    "script_of",
     "smaller",
+    "sparser",
+    "tried",
     "trimmed",
 ]

@@ -11,6 +11,7 @@ import contextlib
 import io
 import sys
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -54,6 +55,35 @@ def program_of(broken: Broken, item: Item, case: object) -> str | None:
 def judged(item: Item) -> dict[str, bool]:
     """The options of :func:`judging_lines` for an item."""
     return {"functional": type(item.backend) is TorchEager, "exact": item.law.id not in _ROUNDED}
+
+
+def script_of(broken: Broken, item: Item, case: object, other: Backend) -> str | None:
+    """A program that runs a case on another backend, which is right, and then on the item's, where it fails.
+
+    None where one of them, or the case, has no source.
+    """
+    both = [next(sources(backend), None) for backend in (other, item.backend)]
+    calls = call_lines(broken, **{**judged(item), "functional": False})
+    tensors = ("x", "weight", "bias", "grad")
+    for body in (calls, _replay_lines(broken, item, case)):
+        if body is None or None in both:
+            continue
+        shared = [line for line in body if line.startswith("from ")]
+        made = [line for line in body if line not in shared and _sets(line, (*tensors, "case"))]
+        judging = ["print(backend.name)", *(line for line in body if line not in shared and line not in made)]
+        imports = [line for way in both if way is not None for line in way.imports]
+        names = ", ".join(way.expression for way in both if way is not None)
+        way = Source("", list(dict.fromkeys([*imports, *shared])))
+        lines = [*made, f"for backend in ({names}):", *(f"    {line}" for line in judging)]
+        program = _program(lines, way, item.backend, broken.error)
+        if _fails(program, item.backend, broken.error):
+            return program
+    return None
+
+
+def _sets(line: str, names: Sequence[str]) -> bool:
+    """Whether a line gives a value to one of these names, or to a part of it."""
+    return line.split(" = ")[0].split("[")[0] in names
 
 
 def _program(body: list[str], way: Source | None, backend: Backend, error: BaseException | None = None) -> str:
