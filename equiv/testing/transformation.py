@@ -35,6 +35,10 @@ class GraphResult:
         problem: What is wrong in words; empty where nothing is.
         verdict: Of the input with the worst outcome; None where no result can be judged.
         identical: Whether results after are those before, bit for bit.
+
+    Example:
+        >>> print(GraphResult("a Gemm", "after", Outcome.ROUNDING))
+        a Gemm: ROUNDING
     """
 
     graph: str
@@ -56,6 +60,12 @@ class TransformationBroken(AssertionError):  # noqa: N818 - what it says is that
     Attributes:
         results: Of every graph.
         broken: Those that are wrong.
+
+    Example:
+        >>> wrong = GraphResult("a Gemm", "after", Outcome.DIFFERENT, "the bias is dropped")
+        >>> print(TransformationBroken([wrong]))
+        1 of 1 graph broken: a Gemm
+        a Gemm: after the transformation, the bias is dropped
     """
 
     def __init__(self, results: Sequence[GraphResult]) -> None:
