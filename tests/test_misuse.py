@@ -464,7 +464,7 @@ COMMANDS: list[tuple[list[str], tuple[str, ...]]] = [
     (["verify", "--law", "gradient"], ("--law: expected", "did you mean 'gradients'?")),
     (["verify", "--law", "forward;exact"], ("--law: expected", "got 'forward;exact'")),
     (["verify", "--law", "1"], ("--law: expected", "got '1'")),
-    (["verify", "--dtype", "float"], ("--dtype: expected", "got 'float'")),
+    (["verify", "--dtype", "flot"], ("--dtype: expected", "got 'flot'")),
     (["verify", "--dtype", "torch.bool"], ("--dtype: expected", "got 'bool'")),
     (["verify", "--form", "1x1"], ("--form: expected", "got '1x1'")),
     (["verify", "--device", "gpu"], ("--device: expected", "got 'gpu'", "choose among cpu")),

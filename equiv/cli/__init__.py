@@ -38,8 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         code = stopped(code_of_stop())
     except OSError as error:
+        from equiv.text import shown
+
         reason = error.strerror or type(error).__name__
-        what = "an output" if error.filename is None else repr(error.filename)
+        what = "an output" if error.filename is None else shown(error.filename)
         code = fail(f"equiv: expected {what} that can be used, got: {reason}; free space there, or name another")
     _discard_output()
     return code

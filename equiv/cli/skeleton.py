@@ -71,7 +71,6 @@ jobs:
       - uses: actions/setup-python@v5
         with:
           python-version: "3.12"
-      - run: pip install torch --index-url https://download.pytorch.org/whl/cpu
       - run: pip install "torch-equiv[test]"
       - run: pytest test_{name}.py -n auto
       - run: equiv verify --backend {name}_backend.py:{kind} --profile gate --json equiv.json
@@ -99,16 +98,20 @@ def write(name: str, folder: str) -> None:
         raise refusal("NAME", "a name of lower-case letters, digits and underscores", name, "choose such as mykernels")
     kind = "".join(part.capitalize() for part in name.split("_")) or "Backend"
     texts = {Path(folder, path.format(name=name)): text.format(name=name, kind=kind) for path, text in _FILES.items()}
-    there = next((path for path in texts if path.exists()), None)
+    try:
+        there = next((path for path in texts if path.exists()), None)
+    except (OSError, ValueError) as error:
+        raise _unwritable(folder, error) from error
+    if not folder:
+        raise _unwritable(folder, "no folder is named so")
     if there is not None:
         raise EquivError(f"NAME: expected files that are not there, got {shown(str(there))}; choose another name")
     try:
         for path, text in texts.items():
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        said = quoted(error.strerror or error, 80)
-        raise EquivError(f"--folder: expected one that can be written, got {shown(folder)}: {said}") from error
+    except (OSError, ValueError) as error:
+        raise _unwritable(folder, error) from error
     page = Page()
     page.lines([f"wrote {path}" for path in texts], hanging="  ")
     backend, test, _ = (str(path) for path in texts)
@@ -120,3 +123,8 @@ def write(name: str, folder: str) -> None:
         ],
         hanging="  ",
     )
+
+
+def _unwritable(folder: str, why: object) -> EquivError:
+    said = quoted(str(getattr(why, "strerror", None) or why), 80)
+    return EquivError(f"--folder: expected one that can be written, got {shown(folder)}: {said}")

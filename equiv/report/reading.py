@@ -30,8 +30,8 @@ def read_run(path: str, *, argument: str = "path") -> Run:
         ...     read_run(f"{folder}/run.json").not_run[0].law
         'exact'
     """
-    if not isinstance(argument, str):
-        raise refusal("argument", "a string", argument, "pass what messages call the file")
+    if not isinstance(argument, str) or not argument.isprintable():
+        raise refusal("argument", "a printable string", argument, "pass what messages call the file")
     if not isinstance(path, str):
         raise refusal(argument, _EXPECTED, path, "pass the name of its file")
     try:

@@ -42,6 +42,10 @@ OPTIONS = [
     ("convert --to pointwise --input 2", ""),
     ("counterexample", ""),
     ("env", "--json"),
+    ("backends numpy", "--json"),
+    *[("check-kernel math:fsum", f"--{name}") for name in ("like", "law", "dtype", "device", "profile", "examples")],
+    *[("check-kernel math:fsum", f"--{name}") for name in ("seed", "arithmetic", "json")],
+    ("check-kernel", ""),
 ]
 ODD = ["", "\0", "a\0b", "\ud800", "x" * 5000, "/no/such\n\x1b[31m/place", "/proc/no/such", "/etc/passwd/x", "/"]
 
@@ -69,6 +73,12 @@ def test_no_text_in_any_option_is_more_than_a_misuse(
     out, err = capsys.readouterr()
     assert out == ""
     one_sentence(err)
+
+
+@pytest.mark.parametrize("folder", [text for text in ODD if not text.startswith("/") or "passwd" in text])
+def test_a_folder_that_cannot_be_written_is_a_misuse(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["init-backend", "mine", "--folder", folder]) == 2
+    one_sentence(capsys.readouterr().err)
 
 
 NUMBERS = ["-1", "1.5", "nan", "inf", "1e3", "0x10", "²", "9" * 5000, str(2**63), "--", "None"]
@@ -254,4 +264,4 @@ def test_every_option_is_in_the_table() -> None:
         for option in parameter.opts
         if option.startswith("--") and not parameter.is_flag and option != "--help"
     }
-    assert texts == listed
+    assert texts == listed | {("init-backend", "--folder")}  # a folder of any name can be made

@@ -18,7 +18,7 @@ from right_layer import Use, bias, conv, layer, linear, projection, weight, x, y
 import equiv
 from equiv import laws, report, testing
 from equiv import strategies as est
-from equiv.backends import Capabilities, TorchEager, measure_form
+from equiv.backends import Capabilities, TorchEager, load_backend, measure_form
 from equiv.causes import likely_cause, name_cause, name_misrounding, name_output_cause, sliding_cause
 from equiv.mapping import check_conv, check_conv_transpose, check_feature_shape, check_linear
 from equiv.testing import faults
@@ -339,6 +339,7 @@ USES = (
         },
     ),
     Use("equiv.backends.TorchEager", TorchEager, lambda: {"device": "cpu"}),
+    Use("equiv.backends.load_backend", load_backend, lambda: {"text": "numpy"}),
     Use("equiv.backends.measure_form", measure_form, form),
     Use("equiv.strategies.all_layouts", est.all_layouts, lambda: {"ndim": 2, "dtype": torch.float32}),
     Use(
