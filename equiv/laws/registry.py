@@ -93,9 +93,13 @@ class Law:
     every: Callable[[Context], Sequence[SearchStrategy[Any]]] | None = None
 
     def drawn(self, context: Context, examples: int) -> list[tuple[SearchStrategy[Any], int]]:
-        """Strategies, and how many of the cases each gets: three quarters of them go to those of :attr:`every`."""
+        """Strategies, and how many of the cases each gets: three quarters of them go to those of :attr:`every`.
+
+        The first that Hypothesis draws is the simplest: where each would get that alone, all are drawn freely.
+        """
         listed = self.every(context) if self.every else ()
         share = 3 * examples // (4 * len(listed)) if listed else 0
+        share = share if share > 1 else 0
         found = [(self.draw(context), examples - share * len(listed))]
         return found + [(one, share) for one in listed if share]
 

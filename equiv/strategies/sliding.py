@@ -15,7 +15,8 @@ _OF_FAMILY = {"first layer": (7, 3), "wide": (3, 3, 3, 1), "depthwise": (3, 3, 5
 _FAMILIES = ("one group", "groups", "depthwise", "wide", "first layer", "patches")
 _PATCHES = {1: (2, 4, 8, 14, 16, 32), 2: (2, 14, 16, 4, 14, 16, 8), 3: (2, 4)}
 _ARRANGED = ("freely", "freely", "same size", "plainly")
-_POSITIONS = {1: (7, 1, 2, 4, 5, 8, 9, 13, 16, 33), 2: (4, 1, 2, 3, 5, 6, 7, 7, 8, 9), 3: (2, 1, 3, 4, 5)}
+_POSITIONS = {1: (1, 2, 4, 5, 7, 8, 9, 13, 16, 33), 2: (1, 2, 3, 4, 5, 6, 7, 7, 8, 9), 3: (1, 2, 2, 3, 4, 5)}
+_MOST = (1, 2, 4, 8, 16, 32, *26 * (2**20,))  # channels, outputs and groups: those of the network, but failures shrink
 
 
 def draw_sliding(draw: st.DrawFn, rank: int, *, padded_with_zeros: bool, max_work: int) -> tuple[Sliding, Shape]:
@@ -47,7 +48,9 @@ def draw_on_map(draw: st.DrawFn, layer: Sliding, *, max_work: int) -> tuple[Slid
         size.append(max(p + 1, (positions - 1) * s + reach + more))
         work *= (size[-1] - reach) // s + 1
     groups = layer.groups
+    most = draw(st.sampled_from(_MOST))
     parts = {"outputs": layer.outputs // groups, "channels": layer.channels // groups, "groups": groups}
+    parts = {name: min(part, most) for name, part in parts.items()}
     while work * math.prod(parts.values()) > max_work and max(parts.values()) > 1:
         parts[max(parts, key=parts.__getitem__)] //= 2
     channels, outputs, groups = parts["channels"], parts["outputs"], parts["groups"]
