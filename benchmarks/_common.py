@@ -24,6 +24,7 @@ from hypothesis import seed as with_seed
 from hypothesis.strategies import SearchStrategy
 
 import equiv
+from equiv.laws import repeatable
 
 _T = TypeVar("_T")
 
@@ -115,7 +116,7 @@ def under_hypothesis(
     seed: int = 0,
     phases: tuple[Phase, ...] = (Phase.generate,),
 ) -> Callable[[], None]:
-    """A function that calls ``body`` with this many cases of a seed, under settings that are the same for everybody."""
+    """A function that calls ``body`` with this many cases of a seed: the same ones whatever else is loaded."""
     chosen = settings(
         max_examples=examples,
         deadline=None,
@@ -124,4 +125,10 @@ def under_hypothesis(
         phases=phases,
         suppress_health_check=list(HealthCheck),
     )
-    return with_seed(seed)(chosen(given(strategy)(body)))
+    drawn = with_seed(seed)(chosen(given(strategy)(body)))
+
+    def run() -> None:
+        with repeatable():
+            drawn()
+
+    return run

@@ -35,6 +35,7 @@ from equiv.laws.known import known_refusal as known_refusal
 from equiv.laws.profiles import PROFILES, Profile, profile_of
 from equiv.laws.reach import Reach
 from equiv.laws.registry import LAWS, Context, Law, law
+from equiv.laws.repeatable import repeatable as repeatable
 from equiv.laws.runner import Result, listeners, run_item
 from equiv.laws.selection import Item, Plan, items
 from equiv.laws.selection import chosen_words as chosen_words

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -164,12 +164,23 @@ def _owns(y: Tensor, given: Inputs) -> bool:
 
 def shapes(pair: Pair) -> Wrong | str | None:
     """Results for other batches and sizes are right; to refuse them is no wrong result."""
+    taken = (one for one in _other_shapes(pair) if _takes(pair, one[1]))
+    return _first_wrong(pair, taken, otherwise="the module takes no other shapes")
+
+
+def _takes(pair: Pair, given: Inputs) -> bool:
+    """Whether the module itself does."""
+    try:
+        pair.wanted(given)
+    except Exception:
+        return False
+    return True
+
+
+def _first_wrong(pair: Pair, arranged: Iterable[tuple[str, Inputs]], *, otherwise: str) -> Wrong | str | None:
+    """The first wrong result; why nothing was asked, where all was refused or ``arranged`` is empty."""
     tried, refusals = 0, ""
-    for condition, given in _other_shapes(pair):
-        try:
-            pair.wanted(given)
-        except Exception:  # the module itself does not take it
-            continue
+    for condition, given in arranged:
         try:
             y = pair.run(given)
         except Refused as refused:
@@ -179,7 +190,7 @@ def shapes(pair: Pair) -> Wrong | str | None:
         problem = pair.problem(given, y)
         if problem:
             return Wrong(problem, condition, given)
-    return None if tried else refusals or "the module takes no other shapes"
+    return None if tried else refusals or otherwise
 
 
 def _other_shapes(pair: Pair) -> Iterator[tuple[str, Inputs]]:
@@ -200,19 +211,8 @@ def _other_shapes(pair: Pair) -> Iterator[tuple[str, Inputs]]:
 
 def layouts(pair: Pair) -> Wrong | str | None:
     """Strides of the inputs change nothing; to refuse them is no wrong result."""
-    tried, refusals = 0, ""
-    for condition, change in _LAYOUTS.items():
-        given = _with(pair.given, change)
-        try:
-            y = pair.run(given)
-        except Refused as refused:
-            refusals = f"{condition} it {refused}"
-            continue
-        tried += 1
-        problem = pair.problem(given, y)
-        if problem:
-            return Wrong(problem, condition, given)
-    return None if tried else refusals
+    arranged = ((condition, _with(pair.given, change)) for condition, change in _LAYOUTS.items())
+    return _first_wrong(pair, arranged, otherwise="there are no layouts")
 
 
 def _with_step(t: Tensor) -> Tensor:
