@@ -45,11 +45,12 @@ def judged_merged(single: Any, several: nn.Module, x: Tensor, actual: Tensor, ex
     try:
         matrix, bias = _read(several, x, sizes=False)
         sizes, of_bias = _read(several, x, sizes=True)
-        again = _wide(several, x.detach().reshape(-1, n)[:4], sizes=False)
+        again = _wide(several, x.detach().reshape(-1, n), sizes=False)
     except Exception:  # whatever a module says to rows
         return None
     rows = x.detach().reshape(-1, n).double()
-    if not _within(again, rows[:4] @ matrix + bias, _AFFINE * (rows[:4].abs() @ sizes + of_bias)):
+    exact, extent = rows @ matrix + bias, rows.abs() @ sizes + of_bias
+    if not _within(again, exact, _AFFINE * extent):
         return None
     share = _share(several, x)
     weight = single.weight.detach().double()
@@ -57,8 +58,7 @@ def judged_merged(single: Any, several: nn.Module, x: Tensor, actual: Tensor, ex
     if apart > 1:
         text = f"the weight is {apart:.3g} times what rounding explains from the product and sum of the other side's."
         return verdict_of(Outcome.DIFFERENT, text, expected, max_ratio=apart)
-    exact, slack = rows @ matrix + bias, share * (rows.abs() @ sizes + of_bias)
-    shares = [_ratio(t.reshape(exact.shape).double() - exact, slack) for t in (actual, expected)]
+    shares = [_ratio(t.reshape(exact.shape).double() - exact, share * extent) for t in (actual, expected)]
     outcome = Outcome.ROUNDING if max(shares) <= 1 else Outcome.DIFFERENT
     text = f"merged weights: results are up to {max(shares):.3g} times what rounding explains from exact ones."
     return verdict_of(outcome, text, expected, max_ratio=max(shares))
