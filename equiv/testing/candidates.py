@@ -33,6 +33,16 @@ _ASKED = ("empty_batches", "empty_layers", "single_samples", "layouts", *_KEYWOR
 _USUAL = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
+def as_name(text: str, otherwise: str) -> str:
+    """A name that ids of items can hold; ``otherwise`` where nothing of the text can be in one.
+
+    Example:
+        >>> as_name("<lambda>", "linear"), as_name("()", "linear")
+        ('lambda', 'linear')
+    """
+    return "".join(c if c.isalnum() and c.isascii() else "_" for c in text).strip("_") or otherwise
+
+
 class Candidate:
     """A kernel as a function of ``(input, weight, bias, **options)`` on tensors.
 
@@ -187,8 +197,7 @@ def kernel_backend(
 
     def made(function: Callable[..., Any], found: Capabilities) -> Kernels:
         functions: dict[str, Any] = {place: _with_keywords(function, kernel.keywords)}
-        safe = "".join(c if c.isalnum() and c.isascii() else "_" for c in name).strip("_") or like
-        return Kernels(**functions, name=safe, device=where, capabilities=found)
+        return Kernels(**functions, name=as_name(name, like), device=where, capabilities=found)
 
     found = _found_out(made(_lenient(kernel), declared), declared, place, asked)
     backend = made(kernel, found)

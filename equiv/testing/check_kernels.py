@@ -16,7 +16,7 @@ from equiv.backends import Capabilities
 from equiv.dtypes import dtype_name
 from equiv.laws import Failure, NotAsked, Result, Tally
 from equiv.report import Request, Run
-from equiv.testing.candidates import LIKES, kernel_backend
+from equiv.testing.candidates import LIKES, as_name, kernel_backend
 from equiv.testing.module_checks import MODULE_LAWS, Wrong
 from equiv.testing.module_pair import Pair
 from equiv.testing.results import Results
@@ -125,7 +125,7 @@ def module_result(candidate: Any, like: nn.Module, inputs: Any, law: str) -> Res
     start = time.perf_counter()
     pair = Pair(candidate, like, inputs)
     dtype = dtype_name(pair.dtype)
-    safe = "".join(c if c.isalnum() and c.isascii() else "_" for c in pair.name).strip("_") or "candidate"
+    safe = as_name(pair.name, "candidate")
     found = MODULE_LAWS[law](pair)
     result = Result(f"{law}-all-{dtype}-{safe}", law, dtype, safe, examples=1)
     result.seconds = time.perf_counter() - start
